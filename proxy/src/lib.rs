@@ -1,0 +1,67 @@
+//! A tunnel gateway for bulk transfers: userspace answers the HTTP CONNECT, checks the password and
+//! dials; the established pair of sockets then goes to the kernel, which passes the bytes.
+//!
+//! ```text
+//! accept -> read CONNECT -> authenticate -> permit target -> dial -> 200 -> hand-off -> relay -> close & account
+//! server    client+request  auth            policy           dial    client  tunnel      relay/*  account
+//!           '--------- connection::handshake: any failure is one Reason, one HTTP answer --'  '- no HTTP below -'
+//! ```
+//!
+//! # Map
+//!
+//! Imports point to a lower layer or to what the row names; `cargo xtask tidy` reads this table and
+//! fails on an import that it does not allow, and on a word that the last column forbids.
+//!
+//! | layer | module | purpose | may import | may not mention |
+//! |---|---|---|---|---|
+//! | 5 | `main` | parse, start log and metrics, run, exit code | `commands` `config` | |
+//! | 5 | `commands` | the subcommands, one file each | `config` `server` `auth` `policy` `dial` `target` `secret` `reason` `metrics` `relay` `account` `admin` `connection` | |
+//! | 5 | `config` | one definition of every option: flag, environment, file, help, table | `auth` `policy` `dial` `relay` `server` `connection` `client` `secret` `target` | |
+//! | 4 | `server` | bind, accept with back-off, slots, drain | `connection` `account` `admin` `policy` `auth` `dial` `relay` `client` `reason` `metrics` `sys` | `httparse` |
+//! | 3 | `connection` | the main idea: `serve` and `handshake` | `client` `request` `auth` `policy` `dial` `relay` `account` `tunnel` `reason` `metrics` `target` | `rustix` `libc` `unsafe` |
+//! | 2 | `client` | the buffered client socket; the only writer of HTTP | `request` `reason` `sys` | `policy` `relay` |
+//! | 2 | `request` | pure parser: bytes in, request or refusal out | `reason` `secret` `target` | `tokio` `TcpStream` `Instant` `async` |
+//! | 2 | `auth` | credentials to user, hashing off the event loop | `reason` `secret` `metrics` | `tracing` `TcpStream` |
+//! | 2 | `policy` | name rules, then address rules on resolved addresses: `Permit` | `reason` `target` | `tokio` `TcpStream` |
+//! | 2 | `dial` | resolve, Happy Eyeballs, deadlines; accepts only a `Permit` | `policy` `reason` `target` `sys` `metrics` | `auth` |
+//! | 2 | `relay` | choose an engine, adopt, fall back; one file an engine | `tunnel` `reason` `metrics` `sys` | `http` `auth` `policy` `config` |
+//! | 1 | `account` | drop-guard: one log line and the counters, exactly once | `tunnel` `reason` `metrics` `target` | `TcpStream` `socket2` |
+//! | 1 | `admin` | metrics, health, tunnels API over HTTP | `account` `metrics` `reason` `tunnel` | `relay` |
+//! | 1 | `sys` | the only `unsafe`: descriptors in, `io::Result` out | | `tracing` `policy` |
+//! | 0 | `tunnel` | the hand-off type and its live counts | `reason` | `tokio` |
+//! | 0 | `target` | where a client wants to go, in one normal form | | `tokio` |
+//! | 0 | `reason` | why it ended: one enum to label, status, side | | `tokio` |
+//! | 0 | `secret` | bytes that are never shown | | `tokio` |
+//! | 0 | `metrics` | every metric: name, kind, labels, help | | `tokio` |
+//!
+//! # Invariants: what is deliberately absent
+//!
+//! 1. No HTTP after [`tunnel::Tunnel`]. No socket to an origin before a [`policy::Permit`].
+//! 2. A [`reason::Reason`] is answered in one place and accounted in one place; no `_` arm over it.
+//! 3. A name is resolved once; the address that was checked is the address that is dialled.
+//! 4. No cargo feature changes behaviour: engines are chosen at run time, by a self-test, and each
+//!    fallback is counted with its cause.
+//! 5. In the splice engine no tunnel byte lives only in process memory once the tunnel is
+//!    established: it is in a socket or in a pipe.
+//! 6. Everything has a limit: head bytes, header lines, handshake, dial, slots, queues.
+//! 7. An idle tunnel costs two descriptors and no kernel worker thread; pipes are held only while
+//!    bytes are in flight.
+
+pub mod account;
+pub mod admin;
+pub mod auth;
+pub mod client;
+pub mod commands;
+pub mod config;
+pub mod connection;
+pub mod dial;
+pub mod metrics;
+pub mod policy;
+pub mod reason;
+pub mod relay;
+pub mod request;
+pub mod secret;
+pub mod server;
+pub mod sys;
+pub mod target;
+pub mod tunnel;

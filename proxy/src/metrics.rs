@@ -1,0 +1,113 @@
+//! Every metric the gateway exports: its name, kind, labels and help, and nothing else.
+//!
+//! A tunnel, a target or a client address is never a label: those are unbounded. `cargo xtask tidy`
+//! fails on a metric that is not described in the README or that no code writes.
+
+use metrics::{Counter, Gauge, Histogram, Label};
+
+/// What a metric is to Prometheus.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Kind {
+    /// Only rises.
+    Counter,
+    /// Rises and falls.
+    Gauge,
+    /// Seconds, in the buckets of [`SECONDS`] or [`LONG_SECONDS`].
+    Histogram(&'static [f64]),
+}
+
+/// One metric.
+#[derive(Clone, Copy, Debug)]
+pub struct Metric {
+    /// The name, with the `sluicegate_` prefix and the unit.
+    pub name: &'static str,
+    /// Counter, gauge or histogram.
+    pub kind: Kind,
+    /// The label names, in the order in which values are given.
+    pub labels: &'static [&'static str],
+    /// What it says, in a line.
+    pub help: &'static str,
+}
+
+/// Buckets for what takes milliseconds: a handshake, a dial.
+pub const SECONDS: &[f64] =
+    &[0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+/// Buckets for what takes minutes to days: a tunnel.
+pub const LONG_SECONDS: &[f64] =
+    &[0.1, 1.0, 10.0, 60.0, 300.0, 900.0, 3_600.0, 14_400.0, 43_200.0, 86_400.0, 604_800.0];
+
+macro_rules! metrics_table {
+    ($($ident:ident: $kind:expr, $name:literal, [$($label:literal),*], $help:literal;)*) => {
+        $(#[doc = $help] pub const $ident: Metric = Metric {
+            name: concat!("sluicegate_", $name), kind: $kind, labels: &[$($label),*], help: $help,
+        };)*
+        /// All of them.
+        pub const ALL: &[Metric] = &[$($ident,)*];
+    };
+}
+
+metrics_table! {
+    TUNNELS_ACTIVE: Kind::Gauge, "tunnels_active", ["engine"],
+        "Tunnels open now";
+    TUNNELS: Kind::Counter, "tunnels_total", ["engine", "outcome"],
+        "Tunnels that ended, by how";
+    CONNECT_REQUESTS: Kind::Counter, "connect_requests_total", ["code", "reason"],
+        "Handshakes that ended, by the status answered (none: nobody was left to answer) and why";
+    HANDSHAKE_DURATION: Kind::Histogram(SECONDS), "handshake_duration_seconds", [],
+        "Seconds from accept to the 200, dialling included";
+    DIAL_DURATION: Kind::Histogram(SECONDS), "dial_duration_seconds", [],
+        "Seconds to reach a target, name resolution excluded";
+    TUNNEL_DURATION: Kind::Histogram(LONG_SECONDS), "tunnel_duration_seconds", [],
+        "Seconds from the 200 to the end of the tunnel";
+    BYTES: Kind::Counter, "bytes_total", ["direction", "engine"],
+        "Bytes handed to the receiving side's kernel";
+    USER_BYTES: Kind::Counter, "user_bytes_total", ["user", "direction"],
+        "The same bytes by configured user";
+    ENGINE_FALLBACKS: Kind::Counter, "engine_fallbacks_total", ["from", "to", "cause"],
+        "Times that an engine could not do its work and another did";
+    AUTH_FAILURES: Kind::Counter, "auth_failures_total", [],
+        "Requests with wrong credentials";
+    TCP_LIMITED: Kind::Counter, "tcp_limited_seconds_total", ["side", "by"],
+        "Whole seconds that sending to a side was held up by its window (receiver), by the send buffer (gateway) or by the path (network)";
+    PIPE_BYTES: Kind::Gauge, "pipe_bytes", [],
+        "Capacity of all the pipes that the splice engine holds, in use or pooled";
+    BUILD_INFO: Kind::Gauge, "build_info", ["version"],
+        "Always 1; the version is the label";
+}
+
+impl Metric {
+    /// The counter with these label values, in the order of [`Metric::labels`].
+    #[must_use]
+    pub fn counter(&self, values: &[&str]) -> Counter {
+        metrics::counter!(self.name, self.label_values(values))
+    }
+
+    /// The gauge with these label values.
+    #[must_use]
+    pub fn gauge(&self, values: &[&str]) -> Gauge {
+        metrics::gauge!(self.name, self.label_values(values))
+    }
+
+    /// The histogram.
+    #[must_use]
+    pub fn histogram(&self) -> Histogram {
+        metrics::histogram!(self.name)
+    }
+
+    fn label_values(&self, values: &[&str]) -> Vec<Label> {
+        debug_assert_eq!(self.labels.len(), values.len(), "{}", self.name);
+        self.labels.iter().zip(values).map(|(name, value)| Label::new(*name, (*value).to_owned())).collect()
+    }
+}
+
+/// Tells the installed recorder what each metric means; call it once, after installing.
+pub fn describe() {
+    for metric in ALL {
+        match metric.kind {
+            Kind::Counter => metrics::describe_counter!(metric.name, metric.help),
+            Kind::Gauge => metrics::describe_gauge!(metric.name, metric.help),
+            Kind::Histogram(_) => metrics::describe_histogram!(metric.name, metric.help),
+        }
+    }
+    BUILD_INFO.gauge(&[env!("CARGO_PKG_VERSION")]).set(1.0);
+}
