@@ -77,19 +77,16 @@ metrics_table! {
 
 impl Metric {
     /// The counter with these label values, in the order of [`Metric::labels`].
-    #[must_use]
     pub fn counter(&self, values: &[&str]) -> Counter {
         metrics::counter!(self.name, self.label_values(values))
     }
 
     /// The gauge with these label values.
-    #[must_use]
     pub fn gauge(&self, values: &[&str]) -> Gauge {
         metrics::gauge!(self.name, self.label_values(values))
     }
 
     /// The histogram.
-    #[must_use]
     pub fn histogram(&self) -> Histogram {
         metrics::histogram!(self.name)
     }
