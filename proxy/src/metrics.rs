@@ -108,3 +108,8 @@ pub fn describe() {
     }
     BUILD_INFO.gauge(&[env!("CARGO_PKG_VERSION")]).set(1.0);
 }
+
+/// To be merged.
+pub fn tcp_limited(side: &'static str, by: &'static str, time: std::time::Duration) {
+    TCP_LIMITED.counter(&[side, by]).increment(time.as_secs());
+}
