@@ -217,6 +217,9 @@ impl Way<'_> {
             let sent = self.destination.note_write(sent)?;
             self.half.prefix.drain(..sent);
             pushed += sent;
+            if self.half.prefix.is_empty() {
+                self.half.prefix = Vec::new(); // gives the memory back too
+            }
         }
         while self.destination.writable && self.half.held > 0 {
             let Some(pipe) = &self.half.pipe else { break };
