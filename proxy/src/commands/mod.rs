@@ -1,1 +1,4 @@
-//! To come.
+//! The subcommands, one file each.
+
+pub mod kill;
+pub mod tunnels;
