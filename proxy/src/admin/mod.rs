@@ -105,7 +105,7 @@ impl Admin {
                 Some(_) = connections.join_next() => {}
                 accepted = listener.accept(), if connections.len() < CONNECTIONS => match accepted {
                     Ok((stream, _)) => {
-                        connections.spawn(self.clone().serve(stream));
+                        connections.spawn(self.clone().serve(stream, HEAD_TIME, CONNECTION_TIME));
                     }
                     Err(error) => {
                         tracing::warn!(%error, "the admin address cannot accept");
@@ -117,17 +117,17 @@ impl Admin {
     }
 
     /// Serves one connection. What goes wrong on it is its peer's affair.
-    async fn serve(self, stream: TcpStream) {
+    async fn serve(self, stream: TcpStream, head_time: Duration, whole_time: Duration) {
         let service =
             service_fn(|request| std::future::ready(Ok::<_, std::convert::Infallible>(self.answer(&request))));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIME)
+            .header_read_timeout(head_time)
             .max_buf_size(HEAD_BYTES)
             .keep_alive(false)
             .half_close(true)
             .serve_connection(TokioIo::new(stream), service);
-        let ended = timeout(CONNECTION_TIME, connection).await;
+        let ended = timeout(whole_time, connection).await;
         tracing::trace!(?ended, "an admin connection ended");
     }
 }
