@@ -1,3 +1,4 @@
+<<<<<<< HEAD
 //! The subcommands.
 
 use std::fmt;
@@ -76,3 +77,9 @@ fn wait<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     Ok(runtime.map_err(|error| Failure::Work(error.to_string()))?.block_on(work))
 }
+=======
+//! The subcommands, one file each.
+
+pub mod kill;
+pub mod tunnels;
+>>>>>>> wt/admin
