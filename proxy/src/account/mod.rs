@@ -11,7 +11,7 @@ mod live;
 mod log;
 mod registry;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -67,6 +67,12 @@ impl Account {
         self.id
     }
 
+    /// The client's address, without the port.
+    #[must_use]
+    pub const fn source(&self) -> IpAddr {
+        self.client.ip()
+    }
+
     /// The client sent at least a byte. One that leaves without any was a port check, and is logged
     /// at debug level only.
     pub const fn heard(&mut self) {
@@ -120,7 +126,9 @@ impl Account {
 
     /// Ends a handshake that came to nothing. (Of an established tunnel, as where the 200 could not be
     /// written, it is the end of the tunnel.)
-    pub fn refused(mut self, refusal: &Refusal) {
+    ///
+    /// The connection counts as open until this is dropped: its client still has an answer to read.
+    pub fn refused(&mut self, refusal: &Refusal) {
         self.end(refusal.reason, &refusal.detail);
     }
 
@@ -142,8 +150,6 @@ impl Account {
             log::refused(self, reason, &code, detail);
         }
         drop(self.slot.take());
-        // Last, so that whoever waits for all to be gone finds everything counted.
-        self.registry.leave();
     }
 
     /// What became of a connection that nobody ended: the task that served it was dropped or
@@ -168,6 +174,8 @@ impl Drop for Account {
             let (reason, detail) = self.abandoned();
             self.end(reason, detail);
         }
+        // Last, so that whoever waits for all to be gone finds everything counted.
+        self.registry.leave();
     }
 }
 

@@ -244,7 +244,7 @@ fn a_task_that_panics_or_is_cancelled_is_accounted() {
 #[test]
 fn the_half_of_its_life_decides_how_an_end_is_counted() {
     let trace = Trace::of(|registry| {
-        let unanswered = established(registry, &Arc::default());
+        let mut unanswered = established(registry, &Arc::default());
         unanswered.refused(&Refusal::new(Reason::ClientGone, "left before the 200 was written"));
         registry.accepted(client()).closed(Reason::Shutdown);
     });
@@ -395,7 +395,7 @@ fn a_slot_comes_back_however_the_connection_ends() {
     let registry = Registry::new(Limits { tunnels: 1, per_user: None, per_source: None });
     let ends: [fn(Account); 3] = [
         |account| account.closed(Reason::ClientClosed),
-        |account| account.refused(&Refusal::new(Reason::Unreachable, "no route")),
+        |mut account| account.refused(&Refusal::new(Reason::Unreachable, "no route")),
         drop,
     ];
     for end in ends {

@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 use std::future::pending;
 use std::io::{self, ErrorKind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -17,7 +18,8 @@ use tokio::time::{Instant, interval_at, sleep, timeout_at};
 
 use super::watch::Watch;
 use super::{Adopted, Fault, LAST_BYTES, Options, clean_end};
-use crate::reason::{Reason, Side};
+use crate::metrics::LimitedSide;
+use crate::reason::Reason;
 use crate::sys::tcp;
 use crate::tunnel::{Direction, Flow, Tunnel};
 
@@ -65,7 +67,15 @@ impl Copy {
             let _ = stop.map(|stop| stop.send(why));
         });
         let (end, ended) = oneshot::channel();
-        let pair = Pair { client: client_stream, origin: origin_stream, flow, options: self.options.clone() };
+        let pair = Pair {
+            client: client_stream,
+            origin: origin_stream,
+            flow,
+            options: self.options.clone(),
+            broken: Default::default(),
+            passed: Default::default(),
+            settled: AtomicBool::new(false),
+        };
         runtime.spawn(async move {
             let why = pair.run(prefix, stopped).await;
             drop(pair);
@@ -94,6 +104,22 @@ struct Pair {
     origin: TcpStream,
     flow: Arc<Flow>,
     options: Arc<Options>,
+    /// The source of a direction ([`Direction::index`]) is known to have failed.
+    broken: [AtomicBool; 2],
+    /// The copying of a direction is over, one way or the other.
+    passed: [AtomicBool; 2],
+    /// Both directions ended well. Otherwise closing the sockets would look like a clean end to a
+    /// peer, whatever became of this task.
+    settled: AtomicBool,
+}
+
+impl Drop for Pair {
+    fn drop(&mut self) {
+        if !self.settled.load(Ordering::Relaxed) {
+            let _ = tcp::reset(&self.client);
+            let _ = tcp::reset(&self.origin);
+        }
+    }
 }
 
 /// What ended a tunnel before both its directions had ended.
@@ -111,18 +137,17 @@ impl Pair {
         let both = async { tokio::try_join!(&mut up, &mut down) };
         let broken = tokio::select! {
             result = both => match result {
-                Ok(_) => return clean_end(first_end.get().copied()),
+                Ok(_) => {
+                    self.settled.store(true, Ordering::Relaxed);
+                    return clean_end(first_end.get().copied());
+                }
                 Err(fault) => Broken::Fault(fault),
             },
             fault = self.failure() => Broken::Fault(fault),
             why = self.stopped(stopped) => Broken::Stopped(why),
         };
         let fault = match broken {
-            Broken::Stopped(why) => {
-                let _ = tcp::reset(&self.client);
-                let _ = tcp::reset(&self.origin);
-                return why;
-            }
+            Broken::Stopped(why) => return why,
             Broken::Fault(fault) => fault,
         };
         let last = match fault.source_of {
@@ -133,18 +158,20 @@ impl Pair {
         fault.reason()
     }
 
-    /// Lets what came before a failure reach the sound side, for a moment, and resets that one then.
+    /// Lets what came before a failure reach the sound side, for a moment; the reset comes when the
+    /// sockets are dropped.
     async fn pass_last(&self, direction: Direction, passing: impl Future<Output = Result<(), Fault>>) {
         let (_, sound) = self.ends(direction);
         let until = Instant::now() + LAST_BYTES;
         let arrived = async {
-            let _ = passing.await;
+            if !self.passed[direction.index()].load(Ordering::Relaxed) {
+                let _ = passing.await;
+            }
             while tcp::unacknowledged(sound).is_ok_and(|bytes| bytes > 0) {
                 sleep(Duration::from_millis(2)).await;
             }
         };
         let _ = timeout_at(until, arrived).await;
-        let _ = tcp::reset(sound);
     }
 
     fn ends(&self, direction: Direction) -> (&TcpStream, &TcpStream) {
@@ -154,8 +181,19 @@ impl Pair {
         }
     }
 
-    /// Copies one direction until its end has been passed on.
+    /// Copies one direction until its end has been passed on, and says so.
     async fn pass(
+        &self,
+        direction: Direction,
+        prefix: Vec<u8>,
+        first_end: &OnceLock<Direction>,
+    ) -> Result<(), Fault> {
+        let result = self.copy(direction, prefix, first_end).await;
+        self.passed[direction.index()].store(true, Ordering::Relaxed);
+        result
+    }
+
+    async fn copy(
         &self,
         direction: Direction,
         prefix: Vec<u8>,
@@ -179,6 +217,7 @@ impl Pair {
         // After a failure the end that was read is none to pass on: a reset follows.
         match source.take_error() {
             Ok(Some(error)) => Err(lost(error)),
+            _ if self.broken[direction.index()].load(Ordering::Relaxed) => Err(lost(ErrorKind::ConnectionReset.into())),
             _ => rustix::net::shutdown(destination, Shutdown::Write)
                 .map_err(|error| Fault::of_destination(direction, error.into())),
         }
@@ -203,20 +242,24 @@ impl Pair {
     /// Waits until one of the sockets fails, also while nothing is read from it.
     async fn failure(&self) -> Fault {
         tokio::select! {
-            error = Self::failed(&self.client) => Fault::of_source(Direction::ToOrigin, error),
-            error = Self::failed(&self.origin) => Fault::of_source(Direction::ToClient, error),
+            fault = self.failed(Direction::ToOrigin) => fault,
+            fault = self.failed(Direction::ToClient) => fault,
         }
     }
 
-    async fn failed(socket: &TcpStream) -> io::Error {
-        match socket.ready(Interest::ERROR).await {
+    async fn failed(&self, direction: Direction) -> Fault {
+        let (socket, _) = self.ends(direction);
+        let error = match socket.ready(Interest::ERROR).await {
             Ok(_) => match socket.take_error() {
                 Ok(Some(error)) | Err(error) => error,
                 // A read or a write had the error already, and tells.
                 Ok(None) => pending().await,
             },
             Err(error) => error,
-        }
+        };
+        // The kernel tells an error once: what reads the socket next finds a plain end.
+        self.broken[direction.index()].store(true, Ordering::Relaxed);
+        Fault::of_source(direction, error)
     }
 
     /// Waits until somebody stops the tunnel or it was silent for too long, and looks at it meanwhile.
@@ -229,9 +272,9 @@ impl Pair {
                 Ok(why) = &mut asked => return why,
                 _ = looks.tick() => {}
             }
-            let ends = [(&self.client, Side::Client), (&self.origin, Side::Origin)];
+            let ends = [(&self.client, LimitedSide::Client), (&self.origin, LimitedSide::Origin)];
             for (watch, (socket, side)) in watches.iter_mut().zip(ends) {
-                watch.look(socket, side.label(), self.options.user_timeout);
+                watch.look(socket, side, self.options.user_timeout);
             }
             let silent = self.flow.last_moved().elapsed();
             if self.options.idle_timeout.is_some_and(|limit| silent >= limit) {

@@ -27,6 +27,9 @@ mod selftest;
 mod splice;
 mod watch;
 
+#[cfg(test)]
+mod tests;
+
 /// Bytes that a direction may move before the others have their turn.
 const TURN: usize = 1 << 20;
 

@@ -4,7 +4,7 @@
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use crate::metrics;
+use crate::metrics::{self, LimitedBy, LimitedSide};
 use crate::sys::tcp::{self, Limits};
 
 /// How often a tunnel is looked at.
@@ -25,15 +25,15 @@ impl Watch {
     /// given up when the time is over (`net/ipv4/tcp_timer.c`, `tcp_probe_timer`), although it is
     /// only slow: for as long as it does that, the timeout is lifted, and the probes' own limit holds
     /// (`tcp_retries2`, tcp(7)).
-    pub(super) fn look(&mut self, socket: &impl AsFd, side: &'static str, user_timeout: Duration) {
+    pub(super) fn look(&mut self, socket: &impl AsFd, side: LimitedSide, user_timeout: Duration) {
         let Ok(now) = tcp::limits(socket) else { return };
         let before = std::mem::replace(&mut self.seen, now);
         let receiver = now.receiver.saturating_sub(before.receiver);
         let gateway = now.send_buffer.saturating_sub(before.send_buffer);
         let busy = now.busy.saturating_sub(before.busy);
-        metrics::tcp_limited(side, "receiver", receiver);
-        metrics::tcp_limited(side, "gateway", gateway);
-        metrics::tcp_limited(side, "network", busy.saturating_sub(receiver + gateway));
+        metrics::tcp_limited(side, LimitedBy::Receiver, receiver);
+        metrics::tcp_limited(side, LimitedBy::Gateway, gateway);
+        metrics::tcp_limited(side, LimitedBy::Network, busy.saturating_sub(receiver + gateway));
         if now.window_closed != self.patient && !user_timeout.is_zero() {
             let timeout = if now.window_closed { Duration::ZERO } else { user_timeout };
             self.patient = tcp::set_user_timeout(socket, timeout).is_ok() == now.window_closed;

@@ -16,7 +16,8 @@ use super::super::pipes::Pipes;
 use super::super::pump::{Pump, Readiness, Turn};
 use super::super::{Fault, LAST_BYTES, Options, clean_end};
 use super::{Handle, Message};
-use crate::reason::{Reason, Side};
+use crate::metrics::LimitedSide;
+use crate::reason::Reason;
 use crate::sys::tcp;
 use crate::tunnel::Direction;
 
@@ -54,11 +55,25 @@ pub(super) fn register(epoll: &OwnedFd, id: u64, pump: &mut Pump) -> io::Result<
 #[derive(Debug)]
 struct Carried {
     pump: Box<Pump>,
-    end: oneshot::Sender<Reason>,
+    /// Taken at the end.
+    end: Option<oneshot::Sender<Reason>>,
     /// It stands in the queue.
     queued: bool,
     /// It broke: the direction that is still worth draining, why, and until when.
     broken: Option<Broken>,
+    /// Both directions ended well. Otherwise closing the sockets would look like a clean end to a
+    /// peer, whatever became of this thread.
+    settled: bool,
+}
+
+impl Drop for Carried {
+    fn drop(&mut self) {
+        if !self.settled {
+            for direction in Direction::BOTH {
+                let _ = tcp::reset(&self.pump.source(direction).socket);
+            }
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -175,10 +190,10 @@ impl Loop {
         while let Ok(message) = self.inbox.try_recv() {
             match message {
                 Message::Adopt { id, pump, end } => {
-                    self.carried.insert(id, Carried { pump, end, queued: false, broken: None });
+                    self.carried.insert(id, Carried { pump, end: Some(end), queued: false, broken: None, settled: false });
                     self.enqueue(id);
                 }
-                Message::Stop { id, why } => self.stop(id, why),
+                Message::Stop { id, why } => self.remove(id, why),
                 Message::Retire => self.retired = true,
             }
         }
@@ -200,7 +215,7 @@ impl Loop {
 
     fn give_turn(&mut self, id: u64, now: Instant) {
         let Self { carried, pipes, scratch, .. } = self;
-        let Some(Carried { pump, broken, .. }) = carried.get_mut(&id) else { return };
+        let Some(Carried { pump, broken, settled, .. }) = carried.get_mut(&id) else { return };
         let last = broken.map(|broken| broken.last);
         let mut finished = 0;
         let mut more = false;
@@ -216,8 +231,9 @@ impl Loop {
         if let Some(fault) = fault {
             self.break_off(id, &fault, now);
         } else if finished == 2 {
-            let first = pump.first_end;
-            self.remove(id, clean_end(first));
+            let why = clean_end(pump.first_end);
+            *settled = true;
+            self.remove(id, why);
         } else if more {
             self.enqueue(id);
         }
@@ -248,7 +264,6 @@ impl Loop {
             let drained = carried.pump.is_drained(broken.last);
             let sound = &carried.pump.source(broken.last.opposite()).socket;
             if now >= broken.until || (drained && tcp::unacknowledged(sound).is_ok_and(|bytes| bytes == 0)) {
-                let _ = tcp::reset(sound);
                 self.remove(id, broken.why);
             } else {
                 self.breaking.push(id);
@@ -256,22 +271,15 @@ impl Loop {
         }
     }
 
-    /// Ends a tunnel at once, by a reset to both sides.
-    fn stop(&mut self, id: u64, why: Reason) {
-        let Some(carried) = self.carried.get_mut(&id) else { return };
-        for direction in Direction::BOTH {
-            let _ = tcp::reset(&carried.pump.source(direction).socket);
-        }
-        self.remove(id, why);
-    }
-
+    /// Ends a tunnel; but for one that is settled, by a reset to both sides.
     fn remove(&mut self, id: u64, why: Reason) {
         let Some(mut carried) = self.carried.remove(&id) else { return };
         self.look_at(&mut carried.pump);
+        let end = carried.end.take();
         // The sockets are closed before anybody hears of the end.
-        drop(carried.pump);
+        drop(carried);
         self.handle.load.fetch_sub(1, Ordering::Relaxed);
-        let _ = carried.end.send(why);
+        let _ = end.map(|end| end.send(why));
     }
 
     /// Looks at every tunnel when it is time to.
@@ -287,15 +295,15 @@ impl Loop {
             let silent = now.saturating_duration_since(carried.pump.flow.last_moved());
             self.carried.insert(id, carried);
             if self.options.idle_timeout.is_some_and(|limit| silent >= limit) {
-                self.stop(id, Reason::Idle);
+                self.remove(id, Reason::Idle);
             }
         }
     }
 
     fn look_at(&self, pump: &mut Pump) {
-        for (direction, side) in [(Direction::ToOrigin, Side::Client), (Direction::ToClient, Side::Origin)] {
+        for (direction, side) in [(Direction::ToOrigin, LimitedSide::Client), (Direction::ToClient, LimitedSide::Origin)] {
             let leg = pump.source(direction);
-            leg.watch.look(&leg.socket, side.label(), self.options.user_timeout);
+            leg.watch.look(&leg.socket, side, self.options.user_timeout);
         }
     }
 }
