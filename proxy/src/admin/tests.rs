@@ -37,7 +37,7 @@ impl Scene {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut server = JoinSet::new();
-        server.spawn(admin.clone().run(listener));
+        server.spawn(admin.clone().run_with(listener, Patience { head: DEADLINE * 2, whole: DEADLINE * 2 }));
         Self { admin, address, _server: server, _recorder: guard }
     }
 
@@ -216,7 +216,7 @@ async fn slow_peers_are_cut() {
         let mut peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, _) = listener.accept().await.unwrap();
         peer.write_all(b"GET / HTTP/1.1\r\nHos").await.unwrap();
-        timeout(DEADLINE, scene.admin.clone().serve(stream, head, whole)).await.expect("it is cut");
+        timeout(DEADLINE, scene.admin.clone().serve(stream, Patience { head, whole })).await.expect("it is cut");
     }
 }
 
