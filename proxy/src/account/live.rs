@@ -68,19 +68,22 @@ impl Live {
         Direction::BOTH.map(|way| self.flow.moved(way))
     }
 
-    /// Brings the byte counters up to date. Safe to call from several threads at once: what one of
-    /// them saw as published before is never added by another, and a maximum, unlike a swap, is not
-    /// set back by the one that read the flow first and comes last.
+    /// Brings the byte counters up to date.
     pub(super) fn publish(&self) {
         for way in Direction::BOTH {
-            let moved = self.flow.moved(way);
-            let before = self.published[way.index()].fetch_max(moved, Ordering::Relaxed);
-            let more = moved.saturating_sub(before);
-            if more > 0 {
-                self.bytes[way.index()].increment(more);
-                if let Some(user_bytes) = &self.user_bytes {
-                    user_bytes[way.index()].increment(more);
-                }
+            self.publish_up_to(way, self.flow.moved(way));
+        }
+    }
+
+    /// Publishes what of `moved` is not yet. Several threads may: a maximum, unlike a swap, is not set
+    /// back by the one that read the flow first and comes last, so that no byte is counted again.
+    pub(super) fn publish_up_to(&self, way: Direction, moved: u64) {
+        let before = self.published[way.index()].fetch_max(moved, Ordering::Relaxed);
+        let more = moved.saturating_sub(before);
+        if more > 0 {
+            self.bytes[way.index()].increment(more);
+            if let Some(user_bytes) = &self.user_bytes {
+                user_bytes[way.index()].increment(more);
             }
         }
     }

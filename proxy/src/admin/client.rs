@@ -66,11 +66,11 @@ async fn exchange(
         let body = Limited::new(response.into_body(), MOST_BYTES).collect().await.map_err(|error| error.to_string())?;
         Ok((status, body.to_bytes()))
     };
-    // The connection does nothing unless it is polled beside the request; when it ends first, the
-    // answer holds what it read or the error.
+    // The connection does nothing unless it is polled beside the request. When it ends first, either
+    // the answer is complete or the connection knows better than the request what went wrong.
     tokio::pin!(answer, connection);
     tokio::select! {
         answer = &mut answer => answer,
-        _ = &mut connection => answer.await,
+        ended = &mut connection => answer.await.map_err(|error| ended.err().map_or(error, |e| e.to_string())),
     }
 }

@@ -35,16 +35,22 @@ pub use recorder::{build, recorder};
 
 /// Connections served at once; the next ones wait in the listener's backlog.
 const CONNECTIONS: usize = 64;
-/// A request head has to be complete by then.
-const HEAD_TIME: Duration = Duration::from_secs(5);
-/// A connection is over by then, however slowly its peer reads.
-const CONNECTION_TIME: Duration = Duration::from_secs(30);
+const PATIENCE: Patience = Patience { head: Duration::from_secs(5), whole: Duration::from_secs(30) };
 /// The most a request head may hold; hyper answers 431 past it.
 const HEAD_BYTES: usize = 16 * 1024;
 /// How often the recorder moves histogram samples into buckets, so that none pile up between scrapes.
 const UPKEEP: Duration = Duration::from_secs(5);
 /// The wait after an accept that failed: the cause, such as too many open files, is not over at once.
 const BACK_OFF: Duration = Duration::from_millis(100);
+
+/// How long a connection may take.
+#[derive(Clone, Copy, Debug)]
+struct Patience {
+    /// Until its request head is complete.
+    head: Duration,
+    /// Until it is over, however slowly its peer reads.
+    whole: Duration,
+}
 
 /// Whether the gateway takes new tunnels.
 #[derive(Debug, Default)]
@@ -96,6 +102,10 @@ impl Admin {
 
     /// Serves `listener`, and keeps the recorder up, until the future is dropped.
     pub async fn run(self, listener: TcpListener) {
+        self.run_with(listener, PATIENCE).await;
+    }
+
+    async fn run_with(self, listener: TcpListener, patience: Patience) {
         let mut connections = JoinSet::new();
         let mut upkeep = interval(UPKEEP);
         upkeep.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -105,7 +115,7 @@ impl Admin {
                 Some(_) = connections.join_next() => {}
                 accepted = listener.accept(), if connections.len() < CONNECTIONS => match accepted {
                     Ok((stream, _)) => {
-                        connections.spawn(self.clone().serve(stream, HEAD_TIME, CONNECTION_TIME));
+                        connections.spawn(self.clone().serve(stream, patience));
                     }
                     Err(error) => {
                         tracing::warn!(%error, "the admin address cannot accept");
@@ -117,17 +127,17 @@ impl Admin {
     }
 
     /// Serves one connection. What goes wrong on it is its peer's affair.
-    async fn serve(self, stream: TcpStream, head_time: Duration, whole_time: Duration) {
+    async fn serve(self, stream: TcpStream, patience: Patience) {
         let service =
             service_fn(|request| std::future::ready(Ok::<_, std::convert::Infallible>(self.answer(&request))));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(head_time)
+            .header_read_timeout(patience.head)
             .max_buf_size(HEAD_BYTES)
             .keep_alive(false)
             .half_close(true)
             .serve_connection(TokioIo::new(stream), service);
-        let ended = timeout(whole_time, connection).await;
+        let ended = timeout(patience.whole, connection).await;
         tracing::trace!(?ended, "an admin connection ended");
     }
 }
