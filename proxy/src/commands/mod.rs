@@ -1,1 +1,3 @@
-//! To come.
+//! The subcommands, one file each.
+
+pub mod hash_password;
