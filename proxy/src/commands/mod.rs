@@ -50,7 +50,7 @@ pub fn run(command: Command) -> Result<(), Failure> {
         Command::Explain(options) => print(wait(explain::run(&options))?),
         Command::Tunnels(command) => print(wait(command.run())?),
         Command::Kill(command) => print(wait(command.run())?),
-        Command::HashPassword(command) => print(command.run()),
+        Command::HashPassword(command) => print(command.run().map_err(|error| Failure::Usage(error.to_string()))),
         Command::Options { markdown: true } => print(Ok(table::markdown())),
         Command::Options { markdown: false } => {
             table::man(&mut std::io::stdout().lock()).map_err(|error| Failure::Work(error.to_string()))
