@@ -10,7 +10,7 @@ use sha_crypt::{PasswordVerifier, ShaCrypt};
 /// Below 4 there is no bcrypt; 17 is where `htpasswd -C` ends: some 8 s of a core, doubled by each
 /// further step.
 pub(super) const BCRYPT_COSTS: RangeInclusive<u32> = 4..=17;
-/// `crypt(5)` has at least 1,000 rounds; with the longest password the upper end is, again, some 8 s
+/// `crypt(5)` has at least 1,000 rounds; with the longest password the upper end is some 10 s
 /// of a core.
 pub(super) const SHA_ROUNDS: RangeInclusive<u32> = MIN_ROUNDS..=5_000_000;
 /// The fewest rounds that SHA-crypt can be asked for.
