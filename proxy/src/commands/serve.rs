@@ -44,7 +44,12 @@ pub fn serve(options: &Serve) -> Result<(), Failure> {
         relay,
         handshake_timeout: options.handshake_timeout,
     });
-    let server = Server { gateway, registry: registry.clone(), readiness: readiness.clone(), drain_timeout: options.drain_timeout };
+    let server = Server {
+        gateway,
+        registry: registry.clone(),
+        readiness: readiness.clone(),
+        drain_timeout: options.drain_timeout,
+    };
     let listen = clients.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
     info!(listen, admin = %admin_address, engine, version = env!("CARGO_PKG_VERSION"), "listening");
     let admin = Admin::new(registry, readiness, metrics);

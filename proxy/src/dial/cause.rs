@@ -82,10 +82,22 @@ mod tests {
             (Errno::CONNREFUSED, Reason::ConnectRefused, "connection refused by 10.1.2.3:443"),
             (Errno::TIMEDOUT, Reason::ConnectTimeout, "no answer from 10.1.2.3:443 (--dial-timeout 10s)"),
             (Errno::HOSTUNREACH, Reason::Unreachable, "10.1.2.3:443 is unreachable: No route to host (os error 113)"),
-            (Errno::NETUNREACH, Reason::Unreachable, "10.1.2.3:443 is unreachable: Network is unreachable (os error 101)"),
+            (
+                Errno::NETUNREACH,
+                Reason::Unreachable,
+                "10.1.2.3:443 is unreachable: Network is unreachable (os error 101)",
+            ),
             (Errno::ACCESS, Reason::Unreachable, "10.1.2.3:443 is unreachable: Permission denied (os error 13)"),
-            (Errno::CONNRESET, Reason::Unreachable, "10.1.2.3:443 is unreachable: Connection reset by peer (os error 104)"),
-            (Errno::MFILE, Reason::Exhausted, "the gateway cannot dial 10.1.2.3:443: Too many open files (os error 24)"),
+            (
+                Errno::CONNRESET,
+                Reason::Unreachable,
+                "10.1.2.3:443 is unreachable: Connection reset by peer (os error 104)",
+            ),
+            (
+                Errno::MFILE,
+                Reason::Exhausted,
+                "the gateway cannot dial 10.1.2.3:443: Too many open files (os error 24)",
+            ),
             (
                 Errno::ADDRNOTAVAIL,
                 Reason::Exhausted,

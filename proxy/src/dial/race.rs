@@ -17,8 +17,8 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 /// (RFC 8305, 4): a broken family then costs one delay and not one for each of its addresses.
 pub(super) fn interleave(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
     let Some(first) = addresses.first() else { return Vec::new() };
-    let (mut one, mut other): (Vec<_>, Vec<_>) =
-        addresses.iter().rev().partition(|address| address.is_ipv4() == first.is_ipv4());
+    let (mut one, mut other): (Vec<SocketAddr>, Vec<_>) =
+        addresses.iter().copied().rev().partition(|address| address.is_ipv4() == first.is_ipv4());
     let mut mixed = Vec::with_capacity(addresses.len());
     while !(one.is_empty() && other.is_empty()) {
         mixed.extend(one.pop());
@@ -112,7 +112,8 @@ mod tests {
     }
 
     async fn run(script: &[(&str, Does)], each: u64, total: u64) -> Outcome {
-        let script: Vec<(SocketAddr, Does)> = script.iter().map(|(text, does)| (text.parse().unwrap(), *does)).collect();
+        let script: Vec<(SocketAddr, Does)> =
+            script.iter().map(|(text, does)| (text.parse().unwrap(), *does)).collect();
         let addresses: Vec<_> = script.iter().map(|(address, _)| *address).collect();
         let began = Instant::now();
         let elapsed = move || u64::try_from(began.elapsed().as_millis()).unwrap();
@@ -199,7 +200,11 @@ mod tests {
         let script = [(V6[0], Nothing), (V4[0], Refuse(10)), (V6[1], Nothing), (V4[1], Nothing), (V6[2], Nothing)];
         let outcome = run(&script, 500, 600).await;
         let [v6, v4] = [V6[0], V4[0]].map(|text| text.parse().unwrap());
-        let failures = vec![(v4, io::ErrorKind::ConnectionRefused), (v6, io::ErrorKind::TimedOut), (V6[1].parse().unwrap(), io::ErrorKind::TimedOut)];
+        let failures = vec![
+            (v4, io::ErrorKind::ConnectionRefused),
+            (v6, io::ErrorKind::TimedOut),
+            (V6[1].parse().unwrap(), io::ErrorKind::TimedOut),
+        ];
         assert_eq!((outcome.result, outcome.took, outcome.held), (Err(failures), 600, 0));
     }
 

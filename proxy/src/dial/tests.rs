@@ -33,9 +33,12 @@ async fn dial(dialer: &Dialer, permit: Permit) -> Result<(TcpStream, SocketAddr)
     tokio::time::timeout(PATIENCE, dialer.dial(permit)).await.expect("a dial that ends")
 }
 
-/// An address where nothing listens: whoever listened there has gone.
-fn closed_port() -> SocketAddr {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
+/// An address that is taken, so that nobody else listens there, and where nobody listens.
+fn closed_port() -> (Socket, SocketAddr) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    (socket, address)
 }
 
 /// A listener that answers no SYN: its backlog of one is full (listen(2), tcp(7)).
@@ -71,7 +74,7 @@ async fn a_listener_is_reached_with_the_options_set() {
 
 #[tokio::test]
 async fn a_closed_port_refuses() {
-    let address = closed_port();
+    let (_socket, address) = closed_port();
     let refusal = dial(&dialer(PATIENCE, &[]), permit_address(address)).await.unwrap_err();
     assert_eq!(refusal, Refusal::new(Reason::ConnectRefused, format!("connection refused by {address}")));
 }

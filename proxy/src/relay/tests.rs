@@ -24,7 +24,10 @@ struct Rig {
 
 impl Rig {
     fn new(engine: Engine, prefix: [&[u8]; 2]) -> Self {
-        Self::with(Options { engines: vec![engine], idle_timeout: None, user_timeout: Duration::ZERO, threads: 2 }, prefix)
+        Self::with(
+            Options { engines: vec![engine], idle_timeout: None, user_timeout: Duration::ZERO, threads: 2 },
+            prefix,
+        )
     }
 
     fn with(options: Options, prefix: [&[u8]; 2]) -> Self {
