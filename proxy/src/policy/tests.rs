@@ -183,7 +183,7 @@ fn any_address() -> impl Strategy<Value = IpAddr> {
     let v4 = prop_oneof![
         any::<u32>(),
         any::<u32>().prop_map(|n| (n % (1 << 24)) | (127 << 24)),
-        any::<u16>().prop_map(|n| u32::from(n) | 0xa9fe << 16),
+        any::<u16>().prop_map(|n| u32::from(n) | (0xa9fe << 16)),
         Just(0xa9fe_a9fe),
     ];
     (v4, any::<u128>(), 0..8).prop_map(|(v4, noise, form)| {
