@@ -47,6 +47,7 @@ struct Worker {
     data: OwnedFd,
     sockets: Mutex<HashMap<u64, Arc<Carried>>>,
     received: AtomicU64,
+    sent: AtomicU64,
     stop: AtomicBool,
 }
 
@@ -76,10 +77,14 @@ impl Flow {
         worker.add(id, Carried { socket, role })
     }
 
-    /// Bytes received so far.
+    /// Bytes that this side has received so far or, as a source, given to the kernel.
     #[must_use]
-    pub fn received(&self) -> u64 {
-        self.threads.iter().map(|worker| worker.received.load(Ordering::Relaxed)).sum()
+    pub fn moved(&self, role: Role) -> u64 {
+        let of = |worker: &Arc<Worker>| match role {
+            Role::Source => worker.sent.load(Ordering::Relaxed),
+            Role::Sink | Role::Echo | Role::Both => worker.received.load(Ordering::Relaxed),
+        };
+        self.threads.iter().map(of).sum()
     }
 }
 
@@ -96,6 +101,7 @@ impl Worker {
             data: data()?,
             sockets: Mutex::default(),
             received: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
             stop: AtomicBool::new(false),
         });
         let working = worker.clone();
@@ -170,7 +176,9 @@ impl Worker {
     }
 
     fn send(&self, socket: &TcpStream) -> io::Result<()> {
-        sendfile(socket, &self.data, Some(&mut 0), TURN).map(|_| ()).map_err(Into::into)
+        let bytes = sendfile(socket, &self.data, Some(&mut 0), TURN)?;
+        self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Sends back what came. Echoes are short, and taken back whole before the next: what does not
@@ -208,7 +216,6 @@ pub struct Random(pub u64);
 
 impl Random {
     /// The next 64 bits.
-    #[expect(clippy::should_implement_trait, reason = "it has no end")]
     pub const fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
