@@ -42,6 +42,9 @@ pub async fn serve(gateway: Arc<Gateway>, stream: TcpStream, mut account: Accoun
     let handed_off = match handshake {
         Ok(origin) => Box::pin(hand_off(&gateway, client, origin, &mut account)).await,
         Err(refusal) => {
+            if client.pending() > 0 {
+                account.heard();
+            }
             account.refused(&refusal);
             return Box::pin(client.refuse(&refusal)).await;
         }

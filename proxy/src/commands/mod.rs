@@ -1,4 +1,3 @@
-<<<<<<< HEAD
 //! The subcommands.
 
 use std::fmt;
@@ -50,8 +49,8 @@ pub fn run(command: Command) -> Result<(), Failure> {
         Command::Explain(options) => print(wait(explain::run(&options))?),
         Command::Tunnels(command) => print(wait(command.run())?),
         Command::Kill(command) => print(wait(command.run())?),
-        Command::HashPassword(command) => print(command.run()),
-        Command::Options { markdown: true } => print(Ok(table::markdown())),
+        Command::HashPassword(command) => print(command.run().map_err(|error| Failure::Usage(error.to_string()))),
+        Command::Options { markdown: true } => print(Ok::<_, Failure>(table::markdown())),
         Command::Options { markdown: false } => {
             table::man(&mut std::io::stdout().lock()).map_err(|error| Failure::Work(error.to_string()))
         }
@@ -77,9 +76,3 @@ fn wait<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     Ok(runtime.map_err(|error| Failure::Work(error.to_string()))?.block_on(work))
 }
-=======
-//! The subcommands, one file each.
-
-pub mod kill;
-pub mod tunnels;
->>>>>>> wt/admin

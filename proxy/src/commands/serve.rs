@@ -28,7 +28,6 @@ pub fn serve(options: &Serve) -> Result<(), Failure> {
     let settings = Settings::new(options).map_err(Failure::Usage)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::Work(format!("no threads: {error}")))?;
-    let _context = runtime.enter();
     let listeners = Listeners::bind(&options.rules.listen, options.rules.admin, &settings.client_leg);
     let listeners = listeners.map_err(Failure::Work)?;
     let (clients, admin_address) = addresses(&listeners)?;
@@ -48,8 +47,11 @@ pub fn serve(options: &Serve) -> Result<(), Failure> {
     let server = Server { gateway, registry: registry.clone(), readiness: readiness.clone(), drain_timeout: options.drain_timeout };
     let listen = clients.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
     info!(listen, admin = %admin_address, engine, version = env!("CARGO_PKG_VERSION"), "listening");
-    let admin = Admin { registry, readiness, metrics };
-    runtime.block_on(server.run(listeners, admin)).map_err(|error| Failure::Work(error.to_string()))
+    let admin = Admin::new(registry, readiness, metrics);
+    let result = runtime.block_on(server.run(listeners, admin));
+    // A look-up that hangs in the resolver is not waited for.
+    runtime.shutdown_background();
+    result.map_err(|error| Failure::Work(error.to_string()))
 }
 
 /// Validates a configuration and says what it comes to.

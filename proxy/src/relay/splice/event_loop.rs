@@ -156,7 +156,7 @@ impl Loop {
     fn note(&mut self, data: u64, flags: epoll::EventFlags, now: Instant) {
         use epoll::EventFlags as Flags;
         if data == WAKE {
-            return self.read_messages(now);
+            return self.read_messages();
         }
         let (id, direction) = (data >> 1, Direction::BOTH[usize::from(data & 1 == 1)]);
         let Some(carried) = self.carried.get_mut(&id) else { return };
@@ -185,7 +185,7 @@ impl Loop {
         }
     }
 
-    fn read_messages(&mut self, now: Instant) {
+    fn read_messages(&mut self) {
         let _ = rustix::io::read(&*self.handle.wake, &mut [0; 8]);
         while let Ok(message) = self.inbox.try_recv() {
             match message {
@@ -196,9 +196,6 @@ impl Loop {
                 Message::Stop { id, why } => self.remove(id, why),
                 Message::Retire => self.retired = true,
             }
-        }
-        if self.carried.len() == 1 {
-            self.next_look = self.next_look.max(now);
         }
     }
 
@@ -274,7 +271,7 @@ impl Loop {
     /// Ends a tunnel; but for one that is settled, by a reset to both sides.
     fn remove(&mut self, id: u64, why: Reason) {
         let Some(mut carried) = self.carried.remove(&id) else { return };
-        self.look_at(&mut carried.pump);
+        look_at(&mut carried.pump, self.options.user_timeout);
         let end = carried.end.take();
         // The sockets are closed before anybody hears of the end.
         drop(carried);
@@ -288,22 +285,23 @@ impl Loop {
             return;
         }
         self.next_look = now + self.look_interval;
-        let ids: Vec<_> = self.carried.keys().copied().collect();
-        for id in ids {
-            let Some(mut carried) = self.carried.remove(&id) else { continue };
-            self.look_at(&mut carried.pump);
+        let mut idle = Vec::new();
+        for (id, carried) in &mut self.carried {
+            look_at(&mut carried.pump, self.options.user_timeout);
             let silent = now.saturating_duration_since(carried.pump.flow.last_moved());
-            self.carried.insert(id, carried);
             if self.options.idle_timeout.is_some_and(|limit| silent >= limit) {
-                self.remove(id, Reason::Idle);
+                idle.push(*id);
             }
         }
-    }
-
-    fn look_at(&self, pump: &mut Pump) {
-        for (direction, side) in [(Direction::ToOrigin, LimitedSide::Client), (Direction::ToClient, LimitedSide::Origin)] {
-            let leg = pump.source(direction);
-            leg.watch.look(&leg.socket, side, self.options.user_timeout);
+        for id in idle {
+            self.remove(id, Reason::Idle);
         }
+    }
+}
+
+fn look_at(pump: &mut Pump, user_timeout: Duration) {
+    for (direction, side) in [(Direction::ToOrigin, LimitedSide::Client), (Direction::ToClient, LimitedSide::Origin)] {
+        let leg = pump.source(direction);
+        leg.watch.look(&leg.socket, side, user_timeout);
     }
 }
