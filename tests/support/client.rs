@@ -101,8 +101,16 @@ pub(crate) fn echoes(stream: &TcpStream, length: usize) {
     });
 }
 
-/// Ends a tunnel as both its ends agree to.
+/// Ends a tunnel whose origin passes the end back.
 pub(crate) fn hang_up(stream: &TcpStream) {
     stream.shutdown(Shutdown::Write).expect("an open stream");
     assert_eq!(end_of(stream), End::Clean);
+}
+
+/// Ends a tunnel from both its ends, one after the other.
+pub(crate) fn hang_up_both(first: &TcpStream, second: &TcpStream) {
+    for (ends, hears) in [(first, second), (second, first)] {
+        ends.shutdown(Shutdown::Write).expect("an open stream");
+        assert_eq!(end_of(hears), End::Clean);
+    }
 }

@@ -62,11 +62,21 @@ impl Log {
         }
     }
 
+    /// How many lines there are so far.
+    pub(crate) fn position(&self) -> usize {
+        self.lock().len()
+    }
+
     /// The first line of which this holds, past or to come.
     pub(crate) fn line(&self, what: &str, condition: impl Fn(&Line) -> bool) -> Line {
+        self.line_from(0, what, condition)
+    }
+
+    /// The first line behind a position of which this holds.
+    pub(crate) fn line_from(&self, position: usize, what: &str, condition: impl Fn(&Line) -> bool) -> Line {
         let deadline = Instant::now() + DEADLINE;
         let mut lines = self.lock();
-        let mut seen = 0;
+        let mut seen = position;
         loop {
             if let Some(found) = lines[seen..].iter().find(|line| condition(line)) {
                 return found.clone();
@@ -81,6 +91,11 @@ impl Log {
     /// How many lines there are so far of which this holds.
     pub(crate) fn count(&self, condition: impl Fn(&Line) -> bool) -> usize {
         self.lock().iter().filter(|line| condition(line)).count()
+    }
+
+    /// The sum of a number over the lines so far of which this holds.
+    pub(crate) fn sum(&self, field: &str, condition: impl Fn(&Line) -> bool) -> u64 {
+        self.lock().iter().filter(|line| condition(line)).map(|line| line.number(field)).sum()
     }
 
     /// Everything so far, as it was written.
