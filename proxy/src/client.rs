@@ -130,7 +130,8 @@ impl Client {
 /// The answer to a refused request: the cause stands in the reason phrase, since stunnel logs the
 /// status line and nothing else, and once more in the body for those who read that.
 fn answer(Status(code): Status, refusal: &Refusal) -> String {
-    let cause: String = refusal.detail.chars().map(|c| if c == ' ' || c.is_ascii_graphic() { c } else { '?' }).collect();
+    let cause: String =
+        refusal.detail.chars().map(|c| if c == ' ' || c.is_ascii_graphic() { c } else { '?' }).collect();
     let more = match refusal.reason {
         Reason::AuthRequired | Reason::AuthFailed => {
             "Proxy-Authenticate: Basic realm=\"sluicegate\", charset=\"UTF-8\"\r\n"
@@ -182,7 +183,10 @@ mod tests {
     #[test]
     fn a_challenge_comes_with_407_and_the_method_with_405() {
         let text = |reason: Reason| answer(reason.status().unwrap(), &Refusal::new(reason, "x"));
-        assert!(text(Reason::AuthRequired).contains("\r\nProxy-Authenticate: Basic realm=\"sluicegate\", charset=\"UTF-8\"\r\n"));
+        assert!(
+            text(Reason::AuthRequired)
+                .contains("\r\nProxy-Authenticate: Basic realm=\"sluicegate\", charset=\"UTF-8\"\r\n")
+        );
         assert!(text(Reason::NotConnect).contains("\r\nAllow: CONNECT\r\n"));
         assert!(!text(Reason::Denied).contains("Authenticate"));
     }

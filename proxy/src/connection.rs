@@ -76,7 +76,12 @@ struct Origin {
 }
 
 /// Says 200, and gives both sockets away.
-async fn hand_off(gateway: &Gateway, client: Client, origin: Origin, account: &mut Account) -> Result<Carried, Refusal> {
+async fn hand_off(
+    gateway: &Gateway,
+    client: Client,
+    origin: Origin,
+    account: &mut Account,
+) -> Result<Carried, Refusal> {
     let broken = |error: io::Error| Refusal::new(Reason::EngineFailed, format!("hand-off: {error}"));
     let (client, early) = client.into_established(gateway.handshake_timeout).await?;
     let flow = Arc::new(Flow::default());

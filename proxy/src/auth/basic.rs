@@ -15,8 +15,8 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// The schemes of IANA's registry that clients do send to proxies, so that a refusal can name the
-/// one it saw. Any other word is not repeated: where the scheme was forgotten it is the password.
+/// Schemes that clients do send to proxies, so that a refusal can name the one it saw. Any other
+/// word is not repeated: where the scheme was forgotten it is the password.
 const OTHER_SCHEMES: [&str; 6] = ["Bearer", "Digest", "Negotiate", "NTLM", "OAuth", "SCRAM-SHA-256"];
 
 /// What a client says of itself.
@@ -44,8 +44,8 @@ pub(super) fn parse(value: &Secret) -> Result<Credentials, Refusal> {
     accept(&decoded[..colon], &decoded[colon + 1..])
 }
 
-/// Turns away what no user can have, at the cost of no hash: SHA-crypt's work grows with the square
-/// of a password's length, and to bcrypt, which reads a password and its closing NUL over and over,
+/// Turns away what no user can have, at the cost of no hash: SHA-crypt's work grows with a
+/// password's length, and to bcrypt, which reads a password and its closing NUL over and over,
 /// `ab` and `ab\0ab` are one.
 fn accept(user: &[u8], password: &[u8]) -> Result<Credentials, Refusal> {
     if password.len() > MAX_PASSWORD {
@@ -71,6 +71,7 @@ fn failed(detail: &'static str) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::{any, prop_assert_eq, proptest};
 
     fn read(value: impl Into<Vec<u8>>) -> Result<(Vec<u8>, Vec<u8>), Refusal> {
         parse(&Secret::new(value)).map(|c| (c.user, c.password.expose().to_vec()))
@@ -129,10 +130,28 @@ mod tests {
         }
     }
 
+    proptest! {
+        #[test]
+        fn any_pair_arrives_as_it_was_sent(user in "[^:]{0,20}", password in "[^\0]{0,40}", spaces in 1..5_usize) {
+            let encoded = BASE64.encode(format!("{user}:{password}"));
+            let value = format!("bAsIc{}{encoded}", " ".repeat(spaces));
+            prop_assert_eq!(read(value), Ok((user.into_bytes(), password.into_bytes())));
+        }
+
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
+            for value in [bytes.clone(), [b"Basic ", &bytes[..]].concat()] {
+                if let Err(refusal) = read(value) {
+                    prop_assert_eq!(refusal.reason, Reason::AuthFailed);
+                }
+            }
+        }
+    }
+
     #[test]
     fn the_longest_password_and_one_byte_more() {
         let value = |length: usize| format!("Basic {}", BASE64.encode(format!("a:{}", "p".repeat(length))));
         assert_eq!(read(value(MAX_PASSWORD)).map(|(_, password)| password.len()), Ok(MAX_PASSWORD));
-        assert!(read(value(MAX_PASSWORD + 1)).expect_err("too long").detail.contains("1024"));
+        assert!(read(value(MAX_PASSWORD + 1)).expect_err("too long").detail.contains("512"));
     }
 }

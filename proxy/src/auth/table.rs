@@ -11,13 +11,17 @@ use super::basic::Credentials;
 use super::digest::{Digest, Key};
 use super::flight::Flights;
 use super::hash::{Hash, MIN_ROUNDS, Work};
-use super::users::{Line, UsersError};
+use super::users::{Line, UsersError, check_name, check_password};
 
 /// The users of `--user`: of their passwords only keyed digests are kept.
 pub(super) struct Inline(Vec<(Arc<str>, Digest)>);
 
 impl Inline {
     pub(super) fn new(users: Vec<(String, Secret)>, key: &Key) -> Result<Self, UsersError> {
+        for (name, password) in &users {
+            let checked = check_name(name).and_then(|()| check_password(password.expose()));
+            checked.map_err(|cause| UsersError::new("--user", cause, "give NAME:PASSWORD"))?;
+        }
         let mut names = HashSet::new();
         if let Some((twice, _)) = users.iter().find(|(name, _)| !names.insert(name)) {
             return Err(UsersError::new("--user", format!("'{twice}' is given twice"), "give each user once"));

@@ -379,6 +379,25 @@ async fn a_check_from_before_a_reload_says_nothing_about_after() {
     assert_eq!(reason(after.await.unwrap()), Reason::AuthFailed);
 }
 
+#[tokio::test]
+async fn a_hash_that_panics_is_answered_and_leaves_nothing_behind() {
+    let mut setup = Setup::new(&[], &alice());
+    let guard = Arc::get_mut(&mut setup.auth).unwrap().guard.as_mut().unwrap();
+    guard.verifier = Verifier::with(Arc::new(|_: &Hash, _: &[u8]| panic!("on purpose")));
+    for _ in 0..2 {
+        assert_eq!(reason(setup.check("alice", PASSWORD).await), Reason::AuthBusy);
+        until("all is given back", || setup.inside() == 0 && setup.passengers() == 0).await;
+    }
+}
+
+#[test]
+fn users_of_another_making_are_held_to_the_same_rules() {
+    for (name, password) in [("", "hunter2"), ("a:b", "hunter2"), ("a", "")] {
+        let error = Authenticator::new(vec![(name.to_owned(), Secret::new(password))], None).unwrap_err();
+        assert!(error.to_string().starts_with("--user: the ") && !error.to_string().contains("hunter2"), "{error}");
+    }
+}
+
 #[test]
 fn users_given_twice_are_refused() {
     let twice = vec![parse_user("bob:one").unwrap(), parse_user("bob:two").unwrap()];

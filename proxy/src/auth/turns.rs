@@ -17,27 +17,30 @@ pub(super) const WAITING_PER_SOURCE: usize = 64;
 pub(super) const PLACES: usize = 1024;
 
 /// Who is inside, source by source; a source with nobody inside is not remembered.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct Turns(Mutex<Inside>);
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Inside {
     sources: HashMap<IpAddr, Source>,
     total: usize,
 }
 
+#[derive(Debug)]
 struct Source {
     running: Arc<Semaphore>,
     inside: usize,
 }
 
 /// The right to be hashed, given back when dropped.
+#[derive(Debug)]
 pub(super) struct Turn {
     // Before the place, so that a source is forgotten only when its turns are back.
     _running: OwnedSemaphorePermit,
     _place: Place,
 }
 
+#[derive(Debug)]
 struct Place {
     turns: Arc<Turns>,
     source: IpAddr,
@@ -90,8 +93,8 @@ impl Drop for Place {
     }
 }
 
-/// What counts as one source: an IPv4 address, or an IPv6 /64, which is what one peer is given
-/// (RFC 6177) and can pick addresses from at will.
+/// What counts as one source: an IPv4 address, or an IPv6 /64, since a host picks the lower 64 bits
+/// of its addresses itself, as many of them as it likes (RFC 8981).
 fn one_peer(source: IpAddr) -> IpAddr {
     match source.to_canonical() {
         IpAddr::V4(address) => address.into(),
@@ -124,7 +127,7 @@ mod tests {
     async fn fill(turns: &Arc<Turns>, source: IpAddr) -> (Vec<Turn>, Vec<impl Future<Output = Result<Turn, Refusal>>>) {
         let mut held = Vec::new();
         for _ in 0..RUNNING_PER_SOURCE {
-            held.push(turns.take(source).await.ok().expect("a turn"));
+            held.push(turns.take(source).await.expect("a turn"));
         }
         let mut waiting = Vec::new();
         for _ in 0..WAITING_PER_SOURCE {
@@ -140,7 +143,7 @@ mod tests {
     async fn a_full_source_is_refused_and_others_are_not() {
         let turns = Arc::new(Turns::default());
         let (held, mut waiting) = fill(&turns, ip("192.0.2.1")).await;
-        let refusal = turns.take(ip("::ffff:192.0.2.1")).await.err().expect("a refusal");
+        let refusal = turns.take(ip("::ffff:192.0.2.1")).await.expect_err("a refusal");
         assert_eq!(refusal.reason, Reason::AuthBusy);
         assert!(refusal.detail.contains("64 unverified credentials of this source"), "{refusal}");
         assert!(turns.take(ip("192.0.2.2")).await.is_ok());
@@ -161,9 +164,9 @@ mod tests {
         let mut held = Vec::new();
         for n in 0..PLACES {
             let source = IpAddr::from([10, 0, (n >> 8) as u8, n as u8]);
-            held.push(turns.take(source).await.ok().expect("a turn"));
+            held.push(turns.take(source).await.expect("a turn"));
         }
-        let refusal = turns.take(ip("192.0.2.1")).await.err().expect("a refusal");
+        let refusal = turns.take(ip("192.0.2.1")).await.expect_err("a refusal");
         assert!(refusal.detail.contains("1024"), "{refusal}");
         drop(held);
         assert!(turns.take(ip("192.0.2.1")).await.is_ok());

@@ -11,8 +11,9 @@ use super::hash::Hash;
 
 /// The longest name, in bytes; htpasswd's limit as well.
 const MAX_NAME: usize = 255;
-/// The longest password, in bytes.
-pub(super) const MAX_PASSWORD: usize = 1024;
+/// The longest password, in bytes: as long as `crypt(3)` takes (`CRYPT_MAX_PASSPHRASE_SIZE` of
+/// libxcrypt), for the work of SHA-crypt grows with the length.
+pub(super) const MAX_PASSWORD: usize = 512;
 
 /// Users that cannot be taken: where, why, and what to do. It never holds a password or a hash.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,6 +126,7 @@ pub(super) fn check_password(password: &[u8]) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::{any, prop_assert, proptest};
 
     const HASH: &str = "$2y$04$s3nEBtS7Qzw9ctn.NRIzs.IQt8.B7mCW1RaVx4LMDuSuTuhtnSTGa";
 
@@ -152,7 +154,7 @@ mod tests {
             ("alice:", "password is empty"),
             ("a\nb:hunter2", "control character"),
             ("a:hunter2\0", "NUL"),
-            (&long, "longer than 1024"),
+            (&long, "longer than 512"),
         ] {
             let error = parse_user(text).expect_err(text);
             assert!(error.to_string().contains(cause) && error.to_string().contains("NAME:PASSWORD"), "{error}");
@@ -173,6 +175,17 @@ mod tests {
             Ok(vec![(1, "ü".into()), (2, "a b".into())])
         );
         assert_eq!(lines("\u{feff}# nobody\r\n"), Ok(vec![]));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200), text in "(#|a|:|\\$[256]\\$|rounds=|\\PC){0,30}") {
+            for file in [&bytes[..], text.as_bytes()] {
+                if let Err(error) = lines(file) {
+                    prop_assert!(error.starts_with("/etc/users:"), "{}", error);
+                }
+            }
+        }
     }
 
     #[test]

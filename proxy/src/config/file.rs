@@ -97,7 +97,10 @@ fn known_keys() -> Vec<String> {
 fn unknown(key: &str) -> String {
     let mut what = format!("no option is called '{key}'");
     let alike = key.replace('_', "-").to_lowercase();
-    if let Some(close) = known_keys().iter().find(|known| **known == alike || known.starts_with(&alike) || alike.starts_with(known.as_str())) {
+    if let Some(close) = known_keys()
+        .iter()
+        .find(|known| **known == alike || known.starts_with(&alike) || alike.starts_with(known.as_str()))
+    {
         let _ = write!(what, "; did you mean '{close}'?");
     } else {
         what.push_str("; `sluicegate serve --help` lists them by their long names");

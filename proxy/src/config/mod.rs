@@ -58,7 +58,13 @@ pub struct Rules {
     pub config: Option<PathBuf>,
 
     /// Address to accept clients on; repeatable
-    #[arg(long, env = "SLUICEGATE_LISTEN", value_name = "ADDR:PORT", default_value = "0.0.0.0:3128", value_delimiter = ' ')]
+    #[arg(
+        long,
+        env = "SLUICEGATE_LISTEN",
+        value_name = "ADDR:PORT",
+        default_value = "0.0.0.0:3128",
+        value_delimiter = ' '
+    )]
     pub listen: Vec<SocketAddr>,
 
     /// Address of /metrics, /healthz, /readyz, /api/tunnels and the status page
@@ -208,7 +214,11 @@ fn secret(text: &str) -> Result<Secret, std::convert::Infallible> {
 
 fn duration(text: &str) -> Result<Duration, String> {
     let duration = humantime::parse_duration(text).map_err(|error| format!("{error}: write it as 30s, 5m or 12h"))?;
-    if duration.is_zero() { Err("zero would end everything at once: leave the option out instead".into()) } else { Ok(duration) }
+    if duration.is_zero() {
+        Err("zero would end everything at once: leave the option out instead".into())
+    } else {
+        Ok(duration)
+    }
 }
 
 fn positive(text: &str) -> Result<usize, String> {

@@ -60,9 +60,11 @@ fn authenticator(options: &Serve) -> Result<Authenticator, String> {
     match (options.no_auth, users.is_empty() && options.users.is_none()) {
         (true, true) => Ok(Authenticator::open()),
         (true, false) => Err("--no-auth lets everybody in, but there are users: leave one of the two out".into()),
-        (false, true) => Err("nobody may come in: name users by --users FILE or SLUICEGATE_USER=name:password, or say \
+        (false, true) => {
+            Err("nobody may come in: name users by --users FILE or SLUICEGATE_USER=name:password, or say \
                               --no-auth if everybody who reaches this gateway may use it"
-            .into()),
+                .into())
+        }
         (false, false) => Authenticator::new(users, options.users.clone()).map_err(|error| error.to_string()),
     }
 }

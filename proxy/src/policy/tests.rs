@@ -182,8 +182,8 @@ fn a_permit_says_what_it_rests_on() {
 fn any_address() -> impl Strategy<Value = IpAddr> {
     let v4 = prop_oneof![
         any::<u32>(),
-        any::<u32>().prop_map(|n| n % (1 << 24) | 127 << 24),
-        any::<u16>().prop_map(|n| u32::from(n) | 0xa9fe << 16),
+        any::<u32>().prop_map(|n| (n % (1 << 24)) | (127 << 24)),
+        any::<u16>().prop_map(|n| u32::from(n) | (0xa9fe << 16)),
         Just(0xa9fe_a9fe),
     ];
     (v4, any::<u128>(), 0..8).prop_map(|(v4, noise, form)| {

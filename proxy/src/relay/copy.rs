@@ -184,23 +184,13 @@ impl Pair {
     }
 
     /// Copies one direction until its end has been passed on, and says so.
-    async fn pass(
-        &self,
-        direction: Direction,
-        prefix: Vec<u8>,
-        first_end: &OnceLock<Direction>,
-    ) -> Result<(), Fault> {
+    async fn pass(&self, direction: Direction, prefix: Vec<u8>, first_end: &OnceLock<Direction>) -> Result<(), Fault> {
         let result = self.copy(direction, prefix, first_end).await;
         self.passed[direction.index()].store(true, Ordering::Relaxed);
         result
     }
 
-    async fn copy(
-        &self,
-        direction: Direction,
-        prefix: Vec<u8>,
-        first_end: &OnceLock<Direction>,
-    ) -> Result<(), Fault> {
+    async fn copy(&self, direction: Direction, prefix: Vec<u8>, first_end: &OnceLock<Direction>) -> Result<(), Fault> {
         let (source, destination) = self.ends(direction);
         let lost = |error| Fault::of_source(direction, error);
         self.send(direction, &prefix).await?;

@@ -44,7 +44,8 @@ pub(super) fn run(adopt: impl FnOnce(Tunnel) -> Adopted) -> io::Result<()> {
 }
 
 fn pair() -> io::Result<(TcpStream, TcpStream)> {
-    let (one, two): (OwnedFd, OwnedFd) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    let (one, two): (OwnedFd, OwnedFd) =
+        socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     let (one, two) = (TcpStream::from(one), TcpStream::from(two));
     for socket in [&one, &two] {
         socket.set_read_timeout(Some(LIMIT))?;

@@ -43,8 +43,15 @@ struct Handle {
 /// What a loop thread is told.
 #[derive(Debug)]
 enum Message {
-    Adopt { id: u64, pump: Box<Pump>, end: oneshot::Sender<Reason> },
-    Stop { id: u64, why: Reason },
+    Adopt {
+        id: u64,
+        pump: Box<Pump>,
+        end: oneshot::Sender<Reason>,
+    },
+    Stop {
+        id: u64,
+        why: Reason,
+    },
     /// The engine is gone: leave when the last tunnel has.
     Retire,
 }

@@ -56,7 +56,7 @@ impl Default for LegOptions {
             keepalive_idle: Duration::from_secs(45),
             keepalive_interval: Duration::from_secs(15),
             keepalive_probes: 4,
-            user_timeout: Duration::from_mins(2),
+            user_timeout: Duration::from_secs(60 * 2),
             nodelay: true,
         }
     }

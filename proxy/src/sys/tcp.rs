@@ -24,6 +24,9 @@ struct Raw {
     snd_wnd: u32,
 }
 
+/// The place of `tcpi_probes` in [`Raw::bytes`].
+const PROBES: usize = 3;
+
 // The kernel's offsets: a field added here by mistake would shift everything behind it.
 const _: () = assert!(offset_of!(Raw, rates) == 104 && offset_of!(Raw, busy_time) == 168);
 const _: () = assert!(offset_of!(Raw, bytes_sent) == 200 && offset_of!(Raw, snd_wnd) == 228);
@@ -39,6 +42,8 @@ pub struct Limits {
     pub send_buffer: Duration,
     /// The peer takes nothing now: its window is closed (kernels before 5.4 do not tell: false).
     pub window_closed: bool,
+    /// Window probes that the peer has left unanswered.
+    pub unanswered_probes: u8,
 }
 
 /// Reads [`Limits`] out of `TCP_INFO` (tcp(7)).
@@ -69,6 +74,7 @@ pub fn limits(socket: &impl AsFd) -> io::Result<Limits> {
         busy: Duration::from_micros(raw.busy_time),
         receiver: Duration::from_micros(raw.rwnd_limited),
         send_buffer: Duration::from_micros(raw.sndbuf_limited),
+        unanswered_probes: raw.bytes[PROBES],
         window_closed: length as usize >= size_of::<Raw>() && raw.snd_wnd == 0,
     })
 }
@@ -138,7 +144,7 @@ mod tests {
         while !limits(&one).unwrap().window_closed {
             assert!(Instant::now() < deadline, "the window never closed");
             match one.write(&block) {
-                Ok(_) => {}
+                Ok(taken) => assert!(taken > 0),
                 Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
             }
         }

@@ -190,7 +190,8 @@ impl Loop {
         while let Ok(message) = self.inbox.try_recv() {
             match message {
                 Message::Adopt { id, pump, end } => {
-                    self.carried.insert(id, Carried { pump, end: Some(end), queued: false, broken: None, settled: false });
+                    self.carried
+                        .insert(id, Carried { pump, end: Some(end), queued: false, broken: None, settled: false });
                     self.enqueue(id);
                 }
                 Message::Stop { id, why } => self.remove(id, why),
