@@ -150,6 +150,8 @@ impl Pair {
             Broken::Stopped(why) => return why,
             Broken::Fault(fault) => fault,
         };
+        // A write may have had the error, which the kernel tells only once.
+        self.broken[fault.source_of.index()].store(true, Ordering::Relaxed);
         let last = match fault.source_of {
             Direction::ToOrigin => up,
             Direction::ToClient => down,

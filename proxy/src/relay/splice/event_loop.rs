@@ -224,7 +224,12 @@ impl Loop {
                 Turn::Waits => {}
                 Turn::More => more = true,
                 Turn::Finished => finished += 1,
-                Turn::Failed(failed) => fault = fault.or(Some(failed)),
+                Turn::Failed(failed) => {
+                    // At once: the kernel tells an error only once, and the other direction, whose turn
+                    // is next, would read a plain end from the same socket and pass that on.
+                    pump.break_source(failed.source_of);
+                    fault = fault.or(Some(failed));
+                }
             }
         }
         if let Some(fault) = fault {

@@ -1,0 +1,158 @@
+//! Thousands of tunnels that end in any way at any moment, several at a time.
+
+use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+
+use sluicegate::metrics;
+use sluicegate::relay::Engine;
+
+use super::rig::{Ends, Rig};
+use crate::support::noise::End;
+use crate::support::process::descriptors;
+use crate::support::{Noise, Origin, client, eventually};
+
+const TUNNELS: u64 = 2_000;
+const AT_ONCE: usize = 12;
+const LARGEST: u64 = 256 << 10;
+
+/// Pipes that the engine may keep for the next burst: in each loop thread 32, of two descriptors.
+const POOLED: usize = 32 * 2;
+
+/// What a side does with its own stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    /// It sends all, and ends.
+    Clean,
+    /// It waits for the other's end, then sends all, and ends.
+    Last,
+    /// It sends this much, and resets.
+    Reset(usize),
+}
+
+/// What happens in one tunnel; all of it follows from the seed.
+#[derive(Clone, Copy, Debug)]
+struct Plan {
+    seed: u64,
+    lengths: [usize; 2],
+    endings: [Ending; 2],
+}
+
+impl Plan {
+    fn new(seed: u64) -> Self {
+        let mut random = Noise::new(seed);
+        let mut length = || usize::try_from(random.below(LARGEST)).expect("a small number");
+        let lengths = [length(), length()];
+        let cut = length();
+        let mut endings = [Ending::Clean; 2];
+        let side = usize::from(random.below(2) == 1);
+        match random.below(5) {
+            0 | 1 => {}
+            2 => endings[side] = Ending::Last,
+            _ => endings[side] = Ending::Reset(cut.min(lengths[side])),
+        }
+        Self { seed, lengths, endings }
+    }
+
+    /// The side that resets.
+    fn breaks(&self) -> Option<usize> {
+        self.endings.iter().position(|ending| matches!(ending, Ending::Reset(_)))
+    }
+}
+
+/// What one side saw: bytes of the other's stream, all of them right, and its end.
+type Seen = (usize, End);
+
+/// Plays one side of the plan.
+fn play(plan: &Plan, side: usize, stream: &TcpStream) -> Seen {
+    let (length, noise) = (plan.lengths[side], || Noise::new(2 * plan.seed + side as u64));
+    let mut other = Noise::new(2 * plan.seed + 1 - side as u64);
+    match plan.endings[side] {
+        Ending::Reset(cut) => {
+            noise().send(stream, cut);
+            client::reset(stream);
+            (0, End::Reset)
+        }
+        Ending::Last => {
+            let seen = other.expect(stream);
+            send(stream, noise(), length);
+            seen
+        }
+        Ending::Clean => thread::scope(|scope| {
+            let sending = scope.spawn(|| send(stream, noise(), length));
+            let (got, end) = other.expect(stream);
+            // The kernel tells an error once, to whichever call comes first.
+            let whole = sending.join().expect("it does not panic");
+            (got, if whole { end } else { End::Reset })
+        }),
+    }
+}
+
+/// Sends all, and the end; `false` if the stream broke before that.
+fn send(stream: &TcpStream, mut noise: Noise, length: usize) -> bool {
+    noise.send(stream, length) == length && stream.shutdown(Shutdown::Write).is_ok()
+}
+
+fn check(plan: &Plan, rig: &Rig, ends: &Ends, seen: [Seen; 2]) {
+    let line = rig.closing_line(ends);
+    let counted = ["to_origin", "to_client"].map(|way| usize::try_from(line.number(way)).expect("few bytes"));
+    let Some(breaks) = plan.breaks() else {
+        // Each side saw the whole stream of the other.
+        assert_eq!(seen, [(plan.lengths[1], End::Clean), (plan.lengths[0], End::Clean)], "{plan:?}");
+        assert_eq!(counted, plan.lengths, "{plan:?} {}", line.raw);
+        assert!(["client_closed", "origin_closed"].contains(&line.text("outcome")), "{plan:?} {}", line.raw);
+        return;
+    };
+    let hears = 1 - breaks;
+    let (got, end) = seen[hears];
+    assert_eq!(end, End::Reset, "{plan:?} {}", line.raw);
+    let Ending::Reset(cut) = plan.endings[breaks] else { unreachable!("it breaks") };
+    assert!(got <= counted[breaks] && counted[breaks] <= cut, "{plan:?}: {got} received, {}", line.raw);
+    assert!(counted[hears] <= plan.lengths[hears], "{plan:?} {}", line.raw);
+    assert_eq!(line.text("outcome"), ["client_reset", "origin_reset"][breaks], "{plan:?} {}", line.raw);
+}
+
+fn crowd(engine: Engine) {
+    let rig = Rig::new(engine);
+    let before = descriptors(rig.gateway.pid());
+    let next = AtomicU64::new(0);
+    thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                // An origin of its own, so that the connection accepted is that of this tunnel.
+                let origin = Origin::new();
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= TUNNELS / 2 {
+                        return;
+                    }
+                    let plan = Plan::new(seed + 1_000_000 * engine as u64);
+                    let ends = rig.tunnel_to(&origin, b"");
+                    let seen = thread::scope(|scope| {
+                        let client = scope.spawn(|| play(&plan, 0, &ends.client));
+                        let origin = play(&plan, 1, &ends.origin);
+                        [client.join().expect("the client's side is right"), origin]
+                    });
+                    check(&plan, &rig, &ends, seen);
+                }
+            });
+        }
+    });
+    let lines = |way| rig.gateway.log.sum(way, |line| line.message() == "tunnel closed");
+    let sums = (lines("to_origin"), lines("to_client"));
+    assert_eq!(rig.counters(), (sums, sums));
+    assert_eq!(rig.gateway.metric(&metrics::TUNNELS, &[engine.label(), ""]), TUNNELS / 2);
+    assert_eq!(rig.gateway.metric(&metrics::TUNNELS_ACTIVE, &[engine.label()]), 0);
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    eventually("the descriptors are given back", || descriptors(rig.gateway.pid()) <= before + threads * POOLED);
+}
+
+#[test]
+fn splice_in_a_crowd() {
+    crowd(Engine::Splice);
+}
+
+#[test]
+fn copy_in_a_crowd() {
+    crowd(Engine::Copy);
+}

@@ -1,0 +1,16 @@
+//! Every byte of a tunnel, however it begins, goes on and ends: the same script for every engine, with
+//! the same bytes, the same end, the same counts and the same log line.
+//!
+//! | file | what is in it |
+//! |---|---|
+//! | `rig` | one gateway with one engine, and what it has to have counted |
+//! | `bytes` | streams that arrive whole |
+//! | `resets` | streams that are cut off |
+//! | `crowd` | thousands of tunnels that end in any way at any moment |
+//! | `fallback` | what happens where an engine cannot do its work |
+
+mod bytes;
+mod crowd;
+mod fallback;
+mod resets;
+mod rig;

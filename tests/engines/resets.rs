@@ -1,0 +1,155 @@
+//! Streams that are cut off: the other side hears of it by a reset, never by a clean end, at once, and
+//! behind what was received before.
+
+use std::io::{ErrorKind, Write};
+use std::net::{Shutdown, TcpStream};
+
+use sluicegate::reason::Reason;
+
+use super::rig::{Ends, each_engine};
+use crate::support::noise::End;
+use crate::support::{Noise, client, eventually};
+
+/// A side of a tunnel: its socket, the other's, and what is said of it when it resets.
+fn sides(ends: &Ends) -> [(&TcpStream, &TcpStream, Reason); 2] {
+    [(&ends.client, &ends.origin, Reason::ClientReset), (&ends.origin, &ends.client, Reason::OriginReset)]
+}
+
+/// Bytes by direction of what the given side sent.
+fn by_direction(why: Reason, sent: usize) -> (usize, usize) {
+    if why == Reason::ClientReset { (sent, 0) } else { (0, sent) }
+}
+
+#[test]
+fn a_reset_comes_behind_the_bytes_before_it() {
+    const LENGTH: usize = 300_000;
+    each_engine(|rig| {
+        for side in 0..2 {
+            let ends = rig.tunnel();
+            let (breaks, hears, why) = sides(&ends)[side];
+            assert_eq!(Noise::new(3).send(breaks, LENGTH), LENGTH);
+            // A reset discards what its sender still has to send; the gateway has to have it all.
+            eventually("all is acknowledged", || sluicegate::sys::tcp::unacknowledged(breaks).unwrap() == 0);
+            client::reset(breaks);
+            assert_eq!(Noise::new(3).expect(hears), (LENGTH, End::Reset), "{} {why}", rig.engine);
+            let (up, down) = by_direction(why, LENGTH);
+            rig.settled(&ends, why, up, down);
+        }
+    });
+}
+
+#[test]
+fn a_reset_of_a_silent_tunnel() {
+    each_engine(|rig| {
+        for side in 0..2 {
+            let ends = rig.tunnel();
+            let (breaks, hears, why) = sides(&ends)[side];
+            client::reset(breaks);
+            assert_eq!(client::end_of(hears), End::Reset, "{} {why}", rig.engine);
+            rig.settled(&ends, why, 0, 0);
+        }
+    });
+}
+
+#[test]
+fn a_reset_after_a_half_close() {
+    each_engine(|rig| {
+        for side in 0..2 {
+            // The side that has ended its own stream resets while it is still being sent to.
+            let ends = rig.tunnel();
+            let (breaks, hears, why) = sides(&ends)[side];
+            breaks.shutdown(Shutdown::Write).unwrap();
+            assert_eq!(client::end_of(hears), End::Clean);
+            Noise::new(4).send(hears, 1_000);
+            Noise::new(4).expect_exactly(breaks, 1_000);
+            client::reset(breaks);
+            heard_while_sending(hears);
+            let line = rig.ended(&ends, why);
+            assert!(line.number("to_origin") + line.number("to_client") >= 1_000, "{}", line.raw);
+            rig.count(&line);
+
+            // The side that is still sending resets, after the other has ended its stream.
+            let ends = rig.tunnel();
+            let (breaks, hears, why) = sides(&ends)[side];
+            hears.shutdown(Shutdown::Write).unwrap();
+            assert_eq!(client::end_of(breaks), End::Clean);
+            Noise::new(4).send(breaks, 1_000);
+            Noise::new(4).expect_exactly(hears, 1_000);
+            client::reset(breaks);
+            assert_eq!(client::end_of(hears), End::Reset, "{} {why}", rig.engine);
+            let (up, down) = by_direction(why, 1_000);
+            rig.settled(&ends, why, up, down);
+        }
+    });
+}
+
+/// The stream to this side has ended already, so that only a write can tell of a reset.
+fn heard_while_sending(mut stream: &TcpStream) {
+    eventually("a write fails", || match stream.write(&[0]) {
+        Ok(_) => false,
+        Err(error) => matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe),
+    });
+}
+
+/// One side sends to another that reads nothing, until every buffer on the way is full.
+fn stuff(rig: &super::rig::Rig, sender: &TcpStream) -> usize {
+    sender.set_nonblocking(true).unwrap();
+    let mut noise = Noise::new(8);
+    let mut sent = 0;
+    eventually("the tunnel stands still", || {
+        loop {
+            let before = noise.clone();
+            let block = noise.take(64 << 10);
+            noise = before;
+            match { sender }.write(&block) {
+                Ok(bytes) => {
+                    noise.take(bytes);
+                    sent += bytes;
+                }
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::WouldBlock);
+                    break;
+                }
+            }
+        }
+        rig.gateway.tunnels()[0]["quiet_seconds"].as_f64().is_some_and(|quiet| quiet > 0.3)
+    });
+    sender.set_nonblocking(false).unwrap();
+    sent
+}
+
+#[test]
+fn a_reset_of_the_sender_reaches_a_side_that_does_not_read() {
+    each_engine(|rig| {
+        for side in 0..2 {
+            let ends = rig.tunnel();
+            let (breaks, hears, why) = sides(&ends)[side];
+            let sent = stuff(rig, breaks);
+            client::reset(breaks);
+            // The tunnel is over before the other side has read a byte.
+            let line = rig.ended(&ends, why);
+            let moved = usize::try_from(line.number("to_origin") + line.number("to_client")).unwrap();
+            let (got, end) = Noise::new(8).expect(hears);
+            assert_eq!(end, End::Reset, "{} {why}", rig.engine);
+            assert!(got <= moved && moved <= sent, "{got} received, {moved} counted, {sent} sent");
+            rig.count(&line);
+        }
+    });
+}
+
+#[test]
+fn a_reset_of_a_reader_that_stalls_reaches_the_sender() {
+    each_engine(|rig| {
+        for side in 0..2 {
+            let ends = rig.tunnel();
+            let (breaks, hears, why) = sides(&ends)[side];
+            let sent = stuff(rig, hears);
+            client::reset(breaks);
+            assert_eq!(client::end_of(hears), End::Reset, "{} {why}", rig.engine);
+            let line = rig.ended(&ends, why);
+            let moved = usize::try_from(line.number("to_origin") + line.number("to_client")).unwrap();
+            assert!(0 < moved && moved <= sent, "{moved} counted, {sent} sent");
+            rig.count(&line);
+        }
+    });
+}

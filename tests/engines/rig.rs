@@ -1,0 +1,108 @@
+//! One gateway with one engine, and what it has to have counted.
+
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Mutex;
+
+use sluicegate::metrics;
+use sluicegate::reason::Reason;
+use sluicegate::relay::Engine;
+
+use crate::support::client::request;
+use crate::support::log::Line;
+use crate::support::{Gateway, Origin, Setup, client};
+
+const USER: &str = "mover";
+const CREDENTIALS: &str = "mover:s3cret:with:@/%\u{fc}";
+
+/// A gateway with one user, one engine, and an origin.
+pub(super) struct Rig {
+    pub(super) gateway: Gateway,
+    pub(super) engine: Engine,
+    origin: Origin,
+    /// Bytes of all tunnels so far, to the origin and to the client.
+    counted: Mutex<(u64, u64)>,
+}
+
+/// One tunnel, both ends in hand.
+pub(super) struct Ends {
+    pub(super) client: TcpStream,
+    pub(super) origin: TcpStream,
+    from: SocketAddr,
+    /// Where the log was before: client ports come back, and with them lines that look alike.
+    position: usize,
+}
+
+/// Runs a test with every engine in turn.
+pub(super) fn each_engine(test: impl Fn(&Rig)) {
+    for &engine in Engine::ALL {
+        eprintln!("engine {engine}");
+        test(&Rig::new(engine));
+    }
+}
+
+impl Rig {
+    pub(super) fn new(engine: Engine) -> Self {
+        Self::with(engine, Setup::new(&[]))
+    }
+
+    pub(super) fn with(engine: Engine, setup: Setup) -> Self {
+        // Debug, because a clean tunnel without a byte is logged at that level only.
+        let gateway = setup.args(["--engine", engine.label()]).user(CREDENTIALS).debug().start();
+        Self { gateway, engine, origin: Origin::new(), counted: Mutex::default() }
+    }
+
+    pub(super) fn tunnel(&self) -> Ends {
+        self.tunnel_with(b"")
+    }
+
+    /// A tunnel whose first bytes come in the segment of the head.
+    pub(super) fn tunnel_with(&self, early: &[u8]) -> Ends {
+        self.tunnel_to(&self.origin, early)
+    }
+
+    pub(super) fn tunnel_to(&self, origin: &Origin, early: &[u8]) -> Ends {
+        let position = self.gateway.log.position();
+        let head = request(origin.address, Some(CREDENTIALS));
+        let client = client::established(self.gateway.address, &head, early);
+        let from = client.local_addr().expect("an address");
+        Ends { client, origin: origin.accept(), from, position }
+    }
+
+    /// The tunnel ended like this, with these bytes in the log line and in the counters, where they
+    /// come on top of all tunnels before. Only for tunnels that end one after the other.
+    pub(super) fn settled(&self, ends: &Ends, why: Reason, to_origin: usize, to_client: usize) {
+        let line = self.ended(ends, why);
+        let moved = (line.number("to_origin"), line.number("to_client"));
+        assert_eq!(moved, (to_origin as u64, to_client as u64), "{}: {}", self.engine, line.raw);
+        self.count(&line);
+    }
+
+    pub(super) fn closing_line(&self, ends: &Ends) -> Line {
+        let is_it = |line: &Line| line.message() == "tunnel closed" && line.is_of(ends.from);
+        self.gateway.log.line_from(ends.position, "tunnel closed", is_it)
+    }
+
+    /// The tunnel ended like this; what it moved is for the caller to look at.
+    pub(super) fn ended(&self, ends: &Ends, why: Reason) -> Line {
+        let line = self.closing_line(ends);
+        let said = (line.text("outcome"), line.text("by"), line.text("engine"), line.text("user"));
+        assert_eq!(said, (why.label(), why.side().label(), self.engine.label(), USER), "{}", line.raw);
+        line
+    }
+
+    /// The counters say what the lines of all tunnels so far say together, this one included.
+    pub(super) fn count(&self, line: &Line) {
+        let mut counted = self.counted.lock().expect("no other test holds it");
+        counted.0 += line.number("to_origin");
+        counted.1 += line.number("to_client");
+        let sum = *counted;
+        assert_eq!(self.counters(), (sum, sum), "{}: {}", self.engine, line.raw);
+    }
+
+    /// `bytes_total` of the engine and `user_bytes_total` of the user.
+    pub(super) fn counters(&self) -> ((u64, u64), (u64, u64)) {
+        let engine = |way| self.gateway.metric(&metrics::BYTES, &[way, self.engine.label()]);
+        let user = |way| self.gateway.metric(&metrics::USER_BYTES, &[USER, way]);
+        ((engine("to_origin"), engine("to_client")), (user("to_origin"), user("to_client")))
+    }
+}

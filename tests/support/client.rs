@@ -1,0 +1,116 @@
+//! What stands before the gateway.
+
+use std::fmt::Display;
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+
+use super::noise::End;
+use super::origin::patient;
+
+/// The answer behind which the tunnel begins, to the byte.
+pub(crate) const ESTABLISHED: &str = "HTTP/1.1 200 Connection established\r\n\r\n";
+
+/// A connection to the gateway, without a byte on it.
+pub(crate) fn dial(gateway: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(gateway).expect("the gateway accepts");
+    patient(&stream);
+    stream
+}
+
+/// A tunnel to `target` through an open gateway.
+pub(crate) fn connect(gateway: SocketAddr, target: impl Display) -> TcpStream {
+    established(gateway, &request(target, None), b"")
+}
+
+/// A tunnel of the user `NAME:PASSWORD`.
+pub(crate) fn connect_as(gateway: SocketAddr, target: impl Display, user: &str) -> TcpStream {
+    established(gateway, &request(target, Some(user)), b"")
+}
+
+/// A tunnel whose first bytes come in the segment of the head.
+pub(crate) fn established(gateway: SocketAddr, head: &str, early: &[u8]) -> TcpStream {
+    let mut stream = dial(gateway);
+    stream.write_all(&[head.as_bytes(), early].concat()).expect("the gateway reads");
+    assert_eq!(read_head(&stream), ESTABLISHED);
+    stream
+}
+
+/// The head of a CONNECT, as curl writes it.
+pub(crate) fn request(target: impl Display, user: Option<&str>) -> String {
+    let credentials = user.map(|user| format!("Proxy-Authorization: {}\r\n", basic(user))).unwrap_or_default();
+    format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{credentials}\r\n")
+}
+
+/// The value of `Proxy-Authorization`.
+pub(crate) fn basic(user: &str) -> String {
+    format!("Basic {}", BASE64_STANDARD.encode(user))
+}
+
+/// Reads up to the empty line and not a byte further, so that what is behind it stays on the stream.
+pub(crate) fn read_head(mut stream: &TcpStream) -> String {
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") {
+        let got = stream.read(&mut byte).unwrap_or_else(|error| panic!("{error} after {}", head.escape_ascii()));
+        assert_eq!(got, 1, "closed after {:?}", String::from_utf8_lossy(&head));
+        head.push(byte[0]);
+    }
+    String::from_utf8(head).expect("an answer is ASCII")
+}
+
+/// Sends bytes, and reads what is answered until the gateway closes. The client closes after that,
+/// as a client of HTTP does.
+pub(crate) fn ask(gateway: SocketAddr, bytes: &[u8]) -> (SocketAddr, String) {
+    let mut stream = dial(gateway);
+    let from = stream.local_addr().expect("an address");
+    stream.write_all(bytes).expect("the gateway reads");
+    (from, answer(stream))
+}
+
+/// Reads to the end, which has to be a clean one.
+pub(crate) fn answer(mut stream: TcpStream) -> String {
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer and a clean end");
+    answer
+}
+
+/// Ends a connection by a reset, at once.
+pub(crate) fn reset(stream: &TcpStream) {
+    rustix::net::connect_unspec(stream).expect("a reset");
+}
+
+/// Waits for the end of a stream that has no more bytes to give.
+pub(crate) fn end_of(mut stream: &TcpStream) -> End {
+    match stream.read(&mut [0]) {
+        Ok(0) => End::Clean,
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => End::Reset,
+        other => panic!("neither an end nor a reset: {other:?}"),
+    }
+}
+
+/// Sends bytes through an echo and compares what comes back.
+pub(crate) fn echoes(stream: &TcpStream, length: usize) {
+    let mut noise = super::Noise::new(length as u64 + 1);
+    let mut same = noise.clone();
+    std::thread::scope(|scope| {
+        scope.spawn(|| assert_eq!(noise.send(stream, length), length));
+        same.expect_exactly(stream, length);
+    });
+}
+
+/// Ends a tunnel whose origin passes the end back.
+pub(crate) fn hang_up(stream: &TcpStream) {
+    stream.shutdown(Shutdown::Write).expect("an open stream");
+    assert_eq!(end_of(stream), End::Clean);
+}
+
+/// Ends a tunnel from both its ends, one after the other.
+pub(crate) fn hang_up_both(first: &TcpStream, second: &TcpStream) {
+    for (ends, hears) in [(first, second), (second, first)] {
+        ends.shutdown(Shutdown::Write).expect("an open stream");
+        assert_eq!(end_of(hears), End::Clean);
+    }
+}

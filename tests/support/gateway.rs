@@ -1,0 +1,189 @@
+//! The binary under test, started with ports of the kernel's choice and killed when dropped.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use sluicegate::metrics::Metric;
+
+use super::log::{Line, Log};
+use super::{admin, eventually};
+
+/// The program that is tested.
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_sluicegate");
+
+/// How a gateway is to be started.
+#[derive(Debug, Default)]
+pub(crate) struct Setup {
+    arguments: Vec<String>,
+    variables: Vec<(&'static str, String)>,
+    descriptors: Option<u32>,
+}
+
+impl Setup {
+    /// With these options of `serve` beside those that every test needs.
+    pub(crate) fn new(arguments: &[&str]) -> Self {
+        Self { arguments: arguments.iter().map(ToString::to_string).collect(), ..Self::default() }
+    }
+
+    pub(crate) fn args<'a>(mut self, arguments: impl IntoIterator<Item = &'a str>) -> Self {
+        self.arguments.extend(arguments.into_iter().map(str::to_owned));
+        self
+    }
+
+    pub(crate) fn variable(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.variables.push((name, value.into()));
+        self
+    }
+
+    /// Lets in `NAME:PASSWORD`, without showing it on the command line.
+    pub(crate) fn user(self, user: &str) -> Self {
+        self.variable("SLUICEGATE_USER", user)
+    }
+
+    /// With lines of level debug in the log.
+    pub(crate) fn debug(self) -> Self {
+        self.variable("SLUICEGATE_LOG_LEVEL", "debug")
+    }
+
+    /// With room for so many descriptors (`ulimit -n`).
+    pub(crate) const fn descriptors(mut self, limit: u32) -> Self {
+        self.descriptors = Some(limit);
+        self
+    }
+
+    /// Starts it, and waits until it listens.
+    pub(crate) fn start(self) -> Gateway {
+        let mut gateway = self.spawn();
+        let line = gateway.log_line("listening", |line| line.message() == "listening");
+        gateway.address = line.text("listen").parse().expect("the address of the clients' listener");
+        gateway.admin = line.text("admin").parse().expect("the admin address");
+        gateway
+    }
+
+    fn spawn(self) -> Gateway {
+        let mut child = self.command().stderr(Stdio::piped()).spawn().expect("the gateway starts");
+        let log = Arc::new(Log::default());
+        let stderr = child.stderr.take().expect("a pipe");
+        let collector = thread::spawn({
+            let log = log.clone();
+            move || log.collect(stderr)
+        });
+        let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        Gateway { child, address: nowhere, admin: nowhere, log, collector: Some(collector) }
+    }
+
+    fn command(self) -> Command {
+        let mut command = match self.descriptors {
+            None => Command::new(BINARY),
+            Some(limit) => {
+                let mut shell = Command::new("sh");
+                shell.args(["-c", &format!("ulimit -n {limit} && exec \"$@\""), "sh", BINARY]);
+                shell
+            }
+        };
+        command.args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log", "json"]);
+        command.args(["--allow", "127.0.0.0/8:*"]).args(self.arguments);
+        in_clean_environment(&mut command).envs(self.variables).stdin(Stdio::null());
+        command
+    }
+}
+
+/// Without the variables that whoever runs the tests may have set for a gateway of their own.
+pub(crate) fn in_clean_environment(command: &mut Command) -> &mut Command {
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("SLUICEGATE_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// A gateway that runs.
+#[derive(Debug)]
+pub(crate) struct Gateway {
+    child: Child,
+    /// Where it accepts clients.
+    pub(crate) address: SocketAddr,
+    /// Where it shows metrics and tunnels.
+    pub(crate) admin: SocketAddr,
+    pub(crate) log: Arc<Log>,
+    collector: Option<JoinHandle<()>>,
+}
+
+impl Gateway {
+    /// An open one (`--no-auth`) with these options.
+    pub(crate) fn open(arguments: &[&str]) -> Self {
+        Setup::new(&["--no-auth"]).args(arguments.iter().copied()).start()
+    }
+
+    /// The first line of the log of which this holds, past or to come.
+    pub(crate) fn log_line(&self, what: &str, condition: impl Fn(&Line) -> bool) -> Line {
+        self.log.line(what, condition)
+    }
+
+    /// The closing line of this client's tunnel.
+    pub(crate) fn closing_line(&self, client: SocketAddr) -> Line {
+        self.log_line("tunnel closed", |line| line.message() == "tunnel closed" && line.is_of(client))
+    }
+
+    /// The line that says why this client was refused.
+    pub(crate) fn refusal_line(&self, client: SocketAddr) -> Line {
+        self.log_line("refused", |line| line.message() == "refused" && line.is_of(client))
+    }
+
+    /// The sum of the series of a metric whose labels have these values, in the order of
+    /// [`Metric::labels`]; an empty value stands for any.
+    pub(crate) fn metric(&self, metric: &Metric, values: &[&str]) -> u64 {
+        admin::metric(&admin::get(self.admin, "/metrics").body, metric, values)
+    }
+
+    /// Waits until the metric has this value.
+    pub(crate) fn wait_for_metric(&self, metric: &Metric, values: &[&str], expected: u64) {
+        let what = format!("{}{values:?} is {expected}", metric.name);
+        eventually(&what, || self.metric(metric, values) == expected);
+    }
+
+    /// The live tunnels, as `/api/tunnels` shows them.
+    pub(crate) fn tunnels(&self) -> Vec<Value> {
+        let answer = admin::get(self.admin, "/api/tunnels");
+        serde_json::from_str(&answer.body).expect("an array of tunnels")
+    }
+
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).expect("the gateway is there to be told");
+    }
+
+    /// Waits until it has ended by itself, and until its last line is read.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        let mut status = None;
+        eventually("the gateway ends", || {
+            status = self.child.try_wait().expect("a child of this process");
+            status.is_some()
+        });
+        self.collector.take().into_iter().for_each(|collector| collector.join().expect("it does not panic"));
+        status.expect("just seen")
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = self.collector.take().map(JoinHandle::join);
+        let text = self.log.text();
+        if thread::panicking() {
+            let lines: Vec<_> = text.lines().collect();
+            eprintln!("the gateway's last lines:\n{}", lines[lines.len().saturating_sub(30)..].join("\n"));
+        } else {
+            assert!(!text.contains("panicked"), "{text}");
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! What the tests share: a gateway that runs, origins for it, clients of it, and waiting.
+//!
+//! | file | what is in it |
+//! |---|---|
+//! | `gateway` | the binary under test, started and watched |
+//! | `log` | its log lines |
+//! | `admin` | its admin address, asked by hand |
+//! | `origin` | what stands behind it |
+//! | `client` | what stands before it |
+//! | `noise` | random bytes that both ends can make |
+//! | `process` | other programs, and what the kernel says of a process |
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+pub(crate) mod admin;
+pub(crate) mod client;
+pub(crate) mod gateway;
+pub(crate) mod log;
+pub(crate) mod noise;
+pub(crate) mod origin;
+pub(crate) mod process;
+
+pub(crate) use client::{connect, connect_as};
+pub(crate) use gateway::{Gateway, Setup};
+pub(crate) use noise::Noise;
+pub(crate) use origin::Origin;
+
+/// How long anything that has to happen may take: far longer than it ever takes, so that a loaded
+/// machine does not fail a test, and short enough to see one that hangs.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Waits until `condition` holds.
+pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "not within {DEADLINE:?}: {what}");
+        thread::park_timeout(Duration::from_millis(2));
+    }
+}

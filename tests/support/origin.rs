@@ -1,0 +1,100 @@
+//! What stands behind the gateway.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::thread::{self, JoinHandle};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::DEADLINE;
+
+/// A listener on loopback, whose connections the test accepts itself.
+#[derive(Debug)]
+pub(crate) struct Origin {
+    listener: TcpListener,
+    pub(crate) address: SocketAddr,
+}
+
+impl Origin {
+    pub(crate) fn new() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address");
+        Self { listener, address }
+    }
+
+    /// The next connection.
+    pub(crate) fn accept(&self) -> TcpStream {
+        let timeout = Timespec::try_from(DEADLINE).expect("a short time");
+        let ready = poll(&mut [PollFd::new(&self.listener, PollFlags::IN)], Some(&timeout)).expect("poll");
+        assert_eq!(ready, 1, "nobody connected to the origin within {DEADLINE:?}");
+        let stream = self.listener.accept().expect("a connection").0;
+        patient(&stream);
+        stream
+    }
+
+    /// Serves each connection by a thread of its own.
+    pub(crate) fn serve(self, serve: impl Fn(TcpStream) + Clone + Send + 'static) -> Serving {
+        let address = self.address;
+        let listener = self.listener.try_clone().expect("a descriptor");
+        let thread = thread::spawn(move || {
+            for stream in self.listener.incoming().map_while(Result::ok) {
+                patient(&stream);
+                let serve = serve.clone();
+                thread::spawn(move || serve(stream));
+            }
+        });
+        Serving { address, listener, thread: Some(thread) }
+    }
+
+    /// Sends everything back, the end included.
+    pub(crate) fn echo() -> Serving {
+        Self::new().serve(|stream| {
+            // A peer that goes away in the middle is the business of its own test.
+            let _ = echo(&stream);
+        })
+    }
+
+    /// Answers every request with this body, as an HTTP/1.1 server that closes.
+    pub(crate) fn http(body: &'static str) -> Serving {
+        Self::new().serve(move |mut stream| {
+            let mut head = Vec::new();
+            let mut byte = [0];
+            while !head.ends_with(b"\r\n\r\n") && matches!(stream.read(&mut byte), Ok(1)) {
+                head.push(byte[0]);
+            }
+            let _ = write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
+        })
+    }
+}
+
+fn echo(mut stream: &TcpStream) -> std::io::Result<()> {
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        match stream.read(&mut buffer)? {
+            0 => return stream.shutdown(Shutdown::Write),
+            bytes => stream.write_all(&buffer[..bytes])?,
+        }
+    }
+}
+
+/// Lets nothing wait for ever.
+pub(crate) fn patient(stream: &TcpStream) {
+    stream.set_read_timeout(Some(DEADLINE)).expect("a time-out");
+    stream.set_write_timeout(Some(DEADLINE)).expect("a time-out");
+}
+
+/// An origin that serves itself, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Serving {
+    pub(crate) address: SocketAddr,
+    listener: TcpListener,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        // On Linux this ends an accept(2) that waits, in whatever thread.
+        let _ = rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both);
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}

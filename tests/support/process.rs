@@ -1,0 +1,79 @@
+//! Other programs, and what the kernel says of a process.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{Read, Write};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+
+use rustix::process::Pid;
+
+use super::eventually;
+use super::gateway::{BINARY, in_clean_environment};
+
+/// What a program came to.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) code: Option<i32>,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+/// Runs a subcommand of the gateway's binary.
+pub(crate) fn sluicegate<A: AsRef<OsStr>>(arguments: &[A], variables: &[(&str, &str)]) -> Outcome {
+    let mut command = Command::new(BINARY);
+    in_clean_environment(command.args(arguments)).envs(variables.iter().copied());
+    run(command, b"")
+}
+
+/// Runs a program that has to end by itself, with this on its standard input.
+pub(crate) fn run(mut command: Command, input: &[u8]) -> Outcome {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = Killed(command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}")));
+    let mut stdin = child.0.stdin.take().expect("a pipe");
+    let mut stdout = child.0.stdout.take().expect("a pipe");
+    let mut stderr = child.0.stderr.take().expect("a pipe");
+    let mut status = None;
+    let (out, err) = thread::scope(|scope| {
+        // A program that does not read its input closes it: no failure of ours.
+        scope.spawn(move || drop(stdin.write_all(input)));
+        let out = scope.spawn(move || text(&mut stdout));
+        let err = scope.spawn(move || text(&mut stderr));
+        eventually(&format!("{command:?} ends"), || {
+            status = child.0.try_wait().expect("a child of this process");
+            status.is_some()
+        });
+        (out.join().expect("it does not panic"), err.join().expect("it does not panic"))
+    });
+    Outcome { code: status.and_then(|status| status.code()), out, err }
+}
+
+fn text(from: &mut impl Read) -> String {
+    let mut bytes = Vec::new();
+    from.read_to_end(&mut bytes).expect("a pipe can be read");
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// A child that does not outlive its test.
+#[derive(Debug)]
+pub(crate) struct Killed(pub(crate) Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Descriptors that a process holds.
+pub(crate) fn descriptors(pid: Pid) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).expect("a process of ours").count()
+}
+
+/// Bytes of memory that a process occupies (`VmRSS`, proc(5)).
+pub(crate) fn memory(pid: Pid) -> usize {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a process of ours");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line of its memory");
+    let kibibytes: usize = line.trim().trim_end_matches(" kB").parse().expect("a number");
+    kibibytes << 10
+}
