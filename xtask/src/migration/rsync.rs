@@ -20,11 +20,7 @@ pub struct Transfer {
 
 /// Runs one rsync per port, from `source/volN` to the module `volN`. A failure comes with the
 /// number of the volume.
-pub(super) fn run(
-    dir: &Path,
-    ports: &[u16],
-    tick: &mut dyn FnMut(),
-) -> Result<Transfer, (usize, Failure)> {
+pub(super) fn run(dir: &Path, ports: &[u16], tick: &mut dyn FnMut()) -> Result<Transfer, (usize, Failure)> {
     let start = Instant::now();
     let mut running = Vec::new();
     for (number, port) in ports.iter().enumerate() {

@@ -9,6 +9,8 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
+
 use crate::failure::{Context, Failure, Result};
 use crate::interrupt;
 
@@ -146,9 +148,14 @@ impl Writer<'_> {
         let make = || -> io::Result<()> {
             let links = root.join("links");
             fs::create_dir(&links)?;
-            symlink("../images/disk-0.raw", links.join("relative"))?;
-            symlink("/nonexistent/target", links.join("dangling"))?;
-            symlink("../tree", links.join("to a directory"))?;
+            // Not an absolute one: an rsyncd without chroot takes its leading slash away
+            // (rsyncd.conf(5), "use chroot"), whatever carries it.
+            let symlinks =
+                [("relative", "../images/disk-0.raw"), ("dangling", "no/such/target"), ("folder", "../tree")];
+            for (name, target) in symlinks {
+                symlink(target, links.join(name))?;
+                date_symlink(&links.join(name))?;
+            }
             fs::hard_link(root.join("images/disk-0.raw"), links.join("hard-1"))?;
             fs::hard_link(root.join("images/disk-0.raw"), links.join("hard-2"))?;
             fs::hard_link(root.join("tree/00/07/file-00007"), root.join("tree/00/00/hard-small"))?;
@@ -171,6 +178,14 @@ impl Writer<'_> {
         }
         Ok(())
     }
+}
+
+/// rsync leaves the time of a link alone when it is right to the second, so one that was made this
+/// very second would come out a little younger.
+fn date_symlink(path: &Path) -> io::Result<()> {
+    let time = Timespec { tv_sec: 1_234_567_890, tv_nsec: 123_456_789 };
+    let times = Timestamps { last_access: time, last_modification: time };
+    Ok(utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW)?)
 }
 
 fn create(path: &Path) -> Result<File> {
