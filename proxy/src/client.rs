@@ -1,1 +1,193 @@
-//! To come.
+//! The client's socket until the hand-off: reads the head, writes the one answer.
+//!
+//! Nothing else in the gateway writes HTTP to a client.
+
+use std::io::{self, ErrorKind};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::reason::{Reason, Refusal, Status};
+use crate::request::{self, MAX_HEAD, Request};
+
+/// The answer behind which the tunnel begins. stunnel skips header lines but takes a body for the
+/// peer's TLS, so there is neither.
+const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
+
+/// How long a refused client may take to read its answer and close.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// What a refused client may still send before it is cut off: closing with unread bytes is a reset,
+/// which would destroy the answer before the client has read it (RFC 9112, 9.6).
+const LINGER_BYTES: usize = 256 << 10;
+
+/// What is read at first: enough for every client known, and small for those that send nothing.
+const FIRST_READ: usize = 1 << 10;
+
+/// A client that has no tunnel yet.
+#[derive(Debug)]
+pub struct Client {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+impl Client {
+    /// Takes an accepted connection.
+    #[must_use]
+    pub const fn new(stream: TcpStream) -> Self {
+        Self { stream, buffer: Vec::new() }
+    }
+
+    /// Reads a request; what came behind its head stays for [`Client::into_established`].
+    ///
+    /// # Errors
+    /// A refusal as [`request::parse`] has it; [`Reason::HandshakeTimeout`] when the head is not
+    /// complete within `limit`; [`Reason::ClientGone`] when the client closes before.
+    pub async fn request(&mut self, limit: Duration) -> Result<Request, Refusal> {
+        let deadline = Instant::now() + limit;
+        loop {
+            if let Some(parsed) = request::parse(&self.buffer)? {
+                self.buffer.drain(..parsed.head_len);
+                return Ok(parsed.request);
+            }
+            match timeout_at(deadline, self.read_more()).await {
+                Ok(Ok(0)) => return Err(self.gone("closed before its request was complete")),
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => return Err(self.gone(&error.to_string())),
+                Err(_) => {
+                    let detail = format!("no complete request within {limit:?} (--handshake-timeout)");
+                    return Err(Refusal::new(Reason::HandshakeTimeout, detail));
+                }
+            }
+        }
+    }
+
+    /// Reads without ever holding more than [`MAX_HEAD`] bytes, which the parser refuses when they
+    /// are no complete head.
+    async fn read_more(&mut self) -> io::Result<usize> {
+        if self.buffer.len() == self.buffer.capacity() {
+            let more = self.buffer.len().max(FIRST_READ).min(MAX_HEAD.saturating_sub(self.buffer.len()).max(1));
+            self.buffer.reserve_exact(more);
+        }
+        self.stream.read_buf(&mut self.buffer).await
+    }
+
+    fn gone(&self, how: &str) -> Refusal {
+        Refusal::new(Reason::ClientGone, format!("client {how} ({} bytes read)", self.buffer.len()))
+    }
+
+    /// Bytes read so far that no request was made of.
+    #[must_use]
+    pub const fn pending(&self) -> usize {
+        self.buffer.len()
+    }
+
+    /// Tells the client that its tunnel stands, and gives up the socket with what came behind the head.
+    ///
+    /// # Errors
+    /// [`Reason::ClientGone`] when the answer cannot be written, or not within `limit`.
+    pub async fn into_established(mut self, limit: Duration) -> Result<(std::net::TcpStream, Vec<u8>), Refusal> {
+        let written = timeout(limit, self.stream.write_all(ESTABLISHED)).await;
+        let written = written.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()));
+        let socket = written.and_then(|()| self.stream.into_std());
+        match socket {
+            // A long-lived tunnel keeps no empty buffer.
+            Ok(socket) => Ok((socket, if self.buffer.is_empty() { Vec::new() } else { self.buffer })),
+            Err(error) => Err(Refusal::new(Reason::ClientGone, format!("client took no answer: {error}"))),
+        }
+    }
+
+    /// Answers a refusal, and closes when the client has read it. Where there is nobody to answer it
+    /// only closes.
+    pub async fn refuse(mut self, refusal: &Refusal) {
+        let Some(status) = refusal.reason.status() else { return };
+        let answer = answer(status, refusal);
+        let _ = timeout(LINGER, async {
+            self.stream.write_all(answer.as_bytes()).await?;
+            self.stream.shutdown().await?;
+            self.discard().await
+        })
+        .await;
+    }
+
+    /// Reads until the client closes, or has sent too much.
+    async fn discard(&mut self) -> io::Result<()> {
+        let mut discarded = 0;
+        while discarded < LINGER_BYTES {
+            self.buffer.clear();
+            self.buffer.reserve(FIRST_READ);
+            match self.stream.read_buf(&mut self.buffer).await? {
+                0 => break,
+                bytes => discarded += bytes,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The answer to a refused request: the cause stands in the reason phrase, since stunnel logs the
+/// status line and nothing else, and once more in the body for those who read that.
+fn answer(Status(code): Status, refusal: &Refusal) -> String {
+    let cause: String =
+        refusal.detail.chars().map(|c| if c == ' ' || c.is_ascii_graphic() { c } else { '?' }).collect();
+    let more = match refusal.reason {
+        Reason::AuthRequired | Reason::AuthFailed => {
+            "Proxy-Authenticate: Basic realm=\"sluicegate\", charset=\"UTF-8\"\r\n"
+        }
+        Reason::NotConnect => "Allow: CONNECT\r\n",
+        _ => "",
+    };
+    let title = title(code);
+    let length = cause.len() + 1;
+    format!(
+        "HTTP/1.1 {code} {title}: {cause}\r\n{more}Content-Type: text/plain\r\nContent-Length: {length}\r\n\
+         Connection: close\r\n\r\n{cause}\n"
+    )
+}
+
+/// The registered reason phrases of the statuses in use (RFC 9110, 15; RFC 6585).
+const fn title(code: u16) -> &'static str {
+    match code {
+        400 => "Bad Request",
+        403 => "Forbidden",
+        405 => "Method Not Allowed",
+        407 => "Proxy Authentication Required",
+        408 => "Request Timeout",
+        431 => "Request Header Fields Too Large",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        _ => "Refused",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_answered_reason_has_a_title_and_one_line() {
+        for &reason in Reason::ALL {
+            let Some(status) = reason.status() else { continue };
+            let text = answer(status, &Refusal::new(reason, "a\r\nX-Injected: \u{fc}"));
+            assert_ne!(title(status.0), "Refused", "{reason}");
+            let (head, body) = text.split_once("\r\n\r\n").unwrap();
+            assert!(head.lines().next().unwrap().ends_with(": a??X-Injected: ?"), "{head}");
+            let length: usize = head.lines().find_map(|l| l.strip_prefix("Content-Length: ")).unwrap().parse().unwrap();
+            assert_eq!(length, body.len());
+        }
+    }
+
+    #[test]
+    fn a_challenge_comes_with_407_and_the_method_with_405() {
+        let text = |reason: Reason| answer(reason.status().unwrap(), &Refusal::new(reason, "x"));
+        assert!(
+            text(Reason::AuthRequired)
+                .contains("\r\nProxy-Authenticate: Basic realm=\"sluicegate\", charset=\"UTF-8\"\r\n")
+        );
+        assert!(text(Reason::NotConnect).contains("\r\nAllow: CONNECT\r\n"));
+        assert!(!text(Reason::Denied).contains("Authenticate"));
+    }
+}

@@ -1,1 +1,93 @@
-//! To come.
+//! The life of a connection.
+//!
+//! It splits at the 200: before it, whatever goes wrong is one [`Refusal`] and one HTTP answer; after
+//! it there is a [`Tunnel`], and what ends that can only be logged.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+
+use crate::account::Account;
+use crate::auth::Authenticator;
+use crate::client::Client;
+use crate::dial::Dialer;
+use crate::policy::Policy;
+use crate::reason::{Reason, Refusal};
+use crate::relay::{Carried, Relay};
+use crate::tunnel::{Flow, Tunnel};
+
+/// What every connection is served with.
+#[derive(Debug)]
+pub struct Gateway {
+    /// Who may come in.
+    pub authenticator: Authenticator,
+    /// Where they may go.
+    pub policy: Policy,
+    /// How to get there.
+    pub dialer: Dialer,
+    /// Who carries the bytes then.
+    pub relay: Relay,
+    /// How long a request head may take.
+    pub handshake_timeout: Duration,
+}
+
+/// Serves one accepted connection to its end.
+pub async fn serve(gateway: Arc<Gateway>, stream: TcpStream, mut account: Account) {
+    let mut client = Client::new(stream);
+    // Boxed, so that the task of an idle tunnel does not keep room for a handshake.
+    let handshake = Box::pin(handshake(&gateway, &mut client, &mut account)).await;
+    let handed_off = match handshake {
+        Ok(origin) => Box::pin(hand_off(&gateway, client, origin, &mut account)).await,
+        Err(refusal) => {
+            if client.pending() > 0 {
+                account.heard();
+            }
+            account.refused(&refusal);
+            return Box::pin(client.refuse(&refusal)).await;
+        }
+    };
+    match handed_off {
+        Ok(carried) => account.closed(carried.end().await),
+        Err(refusal) => account.refused(&refusal),
+    }
+}
+
+/// Everything that can still be answered: who asks, for what, whether they may, and the way there.
+async fn handshake(gateway: &Gateway, client: &mut Client, account: &mut Account) -> Result<Origin, Refusal> {
+    let request = client.request(gateway.handshake_timeout).await?;
+    account.target(&request.target);
+    let user = gateway.authenticator.check(request.proxy_authorization.as_ref(), account.source()).await?;
+    account.user(user);
+    let named = gateway.policy.check_name(request.target)?;
+    account.reserve()?;
+    let addresses = gateway.dialer.resolve(&named).await?;
+    let permit = gateway.policy.check_addresses(named, addresses)?;
+    let (socket, address) = gateway.dialer.dial(permit).await?;
+    Ok(Origin { socket, address })
+}
+
+/// A connection to the target, as long as there is no tunnel.
+struct Origin {
+    socket: TcpStream,
+    address: SocketAddr,
+}
+
+/// Says 200, and gives both sockets away.
+async fn hand_off(
+    gateway: &Gateway,
+    client: Client,
+    origin: Origin,
+    account: &mut Account,
+) -> Result<Carried, Refusal> {
+    let broken = |error: io::Error| Refusal::new(Reason::EngineFailed, format!("hand-off: {error}"));
+    let (client, early) = client.into_established(gateway.handshake_timeout).await?;
+    let flow = Arc::new(Flow::default());
+    let prefix = [early, Vec::new()];
+    let tunnel = Tunnel { client, origin: origin.socket.into_std().map_err(broken)?, prefix, flow: flow.clone() };
+    let carried = gateway.relay.adopt(tunnel).map_err(|reason| Refusal::new(reason, "no engine took the tunnel"))?;
+    account.established(origin.address, carried.engine.label(), flow);
+    Ok(carried)
+}

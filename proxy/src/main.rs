@@ -1,2 +1,24 @@
-//! x
-fn main() {}
+//! The program: parses, runs a command, turns its end into an exit code.
+
+use std::process::ExitCode;
+
+use sluicegate::commands;
+use sluicegate::config::file::{self, Wrong};
+
+fn main() -> ExitCode {
+    let cli = match file::parse(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(Wrong::Usage(error)) => error.exit(),
+        Err(Wrong::File(what)) => {
+            eprintln!("sluicegate: {what}");
+            return ExitCode::from(2);
+        }
+    };
+    match commands::run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("sluicegate: {failure}");
+            failure.code()
+        }
+    }
+}

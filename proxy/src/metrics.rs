@@ -3,6 +3,9 @@
 //! A tunnel, a target or a client address is never a label: those are unbounded. `cargo xtask tidy`
 //! fails on a metric that is not described in the README or that no code writes.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
 use metrics::{Counter, Gauge, Histogram, Label};
 
 /// What a metric is to Prometheus.
@@ -107,4 +110,106 @@ pub fn describe() {
         }
     }
     BUILD_INFO.gauge(&[env!("CARGO_PKG_VERSION")]).set(1.0);
+}
+
+/// The socket whose sending was held up: a value of the `side` label of [`TCP_LIMITED`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LimitedSide {
+    /// The client's.
+    Client,
+    /// The origin's.
+    Origin,
+}
+
+impl LimitedSide {
+    /// Both, in the order of their discriminants.
+    pub const ALL: [Self; 2] = [Self::Client, Self::Origin];
+
+    /// The value of the label.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Origin => "origin",
+        }
+    }
+}
+
+/// What held the sending up: a value of the `by` label of [`TCP_LIMITED`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LimitedBy {
+    /// The peer's receive window was closed (`tcpi_rwnd_limited`).
+    Receiver,
+    /// The send buffer was full or empty for want of the gateway (`tcpi_sndbuf_limited`).
+    Gateway,
+    /// Neither: the congestion window, that is the path.
+    Network,
+}
+
+impl LimitedBy {
+    /// All of them, in the order of their discriminants.
+    pub const ALL: [Self; 3] = [Self::Receiver, Self::Gateway, Self::Network];
+
+    /// The value of the label.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Receiver => "receiver",
+            Self::Gateway => "gateway",
+            Self::Network => "network",
+        }
+    }
+}
+
+/// Adds time to [`TCP_LIMITED`].
+///
+/// Counters are whole numbers here, so what is left below a second waits, for the whole process, for
+/// the next call of the same labels: many short tunnels count like one long one.
+pub fn tcp_limited(side: LimitedSide, by: LimitedBy, time: Duration) {
+    static REST: [[AtomicU64; 3]; 2] = [const { [const { AtomicU64::new(0) }; 3] }; 2];
+    let seconds = whole_seconds(&REST[side as usize][by as usize], time);
+    if seconds > 0 {
+        TCP_LIMITED.counter(&[side.label(), by.label()]).increment(seconds);
+    }
+}
+
+/// Adds `time` to the nanoseconds in `rest`, and takes the whole seconds out.
+fn whole_seconds(rest: &AtomicU64, time: Duration) -> u64 {
+    const SECOND: u64 = 1_000_000_000;
+    let sum = |old: u64| old + u64::from(time.subsec_nanos());
+    let old = rest
+        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |old| Some(sum(old) % SECOND))
+        .unwrap_or_else(|unchanged| unchanged);
+    time.as_secs() + sum(old) / SECOND
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_fraction_of_a_second_is_lost() {
+        let rest = AtomicU64::new(0);
+        let counted = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..1_000 {
+                        let seconds = whole_seconds(&rest, Duration::from_millis(1_250));
+                        counted.fetch_add(seconds, Ordering::Relaxed);
+                    }
+                });
+            }
+        });
+        assert_eq!((counted.into_inner(), rest.into_inner()), (5_000, 0));
+    }
+
+    #[test]
+    fn names_carry_the_prefix_and_end_as_prometheus_wants() {
+        for metric in ALL {
+            assert!(metric.name.starts_with("sluicegate_"), "{}", metric.name);
+            assert_eq!(metric.name.ends_with("_total"), metric.kind == Kind::Counter, "{}", metric.name);
+            assert!(!metric.help.is_empty(), "{}", metric.name);
+        }
+    }
 }

@@ -1,1 +1,518 @@
-//! To come.
+//! The request head: a pure parser, bytes in, request or refusal out.
+//!
+//! It keeps no state: the caller hands it all bytes so far, again and again, until there is an
+//! answer. However the bytes are cut, the answer is the same. Where RFC 9112 leaves a choice:
+//!
+//! - *Lone LF* (2.2: may be taken as the end of a line): refused. None of the clients sends it, and
+//!   with one way to end a line there is one place where the head ends and the tunnel begins; a hop
+//!   in front that sees another one could add its credentials to what this gateway would forward.
+//! - *Empty lines before the request* (2.2: at least one should be ignored): ignored; they count
+//!   towards [`MAX_HEAD`] and are part of `head_len`.
+//! - *Host* (3.2: 400 if absent from HTTP/1.1, repeated or invalid): repeated or invalid is refused.
+//!   Absent is not, because rsync sends none and the target stands in the request line anyway; a
+//!   Host that differs from it is of no effect (3.2.2 has the target win).
+//! - *Content* (RFC 9110, 9.3.6: a CONNECT has none): Transfer-Encoding, and any Content-Length but
+//!   the `0` that old clients send, are refused. All bytes behind the head belong to the tunnel; a
+//!   sender that announces content takes some of them for something else, and one of the two readings
+//!   would be request smuggling (RFC 9112, 11.2).
+//! - *Line folding* (5.2) and white space before a colon (5.1): refused, as for any server.
+
+use std::borrow::Cow;
+
+use httparse::{Error, Header, Status};
+
+use crate::reason::{Reason, Refusal};
+use crate::secret::Secret;
+use crate::target::Target;
+
+/// The longest head in bytes, from the first byte to the end of the empty line.
+pub const MAX_HEAD: usize = 16 * 1024;
+
+/// The most header lines in a head.
+pub const MAX_HEADERS: usize = 64;
+
+/// The longest `User-Agent` that is kept, in bytes.
+pub const MAX_USER_AGENT: usize = 128;
+
+/// How a connection preface of HTTP/2 begins (RFC 9113, 3.4).
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2";
+
+/// How a TLS record with a ClientHello begins: content type 22, major version 3 (RFC 8446, 5.1).
+const TLS_HANDSHAKE: &[u8] = &[0x16, 0x03];
+
+/// The protocol version in the request line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// HTTP/1.0, as rsync sends it.
+    Http10,
+    /// HTTP/1.1.
+    Http11,
+}
+
+/// What a CONNECT says, as far as the gateway looks at it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Where to, from the request line alone.
+    pub target: Target,
+    /// The version of the request line.
+    pub version: Version,
+    /// The value of `Proxy-Authorization` as it came, scheme included.
+    pub proxy_authorization: Option<Secret>,
+    /// The first `User-Agent`, cut to [`MAX_USER_AGENT`] bytes, with `?` for all but printable ASCII.
+    pub user_agent: Option<String>,
+}
+
+/// A complete head.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parsed {
+    /// What it says.
+    pub request: Request,
+    /// Its length in bytes, at most [`MAX_HEAD`]; what comes after is the prefix of the tunnel.
+    pub head_len: usize,
+}
+
+/// Reads the head at the start of `bytes`, which are all bytes that came so far.
+///
+/// `Ok(None)` means that more are needed; it is never the answer to [`MAX_HEAD`] bytes or more.
+///
+/// # Errors
+///
+/// What to answer the client with. The words are the gateway's own: nothing that the client sent is
+/// in them.
+pub fn parse(bytes: &[u8]) -> Result<Option<Parsed>, Refusal> {
+    if bytes.starts_with(TLS_HANDSHAKE) {
+        return refuse(Reason::Tls, "TLS on a plain port; use http:// not https:// in the proxy URL");
+    }
+    if bytes.starts_with(HTTP2_PREFACE) {
+        return refuse(Reason::Http2, "HTTP/2 is not spoken here; use CONNECT over HTTP/1.1");
+    }
+    if TLS_HANDSHAKE.starts_with(bytes) {
+        return Ok(None);
+    }
+    // The limit is a window, not a check afterwards: so it does not matter how much of the tunnel
+    // came in the same read.
+    let window = &bytes[..bytes.len().min(MAX_HEAD)];
+    let mut lines = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut head = httparse::Request::new(&mut lines);
+    match head.parse(window) {
+        Ok(Status::Complete(head_len)) => {
+            one_line_ending(&window[..head_len])?;
+            Ok(Some(Parsed { request: read(&head)?, head_len }))
+        }
+        Ok(Status::Partial) if window.len() < MAX_HEAD => Ok(None),
+        Ok(Status::Partial) => {
+            refuse(Reason::HeadTooLarge, format!("the request head is longer than {MAX_HEAD} bytes"))
+        }
+        Err(error) => Err(syntax(error, &head)),
+    }
+}
+
+fn refuse<T>(reason: Reason, detail: impl Into<Cow<'static, str>>) -> Result<T, Refusal> {
+    Err(Refusal::new(reason, detail))
+}
+
+fn one_line_ending(head: &[u8]) -> Result<(), Refusal> {
+    let lone = head.iter().enumerate().any(|(at, &byte)| byte == b'\n' && (at == 0 || head[at - 1] != b'\r'));
+    if lone { refuse(Reason::Malformed, "a line of the head ends in LF without CR") } else { Ok(()) }
+}
+
+/// A grammatical head, read for its meaning.
+fn read(head: &httparse::Request<'_, '_>) -> Result<Request, Refusal> {
+    if head.method != Some("CONNECT") {
+        return refuse(Reason::NotConnect, "only CONNECT is served here; metrics are on the admin address");
+    }
+    let target = Target::parse(head.path.unwrap_or_default())
+        .map_err(|error| Refusal::new(Reason::BadTarget, error.detail()))?;
+    let version = if head.version == Some(0) { Version::Http10 } else { Version::Http11 };
+    no_content(head.headers)?;
+    if let Some(host) = only(head.headers, "Host", "more than one Host header")? {
+        check_host(host)?;
+    }
+    let credentials = only(head.headers, "Proxy-Authorization", "more than one Proxy-Authorization header")?;
+    Ok(Request {
+        target,
+        version,
+        proxy_authorization: credentials.map(Secret::new),
+        user_agent: all(head.headers, "User-Agent").next().and_then(printable),
+    })
+}
+
+fn all<'h>(headers: &'h [Header<'h>], name: &'static str) -> impl Iterator<Item = &'h [u8]> {
+    headers.iter().filter(move |header| header.name.eq_ignore_ascii_case(name)).map(|header| header.value)
+}
+
+/// The value of a header that may come once. A second one is refused even if it says the same: which
+/// of the two counts is where readers differ.
+fn only<'h>(headers: &'h [Header<'h>], name: &'static str, twice: &'static str) -> Result<Option<&'h [u8]>, Refusal> {
+    let mut values = all(headers, name);
+    let first = values.next();
+    if values.next().is_some() { refuse(Reason::Malformed, twice) } else { Ok(first) }
+}
+
+fn no_content(headers: &[Header<'_>]) -> Result<(), Refusal> {
+    if all(headers, "Transfer-Encoding").next().is_some() {
+        return refuse(Reason::Malformed, "a CONNECT has no content; drop Transfer-Encoding");
+    }
+    if all(headers, "Content-Length").any(|length| length != b"0") {
+        return refuse(Reason::Malformed, "a CONNECT has no content; drop Content-Length");
+    }
+    Ok(())
+}
+
+/// The characters of `uri-host [ ":" port ]` (RFC 9110, 7.2), and UTF-8, which targets may have too.
+/// No more than that, since nothing follows from what it says.
+fn check_host(value: &[u8]) -> Result<(), Refusal> {
+    let allowed = |b: &u8| b.is_ascii_alphanumeric() || !b.is_ascii() || b"-._~%!$&'()*+,;=:[]".contains(b);
+    if value.iter().all(allowed) { Ok(()) } else { refuse(Reason::Malformed, "invalid Host header") }
+}
+
+fn printable(value: &[u8]) -> Option<String> {
+    let shown = |&b: &u8| if b == b' ' || b.is_ascii_graphic() { char::from(b) } else { '?' };
+    let text: String = value.iter().take(MAX_USER_AGENT).map(shown).collect();
+    (!text.is_empty()).then_some(text)
+}
+
+/// What broke the grammar; `head` holds the parts before the place where it did.
+fn syntax(error: Error, head: &httparse::Request<'_, '_>) -> Refusal {
+    let detail = match error {
+        Error::TooManyHeaders => {
+            return Refusal::new(Reason::HeadTooLarge, format!("the head has more than {MAX_HEADERS} header lines"));
+        }
+        Error::Token if head.method.is_none() => "not an HTTP request",
+        Error::Token => "the request line is not METHOD, target and version",
+        Error::Version | Error::Status => "the version is neither HTTP/1.1 nor HTTP/1.0",
+        Error::HeaderName => "invalid header name",
+        Error::HeaderValue => "invalid character in a header value",
+        Error::NewLine => "a line of the head does not end in CR LF",
+    };
+    Refusal::new(Reason::Malformed, detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base64::prelude::{BASE64_STANDARD, Engine as _};
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    /// The longest `detail` that makes a readable status line.
+    const MAX_DETAIL: usize = 80;
+
+    fn complete(bytes: &[u8]) -> Parsed {
+        match parse(bytes) {
+            Ok(Some(parsed)) => parsed,
+            other => panic!("{other:?} for {:?}", String::from_utf8_lossy(bytes)),
+        }
+    }
+
+    fn refused(bytes: &[u8]) -> Refusal {
+        match parse(bytes) {
+            Err(refusal) => refusal,
+            other => panic!("{other:?} for {:?}", String::from_utf8_lossy(bytes)),
+        }
+    }
+
+    fn with_headers(headers: &str) -> Vec<u8> {
+        format!("CONNECT h.example:443 HTTP/1.1\r\n{headers}\r\n").into_bytes()
+    }
+
+    /// Whatever part of `bytes` came so far: nothing is decided yet, or already what all of it gets.
+    fn same_however_cut(bytes: &[u8], cuts: impl Iterator<Item = usize>) -> Result<(), TestCaseError> {
+        let whole = parse(bytes);
+        for cut in cuts {
+            let part = parse(&bytes[..cut]);
+            if let Ok(Some(parsed)) = &part {
+                prop_assert!(parsed.head_len <= cut);
+            }
+            prop_assert!(part == Ok(None) || part == whole, "cut at {}: {:?}, whole: {:?}", cut, part, whole);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn what_the_clients_send() {
+        // In order: stunnel with and without credentials, rsync's RSYNC_PROXY, client-go, and a client
+        // of old that adds a length, an empty Host and an empty line in front.
+        let table = [
+            (
+                "CONNECT api.target.example:443 HTTP/1.1\r\nHost: api.target.example:443\r\n\
+                 Proxy-Authorization: basic dXNlcjpzM2NyZXQ=\r\n\r\n",
+                "api.target.example:443",
+                Version::Http11,
+                Some("basic dXNlcjpzM2NyZXQ="),
+                None,
+            ),
+            (
+                "CONNECT 192.0.2.7:443 HTTP/1.1\r\nHost: 192.0.2.7:443\r\n\r\n",
+                "192.0.2.7:443",
+                Version::Http11,
+                None,
+                None,
+            ),
+            ("CONNECT rsyncd.example:873 HTTP/1.0\r\n\r\n", "rsyncd.example:873", Version::Http10, None, None),
+            (
+                "CONNECT rsyncd.example:873 HTTP/1.0\r\nProxy-Authorization: Basic dTpw\r\n\r\n",
+                "rsyncd.example:873",
+                Version::Http10,
+                Some("Basic dTpw"),
+                None,
+            ),
+            (
+                "CONNECT [2001:db8::1]:6443 HTTP/1.1\r\nHost: [2001:db8::1]:6443\r\nUser-Agent: Go-http-client/1.1\r\n\
+                 Proxy-Authorization: Basic dTpw\r\n\r\n",
+                "[2001:db8::1]:6443",
+                Version::Http11,
+                Some("Basic dTpw"),
+                Some("Go-http-client/1.1"),
+            ),
+            (
+                "\r\nCONNECT OLD.example:443 HTTP/1.0\r\nuser-agent: \tA/1 (\u{fc};\tx) \r\nHOST:\r\n\
+                 Content-Length: 0\r\nPragma: no-cache\r\n\r\n",
+                "old.example:443",
+                Version::Http10,
+                None,
+                Some("A/1 (??;?x)"),
+            ),
+        ];
+        for (head, target, version, authorization, agent) in table {
+            let parsed = complete(head.as_bytes());
+            assert_eq!(parsed.head_len, head.len());
+            assert_eq!(parsed.request.target.to_string(), target);
+            assert_eq!(parsed.request.version, version);
+            assert_eq!(parsed.request.proxy_authorization, authorization.map(Secret::new));
+            assert_eq!(parsed.request.user_agent.as_deref(), agent);
+        }
+    }
+
+    #[test]
+    fn the_password_is_not_touched() {
+        let value = format!("bAsIc {}", BASE64_STANDARD.encode("user:s3cret:with:@/%\u{fc}"));
+        let parsed = complete(&with_headers(&format!("proxy-authorization:{value} \r\n")));
+        assert_eq!(parsed.request.proxy_authorization.map(|s| s.expose().to_vec()), Some(value.into_bytes()));
+        let raw = complete(b"CONNECT h:1 HTTP/1.1\r\nProxy-Authorization: Basic \xff\xfe\r\n\r\n");
+        assert_eq!(raw.request.proxy_authorization, Some(Secret::new(*b"Basic \xff\xfe")));
+    }
+
+    #[test]
+    fn refused_heads() {
+        use Reason::{BadTarget, HeadTooLarge, Http2, Malformed, NotConnect, Tls};
+        let table: [(&[u8], Reason, &str); 31] = [
+            (b"GET / HTTP/1.1\r\nHost: h\r\n\r\n", NotConnect, "only CONNECT"),
+            (b"GET http://h/ HTTP/1.0\r\n\r\n", NotConnect, "only CONNECT"),
+            (b"connect h:443 HTTP/1.1\r\n\r\n", NotConnect, "only CONNECT"),
+            (b"CONNECTED h:443 HTTP/1.1\r\n\r\n", NotConnect, "only CONNECT"),
+            (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Http2, "HTTP/2"),
+            (b"PRI * HTTP/1.1\r\n\r\n", NotConnect, "only CONNECT"),
+            (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", Tls, "TLS"),
+            (b"\x16\x03", Tls, "http:// not https://"),
+            (b"\x16\x04", Malformed, "not an HTTP"),
+            (b"\x05\x01\x00", Malformed, "not an HTTP"),
+            (b"\0", Malformed, "not an HTTP"),
+            (b"SSH-2.0-OpenSSH_9.2p1\r\n", Malformed, "not an HTTP"),
+            (b" CONNECT h:443 HTTP/1.1\r\n\r\n", Malformed, "not an HTTP"),
+            (b"\rCONNECT h:443 HTTP/1.1\r\n\r\n", Malformed, "CR LF"),
+            (b"GET /\r\n", Malformed, "request line"),
+            (b"CONNECT h:443\r\n\r\n", Malformed, "request line"),
+            (b"CONNECT  h:443 HTTP/1.1\r\n\r\n", Malformed, "request line"),
+            (b"CONNECT h\xff:443 HTTP/1.1\r\n\r\n", Malformed, "request line"),
+            (b"CONNECT h:443  HTTP/1.1\r\n\r\n", Malformed, "version"),
+            (b"CONNECT h:443 HTTP/1.2\r\n\r\n", Malformed, "version"),
+            (b"CONNECT h:443 HTTP/2.0\r\n\r\n", Malformed, "version"),
+            (b"CONNECT h:443 HTTP/0.9\r\n\r\n", Malformed, "version"),
+            (b"CONNECT h:443 http/1.1\r\n\r\n", Malformed, "version"),
+            (b"CONNECT h:443 HTTP/1.1 \r\n\r\n", Malformed, "CR LF"),
+            (b"CONNECT h:443 HTTP/1.15\r\n\r\n", Malformed, "CR LF"),
+            (b"CONNECT h:443 HTTP/1.1\n\n", Malformed, "LF without CR"),
+            (b"CONNECT h:443 HTTP/1.1\r\nA: b\n\r\n", Malformed, "LF without CR"),
+            (b"\nCONNECT h:443 HTTP/1.1\r\n\r\n", Malformed, "LF without CR"),
+            (b"CONNECT user:s3cret@h:443 HTTP/1.1\r\n\r\n", BadTarget, "Proxy-Authorization"),
+            (b"CONNECT 127.1:443 HTTP/1.1\r\n\r\n", BadTarget, "looks like an address"),
+            (&[b'\r', b'\n'].repeat(MAX_HEAD / 2), HeadTooLarge, "longer than"),
+        ];
+        for (bytes, reason, word) in table {
+            let refusal = refused(bytes);
+            assert_eq!(refusal.reason, reason, "{:?}", String::from_utf8_lossy(bytes));
+            assert!(refusal.detail.contains(word), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn refused_headers() {
+        let table = [
+            (
+                "Proxy-Authorization: basic YQ==\r\nproxy-authorization: basic YQ==\r\n",
+                "more than one Proxy-Authorization",
+            ),
+            ("Host: h.example:443\r\nhost: h.example:443\r\n", "more than one Host"),
+            ("Host: a b\r\n", "invalid Host"),
+            ("Host: user@h\r\n", "invalid Host"),
+            ("Host: http://h/\r\n", "invalid Host"),
+            ("Content-Length: 5\r\n", "drop Content-Length"),
+            ("Content-Length: 00\r\n", "drop Content-Length"),
+            ("Content-Length: 0\r\nContent-Length: 7\r\n", "drop Content-Length"),
+            ("Transfer-Encoding: chunked\r\n", "drop Transfer-Encoding"),
+            ("Transfer-Encoding:\r\n", "drop Transfer-Encoding"),
+            ("A: b\r\n folded\r\n", "header name"),
+            ("A : b\r\n", "header name"),
+            ("no colon\r\n", "header name"),
+            (": b\r\n", "header name"),
+            ("\u{fc}: b\r\n", "header name"),
+            ("A: b\rc\r\n", "header value"),
+            ("A: b\0c\r\n", "header value"),
+            ("A: \x1b[31m\r\n", "header value"),
+        ];
+        for (headers, word) in table {
+            let refusal = refused(&with_headers(headers));
+            assert_eq!(refusal.reason, Reason::Malformed, "{headers:?}");
+            assert!(refusal.detail.contains(word), "{headers:?}: {refusal}");
+        }
+    }
+
+    #[test]
+    fn headers_that_matter_to_nobody_are_let_through() {
+        for headers in
+            ["", "Host: other.example\r\n", "Host:\r\n", "Host: b\u{fc}cher.example:443\r\n", "X:\r\nX: \u{1F980}\r\n"]
+        {
+            assert_eq!(complete(&with_headers(headers)).request.target.to_string(), "h.example:443", "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn other_protocols_are_known_by_their_first_bytes() {
+        same_however_cut(b"\x16\x03\x01\x02", 0..4).expect("TLS");
+        same_however_cut(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 0..24).expect("HTTP/2");
+        assert_eq!(refused(b"\x16\x03").reason, Reason::Tls);
+        assert_eq!(refused(b"PRI * HTTP/2").reason, Reason::Http2);
+        assert_eq!(parse(b"\x16"), Ok(None));
+        assert_eq!(parse(b"PRI * HTTP/"), Ok(None));
+        assert_eq!(parse(b""), Ok(None));
+    }
+
+    #[test]
+    fn the_head_may_fill_its_limit_and_no_more() {
+        let empty = with_headers("A: \r\n").len();
+        let filled = |len: usize| with_headers(&format!("A: {}\r\n", "x".repeat(len - empty)));
+        let mut full = filled(MAX_HEAD);
+        assert_eq!(complete(&full).head_len, MAX_HEAD);
+        assert_eq!(parse(&full[..MAX_HEAD - 1]), Ok(None));
+        // A tunnel that begins in the same read does not count.
+        full.extend_from_slice(&[b'\n'; 3 * MAX_HEAD]);
+        assert_eq!(complete(&full).head_len, MAX_HEAD);
+        assert_eq!(complete(&[with_headers(""), vec![0; 2 * MAX_HEAD]].concat()).head_len, with_headers("").len());
+
+        let over = filled(MAX_HEAD + 1);
+        assert_eq!(refused(&over).reason, Reason::HeadTooLarge);
+        assert_eq!(refused(&over), refused(&over[..MAX_HEAD]));
+        assert_eq!(parse(&over[..MAX_HEAD - 1]), Ok(None));
+        assert_eq!(refused(&[b'A'; MAX_HEAD]).reason, Reason::HeadTooLarge);
+    }
+
+    #[test]
+    fn as_many_header_lines_as_the_limit_says() {
+        assert_eq!(complete(&with_headers(&"A: b\r\n".repeat(MAX_HEADERS))).request.version, Version::Http11);
+        let refusal = refused(&with_headers(&"A: b\r\n".repeat(MAX_HEADERS + 1)));
+        assert_eq!(refusal.reason, Reason::HeadTooLarge);
+        assert!(refusal.detail.contains(&format!("more than {MAX_HEADERS} header lines")), "{refusal}");
+    }
+
+    #[test]
+    fn a_long_user_agent_is_cut() {
+        let parsed = complete(&with_headers(&format!("User-Agent: {}\r\nUser-Agent: second\r\n", "x".repeat(5000))));
+        assert_eq!(parsed.request.user_agent, Some("x".repeat(MAX_USER_AGENT)));
+    }
+
+    prop_compose! {
+        fn valid_head()(
+            empty in 0..3_usize,
+            target in prop_oneof!["[a-z]{1,9}(\\.[a-z]{1,9}){0,3}:[1-9][0-9]{0,3}", "\\[::[1-9a-f]{1,4}\\]:443", "b\u{fc}cher\\.de:1"],
+            minor in 0..2_u8,
+            password in proptest::option::of("\\PC{0,40}"),
+            agent in proptest::option::of("[ -~]{0,200}"),
+            others in vec(("X-[A-Za-z0-9-]{1,12}", "[ -~\u{e9}\t]{0,40}"), 0..20),
+        ) -> Vec<u8> {
+            let mut head = format!("{}CONNECT {target} HTTP/1.{minor}\r\nHost: {target}\r\n", "\r\n".repeat(empty));
+            for (name, value) in others {
+                head += &format!("{name}: {value}\r\n");
+            }
+            if let Some(password) = password {
+                head += &format!("Proxy-Authorization: Basic {}\r\n", BASE64_STANDARD.encode(format!("u:{password}")));
+            }
+            if let Some(agent) = agent {
+                head += &format!("User-Agent: {agent}\r\n");
+            }
+            (head + "\r\n").into_bytes()
+        }
+    }
+
+    /// What is almost a head: parts of heads and noise in any order.
+    fn almost_head() -> impl Strategy<Value = Vec<u8>> {
+        let part = prop_oneof![
+            8 => proptest::sample::select(vec![
+                "CONNECT", "GET", "PRI * HTTP/2.0", " ", "h:443", "[::1]:443", "127.1:443", " HTTP/1.1", " HTTP/1.0", "\r\n", "\n",
+                "\r", ":", "Host: h", "Content-Length: 0", "Proxy-Authorization: Basic dTpw", "A: b", "\x16", "\x03", "\0",
+            ]).prop_map(|text| text.as_bytes().to_vec()),
+            1 => vec(any::<u8>(), 0..9),
+        ];
+        let line =
+            proptest::sample::select(vec!["", "CONNECT h:443 HTTP/1.1\r\n", "CONNECT h:443 HTTP/1.0\r\nA: b\r\n"]);
+        (line, vec(part, 0..12)).prop_map(|(line, parts)| [line.as_bytes(), &parts.concat()].concat())
+    }
+
+    proptest! {
+        #[test]
+        fn a_valid_head_ends_where_it_ends(head in valid_head(), prefix in vec(any::<u8>(), 0..100)) {
+            let parsed = complete(&head);
+            prop_assert_eq!(parsed.head_len, head.len());
+            for len in 0..head.len() {
+                prop_assert_eq!(parse(&head[..len]), Ok(None));
+            }
+            let all = [head, prefix].concat();
+            for len in parsed.head_len..=all.len() {
+                prop_assert_eq!(parse(&all[..len]), Ok(Some(parsed.clone())));
+            }
+        }
+
+        #[test]
+        fn any_bytes_get_the_same_answer_however_they_are_cut(bytes in prop_oneof![vec(any::<u8>(), 0..200), almost_head()]) {
+            same_however_cut(&bytes, 0..bytes.len())?;
+        }
+
+        #[test]
+        fn long_input_gets_the_same_answer_and_in_time(
+            start in almost_head(), filler in any::<u8>(), cuts in vec(0..2 * MAX_HEAD, 8),
+        ) {
+            let mut bytes = start;
+            bytes.resize(2 * MAX_HEAD, filler);
+            prop_assert_ne!(parse(&bytes[..MAX_HEAD]), Ok(None));
+            same_however_cut(&bytes, cuts.into_iter())?;
+        }
+
+        #[test]
+        fn a_refusal_is_a_clean_reason_phrase(bytes in prop_oneof![vec(any::<u8>(), 0..200), almost_head()]) {
+            if let Err(refusal) = parse(&bytes) {
+                prop_assert!(refusal.detail.bytes().all(|b| b == b' ' || b.is_ascii_graphic()), "{}", refusal);
+                prop_assert!((8..=MAX_DETAIL).contains(&refusal.detail.len()), "{}", refusal);
+                prop_assert!(refusal.reason.status().is_some());
+            }
+        }
+
+        #[test]
+        fn a_password_is_never_shown(
+            password in "[a-z0-9]{16}", start in 0..3_usize, noise in any::<u8>(), at in any::<proptest::sample::Index>(),
+        ) {
+            let token = BASE64_STANDARD.encode(format!("u:{password}"));
+            let line = ["h:443", &format!("u:{password}@h:443"), &format!("http://u:{password}@h:443")][start].to_owned();
+            let mut bytes = format!("CONNECT {line} HTTP/1.1\r\nProxy-Authorization: Basic {token}\r\n\r\n").into_bytes();
+            let check = |bytes: &[u8]| {
+                let (shown, debug) = match parse(bytes) {
+                    Ok(parsed) => (String::new(), format!("{parsed:?}")),
+                    Err(refusal) => (refusal.to_string(), format!("{refusal:?}")),
+                };
+                [shown, debug].iter().all(|text| !text.contains(&password) && !text.contains(&token))
+            };
+            prop_assert!(check(&bytes));
+            *at.get_mut(&mut bytes) = noise;
+            prop_assert!(check(&bytes));
+        }
+    }
+}

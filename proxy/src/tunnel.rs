@@ -4,7 +4,7 @@
 
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use crate::reason::Reason;
@@ -74,7 +74,7 @@ pub struct Flow {
     moved: [AtomicU64; 2],
     /// Milliseconds after `started` at which a byte last moved.
     last_moved: AtomicU64,
-    stop: OnceLock<Stop>,
+    stop: Mutex<Stop>,
 }
 
 impl Default for Flow {
@@ -83,7 +83,7 @@ impl Default for Flow {
             started: Instant::now(),
             moved: Default::default(),
             last_moved: AtomicU64::new(0),
-            stop: OnceLock::new(),
+            stop: Mutex::default(),
         }
     }
 }
@@ -116,22 +116,79 @@ impl Flow {
 
     /// Lets [`Flow::stop`] reach the engine. The first engine that takes the tunnel sets it; an
     /// engine that takes it over from there goes on being reached through the first.
+    ///
+    /// A stop that was asked for before there was an engine is passed on from here.
     pub fn on_stop(&self, stop: impl Fn(Reason) + Send + Sync + 'static) {
-        let _ = self.stop.set(Stop(Box::new(stop)));
+        let mut state = self.stop.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.engine.is_some() {
+            return;
+        }
+        let engine = state.engine.insert(Arc::new(stop)).clone();
+        let asked = state.asked;
+        drop(state);
+        if let Some(why) = asked {
+            engine(why);
+        }
     }
 
-    /// Asks the engine to end the tunnel at once, with a reset to both sides.
+    /// Asks the engine to end the tunnel at once, with a reset to both sides; one that has not taken
+    /// the tunnel yet is asked as soon as it does.
     pub fn stop(&self, why: Reason) {
-        if let Some(stop) = self.stop.get() {
-            (stop.0)(why);
+        let mut state = self.stop.lock().unwrap_or_else(PoisonError::into_inner);
+        let why = *state.asked.get_or_insert(why);
+        let engine = state.engine.clone();
+        drop(state);
+        if let Some(engine) = engine {
+            engine(why);
         }
     }
 }
 
-struct Stop(Box<dyn Fn(Reason) + Send + Sync>);
+/// How to reach the engine, and what it is to be told.
+#[derive(Default)]
+struct Stop {
+    engine: Option<Arc<dyn Fn(Reason) + Send + Sync>>,
+    asked: Option<Reason>,
+}
 
 impl std::fmt::Debug for Stop {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Stop")
+        f.debug_struct("Stop").field("asked", &self.asked).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stop_reaches_the_engine_whichever_comes_first() {
+        for stop_first in [true, false] {
+            let flow = Flow::default();
+            let seen = Arc::new(Mutex::new(Vec::new()));
+            let engine = {
+                let seen = Arc::clone(&seen);
+                move |why| seen.lock().unwrap().push(why)
+            };
+            if stop_first {
+                flow.stop(Reason::Killed);
+                flow.on_stop(engine);
+            } else {
+                flow.on_stop(engine);
+                flow.stop(Reason::Killed);
+            }
+            assert_eq!(*seen.lock().unwrap(), [Reason::Killed], "stop first: {stop_first}");
+        }
+    }
+
+    #[test]
+    fn the_first_reason_to_stop_stays() {
+        let flow = Flow::default();
+        flow.stop(Reason::Killed);
+        flow.stop(Reason::Shutdown);
+        let seen = Arc::new(Mutex::new(None));
+        let copy = Arc::clone(&seen);
+        flow.on_stop(move |why| *copy.lock().unwrap() = Some(why));
+        assert_eq!(*seen.lock().unwrap(), Some(Reason::Killed));
     }
 }

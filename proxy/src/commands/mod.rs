@@ -1,1 +1,78 @@
-//! To come.
+//! The subcommands.
+
+use std::fmt;
+use std::process::ExitCode;
+
+use crate::config::{Command, table};
+
+pub mod explain;
+pub mod hash_password;
+pub mod kill;
+pub mod serve;
+pub mod tunnels;
+
+/// Why a command failed, in words, and the exit code that goes with it.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// Wrong usage or configuration: 2.
+    Usage(String),
+    /// It could not be done: 1.
+    Work(String),
+}
+
+impl Failure {
+    /// The exit code.
+    #[must_use]
+    pub fn code(&self) -> ExitCode {
+        ExitCode::from(match self {
+            Self::Work(_) => 1,
+            Self::Usage(_) => 2,
+        })
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Usage(what) | Self::Work(what)) = self;
+        f.write_str(what)
+    }
+}
+
+/// Runs a command.
+///
+/// # Errors
+/// What the command says of its failure.
+pub fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Serve(options) => serve::serve(&options),
+        Command::Check(options) => serve::check(&options),
+        Command::Explain(options) => print(wait(explain::run(&options))?),
+        Command::Tunnels(command) => print(wait(command.run())?),
+        Command::Kill(command) => print(wait(command.run())?),
+        Command::HashPassword(command) => print(command.run().map_err(|error| Failure::Usage(error.to_string()))),
+        Command::Options { markdown: true } => print(Ok::<_, Failure>(table::markdown())),
+        Command::Options { markdown: false } => {
+            table::man(&mut std::io::stdout().lock()).map_err(|error| Failure::Work(error.to_string()))
+        }
+    }
+}
+
+fn print(result: Result<String, impl Into<Failure>>) -> Result<(), Failure> {
+    use std::io::Write as _;
+    let text = result.map_err(Into::into)?;
+    // A reader that left early, as `head` does, is no failure.
+    let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
+    Ok(())
+}
+
+impl From<String> for Failure {
+    fn from(what: String) -> Self {
+        Self::Work(what)
+    }
+}
+
+/// Waits for a command that talks to the network.
+fn wait<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    Ok(runtime.map_err(|error| Failure::Work(error.to_string()))?.block_on(work))
+}

@@ -1,1 +1,7 @@
-//! To come.
+//! The kernel's side of the gateway: the only place of `unsafe`.
+//!
+//! Borrowed descriptors in, `io::Result` out. What rustix or socket2 can do safely is done by them.
+
+pub mod pipe;
+pub mod socket;
+pub mod tcp;

@@ -1,0 +1,153 @@
+//! How many tunnels there may be at once, counted from the reservation to the end.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::Hash;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::reason::{Reason, Refusal};
+
+/// The most tunnels at once, those still being dialled included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// In all: `--max-tunnels`.
+    pub tunnels: usize,
+    /// Of one user: `--max-tunnels-per-user`. Without authentication nobody is a user.
+    pub per_user: Option<usize>,
+    /// From one client address: `--max-tunnels-per-source`.
+    pub per_source: Option<usize>,
+}
+
+/// The slots that are taken.
+#[derive(Debug)]
+pub(super) struct Slots {
+    limits: Limits,
+    taken: Mutex<Taken>,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    all: usize,
+    users: HashMap<Arc<str>, usize>,
+    sources: HashMap<IpAddr, usize>,
+}
+
+/// One taken slot; dropping it gives it back.
+#[derive(Debug)]
+pub(super) struct Slot {
+    slots: Arc<Slots>,
+    user: Option<Arc<str>>,
+    source: IpAddr,
+}
+
+impl Slots {
+    pub(super) fn new(limits: Limits) -> Arc<Self> {
+        Arc::new(Self { limits, taken: Mutex::default() })
+    }
+
+    /// Looks at every limit before it takes from any: a refusal leaves nothing behind.
+    pub(super) fn take(self: &Arc<Self>, user: Option<Arc<str>>, source: IpAddr) -> Result<Slot, Refusal> {
+        let Limits { tunnels, per_user, per_source } = self.limits;
+        let mut taken = self.lock();
+        let of_user = user.as_ref().and_then(|user| taken.users.get(user)).copied().unwrap_or(0);
+        let of_source = taken.sources.get(&source).copied().unwrap_or(0);
+        room(taken.all, Some(tunnels), Reason::TunnelLimit, "--max-tunnels")?;
+        room(of_user, per_user, Reason::UserLimit, "--max-tunnels-per-user")?;
+        room(of_source, per_source, Reason::SourceLimit, "--max-tunnels-per-source")?;
+        taken.all += 1;
+        if let Some(user) = &user {
+            *taken.users.entry(Arc::clone(user)).or_default() += 1;
+        }
+        *taken.sources.entry(source).or_default() += 1;
+        drop(taken);
+        Ok(Slot { slots: Arc::clone(self), user, source })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Taken> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut taken = self.slots.lock();
+        taken.all -= 1;
+        if let Some(user) = self.user.take() {
+            give_back(&mut taken.users, user);
+        }
+        give_back(&mut taken.sources, self.source);
+    }
+}
+
+fn room(taken: usize, limit: Option<usize>, reason: Reason, flag: &str) -> Result<(), Refusal> {
+    match limit {
+        Some(limit) if taken >= limit => Err(Refusal::new(reason, format!("{flag} {limit} reached"))),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// An entry goes with its last tunnel, so that the maps never hold more than there are tunnels.
+fn give_back<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: K) {
+    if let Entry::Occupied(mut entry) = counts.entry(key) {
+        *entry.get_mut() -= 1;
+        if *entry.get() == 0 {
+            entry.remove();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+
+    const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    const THERE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+
+    fn refusal(slots: &Arc<Slots>, user: Option<&str>, source: IpAddr) -> Refusal {
+        slots.take(user.map(Arc::from), source).expect_err("there must be no room")
+    }
+
+    #[test]
+    fn each_limit_refuses_by_its_own_flag_and_gives_back() {
+        let slots = Slots::new(Limits { tunnels: 3, per_user: Some(2), per_source: Some(2) });
+        let take = |user: &str, source| slots.take(Some(user.into()), source).unwrap();
+        let (first, _second) = (take("ann", HERE), take("ann", THERE));
+        let user = refusal(&slots, Some("ann"), HERE);
+        assert_eq!((user.reason, &*user.detail), (Reason::UserLimit, "--max-tunnels-per-user 2 reached"));
+        let third = take("bob", HERE);
+        let all = refusal(&slots, None, THERE);
+        assert_eq!((all.reason, &*all.detail), (Reason::TunnelLimit, "--max-tunnels 3 reached"));
+        drop(third);
+        let _fourth = slots.take(None, HERE).unwrap();
+        drop(first);
+        let _fifth = slots.take(None, HERE).unwrap();
+        let slots = Slots::new(Limits { tunnels: 9, per_user: None, per_source: Some(1) });
+        let _only = slots.take(None, HERE).unwrap();
+        let source = refusal(&slots, Some("ann"), HERE);
+        assert_eq!((source.reason, &*source.detail), (Reason::SourceLimit, "--max-tunnels-per-source 1 reached"));
+        let _other = slots.take(None, THERE).unwrap();
+    }
+
+    #[test]
+    fn nothing_is_kept_of_who_has_left() {
+        let slots = Slots::new(Limits { tunnels: 1, per_user: None, per_source: None });
+        drop(slots.take(Some("ann".into()), HERE).unwrap());
+        let taken = slots.lock();
+        assert!(taken.all == 0 && taken.users.is_empty() && taken.sources.is_empty(), "{taken:?}");
+    }
+
+    #[test]
+    fn a_race_for_the_last_slots_never_takes_more_than_there_are() {
+        let slots = Slots::new(Limits { tunnels: 5, per_user: None, per_source: None });
+        let held: Vec<_> = std::thread::scope(|scope| {
+            let take = || (0..10).filter_map(|_| slots.take(None, HERE).ok()).collect::<Vec<_>>();
+            let racers: Vec<_> = (0..8).map(|_| scope.spawn(take)).collect();
+            racers.into_iter().flat_map(|racer| racer.join().unwrap()).collect()
+        });
+        assert_eq!(held.len(), 5);
+        drop(held);
+        assert_eq!(slots.lock().all, 0);
+    }
+}

@@ -1,0 +1,103 @@
+//! The access log. Operators parse these lines: a message and the names and meanings of its fields
+//! stay as they are.
+//!
+//! | message | level | fields |
+//! |---|---|---|
+//! | `refused` | info; warn where the gateway ran out of something; debug if the client never sent a byte | `client` `user` `target` `code` `reason` `detail` `duration_s` |
+//! | `tunnel established` | debug | `id` `client` `user` `target` `origin` `engine` |
+//! | `tunnel open` | info, every ten minutes | the same, `to_origin` `to_client` in all, `to_origin_since` `to_client_since` the last line, `age_s` `quiet_s` |
+//! | `tunnel closed` | info; debug if it carried no byte and ended cleanly | the same, `outcome` `by` `to_origin` `to_client` `duration_s` `quiet_s` |
+//!
+//! Counts are bytes, times seconds with three decimals. A field of which nothing is known is absent.
+//! Words that a peer chose are given as strings, never by `Display`: the text format quotes and
+//! escapes those, so that no user name can pretend to be the next field.
+
+use std::time::Instant;
+
+use super::live::{Live, seconds};
+use super::{Account, clean};
+use crate::reason::{Reason, Side};
+use crate::tunnel::Direction;
+
+/// The name by which a filter picks the access log (`sluicegate::access=info`).
+const ACCESS: &str = "sluicegate::access";
+
+macro_rules! tunnel_line {
+    ($level:ident, $live:expr, { $($fields:tt)* }, $message:literal) => {
+        tracing::event!(
+            target: ACCESS,
+            tracing::Level::$level,
+            id = $live.id,
+            client = %$live.client,
+            user = $live.user.as_deref().map(clean).as_deref(),
+            target = $live.target_text().as_str(),
+            origin = %$live.origin,
+            engine = $live.engine,
+            $($fields)*
+            $message
+        )
+    };
+}
+
+pub(super) fn established(live: &Live) {
+    tunnel_line!(DEBUG, live, {}, "tunnel established");
+}
+
+pub(super) fn open(live: &Live, since: [u64; 2], moved: [u64; 2], now: Instant) {
+    tunnel_line!(INFO, live, {
+        to_origin = moved[Direction::ToOrigin.index()],
+        to_client = moved[Direction::ToClient.index()],
+        to_origin_since = since[Direction::ToOrigin.index()],
+        to_client_since = since[Direction::ToClient.index()],
+        age_s = seconds(now.saturating_duration_since(live.flow.started())),
+        quiet_s = seconds(now.saturating_duration_since(live.flow.last_moved())),
+    }, "tunnel open");
+}
+
+pub(super) fn closed(live: &Live, reason: Reason, now: Instant) {
+    macro_rules! line {
+        ($level:ident) => {
+            tunnel_line!($level, live, {
+                outcome = reason.label(),
+                by = reason.side().label(),
+                to_origin = live.flow.moved(Direction::ToOrigin),
+                to_client = live.flow.moved(Direction::ToClient),
+                duration_s = seconds(now.saturating_duration_since(live.flow.started())),
+                quiet_s = seconds(now.saturating_duration_since(live.flow.last_moved())),
+            }, "tunnel closed")
+        };
+    }
+    // `nc -z` in a loop, as volume migrations wait for their target, is nothing to write home about.
+    let clean_end = matches!(reason, Reason::ClientClosed | Reason::OriginClosed);
+    if clean_end && live.moved() == [0, 0] {
+        line!(DEBUG);
+    } else {
+        line!(INFO);
+    }
+}
+
+pub(super) fn refused(account: &Account, reason: Reason, code: &str, detail: &str) {
+    let target = account.target.as_ref().map(ToString::to_string);
+    macro_rules! line {
+        ($level:ident) => {
+            tracing::event!(
+                target: ACCESS,
+                tracing::Level::$level,
+                client = %account.client,
+                user = account.user.as_deref().map(clean).as_deref(),
+                target = target.as_deref().map(clean).as_deref(),
+                code,
+                reason = reason.label(),
+                detail = Some(detail).filter(|d| !d.is_empty()).map(clean).as_deref(),
+                duration_s = seconds(account.accepted.elapsed()),
+                "refused"
+            )
+        };
+    }
+    let silent = reason == Reason::ClientGone && !account.heard && target.is_none();
+    match reason.side() {
+        Side::Client if silent => line!(DEBUG),
+        Side::Client | Side::Origin | Side::Operator => line!(INFO),
+        Side::Gateway => line!(WARN),
+    }
+}

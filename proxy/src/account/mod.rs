@@ -1,0 +1,216 @@
+//! One connection from accept to its end, accounted exactly once: one log line, one increment of
+//! each counter, one slot given back, however it ends.
+//!
+//! [`Account`] is a drop-guard. A handshake hands it what it learns; [`Account::refused`] or
+//! [`Account::closed`] ends it with a reason, and dropping it (a cancelled task, a panic) ends it too,
+//! so that no path through the code can forget to count.
+
+mod clean;
+mod limits;
+mod live;
+mod log;
+mod registry;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::metrics;
+use crate::reason::{Reason, Refusal};
+use crate::target::Target;
+use crate::tunnel::{Direction, Flow};
+
+pub use clean::clean;
+pub use limits::Limits;
+pub use live::{INTERIM, TunnelView};
+pub use registry::Registry;
+
+use limits::Slot;
+use live::Live;
+
+/// One connection, accounted when this is consumed or dropped.
+#[derive(Debug)]
+pub struct Account {
+    registry: Arc<Registry>,
+    id: u64,
+    client: SocketAddr,
+    accepted: Instant,
+    heard: bool,
+    user: Option<Arc<str>>,
+    target: Option<Target>,
+    slot: Option<Slot>,
+    live: Option<Arc<Live>>,
+    ended: bool,
+}
+
+impl Account {
+    fn new(registry: Arc<Registry>, id: u64, client: SocketAddr) -> Self {
+        // A dual-stack listener reports ::ffff:a.b.c.d: the limits and the log know one form of it.
+        let client = SocketAddr::new(client.ip().to_canonical(), client.port());
+        Self {
+            registry,
+            id,
+            client,
+            accepted: Instant::now(),
+            heard: false,
+            user: None,
+            target: None,
+            slot: None,
+            live: None,
+            ended: false,
+        }
+    }
+
+    /// The number of this connection, by which the log and `sluicegate kill` know it.
+    #[must_use]
+    pub const fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The client's address, without the port.
+    #[must_use]
+    pub const fn source(&self) -> IpAddr {
+        self.client.ip()
+    }
+
+    /// The client sent at least a byte. One that leaves without any was a port check, and is logged
+    /// at debug level only.
+    pub const fn heard(&mut self) {
+        self.heard = true;
+    }
+
+    /// Who it is: a configured user, or `None` where there is no authentication. It becomes a metric
+    /// label with [`Account::established`], so it must not be a name that a stranger made up.
+    pub fn user(&mut self, user: Option<Arc<str>>) {
+        self.user = user;
+    }
+
+    /// Where it wants to go.
+    pub fn target(&mut self, target: &Target) {
+        self.target = Some(target.clone());
+    }
+
+    /// Takes one of the slots that [`Limits`] allow, for as long as this lives. The user must be
+    /// known by now.
+    ///
+    /// # Errors
+    /// The refusal, with the flag and the value that it ran into.
+    pub fn reserve(&mut self) -> Result<(), Refusal> {
+        if self.slot.is_none() {
+            self.slot = Some(self.registry.slots().take(self.user.clone(), self.client.ip())?);
+        }
+        Ok(())
+    }
+
+    /// The tunnel stands: from here on it is in the registry under [`Account::id`], and its bytes are
+    /// counted from `flow`. A second call changes nothing.
+    pub fn established(&mut self, origin: SocketAddr, engine: &'static str, flow: Arc<Flow>) {
+        if self.live.is_some() {
+            return;
+        }
+        metrics::CONNECT_REQUESTS.counter(&["200", "established"]).increment(1);
+        metrics::HANDSHAKE_DURATION.histogram().record(self.accepted.elapsed());
+        metrics::TUNNELS_ACTIVE.gauge(&[engine]).increment(1.0);
+        let (user, target) = (self.user.take(), self.target.take());
+        let live = Arc::new(Live::new(self.id, self.client, user, target, origin, engine, flow));
+        log::established(&live);
+        self.registry.insert(&live);
+        self.live = Some(live);
+    }
+
+    /// What the tunnel moved, once it is established.
+    #[must_use]
+    pub fn flow(&self) -> Option<&Arc<Flow>> {
+        self.live.as_ref().map(|live| &live.flow)
+    }
+
+    /// Ends a handshake that came to nothing. (Of an established tunnel, as where the 200 could not be
+    /// written, it is the end of the tunnel.)
+    ///
+    /// The connection counts as open until this is dropped: its client still has an answer to read.
+    pub fn refused(&mut self, refusal: &Refusal) {
+        self.end(refusal.reason, &refusal.detail);
+    }
+
+    /// Ends a tunnel. (Before [`Account::established`] it is the end of the handshake.)
+    pub fn closed(mut self, reason: Reason) {
+        self.end(reason, "");
+    }
+
+    fn end(&mut self, reason: Reason, detail: &str) {
+        if std::mem::replace(&mut self.ended, true) {
+            return;
+        }
+        if let Some(live) = &self.live {
+            live.close(reason);
+            self.registry.remove(self.id);
+        } else {
+            let code = reason.status().map_or_else(|| "none".to_owned(), |status| status.0.to_string());
+            metrics::CONNECT_REQUESTS.counter(&[&code, reason.label()]).increment(1);
+            log::refused(self, reason, &code, detail);
+        }
+        drop(self.slot.take());
+    }
+
+    /// What became of a connection that nobody ended: the task that served it was dropped or
+    /// panicked.
+    fn abandoned(&self) -> (Reason, &'static str) {
+        if std::thread::panicking() {
+            // Whichever half of its life it was in, the fault is the gateway's.
+            (Reason::EngineFailed, "internal error: the task that served it panicked")
+        } else if self.registry.stopping() {
+            (Reason::Shutdown, "the gateway stopped")
+        } else if self.live.is_some() {
+            (Reason::EngineFailed, "internal error: the task that served it was dropped")
+        } else {
+            (Reason::ClientGone, "given up before it was answered")
+        }
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        if !self.ended {
+            let (reason, detail) = self.abandoned();
+            self.end(reason, detail);
+        }
+        // Last, so that whoever waits for all to be gone finds everything counted.
+        self.registry.leave();
+    }
+}
+
+/// Puts every series whose labels are known beforehand at zero, so that a rate over the first event
+/// is right and a graph of failures shows zero rather than nothing. `engines` are those that may run.
+pub fn register_series(engines: &[&str]) {
+    metrics::AUTH_FAILURES.counter(&[]).increment(0);
+    for (code, reason) in [("200", "established"), ("none", Reason::ClientGone.label())] {
+        metrics::CONNECT_REQUESTS.counter(&[code, reason]).increment(0);
+    }
+    for reason in Reason::ALL {
+        let code = reason.status().map(|status| status.0.to_string());
+        match code {
+            Some(code) => metrics::CONNECT_REQUESTS.counter(&[&code, reason.label()]).increment(0),
+            None => engines.iter().for_each(|engine| {
+                metrics::TUNNELS.counter(&[engine, reason.label()]).increment(0);
+            }),
+        }
+    }
+    for engine in engines {
+        metrics::TUNNELS_ACTIVE.gauge(&[engine]).increment(0.0);
+        for direction in Direction::BOTH {
+            metrics::BYTES.counter(&[direction.label(), engine]).increment(0);
+        }
+    }
+    for side in metrics::LimitedSide::ALL {
+        for by in metrics::LimitedBy::ALL {
+            metrics::TCP_LIMITED.counter(&[side.label(), by.label()]).increment(0);
+        }
+    }
+    // The exporter shows a histogram as soon as it is asked for.
+    for metric in [metrics::HANDSHAKE_DURATION, metrics::DIAL_DURATION, metrics::TUNNEL_DURATION] {
+        drop(metric.histogram());
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,135 @@
+//! Every connection of the gateway, and the tunnels among them by number.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::watch;
+
+use super::limits::Slots;
+use super::live::Live;
+use super::{Account, Limits, TunnelView};
+use crate::reason::Reason;
+
+/// The connections of one gateway.
+#[derive(Debug)]
+pub struct Registry {
+    next: AtomicU64,
+    slots: Arc<Slots>,
+    state: Mutex<State>,
+    connections: watch::Sender<usize>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    live: BTreeMap<u64, Arc<Live>>,
+    /// Why every tunnel has to end, including those that are established from now on.
+    stopping: Option<Reason>,
+}
+
+impl Registry {
+    /// An empty one.
+    #[must_use]
+    pub fn new(limits: Limits) -> Arc<Self> {
+        Arc::new(Self {
+            next: AtomicU64::new(1),
+            slots: Slots::new(limits),
+            state: Mutex::default(),
+            connections: watch::Sender::new(0),
+        })
+    }
+
+    /// A connection from `client` was accepted.
+    #[must_use]
+    pub fn accepted(self: &Arc<Self>, client: SocketAddr) -> Account {
+        self.connections.send_modify(|connections| *connections += 1);
+        Account::new(Arc::clone(self), self.next.fetch_add(1, Ordering::Relaxed), client)
+    }
+
+    /// The number of tunnels that stand.
+    #[must_use]
+    pub fn active(&self) -> usize {
+        self.lock().live.len()
+    }
+
+    /// The number of connections, handshakes included, as it changes. A drain ends when it is zero:
+    ///
+    /// `registry.connections().wait_for(|connections| *connections == 0).await`
+    #[must_use]
+    pub fn connections(&self) -> watch::Receiver<usize> {
+        self.connections.subscribe()
+    }
+
+    /// Every live tunnel, the oldest first.
+    #[must_use]
+    pub fn tunnels(&self) -> Vec<TunnelView> {
+        self.snapshot().iter().map(|live| live.view()).collect()
+    }
+
+    /// The live tunnel with this number.
+    #[must_use]
+    pub fn tunnel(&self, id: u64) -> Option<TunnelView> {
+        let live = self.lock().live.get(&id).cloned();
+        live.map(|live| live.view())
+    }
+
+    /// Ends the tunnel with this number by a reset to both sides; `false` if there is none.
+    pub fn kill(&self, id: u64) -> bool {
+        let live = self.lock().live.get(&id).cloned();
+        live.inspect(|live| live.flow.stop(Reason::Killed)).is_some()
+    }
+
+    /// Ends every tunnel, and each that is established after this call.
+    pub fn stop_all(&self, why: Reason) {
+        self.lock().stopping.get_or_insert(why);
+        self.snapshot().iter().for_each(|live| live.flow.stop(why));
+    }
+
+    /// Brings the byte counters of the live tunnels up to date.
+    pub fn publish(&self) {
+        self.snapshot().iter().for_each(|live| live.publish());
+    }
+
+    /// Logs each tunnel of which nothing was logged for [`super::INTERIM`]; to be called every few
+    /// seconds.
+    pub fn interim(&self, now: Instant) {
+        self.snapshot().iter().for_each(|live| live.interim(now));
+    }
+
+    pub(super) const fn slots(&self) -> &Arc<Slots> {
+        &self.slots
+    }
+
+    pub(super) fn insert(&self, live: &Arc<Live>) {
+        let mut state = self.lock();
+        state.live.insert(live.id, Arc::clone(live));
+        let stopping = state.stopping;
+        drop(state);
+        if let Some(why) = stopping {
+            live.flow.stop(why);
+        }
+    }
+
+    pub(super) fn remove(&self, id: u64) {
+        self.lock().live.remove(&id);
+    }
+
+    pub(super) fn leave(&self) {
+        self.connections.send_modify(|connections| *connections -= 1);
+    }
+
+    pub(super) fn stopping(&self) -> bool {
+        self.lock().stopping.is_some()
+    }
+
+    /// The live tunnels without the lock: what is done to each may take it again, or take long.
+    fn snapshot(&self) -> Vec<Arc<Live>> {
+        self.lock().live.values().cloned().collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

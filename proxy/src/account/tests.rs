@@ -1,0 +1,457 @@
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use metrics_exporter_prometheus::PrometheusBuilder;
+use serde_json::Value;
+use tracing::level_filters::LevelFilter;
+
+use super::*;
+use crate::target::Host;
+
+const LIMITS: Limits = Limits { tunnels: 10, per_user: None, per_source: None };
+
+#[derive(Clone, Default)]
+struct Sink(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What a run left behind.
+struct Trace {
+    metrics: String,
+    log: Vec<Value>,
+}
+
+impl Trace {
+    /// Runs with a recorder and a log of its own.
+    fn of(run: impl FnOnce(&Arc<Registry>)) -> Self {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let sink = Sink::default();
+        let writer = sink.clone();
+        let log = tracing_subscriber::fmt()
+            .json()
+            .with_max_level(LevelFilter::TRACE)
+            .with_writer(move || writer.clone())
+            .finish();
+        let registry = Registry::new(LIMITS);
+        ::metrics::with_local_recorder(&recorder, || tracing::subscriber::with_default(log, || run(&registry)));
+        assert_eq!(registry.active(), 0, "a tunnel stayed in the registry");
+        assert_eq!(*registry.connections().borrow(), 0, "a connection was not accounted");
+        let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
+        let log = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        Self { metrics: recorder.handle().render(), log }
+    }
+
+    /// The value of a series, zero if it does not exist.
+    fn value(&self, series: &str) -> f64 {
+        let series = format!("sluicegate_{series} ");
+        let line = self.metrics.lines().find_map(|line| line.strip_prefix(&series));
+        line.map_or(0.0, |value| value.parse().unwrap())
+    }
+
+    /// The sum over all series of a name.
+    fn sum(&self, name: &str) -> f64 {
+        let of_name =
+            |line: &&str| line.strip_prefix("sluicegate_").is_some_and(|l| l.starts_with(&format!("{name}{{")));
+        self.metrics.lines().filter(of_name).map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+    }
+
+    /// The lines with this message, as (level, fields).
+    fn lines(&self, message: &str) -> Vec<(&str, &Value)> {
+        let lines = self.log.iter().filter(|line| line["fields"]["message"] == message);
+        lines.map(|line| (line["level"].as_str().unwrap(), &line["fields"])).collect()
+    }
+
+    fn line(&self, message: &str) -> (&str, &Value) {
+        let lines = self.lines(message);
+        assert_eq!(lines.len(), 1, "{message}: {:?}", self.log);
+        lines[0]
+    }
+}
+
+fn client() -> SocketAddr {
+    "[::ffff:192.0.2.7]:40000".parse().unwrap()
+}
+
+fn target() -> Target {
+    Target { host: Host::Name("db.example".into()), port: 443 }
+}
+
+fn origin() -> SocketAddr {
+    "198.51.100.1:443".parse().unwrap()
+}
+
+/// A tunnel of ann's that is established; `flow` is the end that an engine would hold.
+fn established(registry: &Arc<Registry>, flow: &Arc<Flow>) -> Account {
+    let mut account = registry.accepted(client());
+    account.heard();
+    account.user(Some("ann".into()));
+    account.target(&target());
+    account.reserve().unwrap();
+    account.established(origin(), "splice", Arc::clone(flow));
+    account
+}
+
+fn move_bytes(flow: &Flow, to_origin: u64, to_client: u64) {
+    flow.add(Direction::ToOrigin, to_origin, Instant::now());
+    flow.add(Direction::ToClient, to_client, Instant::now());
+}
+
+#[test]
+fn a_tunnel_is_counted_and_logged_once() {
+    let trace = Trace::of(|registry| {
+        let flow = Arc::new(Flow::default());
+        let account = established(registry, &flow);
+        assert_eq!(registry.active(), 1);
+        assert!(Arc::ptr_eq(account.flow().unwrap(), &flow));
+        move_bytes(&flow, 1_000, 20);
+        registry.publish();
+        move_bytes(&flow, 1, 0);
+        account.closed(Reason::OriginReset);
+        registry.publish();
+    });
+    let (level, line) = trace.line("tunnel closed");
+    assert_eq!(level, "INFO");
+    for (field, value) in [
+        ("id", Value::from(1)),
+        ("client", "192.0.2.7:40000".into()),
+        ("user", "ann".into()),
+        ("target", "db.example:443".into()),
+        ("origin", "198.51.100.1:443".into()),
+        ("engine", "splice".into()),
+        ("outcome", "origin_reset".into()),
+        ("by", "origin".into()),
+        ("to_origin", 1_001.into()),
+        ("to_client", 20.into()),
+    ] {
+        assert_eq!(line[field], value, "{field}");
+    }
+    assert!(line["duration_s"].is_f64() && line["quiet_s"].is_f64(), "{line}");
+    assert_eq!(trace.line("tunnel established").0, "DEBUG");
+    for (series, value) in [
+        ("tunnels_active{engine=\"splice\"}", 0.0),
+        ("tunnels_total{engine=\"splice\",outcome=\"origin_reset\"}", 1.0),
+        ("connect_requests_total{code=\"200\",reason=\"established\"}", 1.0),
+        ("bytes_total{direction=\"to_origin\",engine=\"splice\"}", 1_001.0),
+        ("bytes_total{direction=\"to_client\",engine=\"splice\"}", 20.0),
+        ("user_bytes_total{user=\"ann\",direction=\"to_origin\"}", 1_001.0),
+        ("user_bytes_total{user=\"ann\",direction=\"to_client\"}", 20.0),
+        ("handshake_duration_seconds_count", 1.0),
+        ("tunnel_duration_seconds_count", 1.0),
+    ] {
+        assert_eq!(trace.value(series), value, "{series}");
+    }
+    assert_eq!(trace.sum("connect_requests_total"), 1.0);
+}
+
+#[test]
+fn every_refusal_is_counted_and_logged_once() {
+    for &reason in Reason::ALL.iter().filter(|reason| reason.status().is_some()) {
+        let trace = Trace::of(|registry| {
+            let mut account = registry.accepted(client());
+            account.target(&target());
+            account.refused(&Refusal::new(reason, "the rule that did it"));
+        });
+        let code = reason.status().unwrap().0.to_string();
+        let series = format!("connect_requests_total{{code=\"{code}\",reason=\"{reason}\"}}");
+        assert_eq!((trace.value(&series), trace.sum("connect_requests_total")), (1.0, 1.0), "{reason}");
+        assert_eq!(trace.sum("tunnels_total"), 0.0);
+        let (level, line) = trace.line("refused");
+        assert_eq!(level, if reason.side().label() == "gateway" { "WARN" } else { "INFO" }, "{reason}");
+        assert_eq!((&line["code"], &line["reason"]), (&Value::from(code), &Value::from(reason.label())));
+        assert_eq!((&line["detail"], &line["target"]), (&"the rule that did it".into(), &"db.example:443".into()));
+        assert_eq!(line["user"], Value::Null);
+        assert!(line["duration_s"].is_f64());
+    }
+}
+
+/// A connection that nobody ended, by what happened to it; whether it stood; what it is counted as.
+#[test]
+fn what_is_only_dropped_is_accounted_too() {
+    type Fate = fn(&Arc<Registry>, Account);
+    let dropped: Fate = |_, account| drop(account);
+    let stopped: Fate = |registry, account| {
+        registry.stop_all(Reason::Shutdown);
+        drop(account);
+    };
+    let panicked: Fate = |_, account| {
+        let fall = AssertUnwindSafe(|| {
+            let _account = account;
+            std::panic::resume_unwind(Box::new("a fault"));
+        });
+        assert!(catch_unwind(fall).is_err());
+    };
+    for (fate, stood, reason) in [
+        (dropped, false, Reason::ClientGone),
+        (dropped, true, Reason::EngineFailed),
+        (stopped, false, Reason::Shutdown),
+        (stopped, true, Reason::Shutdown),
+        (panicked, false, Reason::EngineFailed),
+        (panicked, true, Reason::EngineFailed),
+    ] {
+        let trace = Trace::of(|registry| {
+            let account = if stood { established(registry, &Arc::default()) } else { registry.accepted(client()) };
+            fate(registry, account);
+        });
+        let case = format!("stood: {stood}, {reason}");
+        assert_eq!(trace.lines("refused").len(), usize::from(!stood), "{case}");
+        assert_eq!(trace.lines("tunnel closed").len(), usize::from(stood), "{case}");
+        assert_eq!(trace.sum("connect_requests_total"), 1.0, "{case}");
+        assert_eq!(trace.sum("tunnels_total"), f64::from(stood), "{case}");
+        let series = if stood {
+            format!("tunnels_total{{engine=\"splice\",outcome=\"{reason}\"}}")
+        } else {
+            format!("connect_requests_total{{code=\"none\",reason=\"{reason}\"}}")
+        };
+        assert_eq!(trace.value(&series), 1.0, "{case}");
+    }
+}
+
+#[test]
+fn a_task_that_panics_or_is_cancelled_is_accounted() {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let trace = Trace::of(|registry| {
+        let account = established(registry, &Arc::default());
+        let cancelled = registry.accepted(client());
+        runtime.block_on(async {
+            let failed = tokio::spawn(async move {
+                tokio::task::yield_now().await;
+                let _held = &account;
+                std::panic::resume_unwind(Box::new("a fault"));
+            });
+            assert!(failed.await.unwrap_err().is_panic());
+            let waits = tokio::spawn(async move {
+                let _held = cancelled;
+                std::future::pending::<()>().await;
+            });
+            waits.abort();
+            assert!(waits.await.unwrap_err().is_cancelled());
+        });
+    });
+    assert_eq!(trace.value("tunnels_total{engine=\"splice\",outcome=\"engine_failed\"}"), 1.0);
+    assert_eq!(trace.value("connect_requests_total{code=\"none\",reason=\"client_gone\"}"), 1.0);
+}
+
+#[test]
+fn the_half_of_its_life_decides_how_an_end_is_counted() {
+    let trace = Trace::of(|registry| {
+        let mut unanswered = established(registry, &Arc::default());
+        unanswered.refused(&Refusal::new(Reason::ClientGone, "left before the 200 was written"));
+        registry.accepted(client()).closed(Reason::Shutdown);
+    });
+    assert_eq!(trace.value("tunnels_total{engine=\"splice\",outcome=\"client_gone\"}"), 1.0);
+    assert_eq!(trace.value("connect_requests_total{code=\"none\",reason=\"shutdown\"}"), 1.0);
+    assert_eq!((trace.lines("tunnel closed").len(), trace.lines("refused").len()), (1, 1));
+}
+
+#[test]
+fn port_checks_are_for_the_debug_level() {
+    for (reason, bytes, level) in [
+        (Reason::ClientClosed, 0, "DEBUG"),
+        (Reason::OriginClosed, 0, "DEBUG"),
+        (Reason::ClientClosed, 1, "INFO"),
+        (Reason::OriginReset, 0, "INFO"),
+        (Reason::Killed, 0, "INFO"),
+    ] {
+        let trace = Trace::of(|registry| {
+            let flow = Arc::new(Flow::default());
+            let account = established(registry, &flow);
+            flow.add(Direction::ToClient, bytes, Instant::now());
+            account.closed(reason);
+        });
+        assert_eq!(trace.line("tunnel closed").0, level, "{reason} after {bytes} bytes");
+        assert_eq!(trace.sum("tunnels_total"), 1.0, "it counts all the same");
+    }
+    for (heard, level) in [(false, "DEBUG"), (true, "INFO")] {
+        let trace = Trace::of(|registry| {
+            let mut account = registry.accepted(client());
+            if heard {
+                account.heard();
+            }
+            account.refused(&Refusal::new(Reason::ClientGone, "left"));
+        });
+        assert_eq!(trace.line("refused").0, level);
+        assert_eq!(trace.line("refused").1["code"], "none");
+    }
+}
+
+/// Both formats: one line each, nothing that a terminal obeys, and no field that the peer made up.
+#[test]
+fn a_peer_cannot_write_into_the_log() {
+    const EVIL: &str = "eve\" outcome=forged\r\n2026 INFO tunnel closed id=9\u{1b}[2J\u{9b}31m\u{7f}\u{202e}";
+    let end_both = |registry: &Arc<Registry>| {
+        let evil = Target { host: Host::Name(EVIL.into()), port: 1 };
+        let mut account = registry.accepted(client());
+        account.heard();
+        account.user(Some(EVIL.into()));
+        account.target(&evil);
+        account.refused(&Refusal::new(Reason::Denied, EVIL));
+        let mut account = registry.accepted(client());
+        account.user(Some(EVIL.into()));
+        account.target(&evil);
+        account.established(origin(), "splice", Arc::default());
+        assert!(!registry.tunnels()[0].target.contains('\u{1b}'));
+        account.closed(Reason::Killed);
+    };
+    let trace = Trace::of(end_both);
+    let shown =
+        "eve\" outcome=forged\u{fffd}\u{fffd}2026 INFO tunnel closed id=9\u{fffd}[2J\u{fffd}31m\u{fffd}\u{fffd}";
+    for message in ["refused", "tunnel closed"] {
+        let (_, line) = trace.line(message);
+        assert_eq!((line["user"].as_str(), line["target"].as_str()), (Some(shown), Some(&*format!("{shown}:1"))));
+    }
+    assert_eq!(trace.line("refused").1["detail"], shown);
+
+    let sink = Sink::default();
+    let writer = sink.clone();
+    let text = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    tracing::subscriber::with_default(text, || end_both(&Registry::new(LIMITS)));
+    let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
+    assert_eq!(text.lines().count(), 2, "{text}");
+    assert!(!text.chars().any(|c| c.is_control() && c != '\n'), "{text:?}");
+    assert!(text.lines().all(|line| line.contains(r#"user="eve\" outcome=forged"#)), "{text}");
+}
+
+#[test]
+fn long_tunnels_are_logged_every_ten_minutes() {
+    const SECOND: Duration = Duration::from_secs(1);
+    let trace = Trace::of(|registry| {
+        let flow = Arc::new(Flow::default());
+        let account = established(registry, &flow);
+        let start = flow.started();
+        move_bytes(&flow, 500, 7);
+        registry.interim(start + INTERIM - SECOND);
+        registry.interim(start + INTERIM);
+        move_bytes(&flow, 50, 0);
+        registry.interim(start + INTERIM * 2 - SECOND);
+        registry.interim(start + INTERIM * 2);
+        // The ticker may still hold a tunnel that closes meanwhile: nothing follows its last line.
+        let held = Arc::clone(account.live.as_ref().unwrap());
+        account.closed(Reason::ClientClosed);
+        held.interim(start + INTERIM * 9);
+    });
+    let lines = trace.lines("tunnel open");
+    let counts: Vec<_> = ["to_origin", "to_client", "to_origin_since", "to_client_since"]
+        .map(|field| lines.iter().map(|(_, line)| line[field].as_u64().unwrap()).collect::<Vec<_>>())
+        .into();
+    assert_eq!(counts, [[500, 550], [7, 7], [500, 50], [7, 0]]);
+    assert_eq!((lines[0].0, &lines[0].1["age_s"]), ("INFO", &Value::from(600.0)));
+}
+
+#[test]
+fn publishers_that_meet_count_no_byte_twice() {
+    const EACH: u64 = 20_000;
+    let trace = Trace::of(|registry| {
+        let flow = Arc::new(Flow::default());
+        let account = established(registry, &flow);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| (0..EACH).for_each(|_| move_bytes(&flow, 3, 1)));
+            }
+            for _ in 0..3 {
+                scope.spawn(|| (0..EACH).for_each(|_| registry.publish()));
+            }
+        });
+        account.closed(Reason::ClientClosed);
+    });
+    assert_eq!(trace.value("bytes_total{direction=\"to_origin\",engine=\"splice\"}"), (EACH * 6) as f64);
+    assert_eq!(trace.value("user_bytes_total{user=\"ann\",direction=\"to_client\"}"), (EACH * 2) as f64);
+}
+
+#[test]
+fn a_publisher_that_comes_late_sets_nothing_back() {
+    let trace = Trace::of(|registry| {
+        let account = established(registry, &Arc::default());
+        let live = account.live.as_ref().unwrap();
+        for read in [20, 10, 20, 25] {
+            live.publish_up_to(Direction::ToOrigin, read);
+        }
+        account.closed(Reason::ClientClosed);
+    });
+    assert_eq!(trace.value("bytes_total{direction=\"to_origin\",engine=\"splice\"}"), 25.0);
+}
+
+#[test]
+fn kill_and_stop_reach_the_engine() {
+    let trace = Trace::of(|registry| {
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let listen = |flow: &Flow| {
+            let told = Arc::clone(&told);
+            flow.on_stop(move |why| told.lock().unwrap().push(why));
+        };
+        let flows: [Arc<Flow>; 2] = Default::default();
+        let first = established(registry, &flows[0]);
+        listen(&flows[0]);
+        assert!(!registry.kill(77));
+        assert!(registry.kill(first.id()));
+        assert_eq!(*told.lock().unwrap(), [Reason::Killed]);
+        first.closed(Reason::Killed);
+        assert!(!registry.kill(1), "it is gone");
+        registry.stop_all(Reason::Shutdown);
+        let late = established(registry, &flows[1]);
+        listen(&flows[1]);
+        assert_eq!(*told.lock().unwrap(), [Reason::Killed, Reason::Shutdown], "one established after the stop");
+        late.closed(Reason::Shutdown);
+    });
+    assert_eq!(trace.sum("tunnels_total"), 2.0);
+}
+
+#[test]
+fn a_slot_comes_back_however_the_connection_ends() {
+    let registry = Registry::new(Limits { tunnels: 1, per_user: None, per_source: None });
+    let ends: [fn(Account); 3] = [
+        |account| account.closed(Reason::ClientClosed),
+        |mut account| account.refused(&Refusal::new(Reason::Unreachable, "no route")),
+        drop,
+    ];
+    for end in ends {
+        let mut account = registry.accepted(client());
+        account.reserve().unwrap();
+        account.reserve().expect("a second reservation is the same one");
+        let refusal = registry.accepted(client()).reserve().unwrap_err();
+        assert_eq!(refusal, Refusal::new(Reason::TunnelLimit, "--max-tunnels 1 reached"));
+        end(account);
+    }
+}
+
+#[test]
+fn a_drain_sees_handshakes_too() {
+    let registry = Registry::new(LIMITS);
+    let connections = registry.connections();
+    let handshake = registry.accepted(client());
+    assert_eq!((*connections.borrow(), registry.active()), (1, 0));
+    drop(handshake);
+    assert_eq!(*connections.borrow(), 0);
+}
+
+#[test]
+fn known_series_stand_at_zero() {
+    let trace = Trace::of(|_| register_series(&["splice", "copy"]));
+    for series in [
+        "auth_failures_total",
+        "tunnels_active{engine=\"copy\"}",
+        "tunnels_total{engine=\"copy\",outcome=\"client_lost\"}",
+        "connect_requests_total{code=\"407\",reason=\"auth_required\"}",
+        "bytes_total{direction=\"to_client\",engine=\"splice\"}",
+        "tcp_limited_seconds_total{side=\"origin\",by=\"network\"}",
+        "dial_duration_seconds_count",
+    ] {
+        assert!(trace.metrics.contains(&format!("sluicegate_{series} 0\n")), "{series}\n{}", trace.metrics);
+    }
+}
+
+/// 10,000 idle tunnels are to cost megabytes: what is kept of one, without the text of its names.
+#[test]
+fn an_idle_tunnel_is_small() {
+    let size = size_of::<Account>() + size_of::<Live>() + size_of::<Flow>();
+    assert!(size <= 768, "{size} bytes");
+}

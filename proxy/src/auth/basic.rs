@@ -1,0 +1,157 @@
+//! The value of a `Proxy-Authorization` header (RFC 7617) to a user name and a password.
+
+use base64::Engine;
+use base64::alphabet::STANDARD;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+
+use crate::reason::{Reason, Refusal};
+use crate::secret::Secret;
+
+use super::users::MAX_PASSWORD;
+
+/// Some clients leave the padding out.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// Schemes that clients do send to proxies, so that a refusal can name the one it saw. Any other
+/// word is not repeated: where the scheme was forgotten it is the password.
+const OTHER_SCHEMES: [&str; 6] = ["Bearer", "Digest", "Negotiate", "NTLM", "OAuth", "SCRAM-SHA-256"];
+
+/// What a client says of itself.
+#[derive(Debug)]
+pub(super) struct Credentials {
+    /// The name, as bytes: one that is not UTF-8 is nobody's, but is checked like any other.
+    pub(super) user: Vec<u8>,
+    pub(super) password: Secret,
+}
+
+/// Reads the header's value: `Basic`, in any case, for stunnel sends `basic` (`src/protocol.c`),
+/// then one or more spaces, then base64 of `user:password`, split at the first colon.
+pub(super) fn parse(value: &Secret) -> Result<Credentials, Refusal> {
+    let value = value.expose().trim_ascii();
+    let (scheme, encoded) = match value.iter().position(|byte| *byte == b' ') {
+        Some(space) => (&value[..space], value[space..].trim_ascii_start()),
+        None => (value, &b""[..]),
+    };
+    if !scheme.eq_ignore_ascii_case(b"basic") {
+        return Err(other_scheme(scheme));
+    }
+    let decoded = BASE64.decode(encoded).map_err(|_| failed("the Basic credentials are not base64"))?;
+    let colon = decoded.iter().position(|byte| *byte == b':');
+    let colon = colon.ok_or_else(|| failed("the Basic credentials hold no colon"))?;
+    accept(&decoded[..colon], &decoded[colon + 1..])
+}
+
+/// Turns away what no user can have, at the cost of no hash: SHA-crypt's work grows with a
+/// password's length, and to bcrypt, which reads a password and its closing NUL over and over,
+/// `ab` and `ab\0ab` are one.
+fn accept(user: &[u8], password: &[u8]) -> Result<Credentials, Refusal> {
+    if password.len() > MAX_PASSWORD {
+        return Err(Refusal::new(Reason::AuthFailed, format!("the password is longer than {MAX_PASSWORD} bytes")));
+    }
+    if password.contains(&0) {
+        return Err(failed("the password holds a NUL byte"));
+    }
+    Ok(Credentials { user: user.to_vec(), password: Secret::new(password) })
+}
+
+fn other_scheme(scheme: &[u8]) -> Refusal {
+    match OTHER_SCHEMES.iter().find(|other| other.as_bytes().eq_ignore_ascii_case(scheme)) {
+        Some(other) => Refusal::new(Reason::AuthFailed, format!("the scheme {other} is not supported, only Basic is")),
+        None => failed("the credentials are of an unknown scheme, only Basic is supported"),
+    }
+}
+
+fn failed(detail: &'static str) -> Refusal {
+    Refusal::new(Reason::AuthFailed, detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::{any, prop_assert_eq, proptest};
+
+    fn read(value: impl Into<Vec<u8>>) -> Result<(Vec<u8>, Vec<u8>), Refusal> {
+        parse(&Secret::new(value)).map(|c| (c.user, c.password.expose().to_vec()))
+    }
+
+    #[test]
+    fn accepted_forms() {
+        let umlaut = "YWxpY2U6czNjcmV0OndpdGg6QC8lw7w="; // echo -n 'alice:s3cret:with:@/%ü' | base64
+        for (value, user, password) in [
+            (format!("basic {umlaut}"), "alice", "s3cret:with:@/%ü"),
+            (format!("Basic {umlaut}"), "alice", "s3cret:with:@/%ü"),
+            (format!("BASIC   {umlaut}"), "alice", "s3cret:with:@/%ü"),
+            (format!(" Basic {umlaut} \t"), "alice", "s3cret:with:@/%ü"),
+            (format!("Basic {}", umlaut.trim_end_matches('=')), "alice", "s3cret:with:@/%ü"),
+            ("Basic YTo=".to_owned(), "a", ""),
+            ("Basic OnB3".to_owned(), "", "pw"),
+            ("Basic w7w6w7w=".to_owned(), "ü", "ü"),
+            ("Basic YTo6Og==".to_owned(), "a", "::"),
+        ] {
+            assert_eq!(read(value.clone()), Ok((user.into(), password.into())), "{value}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_not_utf8_is_read_as_bytes() {
+        assert_eq!(read("Basic /Dp4"), Ok((vec![0xfc], b"x".to_vec())));
+    }
+
+    #[test]
+    fn refused_forms() {
+        for (value, detail) in [
+            ("", "unknown scheme"),
+            ("Basic", "no colon"),
+            ("Basic ", "no colon"),
+            ("Basic !!!!", "not base64"),
+            ("Basic YTpi YTpi", "not base64"),
+            ("Basic YTpi==YTpi", "not base64"),
+            ("Basic YWxpY2U=", "no colon"),
+            ("Basic\tYTpi", "unknown scheme"),
+            ("Bearer abc.def", "Bearer is not supported"),
+            ("nTLM TlRMTVNTUAAB", "NTLM is not supported"),
+            ("Basic YToA", "NUL"),
+            ("Basic YTphAGE=", "NUL"),
+        ] {
+            let refusal = read(value).expect_err(value);
+            assert_eq!(refusal.reason, Reason::AuthFailed, "{value}");
+            assert!(refusal.detail.contains(detail), "{value}: {refusal}");
+        }
+    }
+
+    #[test]
+    fn a_forgotten_scheme_is_not_repeated() {
+        for value in ["dXNlcjpodW50ZXIy", "hunter2 x", "user:hunter2 x"] {
+            let refusal = read(value).expect_err(value);
+            assert!(!refusal.detail.contains("hunter2") && !refusal.detail.contains("dXNl"), "{refusal}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_pair_arrives_as_it_was_sent(user in "[^:]{0,20}", password in "[^\0]{0,40}", spaces in 1..5_usize) {
+            let encoded = BASE64.encode(format!("{user}:{password}"));
+            let value = format!("bAsIc{}{encoded}", " ".repeat(spaces));
+            prop_assert_eq!(read(value), Ok((user.into_bytes(), password.into_bytes())));
+        }
+
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
+            for value in [bytes.clone(), [b"Basic ", &bytes[..]].concat()] {
+                if let Err(refusal) = read(value) {
+                    prop_assert_eq!(refusal.reason, Reason::AuthFailed);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_longest_password_and_one_byte_more() {
+        let value = |length: usize| format!("Basic {}", BASE64.encode(format!("a:{}", "p".repeat(length))));
+        assert_eq!(read(value(MAX_PASSWORD)).map(|(_, password)| password.len()), Ok(MAX_PASSWORD));
+        assert!(read(value(MAX_PASSWORD + 1)).expect_err("too long").detail.contains("512"));
+    }
+}

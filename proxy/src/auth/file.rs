@@ -1,0 +1,160 @@
+//! The users file on disk: when it changed, and its bytes within a limit.
+
+use std::fs::{self, File, Metadata};
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::users::{self, Line, UsersError};
+
+/// The most bytes that are read: some 15,000 users.
+const MAX_FILE: u64 = 1 << 20;
+
+/// A path, and what stood there when it was last read.
+pub(super) struct UsersFile {
+    path: PathBuf,
+    seen: Option<Stamp>,
+}
+
+impl UsersFile {
+    pub(super) const fn new(path: PathBuf) -> Self {
+        Self { path, seen: None }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether another file stands there than at the last [`UsersFile::read`], or none any more, or
+    /// one again.
+    pub(super) fn changed(&self) -> bool {
+        Stamp::of(&self.path) != self.seen
+    }
+
+    /// Reads the file. The stamp is taken before the bytes are, so that a change in between is seen
+    /// by the next [`UsersFile::changed`]; it is taken also when the rest fails, so that one broken
+    /// file is reported once. A file that is rewritten in place can be caught half-written, to be
+    /// put right at the next look; one that is renamed into place cannot.
+    pub(super) fn read(&mut self) -> Result<Vec<Line>, UsersError> {
+        self.seen = Stamp::of(&self.path);
+        let bytes = self.bytes().map_err(|error| self.unreadable(&error))?;
+        if bytes.len() as u64 > MAX_FILE {
+            return Err(
+                self.error(format!("is larger than {MAX_FILE} bytes"), "--users names a file as htpasswd makes it")
+            );
+        }
+        let lines = users::parse_lines(&self.path, &bytes)?;
+        if lines.is_empty() {
+            // Also what a file looks like that is just being rewritten.
+            return Err(self.error("holds no user", "add one that `sluicegate hash-password NAME` prints"));
+        }
+        Ok(lines)
+    }
+
+    fn bytes(&self) -> io::Result<Vec<u8>> {
+        // Looked at before it is opened: opening a FIFO would wait for its writer.
+        if !fs::metadata(&self.path)?.is_file() {
+            return Err(io::Error::other("it is not a regular file"));
+        }
+        let mut bytes = Vec::new();
+        File::open(&self.path)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn unreadable(&self, error: &io::Error) -> UsersError {
+        self.error(format!("cannot be read: {error}"), "check the path of --users and who may read it")
+    }
+
+    fn error(&self, cause: impl Into<String>, remedy: &'static str) -> UsersError {
+        UsersError::new(self.path.display().to_string(), cause, remedy)
+    }
+}
+
+/// What tells one state of a file from another: the file itself, and the times of its last change
+/// in content and in owner or mode (a file made readable counts as changed).
+#[derive(Debug, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    /// Follows symbolic links; `None` if there is nothing, or it cannot be seen.
+    fn of(path: &Path) -> Option<Self> {
+        fs::metadata(path).ok().map(|metadata| Self::from(&metadata))
+    }
+}
+
+impl From<&Metadata> for Stamp {
+    fn from(metadata: &Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.size(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    const LINE: &str = "alice:$2y$04$s3nEBtS7Qzw9ctn.NRIzs.IQt8.B7mCW1RaVx4LMDuSuTuhtnSTGa\n";
+
+    #[test]
+    fn a_swapped_link_is_a_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        // As the kubelet does it: users -> ..data/users, ..data -> a directory of that moment.
+        for moment in ["one", "two"] {
+            fs::create_dir(at(moment)).unwrap();
+            fs::write(at(moment).join("users"), LINE).unwrap();
+        }
+        symlink("one", at("..data")).unwrap();
+        symlink("..data/users", at("users")).unwrap();
+        let mut file = UsersFile::new(at("users"));
+        assert!(file.changed(), "nothing was read yet");
+        assert_eq!(file.read().unwrap().len(), 1);
+        assert!(!file.changed());
+        symlink("two", at("..tmp")).unwrap();
+        fs::rename(at("..tmp"), at("..data")).unwrap();
+        assert!(file.changed());
+        file.read().unwrap();
+        assert!(!file.changed());
+    }
+
+    #[test]
+    fn a_vanished_file_is_reported_once_and_its_return_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("users");
+        fs::write(&path, LINE).unwrap();
+        let mut file = UsersFile::new(path.clone());
+        file.read().unwrap();
+        fs::remove_file(&path).unwrap();
+        assert!(file.changed());
+        assert!(file.read().unwrap_err().to_string().contains("No such file"));
+        assert!(!file.changed());
+        fs::write(&path, LINE).unwrap();
+        assert!(file.changed());
+        assert_eq!(file.read().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn unusable_files_say_why() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("users");
+        let refusal = |path: &Path| UsersFile::new(path.to_owned()).read().unwrap_err().to_string();
+        assert!(refusal(dir.path()).contains("not a regular file"));
+        fs::write(&path, "# nobody\n\n").unwrap();
+        assert!(refusal(&path).contains("holds no user"));
+        fs::write(&path, vec![b'#'; 1 + MAX_FILE as usize]).unwrap();
+        let error = refusal(&path);
+        assert!(error.contains("larger than 1048576") && error.starts_with(&path.display().to_string()), "{error}");
+    }
+}

@@ -1,0 +1,210 @@
+//! What a user is on the command line and in a users file, and the errors that both can hold.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::secret::Secret;
+
+use super::hash::Hash;
+
+/// The longest name, in bytes; htpasswd's limit as well.
+const MAX_NAME: usize = 255;
+/// The longest password, in bytes: as long as `crypt(3)` takes (`CRYPT_MAX_PASSPHRASE_SIZE` of
+/// libxcrypt), for the work of SHA-crypt grows with the length.
+pub(super) const MAX_PASSWORD: usize = 512;
+
+/// Users that cannot be taken: where, why, and what to do. It never holds a password or a hash.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UsersError {
+    place: String,
+    cause: String,
+    remedy: String,
+}
+
+impl UsersError {
+    pub(crate) fn new(place: impl Into<String>, cause: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { place: place.into(), cause: cause.into(), remedy: remedy.into() }
+    }
+
+    /// At a line, counted from 1, of a file.
+    pub(super) fn at(path: &Path, line: usize, cause: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self::new(format!("{}:{line}", path.display()), cause, remedy)
+    }
+}
+
+impl fmt::Display for UsersError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}; {}", self.place, self.cause, self.remedy)
+    }
+}
+
+impl std::error::Error for UsersError {}
+
+/// Reads `NAME:PASSWORD`, as `--user` takes it. The first colon splits; the password may hold any
+/// character but NUL, which no hash of it could tell apart.
+///
+/// # Errors
+/// When a part is missing, too long or of forbidden characters. The text is not repeated.
+pub fn parse_user(text: &str) -> Result<(String, Secret), UsersError> {
+    let error = |cause: String, remedy: &str| UsersError::new("--user", cause, remedy);
+    let (name, password) =
+        text.split_once(':').ok_or_else(|| error("there is no ':' in it".into(), "give NAME:PASSWORD"))?;
+    check_name(name).map_err(|cause| error(cause, "give NAME:PASSWORD with another name"))?;
+    check_password(password.as_bytes()).map_err(|cause| error(cause, "give NAME:PASSWORD with another password"))?;
+    Ok((name.to_owned(), Secret::new(password)))
+}
+
+/// A user of the file.
+#[derive(Debug)]
+pub(super) struct Line {
+    /// Counted from 1.
+    pub(super) number: usize,
+    pub(super) name: Arc<str>,
+    pub(super) hash: Hash,
+}
+
+/// Reads what htpasswd writes: `NAME:HASH` in each line; blank lines and lines that begin with `#`
+/// are skipped, a byte order mark, carriage returns and blanks at the end of a line dropped.
+pub(super) fn parse_lines(path: &Path, bytes: &[u8]) -> Result<Vec<Line>, UsersError> {
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    let mut lines = Vec::new();
+    let mut first: HashMap<Arc<str>, usize> = HashMap::new();
+    for (number, line) in (1..).zip(bytes.split(|byte| *byte == b'\n')) {
+        let Some(line) = parse_line(path, number, line.trim_ascii_end())? else { continue };
+        if let Some(earlier) = first.insert(Arc::clone(&line.name), number) {
+            let cause = format!("'{}' stands in line {earlier} already", line.name);
+            return Err(UsersError::at(path, number, cause, "remove one of the two"));
+        }
+        lines.push(line);
+    }
+    Ok(lines)
+}
+
+fn parse_line(path: &Path, number: usize, line: &[u8]) -> Result<Option<Line>, UsersError> {
+    if line.is_empty() || line.starts_with(b"#") {
+        return Ok(None);
+    }
+    let error = |cause: String, remedy: &str| UsersError::at(path, number, cause, remedy);
+    let line = str::from_utf8(line).map_err(|_| error("the line is not UTF-8".into(), "save the file as UTF-8"))?;
+    let (name, hash) =
+        line.split_once(':').ok_or_else(|| error("there is no ':' in it".into(), "a line is NAME:HASH"))?;
+    check_name(name).map_err(|cause| error(cause, "a line is NAME:HASH"))?;
+    let hash = Hash::parse(hash).map_err(|unusable| error(format!("'{name}': {}", unusable.cause), unusable.remedy))?;
+    Ok(Some(Line { number, name: name.into(), hash }))
+}
+
+/// Why no user can have this name, if so. RFC 7617 (2) forbids colons and control characters.
+pub(super) fn check_name(name: &str) -> Result<(), String> {
+    if name.is_empty() {
+        return Err("the name is empty".into());
+    }
+    if name.len() > MAX_NAME {
+        return Err(format!("the name is longer than {MAX_NAME} bytes"));
+    }
+    if name.contains(|c: char| c == ':' || c.is_control()) {
+        return Err("the name holds a ':' or a control character".into());
+    }
+    Ok(())
+}
+
+/// Why no user can have this password, if so.
+pub(super) fn check_password(password: &[u8]) -> Result<(), String> {
+    if password.is_empty() {
+        return Err("the password is empty".into());
+    }
+    if password.len() > MAX_PASSWORD {
+        return Err(format!("the password is longer than {MAX_PASSWORD} bytes"));
+    }
+    if password.contains(&0) {
+        return Err("the password holds a NUL byte".into());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::{any, prop_assert, proptest};
+
+    const HASH: &str = "$2y$04$s3nEBtS7Qzw9ctn.NRIzs.IQt8.B7mCW1RaVx4LMDuSuTuhtnSTGa";
+
+    fn lines(text: impl AsRef<[u8]>) -> Result<Vec<(usize, String)>, String> {
+        parse_lines(Path::new("/etc/users"), text.as_ref())
+            .map(|lines| lines.into_iter().map(|line| (line.number, line.name.to_string())).collect())
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn user_options() {
+        for (text, name, password) in [
+            ("alice:pw", "alice", "pw"),
+            ("alice:s3cret:with:@/%ü", "alice", "s3cret:with:@/%ü"),
+            ("a b:: ", "a b", ": "),
+            ("ü:\u{7f}", "ü", "\u{7f}"),
+        ] {
+            assert_eq!(parse_user(text), Ok((name.to_owned(), Secret::new(password))), "{text}");
+        }
+        let long = format!("a:{}", "p".repeat(MAX_PASSWORD + 1));
+        for (text, cause) in [
+            ("hunter2", "no ':'"),
+            ("", "no ':'"),
+            (":hunter2", "name is empty"),
+            ("alice:", "password is empty"),
+            ("a\nb:hunter2", "control character"),
+            ("a:hunter2\0", "NUL"),
+            (&long, "longer than 512"),
+        ] {
+            let error = parse_user(text).expect_err(text);
+            assert!(error.to_string().contains(cause) && error.to_string().contains("NAME:PASSWORD"), "{error}");
+            assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
+        }
+    }
+
+    #[test]
+    fn accepted_files() {
+        let named = |name: &str| format!("{name}:{HASH}");
+        assert_eq!(lines(""), Ok(vec![]));
+        assert_eq!(
+            lines(format!("# users\n\n  \n{}\n#\n{}", named("alice"), named("bob"))),
+            Ok(vec![(4, "alice".into()), (6, "bob".into())])
+        );
+        assert_eq!(
+            lines(format!("\u{feff}{}\r\n{} \t\r\n", named("ü"), named("a b"))),
+            Ok(vec![(1, "ü".into()), (2, "a b".into())])
+        );
+        assert_eq!(lines("\u{feff}# nobody\r\n"), Ok(vec![]));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200), text in "(#|a|:|\\$[256]\\$|rounds=|\\PC){0,30}") {
+            for file in [&bytes[..], text.as_bytes()] {
+                if let Err(error) = lines(file) {
+                    prop_assert!(error.starts_with("/etc/users:"), "{}", error);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn refused_lines_are_named_and_not_repeated() {
+        let named = |name: &str| format!("{name}:{HASH}");
+        for (text, place, cause) in [
+            ("\nhunter2".to_owned(), ":2: ", "no ':'"),
+            (":hunter2".to_owned(), ":1: ", "name is empty"),
+            ("bob:hunter2".to_owned(), ":1: ", "'bob': this is no hash"),
+            ("bob:$apr1$pdAXX3ov$KRb3PveJ6q/azJzUJ.Qyo/".to_owned(), ":1: ", "'bob': apr1"),
+            (format!("{}:more", named("bob")), ":1: ", "followed by something else"),
+            (format!("{}\n#\n{}", named("bob"), named("bob")), ":3: ", "'bob' stands in line 1 already"),
+            (named("a\tb"), ":1: ", "control character"),
+            (named(&"n".repeat(256)), ":1: ", "longer than 255"),
+        ] {
+            let error = lines(&text).expect_err(&text);
+            assert!(error.starts_with(&format!("/etc/users{place}")) && error.contains(cause), "{error}");
+            assert!(!error.contains("hunter2") && !error.contains("KRb3"), "{error}");
+        }
+        assert!(lines(b"\nb\xfcb:x").unwrap_err().starts_with("/etc/users:2: the line is not UTF-8; "));
+    }
+}

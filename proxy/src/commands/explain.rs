@@ -1,0 +1,68 @@
+//! `explain`: which rule decides about a target, by the very code that decides for a client.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use super::Failure;
+use crate::config::Explain;
+use crate::dial::{self, Dialer};
+use crate::policy::{Policy, Verdict};
+use crate::sys::socket::{LegOptions, is_local_address};
+use crate::target::Target;
+
+/// Prints the verdict on each address of the target.
+///
+/// # Errors
+/// A target that is none (2); one that is refused or does not resolve (1).
+pub async fn run(options: &Explain) -> Result<String, Failure> {
+    let wrong = |error| Failure::Usage(format!("{}: {error}", options.target));
+    let target = Target::parse(&options.target).map_err(wrong)?;
+    let rules = &options.rules;
+    let own = rules.listen.iter().copied().chain([rules.admin]).collect();
+    let policy = Policy::new(rules.allow.clone(), rules.deny.clone(), own, is_local_address);
+    let mut text = question(options, &target);
+    let named = match policy.check_name(target.clone()) {
+        Ok(named) => named,
+        Err(refusal) => return verdict(text, &format!("refused: {}", refusal.detail), false),
+    };
+    let dialer = dialer().map_err(Failure::Work)?;
+    let addresses = match dialer.resolve(&named).await {
+        Ok(addresses) => addresses,
+        Err(refusal) => return verdict(text, &format!("permitted by name, but {}", refusal.detail), false),
+    };
+    for address in &addresses {
+        let _ = writeln!(text, "  {address}  {}", policy.judge(&target, *address));
+    }
+    let dialled: Vec<_> = addresses.into_iter().filter(|address| permitted(&policy, &target, *address)).collect();
+    match dialled.as_slice() {
+        [] => verdict(text, "refused: no address is permitted", false),
+        some => {
+            let list = some.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            verdict(text, &format!("permitted; would be dialled: {list}"), true)
+        }
+    }
+}
+
+fn question(options: &Explain, target: &Target) -> String {
+    let user = options.user.as_deref().unwrap_or("any user");
+    let from = options.from.map_or("anywhere".to_owned(), |from| from.to_string());
+    format!("{user} from {from} asks for {target} (the rules are the same for every user and source)\n")
+}
+
+fn permitted(policy: &Policy, target: &Target, address: std::net::SocketAddr) -> bool {
+    matches!(policy.judge(target, address), Verdict::Permitted { .. })
+}
+
+fn dialer() -> Result<Dialer, String> {
+    let leg = LegOptions::default();
+    Ok(Dialer::new(dial::Options::new(Duration::from_secs(10), &[], leg)?))
+}
+
+fn verdict(mut text: String, what: &str, permitted: bool) -> Result<String, Failure> {
+    if !permitted {
+        print!("{text}");
+        return Err(Failure::Work(what.to_owned()));
+    }
+    let _ = writeln!(text, "{what}");
+    Ok(text)
+}

@@ -1,0 +1,287 @@
+//! `sluicegate tunnels`: the live tunnels of a running gateway, as a table or as JSON.
+
+use std::fmt::Write;
+
+use clap::Args;
+use hyper::{Method, StatusCode};
+
+use crate::account::{TunnelView, clean};
+use crate::admin::client;
+
+/// Show the live tunnels of a running gateway
+#[derive(Args, Debug)]
+pub struct Tunnels {
+    /// Print JSON, as /api/tunnels gives it, instead of a table
+    #[arg(long)]
+    pub json: bool,
+    /// Where the gateway listens.
+    #[command(flatten)]
+    pub admin: AdminAddress,
+}
+
+/// Where the gateway to be asked has its admin address.
+#[derive(Args, Debug)]
+pub struct AdminAddress {
+    /// Admin address of the gateway
+    #[arg(long, value_name = "ADDR:PORT", env = "SLUICEGATE_ADMIN", default_value = "127.0.0.1:9128")]
+    pub admin: String,
+}
+
+impl Tunnels {
+    /// Asks the gateway; the text to print.
+    ///
+    /// # Errors
+    /// Why there is no answer, for the user.
+    pub async fn run(&self) -> Result<String, String> {
+        let admin = &self.admin.admin;
+        let (status, body) = client::ask(admin, Method::GET, "/api/tunnels").await?;
+        if status != StatusCode::OK {
+            return Err(format!("{admin} answered {status}: {}", explanation(&body)));
+        }
+        let tunnels: Vec<TunnelView> = serde_json::from_slice(&body).map_err(|error| {
+            format!("{admin} answered with something else than tunnels ({error}); is it a gateway?")
+        })?;
+        if self.json { Ok(format!("{}\n", String::from_utf8_lossy(&body))) } else { Ok(table(&tunnels)) }
+    }
+}
+
+/// What an answer that is no success says: the `error` of its JSON, or its first line.
+pub(super) fn explanation(body: &[u8]) -> String {
+    let json = serde_json::from_slice::<serde_json::Value>(body).ok();
+    let error = json.as_ref().and_then(|json| json.get("error")?.as_str());
+    let text = String::from_utf8_lossy(body);
+    clean(error.unwrap_or_else(|| text.lines().next().unwrap_or_default())).into_owned()
+}
+
+const HEAD: [&str; 10] =
+    ["ID", "USER", "CLIENT", "TARGET", "ORIGIN", "ENGINE", "AGE", "QUIET", "TO ORIGIN", "TO CLIENT"];
+/// Columns of figures, which end rather than begin on a line.
+const FIGURES: [bool; 10] = [true, false, false, false, false, false, true, true, true, true];
+
+fn table(tunnels: &[TunnelView]) -> String {
+    let rows: Vec<_> = std::iter::once(HEAD.map(str::to_owned)).chain(tunnels.iter().map(row)).collect();
+    let widths: [usize; 10] =
+        std::array::from_fn(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0));
+    let mut text = String::new();
+    for row in &rows {
+        let cells: Vec<_> = std::iter::zip(row, widths)
+            .zip(FIGURES)
+            .map(|((cell, width), figure)| if figure { format!("{cell:>width$}") } else { format!("{cell:<width$}") })
+            .collect();
+        let _ = writeln!(text, "{}", cells.join("  ").trim_end());
+    }
+    text
+}
+
+fn row(tunnel: &TunnelView) -> [String; 10] {
+    [
+        tunnel.id.to_string(),
+        tunnel.user.as_deref().map_or("-".into(), clean).into_owned(),
+        tunnel.client.to_string(),
+        clean(&tunnel.target).into_owned(),
+        tunnel.origin.to_string(),
+        clean(&tunnel.engine).into_owned(),
+        time(tunnel.age_seconds),
+        time(tunnel.quiet_seconds),
+        bytes(tunnel.bytes_to_origin),
+        bytes(tunnel.bytes_to_client),
+    ]
+}
+
+/// Seconds as the two largest units that matter.
+fn time(seconds: f64) -> String {
+    let seconds = seconds as u64;
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3_600 => format!("{}m {:02}s", seconds / 60, seconds % 60),
+        3_600..86_400 => format!("{}h {:02}m", seconds / 3_600, seconds / 60 % 60),
+        _ => format!("{}d {:02}h", seconds / 86_400, seconds / 3_600 % 24),
+    }
+}
+
+/// Bytes in the largest binary unit below them, to three digits or so.
+fn bytes(count: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    let mut scaled = count as f64;
+    let mut unit = "B";
+    for next in UNITS {
+        // What would be rounded up to 1024 belongs to the next unit already.
+        if scaled.round() < 1_024.0 {
+            break;
+        }
+        scaled /= 1_024.0;
+        unit = next;
+    }
+    if unit == "B" || scaled >= 99.95 { format!("{scaled:.0} {unit}") } else { format!("{scaled:.1} {unit}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::SocketAddr;
+    use std::sync::{Arc, Mutex};
+    use std::time::Instant;
+
+    use clap::Parser;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use tokio::task::JoinSet;
+
+    use crate::account::{Account, Limits, Registry};
+    use crate::admin::{self, Admin};
+    use crate::commands::kill::Kill;
+    use crate::reason::Reason;
+    use crate::target::Target;
+    use crate::tunnel::{Direction, Flow};
+
+    fn at(admin: SocketAddr) -> AdminAddress {
+        AdminAddress { admin: admin.to_string() }
+    }
+
+    /// A gateway's admin address that shows `registry`.
+    async fn gateway(registry: &Arc<Registry>) -> (SocketAddr, JoinSet<()>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut server = JoinSet::new();
+        server.spawn(Admin::new(Arc::clone(registry), Arc::default(), admin::build().handle()).run(listener));
+        (address, server)
+    }
+
+    fn tunnel(registry: &Arc<Registry>, flow: &Arc<Flow>) -> Account {
+        let mut account = registry.accepted("192.0.2.7:40000".parse().unwrap());
+        account.user(Some("ann".into()));
+        account.target(&Target::from("198.51.100.1:443".parse::<SocketAddr>().unwrap()));
+        account.established("198.51.100.1:443".parse().unwrap(), "splice", Arc::clone(flow));
+        account
+    }
+
+    #[tokio::test]
+    async fn the_commands_show_and_end_a_tunnel() {
+        let registry = Registry::new(Limits { tunnels: 9, per_user: None, per_source: None });
+        let (address, _server) = gateway(&registry).await;
+        let (flow, told) = (Arc::new(Flow::default()), Arc::new(Mutex::new(None)));
+        let engine = Arc::clone(&told);
+        flow.on_stop(move |why| *engine.lock().unwrap() = Some(why));
+        let account = tunnel(&registry, &flow);
+        flow.add(Direction::ToClient, 3 << 20, Instant::now());
+
+        let shown = Tunnels { json: false, admin: at(address) }.run().await.unwrap();
+        assert_eq!(shown.lines().count(), 2, "{shown}");
+        assert!(
+            shown.lines().nth(1).is_some_and(|line| line.contains("  ann  ") && line.ends_with(" 3.0 MiB")),
+            "{shown}"
+        );
+        let json = Tunnels { json: true, admin: at(address) }.run().await.unwrap();
+        let views: Vec<TunnelView> = serde_json::from_str(&json).unwrap();
+        assert_eq!((views.len(), views[0].bytes_to_client), (1, 3 << 20));
+
+        let kill = |id| async move { Kill { id, admin: at(address) }.run().await };
+        assert_eq!(kill(account.id()).await.unwrap(), "tunnel 1 is ended\n");
+        assert_eq!(*told.lock().unwrap(), Some(Reason::Killed));
+        let missing = kill(99).await.unwrap_err();
+        assert!(missing.starts_with(&format!("no tunnel 99 is open on {address}")), "{missing}");
+        drop(account);
+    }
+
+    /// The name in --admin is resolved here, so that the guard against foreign pages sees an address.
+    #[tokio::test]
+    async fn a_gateway_may_be_named() {
+        let registry = Registry::new(Limits { tunnels: 9, per_user: None, per_source: None });
+        let (address, _server) = gateway(&registry).await;
+        let admin = AdminAddress { admin: format!("localhost:{}", address.port()) };
+        assert!(Kill { id: 4, admin }.run().await.unwrap_err().starts_with("no tunnel 4 is open"));
+    }
+
+    #[tokio::test]
+    async fn what_does_not_answer_is_explained() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        drop(listener);
+        let error = Tunnels { json: false, admin: at(address) }.run().await.unwrap_err();
+        assert!(error.starts_with(&format!("no gateway answers on {address}: ")), "{error}");
+        assert!(error.ends_with("is it running? name its address with --admin"), "{error}");
+        let nonsense = AdminAddress { admin: "9128".into() };
+        let error = Kill { id: 1, admin: nonsense }.run().await.unwrap_err();
+        assert!(error.contains("no gateway answers on 9128: "), "{error}");
+    }
+
+    #[tokio::test]
+    async fn what_is_no_gateway_is_told_apart() {
+        for (answer, expected) in [
+            ("", "did not answer"),
+            ("SSH-2.0-OpenSSH_9.2\r\n", "did not answer"),
+            ("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi", "something else than tunnels"),
+            ("HTTP/1.1 502 x\r\ncontent-length: 9\r\n\r\n\u{1b}[2Jdown\n", "502 Bad Gateway: \u{fffd}[2Jdown"),
+        ] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let admin = at(listener.local_addr().unwrap());
+            let serve = async {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut request = Vec::new();
+                while !request.ends_with(b"\r\n\r\n") {
+                    assert_ne!(stream.read_buf(&mut request).await.unwrap(), 0, "the request is cut off");
+                }
+                stream.write_all(answer.as_bytes()).await.unwrap();
+                stream.shutdown().await.unwrap();
+                stream
+            };
+            let asks = Tunnels { json: false, admin };
+            let (asked, _stream) = tokio::join!(asks.run(), serve);
+            let error = asked.unwrap_err();
+            assert!(error.contains(expected), "{answer:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_table_is_aligned_and_safe_to_print() {
+        let view = |id, user: Option<&str>, bytes| TunnelView {
+            id,
+            client: "192.0.2.7:40000".parse().unwrap(),
+            user: user.map(str::to_owned),
+            target: "db.example:443".into(),
+            origin: "198.51.100.1:443".parse().unwrap(),
+            engine: "splice".into(),
+            age_seconds: 93_784.2,
+            quiet_seconds: 0.3,
+            bytes_to_origin: bytes,
+            bytes_to_client: 12,
+        };
+        let text = table(&[view(7, Some("z\u{fc}\u{1b}[2J"), 1 << 40), view(1_234, None, 0)]);
+        let expected = "  \
+  ID  USER    CLIENT           TARGET          ORIGIN            ENGINE     AGE  QUIET  TO ORIGIN  TO CLIENT
+   7  z\u{fc}\u{fffd}[2J  192.0.2.7:40000  db.example:443  198.51.100.1:443  splice  1d 02h     0s    1.0 TiB       12 B
+1234  -       192.0.2.7:40000  db.example:443  198.51.100.1:443  splice  1d 02h     0s        0 B       12 B
+";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn sizes_and_times_read_well() {
+        for (count, text) in [
+            (0, "0 B"),
+            (1_023, "1023 B"),
+            (1_024, "1.0 KiB"),
+            (1_048_575, "1.0 MiB"),
+            (150 << 20, "150 MiB"),
+            (102_349, "100 KiB"),
+            (u64::MAX, "16.0 EiB"),
+        ] {
+            assert_eq!(bytes(count), text);
+        }
+        for (seconds, text) in [(0.0, "0s"), (59.9, "59s"), (61.0, "1m 01s"), (7_260.0, "2h 01m"), (f64::NAN, "0s")] {
+            assert_eq!(time(seconds), text);
+        }
+    }
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        tunnels: Tunnels,
+    }
+
+    #[test]
+    fn the_address_has_a_default() {
+        assert_eq!(Line::parse_from(["x", "--json"]).tunnels.admin.admin, "127.0.0.1:9128");
+        assert_eq!(Line::parse_from(["x", "--admin", "[::1]:1"]).tunnels.admin.admin, "[::1]:1");
+    }
+}

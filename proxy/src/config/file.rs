@@ -1,0 +1,184 @@
+//! The configuration file: TOML whose keys are the long names of the options.
+//!
+//! The file is turned into flags and parsed by the same definition as those, so that a value means
+//! the same wherever it stands and no option can be missing here. Flags and environment win.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::path::Path;
+
+use clap::parser::ValueSource;
+use clap::{ArgMatches, CommandFactory, FromArgMatches};
+use toml::{Spanned, Value};
+
+use super::Cli;
+
+/// A configuration that cannot be used, with the words to print.
+#[derive(Debug)]
+pub enum Wrong {
+    /// What clap has to say, help and version included.
+    Usage(clap::Error),
+    /// What is wrong with the file: `FILE:LINE: cause; remedy`.
+    File(String),
+}
+
+/// One setting of a file.
+struct Setting {
+    line: usize,
+    key: String,
+    flags: Vec<OsString>,
+}
+
+/// Parses a command line, with the file that it or the environment names.
+///
+/// # Errors
+/// Anything that clap refuses, and a file that cannot be read, is no TOML, or has a key or a value
+/// that no option takes.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, Wrong> {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let matches = Cli::command().try_get_matches_from(&arguments).map_err(Wrong::Usage)?;
+    let file = matches.subcommand().and_then(|(name, matches)| {
+        let file = matches.try_get_one::<std::path::PathBuf>("config").ok().flatten();
+        file.map(|file| (name.to_owned(), matches, file.clone()))
+    });
+    let Some((name, of_command, file)) = file else {
+        return Cli::from_arg_matches(&matches).map_err(Wrong::Usage);
+    };
+    let settings = read(&file)?;
+    let here = settings.iter().filter(|setting| is_open(of_command, &setting.key));
+    let position = arguments.iter().position(|argument| *argument == *name).unwrap_or(1) + 1;
+    let mut all = arguments.clone();
+    all.splice(position..position, here.flat_map(|setting| setting.flags.clone()));
+    let matches = Cli::command().try_get_matches_from(all).map_err(|error| blame(error, &file, &settings))?;
+    Cli::from_arg_matches(&matches).map_err(Wrong::Usage)
+}
+
+/// The command has this option, and neither a flag nor the environment gave it.
+fn is_open(matches: &ArgMatches, key: &str) -> bool {
+    let id = key.replace('-', "_");
+    match matches.try_contains_id(&id) {
+        Err(_) => false,
+        Ok(_) => !matches!(matches.value_source(&id), Some(ValueSource::CommandLine | ValueSource::EnvVariable)),
+    }
+}
+
+fn read(file: &Path) -> Result<Vec<Setting>, Wrong> {
+    let wrong = |line: usize, what: String| Wrong::File(format!("{}:{line}: {what}", file.display()));
+    let text = std::fs::read_to_string(file).map_err(|error| {
+        Wrong::File(format!("{}: cannot be read: {error}; name another with --config", file.display()))
+    })?;
+    let line_of = |offset: usize| 1 + text[..offset.min(text.len())].matches('\n').count();
+    let table: BTreeMap<Spanned<String>, Spanned<Value>> = toml::from_str(&text).map_err(|error| {
+        let line = line_of(error.span().map_or(0, |span| span.start));
+        wrong(line, format!("this is no TOML: {}", error.message()))
+    })?;
+    let mut settings = Vec::new();
+    for (key, value) in table {
+        let line = line_of(key.span().start);
+        let key = key.into_inner();
+        if !known_keys().contains(&key) {
+            return Err(wrong(line, unknown(&key)));
+        }
+        let flags = flags(&key, value.into_inner()).map_err(|what| wrong(line, what))?;
+        settings.push(Setting { line, key, flags });
+    }
+    Ok(settings)
+}
+
+/// The long names of all that `serve` takes, but for the file itself.
+fn known_keys() -> Vec<String> {
+    let command = Cli::command();
+    let serve = command.find_subcommand("serve").expect("the subcommand serve");
+    let longs = serve.get_arguments().filter_map(|argument| argument.get_long());
+    longs.filter(|long| !["config", "help"].contains(long)).map(str::to_owned).collect()
+}
+
+fn unknown(key: &str) -> String {
+    let mut what = format!("no option is called '{key}'");
+    let alike = key.replace('_', "-").to_lowercase();
+    if let Some(close) = known_keys()
+        .iter()
+        .find(|known| **known == alike || known.starts_with(&alike) || alike.starts_with(known.as_str()))
+    {
+        let _ = write!(what, "; did you mean '{close}'?");
+    } else {
+        what.push_str("; `sluicegate serve --help` lists them by their long names");
+    }
+    what
+}
+
+fn flags(key: &str, value: Value) -> Result<Vec<OsString>, String> {
+    let flag = |text: &str| OsString::from(format!("--{key}={text}"));
+    match value {
+        Value::String(text) => Ok(vec![flag(&text)]),
+        Value::Integer(number) => Ok(vec![flag(&number.to_string())]),
+        Value::Boolean(true) if key == "no-auth" => Ok(vec![OsString::from("--no-auth")]),
+        Value::Boolean(false) if key == "no-auth" => Ok(Vec::new()),
+        Value::Array(values) => {
+            let flags = values.into_iter().map(|value| match value {
+                Value::Array(_) => Err(format!("'{key}' takes a list of strings, not of lists")),
+                value => flags(key, value),
+            });
+            Ok(flags.collect::<Result<Vec<_>, _>>()?.concat())
+        }
+        other => Err(format!("'{key}' takes a string or a list of strings, not a {}", other.type_str())),
+    }
+}
+
+/// Names the line behind what clap refuses.
+fn blame(error: clap::Error, file: &Path, settings: &[Setting]) -> Wrong {
+    let text = error.to_string();
+    let guilty = settings.iter().find(|setting| text.contains(&format!("'--{}", setting.key)));
+    match guilty {
+        None => Wrong::Usage(error),
+        Some(setting) => {
+            let cause = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+            Wrong::File(format!("{}:{}: {cause}", file.display(), setting.line))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Command, Serve};
+
+    fn serve(file: &str, flags: &[&str]) -> Result<Serve, String> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("sluicegate.toml");
+        std::fs::write(&path, file).unwrap();
+        let start = ["sluicegate", "serve", "--config", path.to_str().unwrap()];
+        match parse(start.iter().chain(flags).map(OsString::from)) {
+            Ok(Cli { command: Command::Serve(serve) }) => Ok(*serve),
+            Ok(other) => panic!("{other:?}"),
+            Err(Wrong::File(what)) => Err(what.replace(path.to_str().unwrap(), "FILE")),
+            Err(Wrong::Usage(error)) => Err(error.to_string()),
+        }
+    }
+
+    #[test]
+    fn a_file_sets_what_flags_leave_open() {
+        let file = "listen = ['127.0.0.1:1', '127.0.0.1:2']\nmax-tunnels = 7\nno-auth = true\nidle-timeout = '5m'\n";
+        let config = serve(file, &["--max-tunnels", "9"]).unwrap();
+        assert_eq!(config.rules.listen.len(), 2);
+        assert_eq!(config.max_tunnels, Some(9));
+        assert!(config.no_auth);
+        assert_eq!(config.idle_timeout, Some(std::time::Duration::from_secs(300)));
+    }
+
+    #[test]
+    fn a_wrong_file_names_the_line_and_the_remedy() {
+        for (file, said) in [
+            ("\nmax_tunnels = 7", "FILE:2: no option is called 'max_tunnels'; did you mean 'max-tunnels'?"),
+            ("log = 'json'\nlisten = 'x'", "FILE:2: invalid value 'x' for '--listen <ADDR:PORT>'"),
+            ("frobnicate = 1", "FILE:1: no option is called 'frobnicate'; `sluicegate serve --help`"),
+            ("log = 'json'\nadmin = ", "FILE:2: this is no TOML"),
+            ("[users]\na = 1", "FILE:1: 'users' takes a string or a list of strings, not a table"),
+            ("max-tunnels = 0", "FILE:1: invalid value '0' for '--max-tunnels <N>': 0 would refuse everybody"),
+        ] {
+            let error = serve(file, &[]).unwrap_err();
+            assert!(error.starts_with(said), "{file:?}: {error}");
+        }
+    }
+}

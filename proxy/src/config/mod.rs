@@ -1,0 +1,230 @@
+//! One definition of every option: from it come the flags, the environment variables, the
+//! configuration file, `--help`, the man page and the README's table.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::commands::hash_password::HashPassword;
+use crate::commands::{kill::Kill, tunnels::Tunnels};
+use crate::policy::Rule;
+use crate::relay::Engine;
+use crate::secret::Secret;
+
+pub mod file;
+pub mod settings;
+pub mod table;
+
+/// A CONNECT tunnel gateway for bulk transfers: userspace shakes hands, the kernel moves the bytes.
+#[derive(Debug, Parser)]
+#[command(name = "sluicegate", version, about, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the gateway
+    Serve(Box<Serve>),
+    /// Validate a configuration without running it; takes the options of `serve`
+    Check(Box<Serve>),
+    /// Say which rule decides about a target, and the addresses that would be dialled
+    Explain(Explain),
+    /// List the live tunnels of a running gateway
+    Tunnels(Tunnels),
+    /// End a live tunnel of a running gateway, by a reset to both sides
+    Kill(Kill),
+    /// Print a line for the users file; the password is read from the terminal or standard input
+    HashPassword(HashPassword),
+    /// Print the options of `serve` as a Markdown table, or the man page
+    #[command(hide = true)]
+    Options {
+        /// The Markdown table instead of the man page.
+        #[arg(long)]
+        markdown: bool,
+    },
+}
+
+/// Where the gateway listens and what it permits: what `explain` needs to know as well.
+#[derive(Args, Clone, Debug)]
+pub struct Rules {
+    /// TOML file with any of these options by its long name; flags and environment win over it
+    #[arg(long, env = "SLUICEGATE_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Address to accept clients on; repeatable
+    #[arg(
+        long,
+        env = "SLUICEGATE_LISTEN",
+        value_name = "ADDR:PORT",
+        default_value = "0.0.0.0:3128",
+        value_delimiter = ' '
+    )]
+    pub listen: Vec<SocketAddr>,
+
+    /// Address of /metrics, /healthz, /readyz, /api/tunnels and the status page
+    #[arg(long, env = "SLUICEGATE_ADMIN", value_name = "ADDR:PORT", default_value = "127.0.0.1:9128")]
+    pub admin: SocketAddr,
+
+    /// Permit targets HOST:PORTS (HOST: name, *.suffix, address, CIDR, [v6], *; PORTS: 443, 30000-32767, lists, *); repeatable [default: *:443 *:6443]
+    #[arg(long, env = "SLUICEGATE_ALLOW", value_name = "RULE", value_delimiter = ' ')]
+    pub allow: Vec<Rule>,
+
+    /// Refuse targets; wins over --allow; repeatable
+    #[arg(long, env = "SLUICEGATE_DENY", value_name = "RULE", value_delimiter = ' ')]
+    pub deny: Vec<Rule>,
+}
+
+/// The options of `serve` and `check`.
+#[derive(Args, Clone, Debug)]
+pub struct Serve {
+    /// Addresses and rules.
+    #[command(flatten)]
+    pub rules: Rules,
+
+    /// A user who may come in; repeatable. A password given here is visible to everybody on the host: prefer the variable or --users
+    #[arg(long, env = "SLUICEGATE_USER", value_name = "NAME:PASSWORD", value_parser = secret, hide_env_values = true)]
+    pub user: Vec<Secret>,
+
+    /// Users file in htpasswd format (bcrypt, SHA-256-crypt, SHA-512-crypt), re-read on change and SIGHUP
+    #[arg(long, env = "SLUICEGATE_USERS", value_name = "FILE")]
+    pub users: Option<PathBuf>,
+
+    /// Let everybody in who can reach the gateway
+    #[arg(long, env = "SLUICEGATE_NO_AUTH")]
+    pub no_auth: bool,
+
+    /// Engines to try in this order: splice, copy; auto is the best that passes its self-test
+    #[arg(long, env = "SLUICEGATE_ENGINE", value_name = "ENGINE", default_value = "auto", value_delimiter = ',', value_parser = engine)]
+    pub engine: Vec<EngineChoice>,
+
+    /// End a tunnel after so long without a byte either way [default: never]
+    #[arg(long, env = "SLUICEGATE_IDLE_TIMEOUT", value_name = "TIME", value_parser = duration)]
+    pub idle_timeout: Option<Duration>,
+
+    /// How long a client may take to send its request
+    #[arg(long, env = "SLUICEGATE_HANDSHAKE_TIMEOUT", value_name = "TIME", default_value = "30s", value_parser = duration)]
+    pub handshake_timeout: Duration,
+
+    /// How long one address of a target may take to answer; all of them together three times that
+    #[arg(long, env = "SLUICEGATE_DIAL_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = duration)]
+    pub dial_timeout: Duration,
+
+    /// Give a peer up that leaves data unacknowledged for so long; a slow reader is not given up
+    #[arg(long, env = "SLUICEGATE_USER_TIMEOUT", value_name = "TIME", default_value = "2m", value_parser = duration)]
+    pub user_timeout: Duration,
+
+    /// On SIGTERM, end the tunnels that are still open after so long [default: wait for them]
+    #[arg(long, env = "SLUICEGATE_DRAIN_TIMEOUT", value_name = "TIME", value_parser = duration)]
+    pub drain_timeout: Option<Duration>,
+
+    /// Tunnels open at once [default: what the descriptor limit has room for]
+    #[arg(long, env = "SLUICEGATE_MAX_TUNNELS", value_name = "N", value_parser = positive)]
+    pub max_tunnels: Option<usize>,
+
+    /// Tunnels open at once for each user [default: no limit]
+    #[arg(long, env = "SLUICEGATE_MAX_TUNNELS_PER_USER", value_name = "N", value_parser = positive)]
+    pub max_tunnels_per_user: Option<usize>,
+
+    /// Tunnels open at once for each client address [default: no limit]
+    #[arg(long, env = "SLUICEGATE_MAX_TUNNELS_PER_SOURCE", value_name = "N", value_parser = positive)]
+    pub max_tunnels_per_source: Option<usize>,
+
+    /// Local address to dial from; repeatable, one for IPv4 and one for IPv6
+    #[arg(long, env = "SLUICEGATE_SOURCE", value_name = "ADDR", value_delimiter = ' ')]
+    pub source: Vec<std::net::IpAddr>,
+
+    /// Congestion control of both legs (cubic) or of one (client=cubic, origin=bbr) [default: the host's]
+    #[arg(long, env = "SLUICEGATE_CONGESTION_CONTROL", value_name = "[LEG=]NAME", value_delimiter = ',')]
+    pub congestion_control: Vec<String>,
+
+    /// Format of the log on standard error
+    #[arg(long, env = "SLUICEGATE_LOG", value_name = "FORMAT", default_value = "text")]
+    pub log: LogFormat,
+}
+
+/// The options of `explain`.
+#[derive(Args, Clone, Debug)]
+pub struct Explain {
+    /// Addresses and rules.
+    #[command(flatten)]
+    pub rules: Rules,
+
+    /// Who would ask
+    #[arg(long, value_name = "NAME")]
+    pub user: Option<String>,
+
+    /// Where they would ask from
+    #[arg(long, value_name = "IP")]
+    pub from: Option<std::net::IpAddr>,
+
+    /// The target of the CONNECT
+    #[arg(value_name = "HOST:PORT")]
+    pub target: String,
+}
+
+/// How the log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// A line of words and `field=value`.
+    Text,
+    /// A JSON object a line.
+    Json,
+}
+
+/// One word of `--engine`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EngineChoice {
+    /// Every engine, best first.
+    Auto,
+    /// This one.
+    One(Engine),
+}
+
+impl EngineChoice {
+    /// The engines that a list of choices means, each once.
+    #[must_use]
+    pub fn expand(choices: &[Self]) -> Vec<Engine> {
+        let mut engines = Vec::new();
+        for choice in choices {
+            let these = match choice {
+                Self::Auto => Engine::ALL,
+                Self::One(engine) => std::slice::from_ref(engine),
+            };
+            engines.extend(these.iter().copied().filter(|engine| !engines.contains(engine)).collect::<Vec<_>>());
+        }
+        engines
+    }
+}
+
+fn engine(text: &str) -> Result<EngineChoice, String> {
+    if text == "auto" { Ok(EngineChoice::Auto) } else { text.parse().map(EngineChoice::One) }
+}
+
+/// Never fails, so that no error shows a password; [`crate::auth::parse_user`] looks at it later.
+#[expect(clippy::unnecessary_wraps, reason = "clap wants a Result")]
+fn secret(text: &str) -> Result<Secret, std::convert::Infallible> {
+    Ok(Secret::new(text))
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let duration = humantime::parse_duration(text).map_err(|error| format!("{error}: write it as 30s, 5m or 12h"))?;
+    if duration.is_zero() {
+        Err("zero would end everything at once: leave the option out instead".into())
+    } else {
+        Ok(duration)
+    }
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("0 would refuse everybody: leave the option out for no limit".into()),
+        Ok(number) => Ok(number),
+        Err(_) => Err("a whole number is wanted".into()),
+    }
+}

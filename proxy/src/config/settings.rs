@@ -1,0 +1,84 @@
+//! What the options mean together: the parts of a gateway, checked, before anything is opened.
+
+use std::thread::available_parallelism;
+
+use super::{EngineChoice, Rules, Serve};
+use crate::account::Limits;
+use crate::auth::{Authenticator, parse_user};
+use crate::dial;
+use crate::relay;
+use crate::server::descriptors;
+use crate::sys::socket::{Leg, LegOptions};
+
+/// A checked configuration.
+#[derive(Debug)]
+pub struct Settings {
+    /// Who may come in.
+    pub authenticator: Authenticator,
+    /// How origins are dialled.
+    pub dial: dial::Options,
+    /// How bytes are moved.
+    pub relay: relay::Options,
+    /// Options of the clients' sockets.
+    pub client_leg: LegOptions,
+    /// Tunnels at once.
+    pub limits: Limits,
+}
+
+impl Settings {
+    /// Checks `serve`'s options.
+    ///
+    /// # Errors
+    /// Cause and remedy, in a line.
+    pub fn new(options: &Serve) -> Result<Self, String> {
+        distinct(&options.rules)?;
+        Ok(Self {
+            authenticator: authenticator(options)?,
+            dial: dial::Options::new(options.dial_timeout, &options.source, leg(options, Leg::Origin)?)?,
+            relay: relay::Options {
+                engines: EngineChoice::expand(&options.engine),
+                idle_timeout: options.idle_timeout,
+                user_timeout: options.user_timeout,
+                threads: available_parallelism().map_or(1, Into::into),
+            },
+            client_leg: leg(options, Leg::Client)?,
+            limits: Limits {
+                tunnels: descriptors::admit(options.max_tunnels, descriptors::raise())?,
+                per_user: options.max_tunnels_per_user,
+                per_source: options.max_tunnels_per_source,
+            },
+        })
+    }
+}
+
+fn authenticator(options: &Serve) -> Result<Authenticator, String> {
+    let users = options.user.iter().map(|text| {
+        let text = std::str::from_utf8(text.expose()).map_err(|_| "--user: not UTF-8".to_owned())?;
+        parse_user(text).map_err(|error| format!("--user: {error}"))
+    });
+    let users = users.collect::<Result<Vec<_>, String>>()?;
+    match (options.no_auth, users.is_empty() && options.users.is_none()) {
+        (true, true) => Ok(Authenticator::open()),
+        (true, false) => Err("--no-auth lets everybody in, but there are users: leave one of the two out".into()),
+        (false, true) => {
+            Err("nobody may come in: name users by --users FILE or SLUICEGATE_USER=name:password, or say \
+                              --no-auth if everybody who reaches this gateway may use it"
+                .into())
+        }
+        (false, false) => Authenticator::new(users, options.users.clone()).map_err(|error| error.to_string()),
+    }
+}
+
+fn leg(options: &Serve, leg: Leg) -> Result<LegOptions, String> {
+    LegOptions::new(leg, &options.congestion_control, options.user_timeout)
+        .map_err(|error| format!("--congestion-control: {error}"))
+}
+
+fn distinct(rules: &Rules) -> Result<(), String> {
+    let mut all: Vec<_> = rules.listen.iter().chain([&rules.admin]).filter(|address| address.port() != 0).collect();
+    all.sort_unstable();
+    match all.windows(2).find(|two| two[0] == two[1]) {
+        Some(two) => Err(format!("{} is named twice among --listen and --admin: each needs a port of its own", two[0])),
+        None => Ok(()),
+    }
+}

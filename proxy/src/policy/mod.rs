@@ -1,0 +1,275 @@
+//! What may be reached: name rules before a name is resolved, address rules on every address after.
+//!
+//! The answer is a [`Permit`], and nothing else can be dialled. All decisions about an address are
+//! made in [`Policy::judge`], for the handshake and for `explain` alike.
+
+mod rule;
+mod special;
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use crate::reason::{Reason, Refusal};
+use crate::target::{Host, Target};
+
+pub use rule::Rule;
+
+/// Whether an address is one of this host's own.
+pub type IsLocal = fn(IpAddr) -> bool;
+
+/// The ports that are open to every name and ordinary address if no `--allow` is given: TLS, and
+/// the API of a Kubernetes cluster.
+const DEFAULT_ALLOW: [&str; 2] = ["*:443", "*:6443"];
+
+/// The rules, and what they are judged against.
+///
+/// 1. A `--deny` rule that covers the name or the address refuses it, whatever else is said. It
+///    also covers the IPv4 address that an IPv6 one carries.
+/// 2. A listener of the gateway itself is refused: a tunnel to it would be a loop, or reach the
+///    admin address past its own rules.
+/// 3. A special address (loopback, link-local, metadata and so on) is refused unless an `--allow`
+///    rule names it: the rule's network lies within the special block, so that neither `*` nor a
+///    name nor `0.0.0.0/0` opens it.
+/// 4. Otherwise some `--allow` rule has to cover the name or the address.
+#[derive(Debug)]
+pub struct Policy {
+    allow: Vec<Rule>,
+    deny: Vec<Rule>,
+    /// No `--allow` was given.
+    by_default: bool,
+    own_listeners: Vec<SocketAddr>,
+    is_local: IsLocal,
+}
+
+/// A target that the name rules let through, to be resolved and then checked by address.
+#[derive(Debug)]
+pub struct Named {
+    target: Target,
+}
+
+/// Leave to dial: the addresses that passed, in the resolver's order, at least one.
+///
+/// Made by [`Policy::check_addresses`] alone.
+#[derive(Debug)]
+pub struct Permit {
+    target: Target,
+    addresses: Vec<SocketAddr>,
+    rule: String,
+}
+
+/// What the policy says of one address, and why; shown by `explain`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It may be dialled.
+    Permitted {
+        /// The deciding rule, as `--allow 10.0.0.0/8:443` or `default allow *:443`.
+        rule: String,
+    },
+    /// It may not.
+    Refused {
+        /// The deciding rule or limit, in words that fit a reason phrase.
+        cause: String,
+    },
+}
+
+impl Named {
+    /// What the client asked for.
+    #[must_use]
+    pub const fn target(&self) -> &Target {
+        &self.target
+    }
+}
+
+impl Permit {
+    /// What the client asked for.
+    #[must_use]
+    pub const fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// Where to dial; never empty.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// The rule that permitted the first address, as `--allow 10.0.0.0/8:443`.
+    #[must_use]
+    pub fn rule(&self) -> &str {
+        &self.rule
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Permitted { rule } => write!(f, "permitted by {rule}"),
+            Self::Refused { cause } => write!(f, "refused: {cause}"),
+        }
+    }
+}
+
+impl Policy {
+    /// A policy of these rules; without an allow rule, `*:443` and `*:6443` are allowed.
+    ///
+    /// `own_listeners` are the addresses that the gateway's sockets are bound to, and `is_local`
+    /// tells whether an address is one of this host's.
+    #[must_use]
+    pub fn new(allow: Vec<Rule>, deny: Vec<Rule>, own_listeners: Vec<SocketAddr>, is_local: IsLocal) -> Self {
+        let by_default = allow.is_empty();
+        let default_rules = || DEFAULT_ALLOW.iter().filter_map(|text| text.parse().ok()).collect();
+        let allow = if by_default { default_rules() } else { allow };
+        Self { allow, deny, by_default, own_listeners, is_local }
+    }
+
+    /// Judges what can be judged before a name is resolved, so that a name nobody may reach costs
+    /// no look-up. A literal address is judged whole.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::Denied`], naming the rule.
+    pub fn check_name(&self, target: Target) -> Result<Named, Refusal> {
+        let cause = match &target.host {
+            Host::Address(address) => match self.judge(&target, SocketAddr::new(*address, target.port)) {
+                Verdict::Permitted { .. } => None,
+                Verdict::Refused { cause } => Some(cause),
+            },
+            Host::Name(name) => self.name_refused(name, &target),
+        };
+        match cause {
+            Some(cause) => Err(Refusal::new(Reason::Denied, cause)),
+            None => Ok(Named { target }),
+        }
+    }
+
+    /// Keeps the addresses that may be dialled, in their order.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::Denied`] if none may be, with the cause for the first;
+    /// [`Reason::ResolveFailed`] if there was none to begin with.
+    pub fn check_addresses(&self, named: Named, addresses: Vec<SocketAddr>) -> Result<Permit, Refusal> {
+        let target = named.target;
+        let (mut rules, mut causes, mut permitted) = (Vec::new(), Vec::new(), Vec::new());
+        for address in addresses {
+            let address = canonical(address, target.port);
+            match self.judge(&target, address) {
+                Verdict::Permitted { rule } => {
+                    rules.push(rule);
+                    permitted.push(address);
+                }
+                Verdict::Refused { cause } => causes.push((cause, address.ip())),
+            }
+        }
+        match rules.into_iter().next() {
+            Some(rule) => Ok(Permit { target, addresses: permitted, rule }),
+            None => Err(none_permitted(&target, &causes)),
+        }
+    }
+
+    /// What the policy says of `address` if `target` resolves to it; the port is the target's.
+    #[must_use]
+    pub fn judge(&self, target: &Target, address: SocketAddr) -> Verdict {
+        let address = canonical(address, target.port);
+        let outcome = self
+            .not_denied(target, address.ip())
+            .and_then(|()| self.not_own_listener(address))
+            .and_then(|()| self.allowed(target, address.ip()));
+        match outcome {
+            Ok(rule) if self.by_default => Verdict::Permitted { rule: format!("default allow {rule}") },
+            Ok(rule) => Verdict::Permitted { rule: format!("--allow {rule}") },
+            Err(cause) => Verdict::Refused { cause },
+        }
+    }
+
+    /// Why this name needs no look-up, if so: it is denied, or no rule could allow it.
+    fn name_refused(&self, name: &str, target: &Target) -> Option<String> {
+        let port = target.port;
+        if let Some(rule) = self.deny.iter().find(|rule| rule.has_port(port) && rule.covers_name(name)) {
+            return Some(denied(rule));
+        }
+        let hope = |rule: &Rule| rule.has_port(port) && (rule.covers_name(name) || rule.network().is_some());
+        (!self.allow.iter().any(hope)).then(|| self.unmatched(target))
+    }
+
+    fn not_denied(&self, target: &Target, address: IpAddr) -> Result<(), String> {
+        let rule = self.deny.iter().filter(|rule| rule.has_port(target.port));
+        match rule.into_iter().find(|rule| covers(rule, target, &readings(address))) {
+            Some(rule) => Err(denied(rule)),
+            None => Ok(()),
+        }
+    }
+
+    fn not_own_listener(&self, address: SocketAddr) -> Result<(), String> {
+        let ports_meet = self.own_listeners.iter().any(|own| own.port() == address.port());
+        let is_bound = |ip: IpAddr| self.own_listeners.iter().any(|own| own.ip().to_canonical() == ip);
+        let is_own = |ip: IpAddr| is_bound(ip) || (self.is_local)(ip);
+        if ports_meet && readings(address.ip()).into_iter().any(is_own) {
+            return Err(format!("{address} is a listener of this gateway: no rule permits a loop"));
+        }
+        Ok(())
+    }
+
+    /// The rule that allows the address.
+    fn allowed(&self, target: &Target, address: IpAddr) -> Result<&Rule, String> {
+        let mut rules = self.allow.iter().filter(|rule| rule.has_port(target.port));
+        let Some(special) = special::special(address) else {
+            return rules.find(|rule| covers(rule, target, &[address])).ok_or_else(|| self.unmatched(target));
+        };
+        let names_it = |rule: &&Rule| {
+            rule.network().is_some_and(|network| network.contains(&address) && special.block.contains(&network))
+        };
+        rules.find(names_it).ok_or_else(|| {
+            let (kind, block) = (special.kind, rule::shown(special.block));
+            format!("{address} is {kind}: needs a rule that names it, as --allow {block}:*")
+        })
+    }
+
+    fn unmatched(&self, target: &Target) -> String {
+        match self.by_default {
+            true => format!("no --allow rule matches {target} (default: {})", DEFAULT_ALLOW.join(", ")),
+            false => format!("no --allow rule matches {target}"),
+        }
+    }
+}
+
+fn covers(rule: &Rule, target: &Target, addresses: &[IpAddr]) -> bool {
+    let by_name = matches!(&target.host, Host::Name(name) if rule.covers_name(name));
+    by_name || addresses.iter().any(|address| rule.covers_address(*address))
+}
+
+/// The address, and the IPv4 ones that it carries.
+fn readings(address: IpAddr) -> Vec<IpAddr> {
+    let inner = special::inner_addresses(address).into_iter().map(IpAddr::from);
+    std::iter::once(address).chain(inner).collect()
+}
+
+/// The address as it will be dialled: an IPv4-mapped one is dialled over IPv4 anyway, and the port
+/// is the one that was judged. The scope of a link-local address stays.
+fn canonical(mut address: SocketAddr, port: u16) -> SocketAddr {
+    address.set_port(port);
+    match address.ip().to_canonical() {
+        IpAddr::V4(v4) => (v4, port).into(),
+        IpAddr::V6(_) => address,
+    }
+}
+
+fn denied(rule: &Rule) -> String {
+    format!("denied by rule --deny {rule}")
+}
+
+/// The refusal of a target without a single permitted address.
+fn none_permitted(target: &Target, causes: &[(String, IpAddr)]) -> Refusal {
+    let Some((cause, address)) = causes.first() else {
+        return Refusal::new(Reason::ResolveFailed, format!("{target} has no address"));
+    };
+    let detail = match (&target.host, causes.len() - 1) {
+        (Host::Address(_), _) => cause.clone(),
+        (Host::Name(_), 0) => format!("{cause} (resolved to {address})"),
+        (Host::Name(_), more) => format!("{cause} (resolved to {address} and {more} more)"),
+    };
+    Refusal::new(Reason::Denied, detail)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,300 @@
+//! The engine `copy`: read and write on tokio, the portable fallback and the oracle of the tests.
+//!
+//! It shares no code with the splice engine, so that the two agreeing means something. It keeps a
+//! buffer only while bytes are in flight, but those bytes are in this process alone: they die with it.
+
+use std::cell::RefCell;
+use std::future::pending;
+use std::io::{self, ErrorKind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use rustix::net::Shutdown;
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, interval_at, sleep, timeout_at};
+
+use super::watch::Watch;
+use super::{Adopted, Fault, LAST_BYTES, Options, clean_end};
+use crate::metrics::LimitedSide;
+use crate::reason::Reason;
+use crate::sys::tcp;
+use crate::tunnel::{Direction, Flow, Tunnel};
+
+/// Bytes read at once. Larger ones gain little and hold more memory for a slow reader.
+const BUFFER: usize = 256 << 10;
+
+/// Buffers that a thread keeps for the next burst.
+const KEPT: usize = 8;
+
+/// A runtime of its own, so that bulk copying does not hold up handshakes.
+#[derive(Debug)]
+pub(super) struct Copy {
+    /// Taken when dropped.
+    runtime: Option<tokio::runtime::Runtime>,
+    options: Arc<Options>,
+}
+
+impl Copy {
+    /// Starts the threads.
+    pub(super) fn start(options: &Options) -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(options.threads.max(1))
+            .thread_name("copy")
+            .enable_all()
+            .build()?;
+        Ok(Self { runtime: Some(runtime), options: Arc::new(options.clone()) })
+    }
+
+    /// Starts copying.
+    pub(super) fn adopt(&self, tunnel: Tunnel) -> Adopted {
+        let runtime = self.runtime.as_ref().expect("there until dropped");
+        let _context = runtime.enter();
+        let Tunnel { client, origin, prefix, flow } = tunnel;
+        let copies = client.try_clone().and_then(|client| Ok((client, origin.try_clone()?)));
+        let streams = copies.and_then(|(client, origin)| Ok((stream(client)?, stream(origin)?)));
+        let (client_stream, origin_stream) = match streams {
+            Ok(streams) => streams,
+            Err(error) => return Err((Box::new(Tunnel { client, origin, prefix, flow }), error)),
+        };
+        drop((client, origin));
+        let (stop, stopped) = oneshot::channel();
+        let stop = Mutex::new(Some(stop));
+        flow.on_stop(move |why| {
+            let stop = stop.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let _ = stop.map(|stop| stop.send(why));
+        });
+        let (end, ended) = oneshot::channel();
+        let pair = Pair {
+            client: client_stream,
+            origin: origin_stream,
+            flow,
+            options: self.options.clone(),
+            broken: Default::default(),
+            passed: Default::default(),
+            settled: AtomicBool::new(false),
+        };
+        runtime.spawn(async move {
+            let why = pair.run(prefix, stopped).await;
+            drop(pair);
+            let _ = end.send(why);
+        });
+        Ok(ended)
+    }
+}
+
+impl Drop for Copy {
+    fn drop(&mut self) {
+        // A runtime may not be dropped on a thread of another one, where the gateway's may be.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+fn stream(socket: std::net::TcpStream) -> io::Result<TcpStream> {
+    socket.set_nonblocking(true)?;
+    TcpStream::from_std(socket)
+}
+
+struct Pair {
+    client: TcpStream,
+    origin: TcpStream,
+    flow: Arc<Flow>,
+    options: Arc<Options>,
+    /// The source of a direction ([`Direction::index`]) is known to have failed.
+    broken: [AtomicBool; 2],
+    /// The copying of a direction is over, one way or the other.
+    passed: [AtomicBool; 2],
+    /// Both directions ended well. Otherwise closing the sockets would look like a clean end to a
+    /// peer, whatever became of this task.
+    settled: AtomicBool,
+}
+
+impl Drop for Pair {
+    fn drop(&mut self) {
+        if !self.settled.load(Ordering::Relaxed) {
+            let _ = tcp::reset(&self.client);
+            let _ = tcp::reset(&self.origin);
+        }
+    }
+}
+
+/// What ended a tunnel before both its directions had ended.
+enum Broken {
+    Fault(Fault),
+    Stopped(Reason),
+}
+
+impl Pair {
+    async fn run(&self, prefix: [Vec<u8>; 2], stopped: oneshot::Receiver<Reason>) -> Reason {
+        let [to_origin, to_client] = prefix;
+        let first_end = OnceLock::new();
+        let mut up = Box::pin(self.pass(Direction::ToOrigin, to_origin, &first_end));
+        let mut down = Box::pin(self.pass(Direction::ToClient, to_client, &first_end));
+        let both = async { tokio::try_join!(&mut up, &mut down) };
+        let broken = tokio::select! {
+            result = both => match result {
+                Ok(_) => {
+                    self.settled.store(true, Ordering::Relaxed);
+                    return clean_end(first_end.get().copied());
+                }
+                Err(fault) => Broken::Fault(fault),
+            },
+            fault = self.failure() => Broken::Fault(fault),
+            why = self.stopped(stopped) => Broken::Stopped(why),
+        };
+        let fault = match broken {
+            Broken::Stopped(why) => return why,
+            Broken::Fault(fault) => fault,
+        };
+        let last = match fault.source_of {
+            Direction::ToOrigin => up,
+            Direction::ToClient => down,
+        };
+        self.pass_last(fault.source_of, last).await;
+        fault.reason()
+    }
+
+    /// Lets what came before a failure reach the sound side, for a moment; the reset comes when the
+    /// sockets are dropped.
+    async fn pass_last(&self, direction: Direction, passing: impl Future<Output = Result<(), Fault>>) {
+        let (_, sound) = self.ends(direction);
+        let until = Instant::now() + LAST_BYTES;
+        let arrived = async {
+            if !self.passed[direction.index()].load(Ordering::Relaxed) {
+                let _ = passing.await;
+            }
+            while tcp::unacknowledged(sound).is_ok_and(|bytes| bytes > 0) {
+                sleep(Duration::from_millis(2)).await;
+            }
+        };
+        let _ = timeout_at(until, arrived).await;
+    }
+
+    fn ends(&self, direction: Direction) -> (&TcpStream, &TcpStream) {
+        match direction {
+            Direction::ToOrigin => (&self.client, &self.origin),
+            Direction::ToClient => (&self.origin, &self.client),
+        }
+    }
+
+    /// Copies one direction until its end has been passed on, and says so.
+    async fn pass(&self, direction: Direction, prefix: Vec<u8>, first_end: &OnceLock<Direction>) -> Result<(), Fault> {
+        let result = self.copy(direction, prefix, first_end).await;
+        self.passed[direction.index()].store(true, Ordering::Relaxed);
+        result
+    }
+
+    async fn copy(&self, direction: Direction, prefix: Vec<u8>, first_end: &OnceLock<Direction>) -> Result<(), Fault> {
+        let (source, destination) = self.ends(direction);
+        let lost = |error| Fault::of_source(direction, error);
+        self.send(direction, &prefix).await?;
+        drop(prefix);
+        loop {
+            source.readable().await.map_err(lost)?;
+            let mut buffer = Buffer::take();
+            match source.try_read(&mut buffer.0) {
+                Ok(0) => break,
+                Ok(bytes) => self.send(direction, &buffer.0[..bytes]).await?,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => return Err(lost(error)),
+            }
+        }
+        let _ = first_end.set(direction);
+        // After a failure the end that was read is none to pass on: a reset follows.
+        match source.take_error() {
+            Ok(Some(error)) => Err(lost(error)),
+            _ if self.broken[direction.index()].load(Ordering::Relaxed) => Err(lost(ErrorKind::ConnectionReset.into())),
+            _ => rustix::net::shutdown(destination, Shutdown::Write)
+                .map_err(|error| Fault::of_destination(direction, error.into())),
+        }
+    }
+
+    async fn send(&self, direction: Direction, mut bytes: &[u8]) -> Result<(), Fault> {
+        let (_, destination) = self.ends(direction);
+        let lost = |error| Fault::of_destination(direction, error);
+        while !bytes.is_empty() {
+            match destination.try_write(bytes) {
+                Ok(sent) => {
+                    self.flow.add(direction, sent as u64, std::time::Instant::now());
+                    bytes = &bytes[sent..];
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => destination.writable().await.map_err(lost)?,
+                Err(error) => return Err(lost(error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until one of the sockets fails, also while nothing is read from it.
+    async fn failure(&self) -> Fault {
+        tokio::select! {
+            fault = self.failed(Direction::ToOrigin) => fault,
+            fault = self.failed(Direction::ToClient) => fault,
+        }
+    }
+
+    async fn failed(&self, direction: Direction) -> Fault {
+        let (socket, _) = self.ends(direction);
+        let error = match socket.ready(Interest::ERROR).await {
+            Ok(_) => match socket.take_error() {
+                Ok(Some(error)) | Err(error) => error,
+                // A read or a write had the error already, and tells.
+                Ok(None) => pending().await,
+            },
+            Err(error) => error,
+        };
+        // The kernel tells an error once: what reads the socket next finds a plain end.
+        self.broken[direction.index()].store(true, Ordering::Relaxed);
+        Fault::of_source(direction, error)
+    }
+
+    /// Waits until somebody stops the tunnel or it was silent for too long, and looks at it meanwhile.
+    async fn stopped(&self, mut asked: oneshot::Receiver<Reason>) -> Reason {
+        let interval = self.options.look_interval();
+        let mut looks = interval_at(Instant::now() + interval, interval);
+        let mut watches = [Watch::default(), Watch::default()];
+        loop {
+            tokio::select! {
+                Ok(why) = &mut asked => return why,
+                _ = looks.tick() => {}
+            }
+            let ends = [(&self.client, LimitedSide::Client), (&self.origin, LimitedSide::Origin)];
+            for (watch, (socket, side)) in watches.iter_mut().zip(ends) {
+                watch.look(socket, side, self.options.user_timeout);
+            }
+            let silent = self.flow.last_moved().elapsed();
+            if self.options.idle_timeout.is_some_and(|limit| silent >= limit) {
+                return Reason::Idle;
+            }
+        }
+    }
+}
+
+thread_local! {
+    static FREE: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A buffer out of the thread's stock.
+struct Buffer(Box<[u8]>);
+
+impl Buffer {
+    fn take() -> Self {
+        let kept = FREE.with_borrow_mut(Vec::pop);
+        Self(kept.unwrap_or_else(|| vec![0; BUFFER].into_boxed_slice()))
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let buffer = std::mem::take(&mut self.0);
+        FREE.with_borrow_mut(|free| {
+            if free.len() < KEPT {
+                free.push(buffer);
+            }
+        });
+    }
+}

@@ -1,0 +1,80 @@
+//! Whether an engine works on this host: not a look at versions, but a small tunnel through it.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+use super::Adopted;
+use crate::tunnel::{Flow, Tunnel};
+
+/// Long enough for the slowest host, short enough for a start.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// More than any buffer on the way holds, so that back-pressure is part of the test.
+const LENGTH: usize = 4 << 20;
+
+/// Sends bytes both ways through a tunnel of `adopt`'s, with a prefix and a half-close each way, and
+/// compares them.
+///
+/// The sockets are Unix ones, which need no network: what the test looks for is a refused system
+/// call, and splice(2) and epoll(7) are the same for them.
+pub(super) fn run(adopt: impl FnOnce(Tunnel) -> Adopted) -> io::Result<()> {
+    let (client, near) = pair()?;
+    let (origin, far) = pair()?;
+    let (up, down) = (pattern(1), pattern(7));
+    let cut = 1_000;
+    let flow = Arc::new(Flow::default());
+    let tunnel = Tunnel { client: near, origin: far, prefix: [up[..cut].to_vec(), Vec::new()], flow };
+    let _end = adopt(tunnel).map_err(|(_, error)| error)?;
+    thread::scope(|scope| {
+        let sending_up = scope.spawn(|| send(&client, &up[cut..]));
+        let sending_down = scope.spawn(|| send(&origin, &down));
+        let receiving = scope.spawn(|| expect(&client, &down));
+        let result = expect(&origin, &up);
+        for thread in [sending_up, sending_down, receiving] {
+            thread.join().map_err(|_| io::Error::other("a thread of the self-test panicked"))??;
+        }
+        result
+    })
+}
+
+fn pair() -> io::Result<(TcpStream, TcpStream)> {
+    let (one, two): (OwnedFd, OwnedFd) =
+        socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    let (one, two) = (TcpStream::from(one), TcpStream::from(two));
+    for socket in [&one, &two] {
+        socket.set_read_timeout(Some(LIMIT))?;
+        socket.set_write_timeout(Some(LIMIT))?;
+    }
+    Ok((one, two))
+}
+
+fn pattern(seed: usize) -> Vec<u8> {
+    let period = 251; // a prime, so that no power of two of bytes lost or repeated goes unseen
+    (0..LENGTH).map(|n| u8::try_from((n * seed + n / period) % period).unwrap_or(0)).collect()
+}
+
+fn send(mut to: &TcpStream, bytes: &[u8]) -> io::Result<()> {
+    to.write_all(bytes).map_err(in_time)?;
+    to.shutdown(Shutdown::Write)
+}
+
+fn expect(mut from: &TcpStream, bytes: &[u8]) -> io::Result<()> {
+    let mut received = Vec::with_capacity(bytes.len());
+    from.read_to_end(&mut received).map_err(in_time)?;
+    if received == bytes { Ok(()) } else { Err(io::Error::other("the engine changed bytes")) }
+}
+
+fn in_time(error: io::Error) -> io::Error {
+    match error.kind() {
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => {
+            io::Error::new(ErrorKind::TimedOut, format!("no byte within {} s", LIMIT.as_secs()))
+        }
+        _ => error,
+    }
+}

@@ -1,0 +1,69 @@
+//! The accept loop.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::time::sleep;
+use tracing::warn;
+
+use crate::account::Registry;
+use crate::client::Client;
+use crate::connection::{Gateway, serve};
+use crate::reason::{Reason, Refusal};
+
+/// Handshakes at once. One costs a descriptor and at most 16 KiB; the limit is there for those who
+/// never finish theirs.
+const HANDSHAKES: usize = 4096;
+
+/// The first and the longest pause after an error that the next accept would meet again.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
+
+/// Accepts for ever.
+pub(super) async fn accept(listener: TcpListener, gateway: Arc<Gateway>, registry: Arc<Registry>) {
+    let connections = registry.connections();
+    let mut pause = BACK_OFF.0;
+    loop {
+        match listener.accept().await {
+            Ok((stream, client)) => {
+                pause = BACK_OFF.0;
+                let client = SocketAddr::new(client.ip().to_canonical(), client.port());
+                let handshakes = connections.borrow().saturating_sub(registry.active());
+                let account = registry.accepted(client);
+                if handshakes < HANDSHAKES {
+                    tokio::spawn(serve(gateway.clone(), stream, account));
+                } else {
+                    tokio::spawn(turn_away(stream, account));
+                }
+            }
+            Err(error) if is_of_the_connection(&error) => {}
+            Err(error) => {
+                warn!(%error, pause_ms = pause.as_millis(), "cannot accept: {}", remedy(&error));
+                sleep(pause).await;
+                pause = (pause * 2).min(BACK_OFF.1);
+            }
+        }
+    }
+}
+
+async fn turn_away(stream: tokio::net::TcpStream, mut account: crate::account::Account) {
+    let refusal = Refusal::new(Reason::HandshakeLimit, format!("{HANDSHAKES} handshakes are under way"));
+    account.refused(&refusal);
+    Client::new(stream).refuse(&refusal).await;
+}
+
+/// The connection was gone, or its network, before it was accepted (accept(2)): the next one is not
+/// concerned.
+fn is_of_the_connection(error: &io::Error) -> bool {
+    !matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+}
+
+fn remedy(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EMFILE) => "raise the descriptor limit (LimitNOFILE=, ulimit -n) or lower --max-tunnels",
+        Some(libc::ENFILE) => "raise fs.file-max",
+        _ => "the host is short of memory for sockets (net.ipv4.tcp_mem)",
+    }
+}

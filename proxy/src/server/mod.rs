@@ -1,0 +1,141 @@
+//! Runs the gateway: accepts, watches signals, drains.
+//!
+//! | file | what is in it |
+//! |---|---|
+//! | `listen` | binding, before anything else can fail |
+//! | `accept` | the accept loop, its back-off and its limit |
+//! | `descriptors` | the descriptor limit and what fits in it |
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sd_notify::NotifyState;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tracing::{error, info, warn};
+
+use crate::account::Registry;
+use crate::admin::{Admin, Readiness, Ready};
+use crate::connection::Gateway;
+use crate::reason::Reason;
+
+mod accept;
+pub mod descriptors;
+mod listen;
+
+pub use listen::Listeners;
+
+/// How often the users file is looked at and long tunnels are asked for their interim line.
+const TICK: Duration = Duration::from_secs(1);
+
+/// How long tunnels that were told to end may take to write their log lines.
+const LAST_LINES: Duration = Duration::from_secs(2);
+
+/// A gateway that is ready to run.
+#[derive(Debug)]
+pub struct Server {
+    /// What connections are served with.
+    pub gateway: Arc<Gateway>,
+    /// The live tunnels.
+    pub registry: Arc<Registry>,
+    /// What `/readyz` says.
+    pub readiness: Arc<Readiness>,
+    /// How long tunnels may live on after the first SIGTERM; `None`: as long as they like.
+    pub drain_timeout: Option<Duration>,
+}
+
+impl Server {
+    /// Accepts connections until the first SIGTERM or SIGINT, then drains: the listeners are closed,
+    /// so that clients with several gateways go to the next; open tunnels live on until they end,
+    /// `drain_timeout` is over, or a second signal comes.
+    ///
+    /// # Errors
+    /// When signals cannot be watched or a listener cannot be registered.
+    pub async fn run(self, listeners: Listeners, admin: Admin) -> io::Result<()> {
+        let mut stop = Stop::new()?;
+        let hangup = signal(SignalKind::hangup())?;
+        let (clients, admin_listener) = listeners.into_tokio()?;
+        let mut background = JoinSet::new();
+        background.spawn(admin.run(admin_listener));
+        background.spawn(housekeeping(self.gateway.clone(), self.registry.clone(), hangup));
+        let mut accepting = JoinSet::new();
+        for listener in clients {
+            accepting.spawn(accept::accept(listener, self.gateway.clone(), self.registry.clone()));
+        }
+        self.readiness.set(Ready::Ready);
+        notify(&[NotifyState::Ready]);
+
+        let signal = stop.next().await;
+        self.readiness.set(Ready::Draining);
+        notify(&[NotifyState::Stopping]);
+        accepting.shutdown().await;
+        info!(signal, tunnels = self.registry.active(), "draining: no more connections are accepted");
+        self.drain(&mut stop).await;
+        info!("stopped");
+        Ok(())
+    }
+
+    async fn drain(&self, stop: &mut Stop) {
+        let mut connections = self.registry.connections();
+        let limit = async {
+            match self.drain_timeout {
+                Some(limit) => sleep(limit).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = connections.wait_for(|open| *open == 0) => return,
+            () = limit => warn!(tunnels = self.registry.active(), "--drain-timeout is over: open tunnels are reset"),
+            signal = stop.next() => warn!(signal, tunnels = self.registry.active(), "asked again: open tunnels are reset"),
+        }
+        self.registry.stop_all(Reason::Shutdown);
+        let _ = timeout(LAST_LINES, connections.wait_for(|open| *open == 0)).await;
+    }
+}
+
+/// The signals that end the gateway.
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    fn new() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+/// Tells systemd, if that started the gateway.
+fn notify(state: &[NotifyState]) {
+    if let Err(error) = sd_notify::notify(state) {
+        warn!(%error, "systemd could not be told");
+    }
+}
+
+/// Re-reads the users file when asked or when it has changed, and has long tunnels write a line.
+async fn housekeeping(gateway: Arc<Gateway>, registry: Arc<Registry>, mut hangup: Signal) {
+    let mut ticks = interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let asked = tokio::select! {
+            _ = hangup.recv() => true,
+            _ = ticks.tick() => false,
+        };
+        if asked || gateway.authenticator.changed() {
+            match gateway.authenticator.reload() {
+                Ok(users) => info!(users, "users re-read"),
+                Err(error) => error!(%error, "users not re-read: those known before stay valid"),
+            }
+        }
+        registry.interim(Instant::now());
+    }
+}

@@ -1,0 +1,297 @@
+//! Options of the sockets of both legs, and what a host says of its own addresses.
+
+use std::io;
+use std::net::{IpAddr, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
+
+use rustix::io::Errno;
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+
+/// Longest name of a congestion control, without its NUL (`TCP_CA_NAME_MAX`, `include/net/tcp.h`).
+const MAX_ALGORITHM: usize = 15;
+
+/// The two connections of a tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leg {
+    /// Between the client and the gateway.
+    Client,
+    /// Between the gateway and the origin.
+    Origin,
+}
+
+impl Leg {
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Origin => "origin",
+        }
+    }
+}
+
+/// The TCP options of one leg.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LegOptions {
+    /// The congestion control, such as `cubic`; `None` leaves the host's.
+    pub congestion_control: Option<String>,
+    /// Silence after which the peer is probed. Neither end of a migration does that itself, and rsync
+    /// is silent for many minutes while it hashes; firewalls forget a silent connection within minutes.
+    pub keepalive_idle: Duration,
+    /// Time between two unanswered probes.
+    pub keepalive_interval: Duration,
+    /// Unanswered probes after which the peer is given up.
+    pub keepalive_probes: u32,
+    /// How long sent data may stay unacknowledged (`TCP_USER_TIMEOUT`, tcp(7)); zero is the system's
+    /// own limit. It also runs while the peer keeps its window closed, even if it answers every probe
+    /// (`net/ipv4/tcp_timer.c`, `tcp_probe_timer`), so the relay lifts it then.
+    pub user_timeout: Duration,
+    /// Small segments leave at once (`TCP_NODELAY`): the gateway does not know better than the ends.
+    pub nodelay: bool,
+}
+
+impl Default for LegOptions {
+    fn default() -> Self {
+        Self {
+            congestion_control: None,
+            keepalive_idle: Duration::from_secs(45),
+            keepalive_interval: Duration::from_secs(15),
+            keepalive_probes: 4,
+            user_timeout: Duration::from_secs(60 * 2),
+            nodelay: true,
+        }
+    }
+}
+
+impl LegOptions {
+    /// The options of `leg`, by the values of `--congestion-control` and `--user-timeout`.
+    ///
+    /// A value is `cubic` for both legs or `client=cubic` or `origin=bbr` for one; the one for a leg
+    /// counts before the one for both. The kernel is asked whether it can.
+    ///
+    /// # Errors
+    /// A value that says nothing clear, or a congestion control that the kernel refuses, with the
+    /// remedy.
+    pub fn new(leg: Leg, congestion_control: &[String], user_timeout: Duration) -> Result<Self, String> {
+        let algorithm = algorithm_for(leg, congestion_control)?;
+        if let Some(name) = &algorithm {
+            try_congestion_control(name)?;
+        }
+        Ok(Self { congestion_control: algorithm, user_timeout, ..Self::default() })
+    }
+}
+
+/// Which of the values holds for `leg`.
+fn algorithm_for(leg: Leg, values: &[String]) -> Result<Option<String>, String> {
+    let mut chosen: [Option<&str>; 3] = [None; 3];
+    for value in values {
+        let (place, name) = match value.split_once('=') {
+            None => (0, value.as_str()),
+            Some((label, name)) if label == Leg::Client.label() => (1, name),
+            Some((label, name)) if label == Leg::Origin.label() => (2, name),
+            Some(_) => return Err(format!("`{value}`: write NAME, client=NAME or origin=NAME")),
+        };
+        let is_name = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-');
+        if name.is_empty() || name.len() > MAX_ALGORITHM || !name.bytes().all(is_name) {
+            return Err(format!("`{name}` cannot be the name of a congestion control: write one such as cubic or bbr"));
+        }
+        if chosen[place].replace(name).is_some_and(|before| before != name) {
+            return Err(format!("`{value}` contradicts an earlier value: leave one of the two out"));
+        }
+    }
+    let own = match leg {
+        Leg::Client => chosen[1],
+        Leg::Origin => chosen[2],
+    };
+    Ok(own.or(chosen[0]).map(str::to_owned))
+}
+
+/// Tries a congestion control on a socket that goes nowhere.
+fn try_congestion_control(name: &str) -> Result<(), String> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP));
+    let Err(error) = socket.and_then(|socket| socket.set_tcp_congestion(name.as_bytes())) else { return Ok(()) };
+    Err(match Errno::from_io_error(&error) {
+        Some(Errno::NOENT) => format!(
+            "the kernel has no congestion control `{name}`: try `modprobe tcp_{name}`, or choose one of \
+             /proc/sys/net/ipv4/tcp_available_congestion_control"
+        ),
+        Some(Errno::PERM) => format!(
+            "`{name}` is not allowed without CAP_NET_ADMIN: add it to \
+             /proc/sys/net/ipv4/tcp_allowed_congestion_control"
+        ),
+        _ => format!("`{name}`: {error}"),
+    })
+}
+
+/// Sets the options on a TCP socket; one that listens passes them on to what it accepts.
+///
+/// # Errors
+/// The error of setsockopt(2).
+pub fn apply(socket: &impl AsFd, options: &LegOptions) -> io::Result<()> {
+    let descriptor = socket.as_fd();
+    let socket = SockRef::from(&descriptor);
+    let keepalive = TcpKeepalive::new()
+        .with_time(options.keepalive_idle)
+        .with_interval(options.keepalive_interval)
+        .with_retries(options.keepalive_probes);
+    socket.set_tcp_keepalive(&keepalive)?;
+    socket.set_tcp_user_timeout(Some(options.user_timeout))?;
+    socket.set_tcp_nodelay(options.nodelay)?;
+    match &options.congestion_control {
+        Some(name) => socket.set_tcp_congestion(name.as_bytes()),
+        None => Ok(()),
+    }
+}
+
+/// Binds an unconnected socket to a source address without choosing its port: connect(2) does that
+/// with the target in view, so that the ports of one source last for as many connections to *each*
+/// target (`IP_BIND_ADDRESS_NO_PORT`, ip(7); it is an option of this level for IPv6 as well).
+///
+/// # Errors
+/// The error of setsockopt(2) or bind(2); `EADDRNOTAVAIL` means that the host has no such address.
+pub fn bind_source(socket: &impl AsFd, source: IpAddr) -> io::Result<()> {
+    let descriptor = socket.as_fd();
+    let on: libc::c_int = 1;
+    let length = libc::socklen_t::try_from(size_of_val(&on)).expect("the size of an int");
+    // SAFETY: `on` is this function's own and outlives the call; the kernel reads `length` bytes of
+    // it, which is its size, and keeps no pointer. The descriptor is borrowed for the call.
+    let result = unsafe {
+        libc::setsockopt(
+            descriptor.as_raw_fd(),
+            libc::IPPROTO_IP,
+            libc::IP_BIND_ADDRESS_NO_PORT,
+            (&raw const on).cast(),
+            length,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    SockRef::from(&descriptor).bind(&std::net::SocketAddr::new(source, 0).into())
+}
+
+/// Whether `address` is one of this host's: one that a socket can be bound to.
+///
+/// The kernel is asked rather than the interfaces, since it also knows of 127.0.0.0/8 and of local
+/// routes. Where `net.ipv4.ip_nonlocal_bind` is set every address passes for local. An unclear
+/// answer, as for want of descriptors, is a yes: the question is asked to refuse.
+#[must_use]
+pub fn is_local_address(address: IpAddr) -> bool {
+    match UdpSocket::bind((address, 0)) {
+        Ok(_) => true,
+        Err(error) => !matches!(Errno::from_io_error(&error), Some(Errno::ADDRNOTAVAIL | Errno::AFNOSUPPORT)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{Ipv4Addr, TcpListener, TcpStream};
+
+    fn values(texts: &[&str]) -> Vec<String> {
+        texts.iter().map(|text| (*text).to_owned()).collect()
+    }
+
+    fn both(texts: &[&str]) -> [Option<String>; 2] {
+        [Leg::Client, Leg::Origin].map(|leg| algorithm_for(leg, &values(texts)).unwrap())
+    }
+
+    #[test]
+    fn a_congestion_control_is_for_both_legs_or_one() {
+        let some = |name: &str| Some(name.to_owned());
+        assert_eq!(both(&[]), [None, None]);
+        assert_eq!(both(&["cubic"]), [some("cubic"), some("cubic")]);
+        assert_eq!(both(&["client=cubic"]), [some("cubic"), None]);
+        assert_eq!(both(&["client=cubic", "origin=bbr"]), [some("cubic"), some("bbr")]);
+        assert_eq!(both(&["origin=bbr", "cubic"]), [some("cubic"), some("bbr")]);
+        assert_eq!(both(&["cubic", "cubic"]), [some("cubic"), some("cubic")]);
+    }
+
+    #[test]
+    fn what_is_no_congestion_control_is_refused_with_the_form_wanted() {
+        let table = [
+            (&["server=cubic"][..], "write NAME, client=NAME or origin=NAME"),
+            (&[""], "cannot be the name"),
+            (&["client="], "cannot be the name"),
+            (&["a_name_of_16_char"], "cannot be the name"),
+            (&["cubic bbr"], "cannot be the name"),
+            (&["cubic", "bbr"], "contradicts an earlier value"),
+            (&["origin=cubic", "origin=bbr"], "contradicts an earlier value"),
+        ];
+        for (texts, words) in table {
+            let error = LegOptions::new(Leg::Client, &values(texts), Duration::ZERO).unwrap_err();
+            assert!(error.contains(words), "{texts:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_congestion_control_that_the_kernel_lacks_is_found_at_start() {
+        let error = LegOptions::new(Leg::Origin, &values(&["client=reno", "nosuch"]), Duration::ZERO).unwrap_err();
+        assert!(error.contains("modprobe tcp_nosuch"), "{error}");
+        assert!(error.contains("/proc/sys/net/ipv4/tcp_available_congestion_control"), "{error}");
+    }
+
+    /// The options of a socket, as the kernel tells them.
+    fn read(socket: &impl AsFd) -> LegOptions {
+        let descriptor = socket.as_fd();
+        let socket = SockRef::from(&descriptor);
+        assert!(socket.keepalive().unwrap());
+        let name = socket.tcp_congestion().unwrap();
+        LegOptions {
+            congestion_control: Some(String::from_utf8(name).unwrap().trim_end_matches('\0').to_owned()),
+            keepalive_idle: socket.tcp_keepalive_time().unwrap(),
+            keepalive_interval: socket.tcp_keepalive_interval().unwrap(),
+            keepalive_probes: socket.tcp_keepalive_retries().unwrap(),
+            user_timeout: socket.tcp_user_timeout().unwrap().unwrap_or_default(),
+            nodelay: socket.tcp_nodelay().unwrap(),
+        }
+    }
+
+    #[test]
+    fn options_hold_for_a_socket_and_for_what_a_listener_accepts() {
+        // Reno is always there: it is built into TCP itself.
+        let options = LegOptions::new(Leg::Client, &values(&["reno"]), Duration::from_secs(77)).unwrap();
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        apply(&listener, &options).unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        assert_eq!(read(&accepted), options);
+        assert_ne!(read(&listener), LegOptions::default());
+        apply(&client, &options).unwrap();
+        assert_eq!(read(&client), options);
+        let lifted = LegOptions { user_timeout: Duration::ZERO, nodelay: false, ..options };
+        apply(&client, &lifted).unwrap();
+        assert_eq!(read(&client), lifted);
+    }
+
+    #[test]
+    fn a_bound_source_leaves_the_port_to_connect() {
+        for source in ["127.0.0.2", "::1"].map(|ip| ip.parse::<IpAddr>().unwrap()) {
+            if !is_local_address(source) {
+                assert!(source.is_ipv6(), "{source}");
+                continue;
+            }
+            let socket = Socket::new(Domain::for_address((source, 0).into()), Type::STREAM, None).unwrap();
+            bind_source(&socket, source).unwrap();
+            let bound = socket.local_addr().unwrap().as_socket().unwrap();
+            assert_eq!((bound.ip(), bound.port()), (source, 0));
+        }
+    }
+
+    #[test]
+    fn a_source_that_the_host_lacks_cannot_be_bound() {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        let error = bind_source(&socket, "192.0.2.1".parse().unwrap()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrNotAvailable);
+    }
+
+    #[test]
+    fn the_host_knows_its_own_addresses() {
+        for own in ["127.0.0.1", "127.1.2.3", "0.0.0.0", "::ffff:127.0.0.1"] {
+            assert!(is_local_address(own.parse().unwrap()), "{own}");
+        }
+        // Documentation addresses (RFC 5737, RFC 3849).
+        for foreign in ["192.0.2.1", "203.0.113.7", "2001:db8::1"] {
+            assert!(!is_local_address(foreign.parse().unwrap()), "{foreign}");
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! What TCP knows about a connection, and how to end one abruptly.
+
+use std::io;
+use std::mem::{MaybeUninit, offset_of, size_of};
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
+
+/// The start of `struct tcp_info` (`include/uapi/linux/tcp.h`), as far as the gateway reads it.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Raw {
+    bytes: [u8; 8],
+    before_rto: [u32; 24],
+    rates: [u64; 4],
+    segments: [u32; 6],
+    delivery_rate: u64,
+    busy_time: u64,
+    rwnd_limited: u64,
+    sndbuf_limited: u64,
+    delivered: [u32; 2],
+    bytes_sent: u64,
+    bytes_retrans: u64,
+    after_retrans: [u32; 3],
+    snd_wnd: u32,
+}
+
+/// The place of `tcpi_probes` in [`Raw::bytes`].
+const PROBES: usize = 3;
+
+// The kernel's offsets: a field added here by mistake would shift everything behind it.
+const _: () = assert!(offset_of!(Raw, rates) == 104 && offset_of!(Raw, busy_time) == 168);
+const _: () = assert!(offset_of!(Raw, bytes_sent) == 200 && offset_of!(Raw, snd_wnd) == 228);
+
+/// What held up the sending on a connection, since it began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Time with data to send, whatever held it up.
+    pub busy: Duration,
+    /// Time stalled because the peer's receive window was too small.
+    pub receiver: Duration,
+    /// Time stalled because the send buffer was too small.
+    pub send_buffer: Duration,
+    /// The peer takes nothing now: its window is closed (kernels before 5.4 do not tell: false).
+    pub window_closed: bool,
+    /// Window probes that the peer has left unanswered.
+    pub unanswered_probes: u8,
+}
+
+/// Reads [`Limits`] out of `TCP_INFO` (tcp(7)).
+///
+/// # Errors
+/// The error of getsockopt(2), as for a socket that is not TCP.
+pub fn limits(socket: &impl AsFd) -> io::Result<Limits> {
+    let mut raw = MaybeUninit::<Raw>::zeroed();
+    let mut length = libc::socklen_t::try_from(size_of::<Raw>()).expect("a small struct");
+    // SAFETY: `raw` and `length` are this function's own and outlive the call; the kernel writes at
+    // most `length` bytes to `raw` and keeps neither pointer. The descriptor is borrowed for the call.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            raw.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: every field is an integer, for which any bytes are a value, and those that the kernel
+    // did not write are zero.
+    let raw = unsafe { raw.assume_init() };
+    Ok(Limits {
+        busy: Duration::from_micros(raw.busy_time),
+        receiver: Duration::from_micros(raw.rwnd_limited),
+        send_buffer: Duration::from_micros(raw.sndbuf_limited),
+        unanswered_probes: raw.bytes[PROBES],
+        window_closed: length as usize >= size_of::<Raw>() && raw.snd_wnd == 0,
+    })
+}
+
+/// Bytes in the send buffer that the peer has not acknowledged (SIOCOUTQ, tcp(7)).
+///
+/// # Errors
+/// The error of ioctl(2).
+pub fn unacknowledged(socket: &impl AsFd) -> io::Result<usize> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: TIOCOUTQ, which is SIOCOUTQ on a socket, writes one int to `bytes`, which outlives the
+    // call; the kernel keeps no pointer. The descriptor is borrowed for the call.
+    let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    if result == 0 { Ok(usize::try_from(bytes).unwrap_or(0)) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Ends a connection by a reset, at once, whoever else holds the socket.
+///
+/// `SO_LINGER` 0 and close do that only for the last holder; connect(2) to `AF_UNSPEC` disconnects
+/// the socket itself (`net/ipv4/tcp.c`, `tcp_disconnect`). What the send buffer holds is dropped.
+///
+/// # Errors
+/// The error of connect(2); a connection that is gone already is no error.
+pub fn reset(socket: &impl AsFd) -> io::Result<()> {
+    Ok(rustix::net::connect_unspec(socket)?)
+}
+
+/// Sets how long sent data may stay unacknowledged before the connection is given up; zero is the
+/// system's own limit (`TCP_USER_TIMEOUT`, tcp(7)).
+///
+/// # Errors
+/// The error of setsockopt(2).
+pub fn set_user_timeout(socket: &impl AsFd, timeout: Duration) -> io::Result<()> {
+    let milliseconds = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
+    Ok(rustix::net::sockopt::set_tcp_user_timeout(socket, milliseconds)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::time::Instant;
+
+    fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let one = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (one, listener.accept().unwrap().0)
+    }
+
+    #[test]
+    fn reset_reaches_the_peer_while_a_copy_is_held() {
+        let (one, mut two) = pair();
+        let copy = one.try_clone().unwrap();
+        reset(&one).unwrap();
+        let error = two.read(&mut [0; 1]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+        drop(copy);
+    }
+
+    #[test]
+    fn a_stopped_reader_closes_its_window_and_leaves_bytes_unacknowledged() {
+        let (mut one, two) = pair();
+        one.set_nonblocking(true).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let block = [7; 65_536];
+        while !limits(&one).unwrap().window_closed {
+            assert!(Instant::now() < deadline, "the window never closed");
+            match one.write(&block) {
+                Ok(taken) => assert!(taken > 0),
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+            }
+        }
+        assert!(unacknowledged(&one).unwrap() > 0);
+        assert!(limits(&one).unwrap().busy > Duration::ZERO);
+        drop(two);
+    }
+}
