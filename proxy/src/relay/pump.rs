@@ -172,7 +172,15 @@ impl Drop for Half {
 
 impl Leg {
     fn new(socket: TcpStream) -> Self {
-        Self { socket, readable: true, writable: true, read_closed: false, urgent: false, broken: false, watch: Watch::default() }
+        Self {
+            socket,
+            readable: true,
+            writable: true,
+            read_closed: false,
+            urgent: false,
+            broken: false,
+            watch: Watch::default(),
+        }
     }
 }
 
