@@ -54,7 +54,7 @@ impl Settings {
 fn authenticator(options: &Serve) -> Result<Authenticator, String> {
     let users = options.user.iter().map(|text| {
         let text = std::str::from_utf8(text.expose()).map_err(|_| "--user: not UTF-8".to_owned())?;
-        parse_user(text).map_err(|error| format!("--user: {error}"))
+        parse_user(text).map_err(|error| error.to_string())
     });
     let users = users.collect::<Result<Vec<_>, String>>()?;
     match (options.no_auth, users.is_empty() && options.users.is_none()) {

@@ -29,6 +29,9 @@ pub(super) struct Leg {
     writable: bool,
     /// The peer has sent FIN or a reset: an end is still to be read, whatever a short read suggests.
     read_closed: bool,
+    /// Urgent data is, or was, in the stream: splice(2) stops before it (`net/ipv4/tcp.c`,
+    /// `tcp_read_sock`), so it is passed without a pipe.
+    urgent: bool,
     /// The connection broke; there may still be bytes to read that came before.
     broken: bool,
     pub(super) watch: Watch,
@@ -69,6 +72,7 @@ pub(super) struct Readiness {
     pub(super) readable: bool,
     pub(super) writable: bool,
     pub(super) read_closed: bool,
+    pub(super) urgent: bool,
 }
 
 /// Both ends and both directions of a tunnel.
@@ -110,6 +114,7 @@ impl Pump {
         leg.readable |= said.readable;
         leg.writable |= said.writable;
         leg.read_closed |= said.read_closed;
+        leg.urgent |= said.urgent;
     }
 
     /// The end of this direction was read, and all that came before it was passed on.
@@ -167,7 +172,15 @@ impl Drop for Half {
 
 impl Leg {
     fn new(socket: TcpStream) -> Self {
-        Self { socket, readable: true, writable: true, read_closed: false, broken: false, watch: Watch::default() }
+        Self {
+            socket,
+            readable: true,
+            writable: true,
+            read_closed: false,
+            urgent: false,
+            broken: false,
+            watch: Watch::default(),
+        }
     }
 }
 
@@ -238,7 +251,15 @@ impl Way<'_> {
     ///
     /// It is called with an empty pipe alone, so that `WouldBlock` cannot mean a full one.
     fn pull(&mut self, pipes: &mut Pipes, scratch: &mut [u8]) -> Result<Option<usize>, Fault> {
+        if self.source.urgent {
+            let passed = self.pass_without_pipe(scratch);
+            self.source.urgent = self.source.readable;
+            return passed;
+        }
         let Some(pipe) = self.half.pipe.take().or_else(|| pipes.borrow()) else {
+            if !std::mem::replace(&mut self.half.pipeless, true) {
+                metrics::ENGINE_FALLBACKS.counter(&["splice", "copy", "no_pipe"]).increment(1);
+            }
             return self.pass_without_pipe(scratch);
         };
         self.half.pipeless = false;
@@ -258,10 +279,6 @@ impl Way<'_> {
     /// Without a pipe: look at what the source holds, send that, then take away from the source what
     /// the destination took. At no moment are the bytes in this process alone.
     fn pass_without_pipe(&mut self, scratch: &mut [u8]) -> Result<Option<usize>, Fault> {
-        if !self.half.pipeless {
-            self.half.pipeless = true;
-            metrics::ENGINE_FALLBACKS.counter(&["splice", "copy", "no_pipe"]).increment(1);
-        }
         if !self.destination.writable {
             return Ok(None);
         }

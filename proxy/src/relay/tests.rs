@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::{Carried, Engine, Options, Relay};
 use crate::reason::Reason;
+use crate::sys::socket::{LegOptions, apply};
 use crate::sys::tcp;
 use crate::tunnel::{Direction, Flow, Tunnel};
 
@@ -35,6 +36,9 @@ impl Rig {
         let (client, near) = pair();
         let (origin, far) = pair();
         let flow = Arc::new(Flow::default());
+        for near in [&near, &far] {
+            apply(near, &LegOptions::default()).unwrap();
+        }
         let prefix = prefix.map(<[u8]>::to_vec);
         let carried = relay.adopt(Tunnel { client: near, origin: far, prefix, flow: flow.clone() }).unwrap();
         Self { client, origin, flow, carried, _relay: relay }
@@ -188,5 +192,24 @@ fn a_reader_that_stalls_for_longer_than_the_user_timeout_loses_nothing() {
         });
         rig.origin.shutdown(Shutdown::Write).unwrap();
         assert_eq!(rig.end(), (Reason::ClientClosed, sent.len() as u64, 0), "{engine}");
+    }
+}
+
+#[test]
+fn urgent_data_is_data_in_its_place() {
+    use rustix::net::{SendFlags, send};
+    for &engine in Engine::ALL {
+        let rig = Rig::new(engine, [b"", b""]);
+        for _ in 0..3 {
+            (&rig.client).write_all(b"before").unwrap();
+            assert_eq!(send(&rig.client, b"!", SendFlags::OOB).unwrap(), 1);
+            (&rig.client).write_all(b"after").unwrap();
+            let mut received = [0; 12];
+            (&rig.origin).read_exact(&mut received).unwrap();
+            assert_eq!(&received, b"before!after", "{engine}");
+        }
+        rig.client.shutdown(Shutdown::Write).unwrap();
+        rig.origin.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(rig.end().1, 36, "{engine}");
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::warn;
 
@@ -21,12 +22,29 @@ const HANDSHAKES: usize = 4096;
 /// The first and the longest pause after an error that the next accept would meet again.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
 
-/// Accepts for ever.
-pub(super) async fn accept(listener: TcpListener, gateway: Arc<Gateway>, registry: Arc<Registry>) {
+/// Connections still taken from the queue once the gateway drains: what the kernel has accepted
+/// already would be reset by closing the listener.
+const LAST: usize = 4096;
+
+/// Accepts until `draining` is true and the queue is empty.
+pub(super) async fn accept(
+    listener: TcpListener,
+    gateway: Arc<Gateway>,
+    registry: Arc<Registry>,
+    mut draining: watch::Receiver<bool>,
+) {
     let connections = registry.connections();
-    let mut pause = BACK_OFF.0;
+    let (mut pause, mut last) = (BACK_OFF.0, LAST);
     loop {
-        match listener.accept().await {
+        if *draining.borrow() {
+            last -= 1;
+        }
+        let accepted = tokio::select! {
+            biased;
+            accepted = listener.accept(), if last > 0 => accepted,
+            _ = draining.wait_for(|draining| *draining) => return,
+        };
+        match accepted {
             Ok((stream, client)) => {
                 pause = BACK_OFF.0;
                 let client = SocketAddr::new(client.ip().to_canonical(), client.port());
@@ -38,6 +56,7 @@ pub(super) async fn accept(listener: TcpListener, gateway: Arc<Gateway>, registr
                     tokio::spawn(turn_away(stream, account));
                 }
             }
+            Err(_) if *draining.borrow() => return,
             Err(error) if is_of_the_connection(&error) => {}
             Err(error) => {
                 warn!(%error, pause_ms = pause.as_millis(), "cannot accept: {}", remedy(&error));

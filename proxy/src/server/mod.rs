@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tracing::{error, info, warn};
@@ -61,8 +62,10 @@ impl Server {
         background.spawn(admin.run(admin_listener));
         background.spawn(housekeeping(self.gateway.clone(), self.registry.clone(), hangup));
         let mut accepting = JoinSet::new();
+        let (drain, draining) = watch::channel(false);
         for listener in clients {
-            accepting.spawn(accept::accept(listener, self.gateway.clone(), self.registry.clone()));
+            let draining = draining.clone();
+            accepting.spawn(accept::accept(listener, self.gateway.clone(), self.registry.clone(), draining));
         }
         self.readiness.set(Ready::Ready);
         notify(&[NotifyState::Ready]);
@@ -70,7 +73,8 @@ impl Server {
         let signal = stop.next().await;
         self.readiness.set(Ready::Draining);
         notify(&[NotifyState::Stopping]);
-        accepting.shutdown().await;
+        drain.send_replace(true);
+        while accepting.join_next().await.is_some() {}
         info!(signal, tunnels = self.registry.active(), "draining: no more connections are accepted");
         self.drain(&mut stop).await;
         info!("stopped");

@@ -136,6 +136,8 @@ pub fn apply(socket: &impl AsFd, options: &LegOptions) -> io::Result<()> {
     socket.set_tcp_keepalive(&keepalive)?;
     socket.set_tcp_user_timeout(Some(options.user_timeout))?;
     socket.set_tcp_nodelay(options.nodelay)?;
+    // Without it a read leaves out a byte that was sent as urgent (SO_OOBINLINE, socket(7)).
+    socket.set_out_of_band_inline(true)?;
     match &options.congestion_control {
         Some(name) => socket.set_tcp_congestion(name.as_bytes()),
         None => Ok(()),

@@ -36,7 +36,7 @@ const LAST_BYTES_POLL: Duration = Duration::from_millis(2);
 /// Adds both sockets of a tunnel to an epoll instance.
 pub(super) fn register(epoll: &OwnedFd, id: u64, pump: &mut Pump) -> io::Result<()> {
     use epoll::EventFlags as Flags;
-    let interest = Flags::IN | Flags::OUT | Flags::RDHUP | Flags::ET;
+    let interest = Flags::IN | Flags::PRI | Flags::OUT | Flags::RDHUP | Flags::ET;
     for direction in Direction::BOTH {
         // splice(2) looks at the flag of the socket, not of the call.
         pump.source(direction).socket.set_nonblocking(true)?;
@@ -164,9 +164,10 @@ impl Loop {
         carried.pump.ready(
             direction,
             Readiness {
-                readable: closed || flags.contains(Flags::IN),
+                readable: closed || flags.intersects(Flags::IN | Flags::PRI),
                 writable: flags.intersects(Flags::OUT | Flags::ERR),
                 read_closed: closed,
+                urgent: flags.contains(Flags::PRI),
             },
         );
         if flags.contains(Flags::ERR)

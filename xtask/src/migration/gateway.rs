@@ -1,0 +1,175 @@
+//! The gateway under test: started from a binary given by its path, watched by its log and its
+//! admin address.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::process::Process;
+use crate::failure::{Context, Failure, Result};
+
+/// The user that stunnel gives.
+pub const USER: &str = "migrator";
+/// Its password, with every character that clients are known to get wrong.
+pub const PASSWORD: &str = "s3cret:with:@/%ü";
+
+const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A running gateway.
+#[derive(Debug)]
+pub struct Gateway {
+    process: Process,
+    listen: SocketAddr,
+    admin: Option<SocketAddr>,
+}
+
+impl Gateway {
+    /// Starts `binary` so that it permits the router's port on loopback and nothing else there. The
+    /// password is in the environment, hence not in `/proc/PID/cmdline`.
+    ///
+    /// # Errors
+    /// When it does not say within the start deadline that it listens.
+    pub fn start(binary: &Path, dir: &Path, router_port: u16) -> Result<Self> {
+        let mut command = Command::new(binary);
+        command
+            .args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log", "json"])
+            .args(["--allow", &format!("127.0.0.0/8:{router_port}")])
+            .env("SLUICEGATE_USER", format!("{USER}:{PASSWORD}"));
+        let mut process = Process::spawn("gateway", &mut command, dir)?;
+        let (listen, admin) = process.ready(|process| addresses(&process.output()))?;
+        Ok(Self { process, listen, admin: Some(admin) })
+    }
+
+    /// Any other CONNECT proxy, to try the rig itself or to compare with.
+    #[must_use]
+    pub fn other(process: Process, listen: SocketAddr) -> Self {
+        Self { process, listen, admin: None }
+    }
+
+    /// Where clients connect.
+    #[must_use]
+    pub fn listen(&self) -> SocketAddr {
+        self.listen
+    }
+
+    /// The process, for its log and its id.
+    #[must_use]
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// The log so far, one JSON object a line; lines that are none are left out.
+    #[must_use]
+    pub fn log(&self) -> Vec<Value> {
+        self.process.output().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// The series of `/metrics` now.
+    ///
+    /// # Errors
+    /// When the admin address does not answer with 200.
+    pub fn metrics(&self) -> Result<Metrics> {
+        let admin = self.admin.ok_or_else(|| Failure::new("this gateway has no admin address"))?;
+        get(admin, "/metrics").map(|text| Metrics::parse(&text))
+    }
+}
+
+/// Both addresses from the line that says `listening`.
+fn addresses(log: &str) -> Option<(SocketAddr, SocketAddr)> {
+    log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).find_map(|line| {
+        let fields = &line["fields"];
+        let address = |name: &str| fields[name].as_str()?.parse().ok();
+        (fields["message"] == "listening").then(|| Some((address("listen")?, address("admin")?))).flatten()
+    })
+}
+
+/// An HTTP/1.0 GET: the body ends with the connection and is never chunked.
+fn get(address: SocketAddr, path: &str) -> Result<String> {
+    let exchange = || -> io::Result<String> {
+        let mut stream = TcpStream::connect_timeout(&address, ADMIN_TIMEOUT)?;
+        stream.set_read_timeout(Some(ADMIN_TIMEOUT))?;
+        write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).map(|_| answer)
+    };
+    let answer = exchange().context(format!("GET http://{address}{path}"))?;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    let status = head.lines().next().unwrap_or_default();
+    if status.split(' ').nth(1) != Some("200") {
+        return Err(Failure::new(format!("GET http://{address}{path} was answered {status:?}")));
+    }
+    Ok(body.to_owned())
+}
+
+/// The values of `/metrics` by series, histogram buckets left out: their sum and count say enough.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Metrics(BTreeMap<String, f64>);
+
+impl Metrics {
+    /// Reads the Prometheus text format.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        let series = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| {
+            let (name, value) = line.rsplit_once(' ')?;
+            let family = name.split('{').next()?;
+            (!family.ends_with("_bucket")).then_some((name.to_owned(), value.parse().ok()?))
+        });
+        Self(series.collect())
+    }
+
+    /// The sum over all series of `family` that carry every one of `labels`, each written
+    /// `name="value"`.
+    #[must_use]
+    pub fn sum(&self, family: &str, labels: &[&str]) -> f64 {
+        let matches = |series: &str| {
+            let (name, rest) = series.split_once('{').unwrap_or((series, ""));
+            name == family && labels.iter().all(|label| rest.contains(label))
+        };
+        self.0.iter().filter(|(series, _)| matches(series)).map(|(_, value)| value).sum()
+    }
+
+    /// What moved since `before`, in the order of the names: series, value before, value now.
+    #[must_use]
+    pub fn changed_since(&self, before: &Self) -> Vec<(&str, f64, f64)> {
+        let was = |series: &str| before.0.get(series).copied().unwrap_or(0.0);
+        let all = self.0.iter().map(|(series, now)| (series.as_str(), was(series), *now));
+        all.filter(|(_, was, now)| was.to_bits() != now.to_bits()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ready_line_names_both_addresses() {
+        let log = concat!(
+            "not json\n",
+            r#"{"level":"INFO","fields":{"message":"starting"}}"#,
+            "\n",
+            r#"{"level":"INFO","fields":{"message":"listening","listen":"127.0.0.1:3128","admin":"127.0.0.1:9128"}}"#,
+        );
+        let expected = ("127.0.0.1:3128".parse().unwrap(), "127.0.0.1:9128".parse().unwrap());
+        assert_eq!(addresses(log), Some(expected));
+        assert_eq!(addresses(r#"{"fields":{"message":"listening","listen":"127.0.0.1:1"}}"#), None);
+    }
+
+    #[test]
+    fn metrics_are_summed_by_label_and_compared() {
+        let before = Metrics::parse("# HELP x\nb_total{direction=\"to_origin\",engine=\"copy\"} 1\nidle 5\n");
+        let now = Metrics::parse(concat!(
+            "b_total{direction=\"to_origin\",engine=\"copy\"} 3\nb_total{direction=\"to_origin\",engine=\"splice\"} 4\n",
+            "b_total{direction=\"to_client\",engine=\"copy\"} 9\nidle 5\nh_seconds_bucket{le=\"1\"} 2\nh_seconds_sum 0.5\n",
+        ));
+        assert_eq!(now.sum("b_total", &["direction=\"to_origin\""]).to_bits(), 7f64.to_bits());
+        assert_eq!(now.sum("b_total", &[]).to_bits(), 16f64.to_bits());
+        let names: Vec<_> =
+            now.changed_since(&before).iter().map(|(series, ..)| series.split('{').next().unwrap()).collect();
+        assert_eq!(names, ["b_total", "b_total", "b_total", "h_seconds_sum"]);
+    }
+}

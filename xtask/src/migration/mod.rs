@@ -1,0 +1,196 @@
+//! A Direct Volume Migration on loopback, with the programs that a real one uses.
+//!
+//! ```text
+//! rsync -> stunnel client -> gateway -> HAProxy (routes by SNI) -> stunnel server -> rsyncd
+//!          one per volume                                          one for all
+//! ```
+//!
+//! The order of use: [`Volumes::generate`], [`Route::open`], [`Route::probe`], [`Route::migrate`],
+//! [`Volumes::verify`]. Dropping a `Route` ends its processes, dropping the `Volumes` removes the
+//! folder that everything lies in.
+
+mod gateway;
+mod peers;
+mod process;
+mod rsync;
+mod verify;
+mod volume;
+
+pub use gateway::{Gateway, Metrics, PASSWORD, USER};
+pub use process::Process;
+pub use rsync::Transfer;
+pub use verify::Verified;
+pub use volume::Contents;
+
+use std::fs;
+use std::net::{Ipv4Addr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use tempfile::TempDir;
+
+use crate::failure::{Context, Failure, Result};
+use peers::Peers;
+
+/// What to migrate.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// How many volumes move at once, each through its own rsync and stunnel.
+    pub volumes: usize,
+    /// Apparent bytes of each volume, the hole of its sparse file included.
+    pub bytes: u64,
+    /// What the contents follow from.
+    pub seed: u64,
+}
+
+/// The generated volumes and the empty ones that they are to arrive in.
+#[derive(Debug)]
+pub struct Volumes {
+    dir: TempDir,
+    contents: Vec<Contents>,
+}
+
+impl Volumes {
+    /// Fills the source volumes below a new temporary folder.
+    ///
+    /// # Errors
+    /// When the disk has no room for two copies, or writing fails.
+    pub fn generate(plan: &Plan) -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("sluicegate-migration-").tempdir().context("temporary folder")?;
+        check_room(dir.path(), plan)?;
+        let mut contents = Vec::new();
+        for number in 0..plan.volumes {
+            fs::create_dir_all(dir.path().join(format!("target/vol{number}"))).context("target volume")?;
+            let source = dir.path().join(format!("source/vol{number}"));
+            contents.push(volume::generate(&source, plan.bytes, plan.seed.wrapping_add(number as u64))?);
+        }
+        Ok(Self { dir, contents })
+    }
+
+    /// The sum over all volumes.
+    #[must_use]
+    pub fn contents(&self) -> Contents {
+        self.contents.iter().copied().sum()
+    }
+
+    /// The temporary folder: volumes, configuration and logs.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The source volume with this number.
+    #[must_use]
+    pub fn source(&self, number: usize) -> PathBuf {
+        self.dir.path().join(format!("source/vol{number}"))
+    }
+
+    /// The volume that it is copied to.
+    #[must_use]
+    pub fn target(&self, number: usize) -> PathBuf {
+        self.dir.path().join(format!("target/vol{number}"))
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.contents.len()
+    }
+
+    /// Compares every source with its target: names, types, modes, owners, times, contents by
+    /// SHA-256, links and holes.
+    ///
+    /// # Errors
+    /// At the first difference, naming the file.
+    pub fn verify(&self) -> Result<Verified> {
+        let mut sum = Verified::default();
+        for number in 0..self.count() {
+            sum += verify::compare(&self.source(number), &self.target(number))?;
+        }
+        Ok(sum)
+    }
+}
+
+/// A tenth more than both copies, for the file system's own needs.
+fn check_room(dir: &Path, plan: &Plan) -> Result<()> {
+    let fs = rustix::fs::statvfs(dir).context("free space")?;
+    let free = fs.f_bavail.saturating_mul(fs.f_frsize);
+    let need = plan.bytes.saturating_mul(plan.volumes as u64).saturating_mul(22) / 10;
+    if free < need {
+        let (need, free) = (need >> 20, free >> 20);
+        let dir = dir.display();
+        return Err(Failure::new(format!(
+            "{dir} has {free} MiB free and the volumes need {need} MiB: use a smaller --size, or set TMPDIR to a larger disk"
+        )));
+    }
+    Ok(())
+}
+
+/// The running path from rsync to rsyncd.
+#[derive(Debug)]
+pub struct Route {
+    clients: Vec<(Process, u16)>,
+    gateway: Gateway,
+    peers: Peers,
+    dir: PathBuf,
+}
+
+impl Route {
+    /// Starts everything but rsync, from the far end to the near one. `gateway` is given the folder
+    /// for its log and the port of the router, which is the target that it has to permit.
+    ///
+    /// # Errors
+    /// When a part does not come up; the end of its log is in the error.
+    pub fn open(volumes: &Volumes, gateway: impl FnOnce(&Path, u16) -> Result<Gateway>) -> Result<Self> {
+        let dir = volumes.dir().to_owned();
+        let peers = Peers::start(&dir, volumes.count())?;
+        let gateway = gateway(&dir, peers.router_port())?;
+        let clients = (0..volumes.count())
+            .map(|number| peers.start_client(number, gateway.listen()))
+            .collect::<Result<Vec<_>>>()?;
+        Ok(Self { clients, gateway, peers, dir })
+    }
+
+    /// The gateway in the middle.
+    #[must_use]
+    pub fn gateway(&self) -> &Gateway {
+        &self.gateway
+    }
+
+    /// What the rsync container of a migration does until its stunnel answers, `nc -z`: connect to
+    /// every stunnel client and leave without a byte.
+    ///
+    /// # Errors
+    /// When a stunnel client does not accept.
+    pub fn probe(&self) -> Result<()> {
+        for (client, port) in &self.clients {
+            drop(TcpStream::connect((Ipv4Addr::LOCALHOST, *port)).context(format!("probe of {}", client.name()))?);
+        }
+        Ok(())
+    }
+
+    /// Copies every volume at once; `tick` runs about ten times a second.
+    ///
+    /// # Errors
+    /// When an rsync fails; the ends of all logs on its way are in the error.
+    pub fn migrate(&self, tick: &mut dyn FnMut()) -> Result<Transfer> {
+        let ports: Vec<u16> = self.clients.iter().map(|(_, port)| *port).collect();
+        rsync::run(&self.dir, &ports, tick).map_err(|(number, failure)| {
+            let client = &self.clients[number].0;
+            [client, self.gateway.process()]
+                .into_iter()
+                .chain(self.peers.processes())
+                .fold(failure, |failure, process| failure.with_log(process.name(), process.log()))
+                .with_log("rsyncd's own log", &self.dir.join("rsyncd-transfers.log"))
+        })
+    }
+}
+
+/// Runs `left` and `right` at once.
+fn both<T: Send>(left: impl FnOnce() -> T + Send, right: impl FnOnce() -> T) -> Result<(T, T)> {
+    thread::scope(|scope| {
+        let left = scope.spawn(left);
+        let right = right();
+        left.join().map(|left| (left, right)).map_err(|_| Failure::new("a worker thread panicked"))
+    })
+}

@@ -1,0 +1,188 @@
+//! The peers of a migration, each as its operator sets it up: rsyncd, stunnel on both sides, and
+//! HAProxy as the target cluster's router, which sees TLS and routes it by SNI without opening it.
+
+use std::fs::{self, Permissions};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::gateway::{PASSWORD, USER};
+use super::process::Process;
+use crate::failure::{Context, Failure, Result};
+use crate::tools;
+
+/// The user of the rsync modules.
+pub(super) const RSYNC_USER: &str = "crane";
+/// Its password, which only the two rsyncs see.
+pub(super) const RSYNC_PASSWORD: &str = "rsync-inside-tls";
+/// The host of the target's route: SNI, subject of its certificate, and what the client verifies.
+const ROUTE_HOST: &str = "dvm-rsync.apps.target.example";
+
+/// How often another port is tried when somebody took the one that was free a moment ago.
+const PORT_ATTEMPTS: u32 = 5;
+
+/// The far side: what stands behind the gateway.
+#[derive(Debug)]
+pub(super) struct Peers {
+    dir: PathBuf,
+    stunnel: PathBuf,
+    router_port: u16,
+    router: Process,
+    stunnel_server: Process,
+    rsyncd: Process,
+}
+
+impl Peers {
+    /// Makes the certificate and starts rsyncd, the stunnel before it and the router before that.
+    pub(super) fn start(dir: &Path, volumes: usize) -> Result<Self> {
+        let stunnel = program(&tools::STUNNEL)?;
+        make_certificate(dir)?;
+        let (rsyncd, rsyncd_port) = start_rsyncd(dir, volumes)?;
+        let (stunnel_server, server_port) = start_stunnel(&stunnel, dir, "stunnel-server", |port| {
+            let dir = dir.display();
+            format!(
+                "[rsync]\naccept = 127.0.0.1:{port}\nconnect = 127.0.0.1:{rsyncd_port}\n\
+                 cert = {dir}/cert.pem\nkey = {dir}/key.pem\nTIMEOUTclose = 0\n"
+            )
+        })?;
+        let (router, router_port) = start_router(dir, server_port)?;
+        Ok(Self { dir: dir.to_owned(), stunnel, router_port, router, stunnel_server, rsyncd })
+    }
+
+    /// The port that the gateway has to permit.
+    pub(super) fn router_port(&self) -> u16 {
+        self.router_port
+    }
+
+    /// From the near end to the far one.
+    pub(super) fn processes(&self) -> [&Process; 3] {
+        [&self.router, &self.stunnel_server, &self.rsyncd]
+    }
+
+    /// The stunnel beside one rsync, with the settings that `stunnel_tcp_proxy` turns into. It
+    /// verifies the target's certificate, so nothing on the way can have opened the TLS.
+    pub(super) fn start_client(&self, number: usize, gateway: SocketAddr) -> Result<(Process, u16)> {
+        start_stunnel(&self.stunnel, &self.dir, &format!("stunnel-client-{number}"), |port| {
+            let (dir, router) = (self.dir.display(), self.router_port);
+            format!(
+                "[rsync]\nclient = yes\naccept = 127.0.0.1:{port}\nconnect = {gateway}\n\
+                 protocol = connect\nprotocolHost = 127.0.0.1:{router}\n\
+                 protocolUsername = {USER}\nprotocolPassword = {PASSWORD}\n\
+                 sni = {ROUTE_HOST}\nverifyChain = yes\ncheckHost = {ROUTE_HOST}\nCAfile = {dir}/cert.pem\n\
+                 TIMEOUTclose = 0\n"
+            )
+        })
+    }
+}
+
+fn program(tool: &tools::Tool) -> Result<PathBuf> {
+    tool.find()
+        .ok_or_else(|| Failure::new(format!("{} is not installed: apt-get install {}", tool.name(), tool.package)))
+}
+
+/// A key and a certificate that signs itself, as the one of the transfer's own authority.
+fn make_certificate(dir: &Path) -> Result<()> {
+    let mut command = Command::new(program(&tools::OPENSSL)?);
+    command
+        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"])
+        .args(["-subj", &format!("/CN={ROUTE_HOST}"), "-addext", &format!("subjectAltName=DNS:{ROUTE_HOST}")])
+        .arg("-keyout")
+        .arg(dir.join("key.pem"))
+        .arg("-out")
+        .arg(dir.join("cert.pem"));
+    let output = command.output().context("starting openssl")?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(Failure::new(format!("openssl req failed:\n{}", String::from_utf8_lossy(&output.stderr))))
+}
+
+fn start_rsyncd(dir: &Path, volumes: usize) -> Result<(Process, u16)> {
+    let secrets = dir.join("rsyncd.secrets");
+    fs::write(&secrets, format!("{RSYNC_USER}:{RSYNC_PASSWORD}\n")).context(secrets.display())?;
+    fs::set_permissions(&secrets, Permissions::from_mode(0o600)).context(secrets.display())?;
+    let rsync = program(&tools::RSYNC)?;
+    start_listener("rsyncd", dir, |port| {
+        let config = dir.join("rsyncd.conf");
+        fs::write(&config, rsyncd_config(dir, port, volumes)).context(config.display())?;
+        let mut command = Command::new(&rsync);
+        command.args(["--daemon", "--no-detach"]).arg("--config").arg(config);
+        Ok(command)
+    })
+}
+
+/// Without chroot, which needs root; and then links are kept as they are instead of munged
+/// (rsyncd.conf(5), "munge symlinks").
+fn rsyncd_config(dir: &Path, port: u16, volumes: usize) -> String {
+    let mut config = format!(
+        "address = 127.0.0.1\nport = {port}\nuse chroot = no\nmunge symlinks = no\nnumeric ids = yes\n\
+         read only = no\nreverse lookup = no\nauth users = {RSYNC_USER}\n\
+         secrets file = {0}/rsyncd.secrets\nlog file = {0}/rsyncd-transfers.log\n",
+        dir.display()
+    );
+    if tools::is_root() {
+        // Else rsyncd becomes nobody and cannot restore owners.
+        config.push_str("uid = root\ngid = root\n");
+    }
+    for number in 0..volumes {
+        config.push_str(&format!("[vol{number}]\npath = {}/target/vol{number}\n", dir.display()));
+    }
+    config
+}
+
+fn start_stunnel(program: &Path, dir: &Path, name: &str, service: impl Fn(u16) -> String) -> Result<(Process, u16)> {
+    start_listener(name, dir, |port| {
+        let config = dir.join(format!("{name}.conf"));
+        // Level notice: at debug stunnel writes the Basic token into its log.
+        let text = format!("foreground = yes\npid =\nsyslog = no\ndebug = notice\n{}", service(port));
+        fs::write(&config, text).context(config.display())?;
+        fs::set_permissions(&config, Permissions::from_mode(0o600)).context(config.display())?;
+        let mut command = Command::new(program);
+        command.arg(config);
+        Ok(command)
+    })
+}
+
+/// A router as OpenShift's: TCP mode, five seconds for the ClientHello, the backend by its SNI.
+/// Whoever asks for another host is turned away.
+fn start_router(dir: &Path, server_port: u16) -> Result<(Process, u16)> {
+    let haproxy = program(&tools::HAPROXY)?;
+    start_listener("haproxy", dir, |port| {
+        let config = dir.join("haproxy.cfg");
+        let text = format!(
+            "global\n  maxconn 256\n  log stdout format raw local0 notice\n\
+             defaults\n  mode tcp\n  log global\n  timeout connect 5s\n  timeout client 30s\n  timeout server 30s\n  timeout tunnel 1h\n\
+             frontend sni\n  bind 127.0.0.1:{port}\n  tcp-request inspect-delay 5s\n\
+             \x20 tcp-request content accept if {{ req.ssl_hello_type 1 }}\n\
+             \x20 use_backend route if {{ req.ssl_sni -i {ROUTE_HOST} }}\n\
+             \x20 default_backend no_such_route\n\
+             backend route\n  server stunnel 127.0.0.1:{server_port}\n\
+             backend no_such_route\n  tcp-request content reject\n"
+        );
+        fs::write(&config, text).context(config.display())?;
+        let mut command = Command::new(&haproxy);
+        command.arg("-db").arg("-f").arg(config);
+        Ok(command)
+    })
+}
+
+/// Starts what `command` gives for a free port until it listens there.
+fn start_listener(name: &str, dir: &Path, command: impl Fn(u16) -> Result<Command>) -> Result<(Process, u16)> {
+    let mut attempt = 1;
+    loop {
+        let port = free_port()?;
+        let mut process = Process::spawn(name, &mut command(port)?, dir)?;
+        match process.ready(|process| process.listens_on(port).then_some(())) {
+            Ok(()) => return Ok((process, port)),
+            Err(_) if attempt < PORT_ATTEMPTS && process.output().contains("ddress already in use") => attempt += 1,
+            Err(failure) => return Err(failure),
+        }
+    }
+}
+
+/// A port that nobody listened on a moment ago.
+fn free_port() -> Result<u16> {
+    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());
+    port.map(|address| address.port()).context("a free port")
+}

@@ -1,0 +1,154 @@
+//! The programs that the demo and the tests run: which are there, and installing those that are not.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::failure::{Context, Failure, Result};
+
+/// A program, under any of its names, and the Debian package that brings it.
+#[derive(Clone, Copy, Debug)]
+pub struct Tool {
+    /// The names it goes by, the preferred one first.
+    pub programs: &'static [&'static str],
+    /// What `apt-get install` calls it.
+    pub package: &'static str,
+}
+
+/// The copier, client and daemon in one.
+pub const RSYNC: Tool = Tool { programs: &["rsync"], package: "rsync" };
+/// TLS around rsync. Where version 3 is long gone it is called plain stunnel.
+pub const STUNNEL: Tool = Tool { programs: &["stunnel4", "stunnel"], package: "stunnel4" };
+/// The router.
+pub const HAPROXY: Tool = Tool { programs: &["haproxy"], package: "haproxy" };
+/// The certificates.
+pub const OPENSSL: Tool = Tool { programs: &["openssl"], package: "openssl" };
+
+/// What a migration needs.
+pub const MIGRATION: &[Tool] = &[RSYNC, STUNNEL, HAPROXY, OPENSSL];
+
+/// What the tests need: a migration, and every client that is tried against the gateway.
+pub const TESTS: &[Tool] = &[
+    RSYNC,
+    STUNNEL,
+    HAPROXY,
+    OPENSSL,
+    Tool { programs: &["curl"], package: "curl" },
+    Tool { programs: &["wget"], package: "wget" },
+    Tool { programs: &["ncat"], package: "ncat" },
+    Tool { programs: &["socat"], package: "socat" },
+    Tool { programs: &["promtool"], package: "prometheus" },
+    Tool { programs: &["node"], package: "nodejs" },
+    Tool { programs: &["python3"], package: "python3" },
+];
+
+impl Tool {
+    /// Its preferred name.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.programs[0]
+    }
+
+    /// Where it is. The folders of daemons are searched too: they are not in a plain user's `PATH`.
+    #[must_use]
+    pub fn find(&self) -> Option<PathBuf> {
+        let path = env::var_os("PATH").unwrap_or_default();
+        let folders: Vec<PathBuf> =
+            env::split_paths(&path).chain(["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from)).collect();
+        self.programs.iter().find_map(|name| folders.iter().map(|f| f.join(name)).find(|p| is_executable(p)))
+    }
+}
+
+fn is_executable(path: &Path) -> bool {
+    path.is_file() && rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok()
+}
+
+/// Those of `tools` that are not installed.
+#[must_use]
+pub fn missing(tools: &[Tool]) -> Vec<Tool> {
+    tools.iter().filter(|tool| tool.find().is_none()).copied().collect()
+}
+
+/// Whether this process may do everything.
+#[must_use]
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// The line that installs `tools`, for whoever has to type it.
+#[must_use]
+pub fn apt_line(tools: &[Tool]) -> String {
+    let sudo = if is_root() { "" } else { "sudo " };
+    format!("{sudo}apt-get install --yes --no-install-recommends {}", packages(tools).join(" "))
+}
+
+fn packages(tools: &[Tool]) -> Vec<&'static str> {
+    tools.iter().map(|tool| tool.package).collect()
+}
+
+/// Installs `tools` with apt-get, as root or by a sudo that asks nothing.
+///
+/// # Errors
+/// When neither is possible or apt-get fails; the error holds the line to type.
+pub fn install(tools: &[Tool]) -> Result<()> {
+    let line = apt_line(tools);
+    let refused = |why: &str| Failure::new(format!("{why}; install what is missing by:\n  {line}"));
+    let apt = Tool { programs: &["apt-get"], package: "apt" };
+    if apt.find().is_none() {
+        return Err(refused("there is no apt-get here"));
+    }
+    if !is_root() && !succeeds(Command::new("sudo").args(["-n", "true"]).stderr(Stdio::null())) {
+        return Err(refused("only root can install packages"));
+    }
+    // The lists of a fresh container are empty, so they are fetched when a package is not found.
+    if succeeds(&mut apt_get(&["install"], &packages(tools))) {
+        return Ok(());
+    }
+    let updated = succeeds(&mut apt_get(&["update"], &[]));
+    if updated && succeeds(&mut apt_get(&["install"], &packages(tools))) {
+        Ok(())
+    } else {
+        Err(refused("apt-get failed"))
+    }
+}
+
+fn apt_get(verb: &[&str], packages: &[&str]) -> Command {
+    let options = ["DEBIAN_FRONTEND=noninteractive", "apt-get", "--quiet=2", "--yes", "--no-install-recommends"];
+    let (program, before): (&str, &[&str]) = if is_root() { ("env", &[]) } else { ("sudo", &["-n", "env"]) };
+    let mut command = Command::new(program);
+    command.args(before).args(options).args(verb).args(packages).stdout(Stdio::null());
+    command
+}
+
+fn succeeds(command: &mut Command) -> bool {
+    command.stdin(Stdio::null()).status().is_ok_and(|status| status.success())
+}
+
+/// Installs a cargo subcommand unless it is there.
+///
+/// # Errors
+/// When `cargo install` fails.
+pub fn cargo_subcommand(name: &'static str) -> Result<()> {
+    let present = Command::new("cargo").args([name, "--version"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    if present.is_ok_and(|status| status.success()) {
+        return Ok(());
+    }
+    let package = format!("cargo-{name}");
+    let status = Command::new("cargo").args(["install", "--locked", &package]).status().context("starting cargo")?;
+    if status.success() { Ok(()) } else { Err(Failure::new(format!("cargo install --locked {package} failed"))) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_there_is_found_and_what_is_not_is_missing() {
+        let shell = Tool { programs: &["no-such-program", "sh"], package: "dash" };
+        let absent = Tool { programs: &["no-such-program"], package: "no-such-package" };
+        assert!(shell.find().is_some_and(|path| path.ends_with("sh")));
+        let missing = missing(&[shell, absent]);
+        assert_eq!(packages(&missing), ["no-such-package"]);
+        assert!(apt_line(&missing).ends_with(" no-such-package"));
+    }
+}
