@@ -20,7 +20,8 @@ pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_sluicegate");
 pub(crate) struct Setup {
     arguments: Vec<String>,
     variables: Vec<(&'static str, String)>,
-    descriptors: Option<u32>,
+    /// A command that runs the command behind it.
+    wrapper: Vec<String>,
 }
 
 impl Setup {
@@ -50,8 +51,13 @@ impl Setup {
     }
 
     /// With room for so many descriptors (`ulimit -n`).
-    pub(crate) const fn descriptors(mut self, limit: u32) -> Self {
-        self.descriptors = Some(limit);
+    pub(crate) fn descriptors(self, limit: u32) -> Self {
+        self.under(&["sh", "-c", &format!("ulimit -n {limit} && exec \"$@\""), "sh"])
+    }
+
+    /// Under a command that becomes the one behind it.
+    pub(crate) fn under(mut self, wrapper: &[&str]) -> Self {
+        self.wrapper = wrapper.iter().map(ToString::to_string).collect();
         self
     }
 
@@ -77,14 +83,9 @@ impl Setup {
     }
 
     fn command(self) -> Command {
-        let mut command = match self.descriptors {
-            None => Command::new(BINARY),
-            Some(limit) => {
-                let mut shell = Command::new("sh");
-                shell.args(["-c", &format!("ulimit -n {limit} && exec \"$@\""), "sh", BINARY]);
-                shell
-            }
-        };
+        let words: Vec<_> = self.wrapper.iter().map(String::as_str).chain([BINARY]).collect();
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]);
         command.args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log", "json"]);
         command.args(["--allow", "127.0.0.0/8:*"]).args(self.arguments);
         in_clean_environment(&mut command).envs(self.variables).stdin(Stdio::null());

@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 
-use rustix::process::Pid;
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, setrlimit};
 
 use super::eventually;
 use super::gateway::{BINARY, in_clean_environment};
@@ -65,15 +65,21 @@ impl Drop for Killed {
     }
 }
 
+/// Lets this process have as many descriptors as it may.
+pub(crate) fn raise_descriptor_limit() {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).expect("always permitted (getrlimit(2))");
+}
+
 /// Descriptors that a process holds.
 pub(crate) fn descriptors(pid: Pid) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).expect("a process of ours").count()
 }
 
-/// Bytes of memory that a process occupies (`VmRSS`, proc(5)).
-pub(crate) fn memory(pid: Pid) -> usize {
+/// The most bytes of memory that a process ever occupied (`VmHWM`, proc(5)).
+pub(crate) fn peak_memory(pid: Pid) -> usize {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a process of ours");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line of its memory");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a line of its memory");
     let kibibytes: usize = line.trim().trim_end_matches(" kB").parse().expect("a number");
     kibibytes << 10
 }

@@ -1,0 +1,73 @@
+//! What belongs to every answer.
+
+use std::io::{Read, Write};
+
+use sluicegate::metrics::CONNECT_REQUESTS;
+
+use crate::support::client::{ESTABLISHED, dial, read_head, request};
+use crate::support::{Gateway, Noise, Origin, client};
+
+#[test]
+fn an_established_tunnel_has_not_a_byte_more_than_its_answer() {
+    let gateway = Gateway::open(&[]);
+    let origin = Origin::new().serve(|mut stream| drop(stream.write_all(b"first words of the origin")));
+    let mut stream = dial(gateway.address);
+    stream.write_all(request(origin.address, None).as_bytes()).unwrap();
+    let mut all = String::new();
+    stream.read_to_string(&mut all).unwrap();
+    assert_eq!(all, format!("{ESTABLISHED}first words of the origin"));
+    assert_eq!(gateway.metric(&CONNECT_REQUESTS, &["200", "established"]), 1);
+}
+
+/// To close a socket with unread bytes is a reset, which destroys an answer that is not read yet.
+#[test]
+fn a_client_that_goes_on_sending_reads_its_whole_answer() {
+    let gateway = Gateway::open(&[]);
+    for more in [1, 10_000, 200_000] {
+        let mut stream = dial(gateway.address);
+        stream.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+        stream.write_all(&Noise::new(1).take(more)).unwrap();
+        let answer = client::answer(stream);
+        assert!(answer.starts_with("HTTP/1.1 405 ") && answer.ends_with("admin address\n"), "{answer}");
+    }
+}
+
+#[test]
+fn after_a_refusal_nothing_more_is_served() {
+    let gateway = Gateway::open(&[]);
+    let origin = Origin::echo();
+    let two = format!("GET / HTTP/1.1\r\n\r\n{}", request(origin.address, None));
+    let (_, answer) = client::ask(gateway.address, two.as_bytes());
+    assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
+    assert_eq!(gateway.metric(&CONNECT_REQUESTS, &["200", "established"]), 0);
+}
+
+#[test]
+fn who_leaves_before_the_request_is_complete_is_counted_and_not_answered() {
+    let gateway = crate::support::Setup::new(&["--no-auth"]).debug().start();
+    // A port check, which is nothing to write home about, and a request that was cut off.
+    for (bytes, level) in [(&b""[..], "DEBUG"), (b"CONNECT 127.0.0.1:443 HT", "INFO")] {
+        let mut stream = dial(gateway.address);
+        stream.write_all(bytes).unwrap();
+        let from = stream.local_addr().unwrap();
+        drop(stream);
+        let line = gateway.refusal_line(from);
+        let said = (line.level(), line.text("code"), line.text("reason"));
+        assert_eq!(said, (level, "none", "client_gone"), "{}", line.raw);
+    }
+    assert_eq!(gateway.metric(&CONNECT_REQUESTS, &["none", "client_gone"]), 2);
+}
+
+/// The client writes half of its request, and the rest when it likes.
+#[test]
+fn a_request_may_come_in_any_number_of_pieces() {
+    let gateway = Gateway::open(&[]);
+    let origin = Origin::echo();
+    let mut stream = dial(gateway.address);
+    stream.set_nodelay(true).unwrap();
+    for byte in request(origin.address, None).bytes() {
+        stream.write_all(&[byte]).unwrap();
+    }
+    assert_eq!(read_head(&stream), ESTABLISHED);
+    client::echoes(&stream, 100);
+}

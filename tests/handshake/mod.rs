@@ -1,0 +1,15 @@
+//! Everything before the 200.
+//!
+//! | file | what is in it |
+//! |---|---|
+//! | `reasons` | each reason for a refusal once: status line, metric, log line |
+//! | `scenes` | the situations in which those come about that no bytes alone bring about |
+//! | `answers` | what belongs to every answer, to the byte |
+//! | `requests` | what the known clients send |
+//! | `crowds` | clients that are slow, or send anything, by the thousand |
+
+mod answers;
+mod crowds;
+mod reasons;
+mod requests;
+mod scenes;

@@ -1,0 +1,141 @@
+//! Each reason for a refusal once: bytes in, then the whole status line, one more in the metric, and a
+//! line in the log with the same reason and words.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+
+use sluicegate::metrics::{AUTH_FAILURES, CONNECT_REQUESTS};
+use sluicegate::reason::Reason;
+
+use super::scenes;
+use crate::support::{Gateway, Setup, client};
+
+/// What came of one request.
+#[derive(Debug)]
+pub(super) struct Refused {
+    pub(super) from: SocketAddr,
+    pub(super) answer: String,
+}
+
+const USER: &str = "alice:s3cret";
+
+/// Refusals that follow from the bytes alone, at a gateway with one user and `--allow 127.0.0.0/8:*`.
+const BY_BYTES: &[(Reason, &str, &str)] = &[
+    (Reason::Malformed, "SSH-2.0-OpenSSH_9.2p1\r\n", "400 Bad Request: not an HTTP request"),
+    (
+        Reason::Malformed,
+        "CONNECT h:443 HTTP/1.1\nHost: h:443\n\n",
+        "400 Bad Request: a line of the head ends in LF without CR",
+    ),
+    (Reason::BadTarget, "CONNECT h HTTP/1.1\r\n\r\n", "400 Bad Request: the target has no port"),
+    (
+        Reason::Http2,
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        "400 Bad Request: HTTP/2 is not spoken here; use CONNECT over HTTP/1.1",
+    ),
+    (
+        Reason::Tls,
+        "\x16\x03\x01\x02\0\x01\0\x01\u{7f}\x03\x03",
+        "400 Bad Request: TLS on a plain port; use http:// not https:// in the proxy URL",
+    ),
+    (
+        Reason::NotConnect,
+        "GET http://127.0.0.1/ HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
+        "405 Method Not Allowed: only CONNECT is served here; metrics are on the admin address",
+    ),
+    (
+        Reason::AuthRequired,
+        "CONNECT 127.0.0.1:443 HTTP/1.1\r\n\r\n",
+        "407 Proxy Authentication Required: proxy credentials are needed",
+    ),
+    (
+        Reason::AuthFailed,
+        "CONNECT 127.0.0.1:443 HTTP/1.1\r\nProxy-Authorization: Basic YWxpY2U6d3Jvbmc=\r\n\r\n",
+        "407 Proxy Authentication Required: wrong user name or password",
+    ),
+    (
+        Reason::Denied,
+        "CONNECT 192.0.2.1:443 HTTP/1.1\r\nProxy-Authorization: Basic YWxpY2U6czNjcmV0\r\n\r\n",
+        "403 Forbidden: no --allow rule matches 192.0.2.1:443",
+    ),
+    (
+        Reason::Unreachable,
+        "CONNECT 127.255.255.255:443 HTTP/1.1\r\nProxy-Authorization: Basic YWxpY2U6czNjcmV0\r\n\r\n",
+        "502 Bad Gateway: 127.255.255.255:443 is unreachable: Network is unreachable (os error 101)",
+    ),
+];
+
+/// The others, each with the scene that plays it and checks it with [`check`].
+const BY_SCENE: &[(Reason, fn())] = &[
+    (Reason::HeadTooLarge, scenes::head_too_large),
+    (Reason::HandshakeTimeout, scenes::handshake_timeout),
+    (Reason::AuthBusy, scenes::auth_busy),
+    (Reason::ResolveFailed, scenes::resolve_failed),
+    (Reason::ResolveTimeout, scenes::resolve_timeout),
+    (Reason::ConnectRefused, scenes::connect_refused),
+    (Reason::ConnectTimeout, scenes::connect_timeout),
+    (Reason::TunnelLimit, scenes::tunnel_limit),
+    (Reason::UserLimit, scenes::user_limit),
+    (Reason::SourceLimit, scenes::source_limit),
+    (Reason::HandshakeLimit, scenes::handshake_limit),
+    (Reason::Exhausted, scenes::exhausted),
+];
+
+#[test]
+fn every_answer_has_a_test() {
+    let tested: HashSet<_> = BY_BYTES.iter().map(|row| row.0).chain(BY_SCENE.iter().map(|row| row.0)).collect();
+    for reason in Reason::ALL.iter().filter(|reason| reason.status().is_some()) {
+        assert!(tested.contains(reason), "no test brings about {reason}");
+    }
+}
+
+#[test]
+fn refusals_by_bytes() {
+    let gateway = Setup::new(&[]).user(USER).start();
+    for &(reason, bytes, line) in BY_BYTES {
+        let before = gateway.metric(&CONNECT_REQUESTS, &["", reason.label()]);
+        let (from, answer) = client::ask(gateway.address, bytes.as_bytes());
+        check_with(&gateway, reason, line, &Refused { from, answer }, before + 1);
+    }
+    assert_eq!(gateway.metric(&AUTH_FAILURES, &[]), 1);
+}
+
+#[test]
+fn refusals_by_scene() {
+    for (reason, scene) in BY_SCENE {
+        eprintln!("{reason}");
+        scene();
+    }
+}
+
+/// The one refusal of its reason at this gateway came about as it should.
+pub(super) fn check(gateway: &Gateway, reason: Reason, line: &str, refused: &Refused) {
+    check_with(gateway, reason, line, refused, 1);
+}
+
+fn check_with(gateway: &Gateway, reason: Reason, line: &str, refused: &Refused, count: u64) {
+    let (head, body) = refused.answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{reason}: {refused:?}"));
+    let mut lines = head.split("\r\n");
+    assert_eq!(lines.next(), Some(format!("HTTP/1.1 {line}").as_str()), "{reason}");
+    let code = reason.status().expect("a reason with an answer").0.to_string();
+    let (title, words) = line.split_once(": ").expect("words behind the title");
+    assert!(title.starts_with(&code), "{reason}");
+    assert_eq!(lines.collect::<Vec<_>>().join("\n"), headers(reason, body.len()), "{reason}");
+    assert_eq!(body, format!("{words}\n"), "{reason}");
+    assert_eq!(gateway.metric(&CONNECT_REQUESTS, &[&code, reason.label()]), count, "{reason}");
+
+    let log = gateway.refusal_line(refused.from);
+    assert_eq!((log.text("reason"), log.text("detail"), log.text("code")), (reason.label(), words, code.as_str()));
+    let level = if reason.side() == sluicegate::reason::Side::Gateway { "WARN" } else { "INFO" };
+    assert_eq!(log.level(), level, "{}", log.raw);
+}
+
+/// Exactly the header lines that belong to an answer.
+fn headers(reason: Reason, length: usize) -> String {
+    let own = match reason.status().map(|status| status.0) {
+        Some(407) => "Proxy-Authenticate: Basic realm=\"sluicegate\", charset=\"UTF-8\"\n",
+        Some(405) => "Allow: CONNECT\n",
+        _ => "",
+    };
+    format!("{own}Content-Type: text/plain\nContent-Length: {length}\nConnection: close")
+}

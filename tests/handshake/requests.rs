@@ -1,0 +1,75 @@
+//! What the known clients send, byte for byte.
+
+use std::io::Write;
+
+use crate::support::client::{ESTABLISHED, basic, dial, read_head};
+use crate::support::{Origin, Setup, client};
+
+const USER: &str = "mover:s3cret:with:@/%\u{fc}";
+
+/// stunnel with `protocol = connect`: credentials without being asked, the scheme in lower case, each
+/// line in a segment of its own.
+#[test]
+fn stunnel() {
+    let gateway = Setup::new(&[]).user(USER).start();
+    let origin = Origin::echo();
+    let mut stream = dial(gateway.address);
+    stream.set_nodelay(true).unwrap();
+    for line in [
+        format!("CONNECT {} HTTP/1.1\r\n", origin.address),
+        format!("Host: {}\r\n", origin.address),
+        format!("Proxy-Authorization: {}\r\n", basic(USER).replace("Basic", "basic")),
+        "\r\n".to_owned(),
+    ] {
+        stream.write_all(line.as_bytes()).unwrap();
+        eventually_sent(&stream);
+    }
+    assert_eq!(read_head(&stream), ESTABLISHED);
+    client::echoes(&stream, 100_000);
+    let tunnels = gateway.tunnels();
+    assert_eq!((tunnels.len(), &tunnels[0]["user"]), (1, &"mover".into()));
+}
+
+/// The segment has arrived, so that the next one is another.
+fn eventually_sent(stream: &std::net::TcpStream) {
+    crate::support::eventually("it is acknowledged", || sluicegate::sys::tcp::unacknowledged(stream).unwrap() == 0);
+}
+
+/// rsync with `RSYNC_PROXY`: HTTP/1.0, and no Host.
+#[test]
+fn rsync() {
+    let gateway = Setup::new(&[]).user(USER).start();
+    let origin = Origin::echo();
+    let head = format!("CONNECT {} HTTP/1.0\r\nProxy-Authorization: {}\r\n\r\n", origin.address, basic(USER));
+    client::echoes(&client::established(gateway.address, &head, b""), 100_000);
+}
+
+/// client-go, as kubectl and the migration controller use it.
+#[test]
+fn client_go() {
+    let gateway = Setup::new(&[]).user(USER).start();
+    let origin = Origin::echo();
+    let head = format!(
+        "CONNECT {0} HTTP/1.1\r\nHost: {0}\r\nUser-Agent: Go-http-client/1.1\r\nProxy-Authorization: {1}\r\n\r\n",
+        origin.address,
+        basic(USER)
+    );
+    client::echoes(&client::established(gateway.address, &head, b""), 100_000);
+}
+
+/// All the volumes of a migration at once, of which each first asks whether the port is open.
+#[test]
+fn a_burst() {
+    const VOLUMES: usize = 200;
+    let gateway = Setup::new(&[]).user(USER).start();
+    let origin = Origin::echo();
+    let checks: Vec<_> = (0..VOLUMES).map(|_| client::connect_as(gateway.address, origin.address, USER)).collect();
+    checks.iter().for_each(client::hang_up);
+    let volumes: Vec<_> = (0..VOLUMES).map(|_| client::connect_as(gateway.address, origin.address, USER)).collect();
+    volumes.iter().for_each(|volume| client::echoes(volume, 1_000));
+    let closed = |line: &crate::support::log::Line| line.message() == "tunnel closed";
+    volumes.iter().for_each(client::hang_up);
+    volumes.iter().for_each(|volume| drop(gateway.closing_line(volume.local_addr().unwrap())));
+    // A tunnel without a byte is none that anybody wants to read of.
+    assert_eq!(gateway.log.count(closed), VOLUMES);
+}

@@ -1,0 +1,197 @@
+//! The situations in which those refusals come about that no bytes alone bring about.
+
+use std::fs;
+use std::io::Write as _;
+use std::net::{Shutdown, TcpStream, UdpSocket};
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use sluicegate::metrics::CONNECT_REQUESTS;
+use sluicegate::reason::Reason;
+
+use super::reasons::{Refused, check};
+use crate::support::client::{ask, basic, dial, request};
+use crate::support::process::raise_descriptor_limit;
+use crate::support::{Gateway, Origin, Setup, client, connect, connect_as, eventually};
+
+/// Sends a request that has to be refused.
+fn refused(gateway: &Gateway, bytes: &[u8]) -> Refused {
+    let (from, answer) = ask(gateway.address, bytes);
+    Refused { from, answer }
+}
+
+pub(super) fn head_too_large() {
+    let gateway = Gateway::open(&[]);
+    let head = format!("CONNECT 127.0.0.1:443 HTTP/1.1\r\nA: {}\r\n\r\n", "x".repeat(16 << 10));
+    let line = "431 Request Header Fields Too Large: the request head is longer than 16384 bytes";
+    check(&gateway, Reason::HeadTooLarge, line, &refused(&gateway, head.as_bytes()));
+}
+
+pub(super) fn handshake_timeout() {
+    let gateway = Gateway::open(&["--handshake-timeout", "300ms"]);
+    let line = "408 Request Timeout: no complete request within 300ms (--handshake-timeout)";
+    check(&gateway, Reason::HandshakeTimeout, line, &refused(&gateway, b"CONNECT 127.0.0.1:443 HTTP/1.1\r\nHo"));
+}
+
+/// A hash that takes long enough for a queue: bcrypt of cost 12, of a password that nobody tries.
+const DEAR: &str = "alice:$2y$12$abcdefghijklmnopqrstuuJvGdVLmYoFdYv7F1mJ5W6oSgYbR0hyS\n";
+
+/// Credentials of one source that are hashed or wait for it, at most.
+const UNVERIFIED: usize = 8 + 64;
+
+pub(super) fn auth_busy() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let users = directory.path().join("users");
+    fs::write(&users, DEAR).expect("a file");
+    let gateway = Setup::new(&["--users", users.to_str().expect("a plain path")]).start();
+    // One guess more than there is room for, all different, so that no two are one.
+    let mut guesses: Vec<TcpStream> = Vec::new();
+    let turned_away = || gateway.metric(&CONNECT_REQUESTS, &["503", "auth_busy"]) == 1;
+    eventually("a guess is turned away", || {
+        if guesses.len() < UNVERIFIED + 12 && !turned_away() {
+            let mut guess = dial(gateway.address);
+            let number = guesses.len();
+            guess.write_all(request("127.0.0.1:443", Some(&format!("alice:{number}"))).as_bytes()).expect("it reads");
+            guesses.push(guess);
+        }
+        turned_away()
+    });
+    let line = gateway.log_line("busy", |line| line.text("reason") == "auth_busy");
+    let guess = guesses.into_iter().find(|guess| line.is_of(guess.local_addr().expect("an address")));
+    let guess = guess.expect("it was one of these");
+    let from = guess.local_addr().expect("an address");
+    let line = "503 Service Unavailable: 64 unverified credentials of this source wait already";
+    check(&gateway, Reason::AuthBusy, line, &Refused { from, answer: client::answer(guess) });
+}
+
+pub(super) fn resolve_failed() {
+    let gateway = Gateway::open(&["--allow", "*:443"]);
+    // A label of 64 bytes cannot be asked for, so no name server has a say in it... nor a time-out.
+    let refused = refused(&gateway, request("nx.invalid:443", None).as_bytes());
+    let line = refused.answer.lines().next().unwrap_or_default().trim_start_matches("HTTP/1.1 ").to_owned();
+    assert!(line.starts_with("502 Bad Gateway: nx.invalid does not resolve: "), "{line}");
+    check(&gateway, Reason::ResolveFailed, &line, &refused);
+}
+
+/// A resolver that never answers: the gateway sees another /etc/resolv.conf than everybody else.
+pub(super) fn resolve_timeout() {
+    const SILENT: &str = "127.213.77.53";
+    let Ok(silent) = UdpSocket::bind((SILENT, 53)) else {
+        assert!(!rustix::process::geteuid().is_root(), "root can listen on port 53 of {SILENT}");
+        return eprintln!("skipped: a name server on port 53 needs root");
+    };
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("resolv.conf");
+    fs::write(&file, format!("nameserver {SILENT}\noptions timeout:30 attempts:5\n")).expect("a file");
+    let script = format!("mount --bind {} /etc/resolv.conf && exec \"$@\"", file.display());
+    let in_namespace = ["unshare", "--mount", "sh", "-c", &script, "sh"];
+    let possible = Command::new(in_namespace[0]).args(&in_namespace[1..]).arg("true").status();
+    assert!(possible.is_ok_and(|status| status.success()), "root can make a mount namespace");
+    let gateway = Setup::new(&["--no-auth", "--allow", "*:443"]).under(&in_namespace).start();
+    let refused = refused(&gateway, request("silent.example:443", None).as_bytes());
+    let line = refused.answer.lines().next().unwrap_or_default().trim_start_matches("HTTP/1.1 ").to_owned();
+    assert!(line.starts_with("504 Gateway Timeout: no answer about silent.example from the resolver in "), "{line}");
+    check(&gateway, Reason::ResolveTimeout, &line, &refused);
+    drop(silent);
+}
+
+pub(super) fn connect_refused() {
+    let gateway = Gateway::open(&[]);
+    let closed = Origin::new().address;
+    let refused = refused(&gateway, request(closed, None).as_bytes());
+    let line = format!("502 Bad Gateway: connection refused by {closed}");
+    check(&gateway, Reason::ConnectRefused, &line, &refused);
+}
+
+/// A listener whose queue is full drops what knocks (`net.ipv4.tcp_abort_on_overflow` is off).
+pub(super) fn connect_timeout() {
+    let gateway = Gateway::open(&["--dial-timeout", "300ms"]);
+    let (full, _queue) = full_listener();
+    let target = full.local_addr().expect("an address").as_socket().expect("an IP address");
+    let refused = refused(&gateway, request(target, None).as_bytes());
+    let line = format!("504 Gateway Timeout: no answer from {target} (--dial-timeout 300ms)");
+    check(&gateway, Reason::ConnectTimeout, &line, &refused);
+}
+
+fn full_listener() -> (socket2::Socket, Vec<TcpStream>) {
+    let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    listener.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().expect("an address").into()).expect("a port");
+    listener.listen(0).expect("it listens");
+    let address = listener.local_addr().expect("an address").as_socket().expect("an IP address");
+    let mut queue = Vec::new();
+    while let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_millis(200)) {
+        queue.push(stream);
+        assert!(queue.len() < 100, "the queue has no end");
+    }
+    (listener, queue)
+}
+
+pub(super) fn tunnel_limit() {
+    let origin = Origin::echo();
+    let gateway = Gateway::open(&["--max-tunnels", "1"]);
+    let open = connect(gateway.address, origin.address);
+    let refused = refused(&gateway, request(origin.address, None).as_bytes());
+    check(&gateway, Reason::TunnelLimit, "503 Service Unavailable: --max-tunnels 1 reached", &refused);
+    // The one that is open is not disturbed, and makes room by ending.
+    client::echoes(&open, 1_000);
+    client::hang_up(&open);
+    gateway.closing_line(open.local_addr().expect("an address"));
+    client::echoes(&connect(gateway.address, origin.address), 1_000);
+}
+
+pub(super) fn user_limit() {
+    let origin = Origin::echo();
+    let (alice, bob) = ("alice:one", "bob:two");
+    let arguments = ["--max-tunnels-per-user", "1", "--user", bob, "--user", alice];
+    let gateway = Setup::new(&arguments).start();
+    let _open = connect_as(gateway.address, origin.address, alice);
+    let refused = refused(&gateway, request(origin.address, Some(alice)).as_bytes());
+    check(&gateway, Reason::UserLimit, "503 Service Unavailable: --max-tunnels-per-user 1 reached", &refused);
+    client::echoes(&connect_as(gateway.address, origin.address, bob), 1_000);
+}
+
+pub(super) fn source_limit() {
+    let origin = Origin::echo();
+    let gateway = Gateway::open(&["--max-tunnels-per-source", "1"]);
+    let _open = connect(gateway.address, origin.address);
+    let refused = refused(&gateway, request(origin.address, None).as_bytes());
+    check(&gateway, Reason::SourceLimit, "503 Service Unavailable: --max-tunnels-per-source 1 reached", &refused);
+}
+
+/// Handshakes that may be under way at once.
+const HANDSHAKES: usize = 4_096;
+
+pub(super) fn handshake_limit() {
+    raise_descriptor_limit();
+    let room = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    if room.is_some_and(|room| room < 3 * HANDSHAKES as u64) {
+        return eprintln!("skipped: {HANDSHAKES} handshakes need a higher hard limit of descriptors (ulimit -Hn)");
+    }
+    let gateway = Gateway::open(&[]);
+    let silent: Vec<_> = (0..HANDSHAKES).map(|_| dial(gateway.address)).collect();
+    let refused = refused(&gateway, b"");
+    let line = format!("503 Service Unavailable: {HANDSHAKES} handshakes are under way");
+    check(&gateway, Reason::HandshakeLimit, &line, &refused);
+    drop(silent);
+}
+
+/// A gateway with few descriptors, and more silent clients than those are enough for.
+pub(super) fn exhausted() {
+    const DESCRIPTORS: u32 = 600;
+    raise_descriptor_limit();
+    let origin = Origin::echo();
+    let gateway = Setup::new(&["--no-auth"]).descriptors(DESCRIPTORS).start();
+    let mut first = dial(gateway.address);
+    let silent: Vec<_> = (0..DESCRIPTORS).map(|_| dial(gateway.address)).collect();
+    gateway.log_line("no descriptor is left", |line| line.message().starts_with("cannot accept"));
+    first.write_all(request(origin.address, None).as_bytes()).expect("it reads");
+    let from = first.local_addr().expect("an address");
+    let refused = Refused { from, answer: client::answer(first) };
+    let words = format!("the gateway cannot dial {}: Too many open files (os error 24)", origin.address);
+    // Of what is left when a descriptor is free again nothing is known: the metrics need one as well.
+    silent.iter().for_each(|stream| drop(stream.shutdown(Shutdown::Both)));
+    drop(silent);
+    check(&gateway, Reason::Exhausted, &format!("503 Service Unavailable: {words}"), &refused);
+    client::echoes(&connect(gateway.address, origin.address), 100_000);
+}
