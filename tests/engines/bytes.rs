@@ -1,6 +1,5 @@
 //! Streams that arrive whole.
 
-use std::io::{ErrorKind, Write};
 use std::net::{Shutdown, TcpStream};
 use std::thread;
 
@@ -8,7 +7,7 @@ use sluicegate::reason::Reason;
 
 use super::rig::{Ends, each_engine};
 use crate::support::noise::End;
-use crate::support::{Noise, client, eventually};
+use crate::support::{Noise, Origin, client, eventually};
 
 const MIB: usize = 1 << 20;
 
@@ -42,10 +41,7 @@ fn bytes_in_the_segment_of_the_head() {
             let ends = rig.tunnel_with(&Noise::new(7).take(length));
             Noise::new(7).expect_exactly(&ends.origin, length);
             // And none of them comes twice.
-            ends.client.shutdown(Shutdown::Write).unwrap();
-            assert_eq!(client::end_of(&ends.origin), End::Clean);
-            drop(ends.origin.shutdown(Shutdown::Write));
-            assert_eq!(client::end_of(&ends.client), End::Clean);
+            client::hang_up_both(&ends.client, &ends.origin);
             rig.settled(&ends, Reason::ClientClosed, length, 0);
         }
     });
@@ -70,6 +66,18 @@ fn not_a_byte() {
         let ends = rig.tunnel();
         client::hang_up_both(&ends.client, &ends.origin);
         rig.settled(&ends, Reason::ClientClosed, 0, 0);
+    });
+}
+
+/// The end is there as soon as the bytes are, and both before an engine has the tunnel.
+#[test]
+fn a_few_words_and_an_end() {
+    each_engine(|rig| {
+        let greeting = Origin::new().serve(|stream| send_whole(&stream, 9, 25));
+        for _ in 0..200 {
+            let stream = rig.client_of(greeting.address);
+            receive_whole(&stream, 9, 25);
+        }
     });
 }
 
@@ -138,16 +146,15 @@ fn an_origin_that_stalls_and_goes_on() {
     each_engine(|rig| {
         let ends = rig.tunnel();
         let mut noise = Noise::new(6);
-        let mut sent = fill(&ends.client, &mut noise);
+        let mut sent = noise.send_what_fits(&ends.client);
         // Nothing has moved for a while, though the client has more to send: everything is full.
         eventually("the tunnel stands still", || {
-            sent += fill(&ends.client, &mut noise);
+            sent += noise.send_what_fits(&ends.client);
             let tunnels = rig.gateway.tunnels();
             tunnels[0]["quiet_seconds"].as_f64().is_some_and(|quiet| quiet > 0.3)
         });
         thread::scope(|scope| {
             scope.spawn(|| {
-                ends.client.set_nonblocking(false).unwrap();
                 assert_eq!(noise.send(&ends.client, 5 * MIB), 5 * MIB);
                 ends.client.shutdown(Shutdown::Write).unwrap();
             });
@@ -156,29 +163,6 @@ fn an_origin_that_stalls_and_goes_on() {
         ends.origin.shutdown(Shutdown::Write).unwrap();
         rig.settled(&ends, Reason::ClientClosed, sent + 5 * MIB, 0);
     });
-}
-
-/// Sends until nothing more is taken; gives the number of bytes, which is the state of the noise.
-fn fill(mut to: &TcpStream, noise: &mut Noise) -> usize {
-    to.set_nonblocking(true).unwrap();
-    let mut sent = 0;
-    loop {
-        let before = noise.clone();
-        let block = noise.take(64 << 10);
-        match to.write(&block) {
-            Ok(bytes) => {
-                // What was not taken has to be made again.
-                *noise = before;
-                noise.take(bytes);
-                sent += bytes;
-            }
-            Err(error) => {
-                assert_eq!(error.kind(), ErrorKind::WouldBlock);
-                *noise = before;
-                return sent;
-            }
-        }
-    }
 }
 
 #[test]

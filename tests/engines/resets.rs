@@ -93,28 +93,12 @@ fn heard_while_sending(mut stream: &TcpStream) {
 
 /// One side sends to another that reads nothing, until every buffer on the way is full.
 fn stuff(rig: &super::rig::Rig, sender: &TcpStream) -> usize {
-    sender.set_nonblocking(true).unwrap();
     let mut noise = Noise::new(8);
     let mut sent = 0;
     eventually("the tunnel stands still", || {
-        loop {
-            let before = noise.clone();
-            let block = noise.take(64 << 10);
-            noise = before;
-            match { sender }.write(&block) {
-                Ok(bytes) => {
-                    noise.take(bytes);
-                    sent += bytes;
-                }
-                Err(error) => {
-                    assert_eq!(error.kind(), ErrorKind::WouldBlock);
-                    break;
-                }
-            }
-        }
+        sent += noise.send_what_fits(sender);
         rig.gateway.tunnels()[0]["quiet_seconds"].as_f64().is_some_and(|quiet| quiet > 0.3)
     });
-    sender.set_nonblocking(false).unwrap();
     sent
 }
 

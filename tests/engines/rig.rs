@@ -60,6 +60,11 @@ impl Rig {
         self.tunnel_to(&self.origin, early)
     }
 
+    /// The client's end of a tunnel to an origin that serves itself.
+    pub(super) fn client_of(&self, origin: SocketAddr) -> TcpStream {
+        client::connect_as(self.gateway.address, origin, CREDENTIALS)
+    }
+
     pub(super) fn tunnel_to(&self, origin: &Origin, early: &[u8]) -> Ends {
         let position = self.gateway.log.position();
         let head = request(origin.address, Some(CREDENTIALS));

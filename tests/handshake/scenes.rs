@@ -4,14 +4,13 @@ use std::fs;
 use std::io::Write as _;
 use std::net::{Shutdown, TcpStream, UdpSocket};
 use std::process::Command;
-use std::thread;
 use std::time::Duration;
 
 use sluicegate::metrics::CONNECT_REQUESTS;
 use sluicegate::reason::Reason;
 
 use super::reasons::{Refused, check};
-use crate::support::client::{ask, basic, dial, request};
+use crate::support::client::{ask, dial, request};
 use crate::support::process::raise_descriptor_limit;
 use crate::support::{Gateway, Origin, Setup, client, connect, connect_as, eventually};
 
@@ -67,7 +66,6 @@ pub(super) fn auth_busy() {
 
 pub(super) fn resolve_failed() {
     let gateway = Gateway::open(&["--allow", "*:443"]);
-    // A label of 64 bytes cannot be asked for, so no name server has a say in it... nor a time-out.
     let refused = refused(&gateway, request("nx.invalid:443", None).as_bytes());
     let line = refused.answer.lines().next().unwrap_or_default().trim_start_matches("HTTP/1.1 ").to_owned();
     assert!(line.starts_with("502 Bad Gateway: nx.invalid does not resolve: "), "{line}");

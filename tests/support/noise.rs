@@ -92,6 +92,30 @@ impl Noise {
         sent
     }
 
+    /// Sends as much as is taken without waiting; gives the number of bytes.
+    pub(crate) fn send_what_fits(&mut self, mut to: &TcpStream) -> usize {
+        to.set_nonblocking(true).expect("an open stream");
+        let mut sent = 0;
+        loop {
+            let before = self.clone();
+            let block = self.take(64 << 10);
+            let result = to.write(&block);
+            // What was not taken has to be made again.
+            *self = before;
+            match result {
+                Ok(bytes) => {
+                    self.take(bytes);
+                    sent += bytes;
+                }
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::WouldBlock);
+                    to.set_nonblocking(false).expect("an open stream");
+                    return sent;
+                }
+            }
+        }
+    }
+
     /// Reads `from` to its end and compares; gives the number of bytes, all right, and the end.
     pub(crate) fn expect(&mut self, from: &TcpStream) -> (usize, End) {
         let mut got = 0;

@@ -191,7 +191,10 @@ type Adopted = Result<oneshot::Receiver<Reason>, (Box<Tunnel>, io::Error)>;
 impl Running {
     fn start(engine: Engine, options: &Options) -> io::Result<Self> {
         Ok(match engine {
-            Engine::Splice => Self::Splice(splice::Splice::start(options)?),
+            Engine::Splice => {
+                selftest::splice()?;
+                Self::Splice(splice::Splice::start(options)?)
+            }
             Engine::Copy => Self::Copy(copy::Copy::start(options)?),
         })
     }

@@ -113,7 +113,7 @@ impl Handle {
     }
 
     /// Registers both sockets, so that a refusal is known while the tunnel can still go elsewhere;
-    /// what they report before the loop knows the tunnel is made up for by its first turn.
+    /// what they report before the loop knows the tunnel is reported to it once more.
     fn adopt(&self, id: u64, tunnel: Tunnel) -> Adopted {
         let flow = tunnel.flow.clone();
         let mut pump = Pump::new(tunnel);

@@ -33,15 +33,19 @@ const SCRATCH: usize = 64 << 10;
 /// How often a tunnel that broke is asked whether its last bytes have arrived.
 const LAST_BYTES_POLL: Duration = Duration::from_millis(2);
 
+/// What the kernel is to report, each time that it begins to be so.
+const INTEREST: epoll::EventFlags = epoll::EventFlags::IN
+    .union(epoll::EventFlags::PRI)
+    .union(epoll::EventFlags::OUT)
+    .union(epoll::EventFlags::RDHUP)
+    .union(epoll::EventFlags::ET);
+
 /// Adds both sockets of a tunnel to an epoll instance.
 pub(super) fn register(epoll: &OwnedFd, id: u64, pump: &mut Pump) -> io::Result<()> {
-    use epoll::EventFlags as Flags;
-    let interest = Flags::IN | Flags::PRI | Flags::OUT | Flags::RDHUP | Flags::ET;
     for direction in Direction::BOTH {
         // splice(2) looks at the flag of the socket, not of the call.
         pump.source(direction).socket.set_nonblocking(true)?;
-        let data = epoll::EventData::new_u64(id << 1 | direction.index() as u64);
-        if let Err(error) = epoll::add(epoll, &pump.source(direction).socket, data, interest) {
+        if let Err(error) = epoll::add(epoll, &pump.source(direction).socket, data(id, direction), INTEREST) {
             if direction == Direction::ToClient {
                 let _ = epoll::delete(epoll, &pump.source(Direction::ToOrigin).socket);
             }
@@ -49,6 +53,19 @@ pub(super) fn register(epoll: &OwnedFd, id: u64, pump: &mut Pump) -> io::Result<
         }
     }
     Ok(())
+}
+
+/// Has everything reported once more that is so at this moment: without that, an end that came right
+/// behind the first bytes, before the loop knew the tunnel, would never be heard of.
+fn report_again(epoll: &OwnedFd, id: u64, pump: &mut Pump) -> io::Result<()> {
+    for direction in Direction::BOTH {
+        epoll::modify(epoll, &pump.source(direction).socket, data(id, direction), INTEREST)?;
+    }
+    Ok(())
+}
+
+fn data(id: u64, direction: Direction) -> epoll::EventData {
+    epoll::EventData::new_u64(id << 1 | direction.index() as u64)
 }
 
 /// A tunnel of this loop.
@@ -190,10 +207,14 @@ impl Loop {
         let _ = rustix::io::read(&*self.handle.wake, &mut [0; 8]);
         while let Ok(message) = self.inbox.try_recv() {
             match message {
-                Message::Adopt { id, pump, end } => {
+                Message::Adopt { id, mut pump, end } => {
+                    // The first turn comes with what is reported, not before: see `report_again`.
+                    let reported = report_again(&self.handle.epoll, id, &mut pump);
                     self.carried
                         .insert(id, Carried { pump, end: Some(end), queued: false, broken: None, settled: false });
-                    self.enqueue(id);
+                    if reported.is_err() {
+                        self.remove(id, Reason::EngineFailed);
+                    }
                 }
                 Message::Stop { id, why } => self.remove(id, why),
                 Message::Retire => self.retired = true,
