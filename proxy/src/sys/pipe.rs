@@ -38,19 +38,6 @@ impl Pipe {
         Ok(Self { read, write, capacity })
     }
 
-    /// Asks the kernel for splice(2) itself, which a seccomp filter may refuse.
-    ///
-    /// # Errors
-    /// That of the refusal, or of making a pipe.
-    pub fn probe() -> io::Result<()> {
-        let (one, _two) = std::os::unix::net::UnixStream::pair()?;
-        one.set_nonblocking(true)?;
-        match Self::new()?.fill(&one) {
-            Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
-            _ => Ok(()),
-        }
-    }
-
     /// Bytes that fit when every page is full. Small writes take a page each, so that less may fit.
     #[must_use]
     pub const fn capacity(&self) -> usize {
