@@ -20,6 +20,7 @@ use crate::reason::Reason;
 use crate::tunnel::Tunnel;
 
 mod event_loop;
+mod registration;
 
 use event_loop::{Loop, WAKE};
 
@@ -114,7 +115,7 @@ impl Handle {
     fn adopt(&self, id: u64, tunnel: Tunnel) -> Adopted {
         let flow = tunnel.flow.clone();
         let mut pump = Pump::new(tunnel);
-        if let Err(error) = event_loop::register(&self.epoll, id, &mut pump) {
+        if let Err(error) = registration::register(&self.epoll, id, &mut pump) {
             return Err((Box::new(pump.into_tunnel()), error));
         }
         let handle = self.clone();
