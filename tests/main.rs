@@ -4,8 +4,16 @@
 //! |---|---|
 //! | `support` | what the others share: the gateway, origins, clients, waiting |
 //! | `handshake` | everything before the 200: requests, answers, users, limits, and those who mean no good |
+//! | `policy` | where tunnels may not go |
 //! | `engines` | every byte of a tunnel, however it begins, goes on and ends, on every engine |
+//! | `metrics` | what `/metrics` says, as Prometheus reads it |
+//! | `life` | the life of a gateway, from its configuration to its end |
+//! | `clients` | real programs that go through the gateway |
 
+mod clients;
 mod engines;
 mod handshake;
+mod life;
+mod metrics;
+mod policy;
 mod support;

@@ -25,8 +25,13 @@ pub(crate) struct Setup {
 }
 
 impl Setup {
-    /// With these options of `serve` beside those that every test needs.
+    /// With these options of `serve`, and leave to go to loopback, where the tests' origins are.
     pub(crate) fn new(arguments: &[&str]) -> Self {
+        Self::bare(arguments).args(["--allow", "127.0.0.0/8:*"])
+    }
+
+    /// With these options of `serve` and what every test needs to find the gateway.
+    pub(crate) fn bare(arguments: &[&str]) -> Self {
         Self { arguments: arguments.iter().map(ToString::to_string).collect(), ..Self::default() }
     }
 
@@ -65,7 +70,9 @@ impl Setup {
     pub(crate) fn start(self) -> Gateway {
         let mut gateway = self.spawn();
         let line = gateway.log_line("listening", |line| line.message() == "listening");
-        gateway.address = line.text("listen").parse().expect("the address of the clients' listener");
+        let listeners = line.text("listen").split(',').map(|address| address.parse().expect("an address"));
+        gateway.listeners = listeners.collect();
+        gateway.address = gateway.listeners[0];
         gateway.admin = line.text("admin").parse().expect("the admin address");
         gateway
     }
@@ -79,7 +86,7 @@ impl Setup {
             move || log.collect(stderr)
         });
         let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
-        Gateway { child, address: nowhere, admin: nowhere, log, collector: Some(collector) }
+        Gateway { child, address: nowhere, listeners: Vec::new(), admin: nowhere, log, collector: Some(collector) }
     }
 
     fn command(self) -> Command {
@@ -87,7 +94,7 @@ impl Setup {
         let mut command = Command::new(words[0]);
         command.args(&words[1..]);
         command.args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log", "json"]);
-        command.args(["--allow", "127.0.0.0/8:*"]).args(self.arguments);
+        command.args(self.arguments);
         in_clean_environment(&mut command).envs(self.variables).stdin(Stdio::null());
         command
     }
@@ -107,8 +114,10 @@ pub(crate) fn in_clean_environment(command: &mut Command) -> &mut Command {
 #[derive(Debug)]
 pub(crate) struct Gateway {
     child: Child,
-    /// Where it accepts clients.
+    /// Where it accepts the tests' clients.
     pub(crate) address: SocketAddr,
+    /// Everywhere that it accepts clients.
+    pub(crate) listeners: Vec<SocketAddr>,
     /// Where it shows metrics and tunnels.
     pub(crate) admin: SocketAddr,
     pub(crate) log: Arc<Log>,

@@ -22,7 +22,7 @@ pub(crate) mod origin;
 pub(crate) mod process;
 
 pub(crate) use client::{connect, connect_as};
-pub(crate) use gateway::{Gateway, Setup};
+pub(crate) use gateway::{Gateway, Setup, in_clean_environment};
 pub(crate) use noise::Noise;
 pub(crate) use origin::Origin;
 

@@ -54,6 +54,19 @@ fn text(from: &mut impl Read) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
+/// The program, or `None` with a word about it: a test of it is skipped then. With
+/// `SLUICEGATE_TEST_FULL=1` a missing one is a failure that names the package of Debian that has it.
+pub(crate) fn program(name: &'static str, package: &str) -> Option<&'static str> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    if std::env::split_paths(&path).any(|directory| directory.join(name).is_file()) {
+        return Some(name);
+    }
+    let full = std::env::var_os("SLUICEGATE_TEST_FULL").is_some_and(|value| value == "1");
+    assert!(!full, "{name} is missing: apt install {package}");
+    eprintln!("skipped: there is no {name} (apt install {package})");
+    None
+}
+
 /// A child that does not outlive its test.
 #[derive(Debug)]
 pub(crate) struct Killed(pub(crate) Child);

@@ -1,0 +1,1 @@
+//! Real programs that go through the gateway.

@@ -1,0 +1,130 @@
+//! Signals, draining, and the end of one tunnel among others.
+
+use std::io::ErrorKind;
+use std::net::TcpStream;
+
+use rustix::process::Signal;
+use serde_json::Value;
+use sluicegate::metrics;
+
+use crate::support::noise::End;
+use crate::support::process::sluicegate;
+use crate::support::{Gateway, Origin, admin, client, connect, eventually};
+
+/// Tells a gateway with an open tunnel to stop, and waits until it lets nobody in.
+fn drain(gateway: &Gateway) {
+    gateway.signal(Signal::TERM);
+    let line = gateway.log_line("draining", |line| line.message().starts_with("draining"));
+    assert_eq!((line.text("signal"), line.number("tunnels")), ("SIGTERM", 1), "{}", line.raw);
+    let error = TcpStream::connect(gateway.address).expect_err("the listener is closed");
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+    assert_eq!(admin::get(gateway.admin, "/readyz").status, 503);
+    assert_eq!(admin::get(gateway.admin, "/healthz").status, 200);
+}
+
+#[test]
+fn a_drain_waits_for_open_tunnels() {
+    let mut gateway = Gateway::open(&[]);
+    let origin = Origin::echo();
+    assert_eq!(admin::get(gateway.admin, "/readyz").status, 200);
+    let stream = connect(gateway.address, origin.address);
+    drain(&gateway);
+    client::echoes(&stream, 1 << 20);
+    client::hang_up(&stream);
+    assert_eq!(gateway.wait().code(), Some(0));
+    let line = gateway.closing_line(stream.local_addr().unwrap());
+    assert_eq!((line.text("outcome"), line.number("to_origin")), ("client_closed", 1 << 20));
+    assert_eq!(gateway.log.count(|line| line.message() == "stopped"), 1);
+}
+
+#[test]
+fn without_tunnels_a_drain_is_over_at_once() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let mut gateway = Gateway::open(&[]);
+        gateway.signal(signal);
+        assert_eq!(gateway.wait().code(), Some(0));
+    }
+}
+
+/// The tunnel that was open when the gateway was ended: reset on both sides, and accounted for.
+fn was_reset(gateway: &mut Gateway, client: &TcpStream, origin: &TcpStream) {
+    assert_eq!(client::end_of(client), End::Reset);
+    assert_eq!(client::end_of(origin), End::Reset);
+    assert_eq!(gateway.wait().code(), Some(0));
+    let line = gateway.closing_line(client.local_addr().unwrap());
+    assert_eq!((line.text("outcome"), line.text("by")), ("shutdown", "operator"), "{}", line.raw);
+}
+
+/// A tunnel with a byte in it, so that its closing line is not at debug level.
+fn tunnel(gateway: &Gateway) -> (TcpStream, TcpStream) {
+    let origin = Origin::new();
+    let client = connect(gateway.address, origin.address);
+    let accepted = origin.accept();
+    crate::support::Noise::new(1).send(&client, 1);
+    crate::support::Noise::new(1).expect_exactly(&accepted, 1);
+    (client, accepted)
+}
+
+#[test]
+fn a_second_signal_ends_a_drain() {
+    let mut gateway = Gateway::open(&[]);
+    let (client, origin) = tunnel(&gateway);
+    drain(&gateway);
+    gateway.signal(Signal::TERM);
+    was_reset(&mut gateway, &client, &origin);
+}
+
+#[test]
+fn a_drain_has_the_time_that_it_is_given() {
+    let mut gateway = Gateway::open(&["--drain-timeout", "1s"]);
+    let (client, origin) = tunnel(&gateway);
+    gateway.signal(Signal::TERM);
+    gateway.log_line("its end", |line| line.message().starts_with("--drain-timeout is over"));
+    was_reset(&mut gateway, &client, &origin);
+}
+
+#[test]
+fn one_tunnel_is_killed_and_another_lives_on() {
+    let gateway = Gateway::open(&[]);
+    let echo = Origin::echo();
+    let lives = connect(gateway.address, echo.address);
+    let (killed, origin) = tunnel(&gateway);
+    let from = killed.local_addr().unwrap().to_string();
+    let admin = gateway.admin.to_string();
+
+    let listed = sluicegate(&["tunnels", "--json", "--admin", &admin], &[]);
+    assert_eq!(listed.code, Some(0), "{listed:?}");
+    let listed: Vec<Value> = serde_json::from_str(&listed.out).expect("an array");
+    assert_eq!(listed.len(), 2);
+    let of_killed = listed.iter().find(|tunnel| tunnel["client"] == from.as_str()).expect("it is there");
+    assert_eq!((&of_killed["bytes_to_origin"], &of_killed["user"]), (&1.into(), &Value::Null));
+    let id = of_killed["id"].to_string();
+
+    // In a table as well, and by the variable that also starts the gateway.
+    let table = sluicegate(&["tunnels"], &[("SLUICEGATE_ADMIN", &admin)]);
+    assert!(table.out.lines().count() == 3 && table.out.contains(&from), "{table:?}");
+
+    let outcome = sluicegate(&["kill", &id, "--admin", &admin], &[]);
+    assert_eq!((outcome.code, outcome.out), (Some(0), format!("tunnel {id} is ended\n")));
+    assert_eq!(client::end_of(&killed), End::Reset);
+    assert_eq!(client::end_of(&origin), End::Reset);
+    let line = gateway.closing_line(killed.local_addr().unwrap());
+    let said = (line.text("outcome"), line.text("by"), line.number("to_origin"));
+    assert_eq!(said, ("killed", "operator", 1), "{}", line.raw);
+    assert_eq!(gateway.metric(&metrics::TUNNELS, &["", "killed"]), 1);
+    eventually("it is gone", || gateway.tunnels().len() == 1);
+
+    let again = sluicegate(&["kill", &id, "--admin", &admin], &[]);
+    assert!(again.code == Some(1) && again.err.contains(&format!("no tunnel {id} is open")), "{again:?}");
+    client::echoes(&lives, 1 << 20);
+}
+
+#[test]
+fn an_idle_tunnel_is_ended_only_where_that_is_asked_for() {
+    let gateway = Gateway::open(&["--idle-timeout", "300ms"]);
+    let (client, origin) = tunnel(&gateway);
+    assert_eq!(client::end_of(&client), End::Reset);
+    assert_eq!(client::end_of(&origin), End::Reset);
+    let line = gateway.closing_line(client.local_addr().unwrap());
+    assert_eq!((line.text("outcome"), line.text("by")), ("idle", "gateway"), "{}", line.raw);
+}

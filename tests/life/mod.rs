@@ -1,0 +1,11 @@
+//! The life of a gateway, from its configuration to its end.
+//!
+//! | file | what is in it |
+//! |---|---|
+//! | `start` | what is refused before anything is opened |
+//! | `end` | signals, draining, killing one tunnel |
+//! | `users` | the users file that changes, and passwords that are nowhere to be seen |
+
+mod end;
+mod start;
+mod users;

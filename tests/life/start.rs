@@ -1,0 +1,93 @@
+//! What is refused before anything is opened: cause and remedy in one line, and exit code 2.
+
+use std::fs;
+
+use crate::support::process::{run, sluicegate};
+use crate::support::{Gateway, gateway, in_clean_environment};
+
+fn refused(arguments: &[&str], code: i32) -> String {
+    let outcome = sluicegate(arguments, &[]);
+    assert_eq!(outcome.code, Some(code), "{arguments:?}: {outcome:?}");
+    assert_eq!(outcome.out, "", "{arguments:?}");
+    outcome.err
+}
+
+#[test]
+fn check_accepts_what_serve_would() {
+    let outcome = sluicegate(&["check", "--no-auth", "--max-tunnels", "7"], &[]);
+    let said = "The configuration can be used: everybody may come in, up to 7 tunnels, on 0.0.0.0:3128.\n";
+    assert_eq!((outcome.code, outcome.out.as_str(), outcome.err.as_str()), (Some(0), said, ""));
+    let outcome = sluicegate(&["check", "--max-tunnels", "7"], &[("SLUICEGATE_USER", "alice:s3cret")]);
+    assert!(outcome.code == Some(0) && outcome.out.contains(": 1 user, "), "{outcome:?}");
+}
+
+#[test]
+fn check_and_serve_refuse_the_same_in_the_same_words() {
+    for (arguments, said) in [
+        (&[][..], "nobody may come in: name users by --users FILE or SLUICEGATE_USER=name:password, or say --no-auth"),
+        (&["--no-auth", "--user", "alice:s3cret"], "--no-auth lets everybody in, but there are users"),
+        (&["--user", "alice"], "--user: "),
+        (&["--user", "a:b", "--user", "a:c"], "--user"),
+        (&["--users", "/nonexistent/users"], "/nonexistent/users: "),
+        (&["--no-auth", "--allow", "no rule"], "--allow"),
+        (&["--no-auth", "--idle-timeout", "0s"], "zero would end everything at once: leave the option out"),
+        (&["--no-auth", "--handshake-timeout", "soon"], "write it as 30s, 5m or 12h"),
+        (&["--no-auth", "--max-tunnels", "0"], "0 would refuse everybody: leave the option out for no limit"),
+        (&["--no-auth", "--engine", "warp"], "no engine is called 'warp': use auto, splice or copy"),
+        (&["--no-auth", "--source", "192.0.2.1"], "--source 192.0.2.1: this host has no such address"),
+        (&["--no-auth", "--congestion-control", "warp"], "--congestion-control: "),
+        (&["--no-auth", "--listen", "127.0.0.1:1", "--admin", "127.0.0.1:1"], "named twice"),
+        (&["--no-auth", "--max-tunnels", "99999999"], "raise it (systemd: LimitNOFILE=, shell: ulimit -Hn) or lower"),
+    ] {
+        let [check, serve] = ["check", "serve"].map(|command| refused(&[&[command], arguments].concat(), 2));
+        assert!(check.contains(said), "{arguments:?}: {check}");
+        assert_eq!(check, serve, "{arguments:?}");
+        assert!(!check.contains("s3cret"), "{check}");
+    }
+}
+
+#[test]
+fn a_file_is_blamed_by_its_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    for (file, said) in [
+        ("no-auth = true\nlisten = 'x'\n", ":2: invalid value 'x' for '--listen <ADDR:PORT>'"),
+        ("no-auth = true\n\nmax_tunnels = 7\n", ":3: no option is called 'max_tunnels'; did you mean 'max-tunnels'?"),
+        ("no-auth = true\nlog = \n", ":2: this is no TOML"),
+    ] {
+        fs::write(path("gateway.toml"), file).unwrap();
+        let error = refused(&["check", "--config", &path("gateway.toml")], 2);
+        assert!(error.starts_with(&format!("sluicegate: {}{said}", path("gateway.toml"))), "{error}");
+    }
+    for (users, said) in [
+        ("# ours\nalice:{SHA}abc=\n", ":2: 'alice': {SHA} hashes are SHA-1"),
+        ("alice:$apr1$abc$def\n", ":1: 'alice': "),
+        ("alice:s3cret\n", ":1: "),
+        ("alice\n", ":1: "),
+    ] {
+        fs::write(path("users"), users).unwrap();
+        let error = refused(&["check", "--users", &path("users")], 2);
+        assert!(error.starts_with(&format!("sluicegate: {}{said}", path("users"))), "{error}");
+        assert!(!error.contains("s3cret"), "{error}");
+    }
+}
+
+#[test]
+fn tunnels_that_do_not_fit_are_refused_with_the_number_that_does() {
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", "ulimit -n 600; exec \"$0\" check --no-auth --max-tunnels 1000", gateway::BINARY]);
+    in_clean_environment(&mut command);
+    let outcome = run(command, b"");
+    let said = "sluicegate: --max-tunnels 1000 needs 2512 descriptors (2 each and 512 beside), but the hard limit is 600: \
+                raise it (systemd: LimitNOFILE=, shell: ulimit -Hn) or lower --max-tunnels to 44\n";
+    assert_eq!((outcome.code, outcome.err.as_str()), (Some(2), said));
+}
+
+#[test]
+fn a_taken_port_is_a_failure_at_work() {
+    let gateway = Gateway::open(&[]);
+    let taken = gateway.address.to_string();
+    let error = refused(&["serve", "--no-auth", "--listen", &taken, "--admin", "127.0.0.1:0"], 1);
+    assert!(error.contains(&format!("--listen {taken}: Address already in use")), "{error}");
+    assert!(error.contains("stop it or choose another port"), "{error}");
+}

@@ -1,0 +1,120 @@
+//! The users file that changes while the gateway runs, and passwords that are nowhere to be seen.
+
+use std::fs;
+use std::path::Path;
+
+use rustix::process::Signal;
+use sluicegate::metrics::AUTH_FAILURES;
+
+use crate::support::client::{ask, basic, request};
+use crate::support::{Gateway, Origin, Setup, admin, client, connect_as};
+
+/// A line of a users file, made quickly: the cost of a hash is not the matter here.
+fn line(name: &str, password: &str) -> String {
+    format!("{name}:{}\n", bcrypt::hash(password, 4).expect("a hash"))
+}
+
+/// Puts another file in the place of the one before, as a whole.
+fn replace(users: &Path, text: &str) {
+    let new = users.with_extension("new");
+    fs::write(&new, text).expect("a file");
+    fs::rename(new, users).expect("it takes the place");
+}
+
+/// What these credentials get.
+fn status(gateway: &Gateway, origin: &crate::support::origin::Serving, user: &str) -> String {
+    use std::io::Write;
+    let mut stream = client::dial(gateway.address);
+    stream.write_all(request(origin.address, Some(user)).as_bytes()).expect("it reads");
+    client::read_head(&stream).split(' ').nth(1).unwrap_or_default().to_owned()
+}
+
+#[test]
+fn the_users_file_is_read_again_when_asked_and_when_it_changes() {
+    let directory = tempfile::tempdir().unwrap();
+    let users = directory.path().join("users");
+    fs::write(&users, line("alice", "one")).unwrap();
+    let gateway = Setup::new(&["--users", users.to_str().unwrap()]).start();
+    let origin = Origin::echo();
+    let get = |user: &str| status(&gateway, &origin, user);
+    assert_eq!([get("alice:one"), get("bob:two")], ["200", "407"]);
+    let open = connect_as(gateway.address, origin.address, "alice:one");
+
+    // Seen without being asked.
+    let mut position = gateway.log.position();
+    let read = |position, users| {
+        let read = gateway.log.line_from(position, "users re-read", |line| line.message() == "users re-read");
+        assert_eq!(read.number("users"), users, "{}", read.raw);
+    };
+    replace(&users, &line("bob", "two"));
+    read(position, 1);
+    assert_eq!([get("alice:one"), get("bob:two")], ["407", "200"]);
+
+    // Asked, though nothing has changed.
+    position = gateway.log.position();
+    gateway.signal(Signal::HUP);
+    read(position, 1);
+
+    // A broken file changes nothing, and says so, with its line.
+    position = gateway.log.position();
+    replace(&users, &format!("{}carol:{{SHA}}abc=\n", line("alice", "one")));
+    let kept = gateway.log.line_from(position, "kept", |line| line.message().starts_with("users not re-read"));
+    assert!(kept.level() == "ERROR" && kept.text("error").contains(":2: 'carol': "), "{}", kept.raw);
+    assert_eq!([get("alice:one"), get("bob:two")], ["407", "200"]);
+
+    // Two passwords at once while they are rotated.
+    position = gateway.log.position();
+    replace(&users, &format!("{}{}", line("alice", "three"), line("bob", "two")));
+    read(position, 2);
+    assert_eq!([get("alice:one"), get("alice:three"), get("bob:two")], ["407", "200", "200"]);
+
+    // Whoever was let in stays in.
+    client::echoes(&open, 100_000);
+}
+
+#[test]
+fn no_password_is_shown_anywhere() {
+    const PASSWORD: &str = "s3cret:with:@/%\u{fc}";
+    const WRONG: &str = "an0ther:w0rd";
+    let gateway = Setup::new(&[]).user(&format!("mover:{PASSWORD}")).debug().start();
+    let origin = Origin::echo();
+    let right = format!("mover:{PASSWORD}");
+    let wrong = format!("mover:{WRONG}");
+    let open = connect_as(gateway.address, origin.address, &right);
+    client::echoes(&open, 1_000);
+    let mut answers = Vec::new();
+    for bytes in [
+        request(origin.address, Some(&wrong)),
+        // A password where none belongs, and one that comes with another mistake.
+        format!("CONNECT {wrong}@{} HTTP/1.1\r\n\r\n", origin.address),
+        request("192.0.2.1:443", Some(&right)),
+        format!("GET http://{right}@host/ HTTP/1.1\r\nProxy-Authorization: {}\r\n\r\n", basic(&right)),
+        format!("CONNECT {} HTTP/1.1\r\nProxy-Authorization: Bearer {WRONG}\r\n\r\n", origin.address),
+        format!("CONNECT {} HTTP/1.1\r\nProxy-Authorization: {WRONG}\r\n\r\n", origin.address),
+        format!("CONNECT {} HTTP/1.1\r\nProxy-Authorization: {}\r\nA b\r\n\r\n", origin.address, basic(&right)),
+    ] {
+        let (from, answer) = ask(gateway.address, bytes.as_bytes());
+        gateway.refusal_line(from);
+        answers.push(answer);
+    }
+    assert_eq!(gateway.metric(&AUTH_FAILURES, &[]), 3);
+    let of_process = |file: &str| fs::read_to_string(format!("/proc/{}/{file}", gateway.pid())).unwrap();
+    let tunnels = gateway.tunnels();
+    assert_eq!(tunnels.len(), 1);
+    client::hang_up(&open);
+    gateway.closing_line(open.local_addr().unwrap());
+    let shown = [
+        gateway.log.text(),
+        answers.concat(),
+        admin::get(gateway.admin, "/metrics").body,
+        admin::get(gateway.admin, "/").body,
+        serde_json::to_string(&tunnels).unwrap(),
+        of_process("cmdline"),
+    ];
+    for text in &shown {
+        assert!(!text.is_empty());
+        for secret in [PASSWORD, WRONG, "s3cret", "an0ther", "w0rd", &basic(&right)[6..], &basic(&wrong)[6..]] {
+            assert!(!text.contains(secret), "{secret} is in {text}");
+        }
+    }
+}
