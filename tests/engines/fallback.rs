@@ -56,7 +56,8 @@ fn an_engine_that_is_asked_for_and_refused_is_no_start() {
         );
         let program: BpfProgram = filter.expect("a filter").try_into().expect("a program");
         apply_filter(&program).expect("a kernel with seccomp filters");
-        let arguments = ["serve", "--no-auth", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--engine", "splice"];
+        let arguments =
+            ["serve", "--no-auth", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--engine", "splice"];
         crate::support::process::sluicegate(&arguments, &[])
     });
     let outcome = outcome.join().unwrap();
