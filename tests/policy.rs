@@ -58,7 +58,8 @@ fn its_own_listeners_are_refused_by_every_address_of_the_host() {
 
 #[test]
 fn what_only_this_host_should_reach_needs_a_rule_that_names_it() {
-    let gateway = Setup::bare(&["--no-auth", "--allow", "*:*", "--allow", "0.0.0.0/0:*", "--allow", "[::]/0:*"]).start();
+    let gateway =
+        Setup::bare(&["--no-auth", "--allow", "*:*", "--allow", "0.0.0.0/0:*", "--allow", "[::]/0:*"]).start();
     let origin = Origin::new();
     let port = origin.address.port();
     for (host, kind) in [
@@ -94,8 +95,22 @@ fn numbers_that_look_like_an_address_reach_nothing() {
     let origin = Origin::new();
     let port = origin.address.port();
     for host in [
-        "2130706433", "0x7f000001", "0x7f.0.0.1", "0177.0.0.1", "0177.0.0.01", "127.1", "127.0.1", "127.0.0.1.", "0", "00",
-        "127.0.0.01", "0x7f.1", "017700000001", "127.0.0.0x1", "[::127.1]", "[127.0.0.1]",
+        "2130706433",
+        "0x7f000001",
+        "0x7f.0.0.1",
+        "0177.0.0.1",
+        "0177.0.0.01",
+        "127.1",
+        "127.0.1",
+        "127.0.0.1.",
+        "0",
+        "00",
+        "127.0.0.01",
+        "0x7f.1",
+        "017700000001",
+        "127.0.0.0x1",
+        "[::127.1]",
+        "[127.0.0.1]",
     ] {
         let said = status(&gateway, &format!("{host}:{port}"));
         assert!(said.starts_with("400 Bad Request: "), "{host}: {said}");

@@ -27,7 +27,11 @@ const BY_BYTES: &[(Reason, &str, &str)] = &[
         "CONNECT h:443 HTTP/1.1\nHost: h:443\n\n",
         "400 Bad Request: a line of the head ends in LF without CR",
     ),
-    (Reason::BadTarget, "CONNECT h HTTP/1.1\r\n\r\n", "400 Bad Request: the target has no port; CONNECT takes host:port"),
+    (
+        Reason::BadTarget,
+        "CONNECT h HTTP/1.1\r\n\r\n",
+        "400 Bad Request: the target has no port; CONNECT takes host:port",
+    ),
     (
         Reason::Http2,
         "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
