@@ -15,8 +15,8 @@
 //! | layer | module | purpose | may import | may not mention |
 //! |---|---|---|---|---|
 //! | 5 | `main` | parse, start log and metrics, run, exit code | `commands` `config` | |
-//! | 5 | `commands` | the subcommands, one file each | `config` `server` `auth` `policy` `dial` `target` `secret` `reason` `metrics` `relay` `account` `admin` `connection` | |
-//! | 5 | `config` | one definition of every option: flag, environment, file, help, table | `auth` `policy` `dial` `relay` `server` `connection` `client` `secret` `target` | |
+//! | 5 | `commands` | the subcommands, one file each | `config` `server` `auth` `policy` `dial` `target` `secret` `reason` `metrics` `relay` `account` `admin` `connection` `sys` | |
+//! | 5 | `config` | one definition of every option: flag, environment, file, help, table | `auth` `policy` `dial` `relay` `server` `connection` `client` `secret` `target` `account` `sys` | |
 //! | 4 | `server` | bind, accept with back-off, slots, drain | `connection` `account` `admin` `policy` `auth` `dial` `relay` `client` `reason` `metrics` `sys` | `httparse` |
 //! | 3 | `connection` | the main idea: `serve` and `handshake` | `client` `request` `auth` `policy` `dial` `relay` `account` `tunnel` `reason` `metrics` `target` | `rustix` `libc` `unsafe` |
 //! | 2 | `client` | the buffered client socket; the only writer of HTTP | `request` `reason` `sys` | `policy` `relay` |

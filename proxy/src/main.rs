@@ -3,10 +3,10 @@
 use std::process::ExitCode;
 
 use sluicegate::commands;
-use sluicegate::config::file::{self, Wrong};
+use sluicegate::config::file::Wrong;
 
 fn main() -> ExitCode {
-    let cli = match file::parse(std::env::args_os()) {
+    let cli = match commands::parse(std::env::args_os()) {
         Ok(cli) => cli,
         Err(Wrong::Usage(error)) => error.exit(),
         Err(Wrong::File(what)) => {

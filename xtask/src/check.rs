@@ -1,1 +1,104 @@
-//! x
+//! `cargo xtask test`: what a change has to pass, in the order in which it fails soonest.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Instant;
+
+use crate::failure::{Context, Failure, Result};
+use crate::{demo, tidy, tools};
+
+const FUZZ_SECONDS: u32 = 30;
+
+/// Installs what is missing, then runs every check.
+///
+/// # Errors
+/// At the first step that fails, naming it.
+pub fn test() -> Result<()> {
+    let start = Instant::now();
+    step("tools", install)?;
+    step("format", || cargo(&["fmt", "--all", "--check"]))?;
+    step("clippy", || cargo(&["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    step("licences", || cargo(&["deny", "--log-level", "error", "check", "bans", "licenses", "sources"]))?;
+    step("tidy", || tidy::run(false))?;
+    step("fuzz", || fuzz(FUZZ_SECONDS))?;
+    // Last, so that the results of the tests are what is read first.
+    step("tests", || succeed(cargo_in_root(&["test", "--workspace"]).env("SLUICEGATE_TEST_FULL", "1")))?;
+    println!("xtask: all passed in {:.0} s", start.elapsed().as_secs_f64());
+    Ok(())
+}
+
+fn install() -> Result<()> {
+    let missing = tools::missing(tools::TESTS);
+    if !missing.is_empty() {
+        println!("{}", tools::apt_line(&missing));
+        tools::install(&missing)?;
+    }
+    tools::cargo_subcommand("deny")?;
+    tools::cargo_subcommand("fuzz")
+}
+
+fn step(name: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    println!("xtask: {name}");
+    let start = Instant::now();
+    work().map_err(|failure| Failure::new(format!("step '{name}' failed: {failure}")))?;
+    println!("xtask: {name} passed in {:.1} s", start.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// Runs the fuzzer on the request parser, starting from the seeds that are committed. What it finds
+/// itself goes to a corpus that is not.
+///
+/// # Errors
+/// When it finds an input that breaks the parser, or cannot run.
+pub fn fuzz(seconds: u32) -> Result<()> {
+    let folder = crate::root().join("proxy/fuzz");
+    let corpus = folder.join("corpus/request");
+    std::fs::create_dir_all(&corpus).context(corpus.display())?;
+    let limit = format!("-max_total_time={seconds}");
+    let mut command = Command::new("cargo");
+    command.args(["fuzz", "run", "--sanitizer", "none", "request", "corpus/request", "seeds/request"]);
+    // The coverage that libFuzzer steers by is an unstable flag of rustc.
+    command.args(["--", &limit, "-print_final_stats=1"]).env("RUSTC_BOOTSTRAP", "1").current_dir(folder);
+    succeed(&mut command)
+}
+
+/// Builds for release and compares; `arguments` go to `sluicegate-bench compare`.
+///
+/// # Errors
+/// When the build or the comparison fails.
+pub fn bench(arguments: &[String]) -> Result<()> {
+    let binaries = demo::build(&["sluicegate", "sluicegate-bench"])?;
+    let mut command = Command::new(binaries.join("sluicegate-bench"));
+    command.arg("compare").arg("--gateway").arg(binaries.join("sluicegate")).args(arguments);
+    succeed(&mut command)
+}
+
+fn cargo(arguments: &[&str]) -> Result<()> {
+    succeed(&mut cargo_in_root(arguments))
+}
+
+fn cargo_in_root(arguments: &[&str]) -> Command {
+    let mut command = Command::new("cargo");
+    command.args(arguments).current_dir(crate::root());
+    command
+}
+
+fn succeed(command: &mut Command) -> Result<()> {
+    let program = Path::new(command.get_program()).display().to_string();
+    let status = command.status().context(format!("starting {program}"))?;
+    let arguments: Vec<_> = command.get_args().map(|argument| argument.to_string_lossy()).collect();
+    let line = || format!("'{program} {}' ended with {status}", arguments.join(" "));
+    if status.success() { Ok(()) } else { Err(Failure::new(line())) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_that_fails_is_named_with_its_command() {
+        let error = step("shell", || succeed(Command::new("sh").args(["-c", "exit 3"]))).unwrap_err();
+        assert_eq!(error.to_string(), "step 'shell' failed: 'sh -c exit 3' ended with exit status: 3");
+        assert!(step("shell", || succeed(&mut Command::new("true"))).is_ok());
+    }
+}

@@ -1,2 +1,71 @@
-//! x
-fn main() {}
+//! `cargo xtask`: every command that a developer or CI runs.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use sluicegate_xtask::demo::{self, Size};
+use sluicegate_xtask::{check, interrupt, tidy};
+
+/// Every command that a developer or CI runs
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", disable_version_flag = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Migrate a generated volume by rsync in stunnel through the gateway, and verify it
+    Demo {
+        /// Bytes of each volume
+        #[arg(long, default_value = "1GiB", value_name = "BYTES")]
+        size: Size,
+        /// Volumes that migrate at once
+        #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+        volumes: u16,
+    },
+    /// Format, lints, licences, tidy, every test, and the fuzzer for half a minute
+    Test,
+    /// Hold the code to the map, the metrics and the options to their documentation
+    Tidy {
+        /// Rewrite the options table of README.md instead of complaining about it
+        #[arg(long)]
+        fix: bool,
+    },
+    /// Feed the request parser with what libFuzzer makes up
+    Fuzz {
+        /// For how long
+        #[arg(long, default_value_t = 30)]
+        seconds: u32,
+    },
+    /// Compare throughput, latency and cost over no proxy, the engines and another proxy
+    Bench {
+        /// Passed on to `sluicegate-bench compare`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Task::Demo { size, volumes } => demo::run(size, volumes.into()),
+        Task::Test => check::test(),
+        Task::Tidy { fix } => tidy::run(fix),
+        Task::Fuzz { seconds } => check::fuzz(seconds),
+        Task::Bench { arguments } => check::bench(&arguments),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        // What a shell makes of a process that SIGINT ended.
+        Err(_) if interrupt::requested() => {
+            eprintln!("\ninterrupted; every process has ended and nothing is left behind");
+            ExitCode::from(130)
+        }
+        Err(failure) => {
+            eprintln!("\nxtask: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}

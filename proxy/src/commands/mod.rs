@@ -1,15 +1,22 @@
 //! The subcommands.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::process::ExitCode;
 
-use crate::config::{Command, table};
+use clap::{CommandFactory, FromArgMatches};
+
+use crate::config::file::{self, Wrong};
+use crate::config::table;
 
 pub mod explain;
 pub mod hash_password;
 pub mod kill;
+pub mod line;
 pub mod serve;
 pub mod tunnels;
+
+use line::{Cli, Command};
 
 /// Why a command failed, in words, and the exit code that goes with it.
 #[derive(Debug, PartialEq, Eq)]
@@ -38,6 +45,15 @@ impl fmt::Display for Failure {
     }
 }
 
+/// Parses a command line, and the configuration file that it names.
+///
+/// # Errors
+/// What is wrong with either.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, Wrong> {
+    let matches = file::parse(&Cli::command(), arguments)?;
+    Cli::from_arg_matches(&matches).map_err(Wrong::Usage)
+}
+
 /// Runs a command.
 ///
 /// # Errors
@@ -50,9 +66,9 @@ pub fn run(command: Command) -> Result<(), Failure> {
         Command::Tunnels(command) => print(wait(command.run())?),
         Command::Kill(command) => print(wait(command.run())?),
         Command::HashPassword(command) => print(command.run().map_err(|error| Failure::Usage(error.to_string()))),
-        Command::Options { markdown: true } => print(Ok::<_, Failure>(table::markdown())),
+        Command::Options { markdown: true } => print(Ok::<_, Failure>(table::markdown(&Cli::command()))),
         Command::Options { markdown: false } => {
-            table::man(&mut std::io::stdout().lock()).map_err(|error| Failure::Work(error.to_string()))
+            table::man(&Cli::command(), &mut std::io::stdout().lock()).map_err(|error| Failure::Work(error.to_string()))
         }
     }
 }
@@ -75,4 +91,14 @@ impl From<String> for Failure {
 fn wait<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     Ok(runtime.map_err(|error| Failure::Work(error.to_string()))?.block_on(work))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
 }

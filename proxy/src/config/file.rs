@@ -6,13 +6,11 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::parser::ValueSource;
-use clap::{ArgMatches, CommandFactory, FromArgMatches};
+use clap::{ArgMatches, Command};
 use toml::{Spanned, Value};
-
-use super::Cli;
 
 /// A configuration that cannot be used, with the words to print.
 #[derive(Debug)]
@@ -30,28 +28,25 @@ struct Setting {
     flags: Vec<OsString>,
 }
 
-/// Parses a command line, with the file that it or the environment names.
+/// Matches a command line against `command`, with the file that the line or the environment names.
 ///
 /// # Errors
 /// Anything that clap refuses, and a file that cannot be read, is no TOML, or has a key or a value
-/// that no option takes.
-pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, Wrong> {
+/// that no option of `serve` takes.
+pub fn parse(command: &Command, arguments: impl IntoIterator<Item = OsString>) -> Result<ArgMatches, Wrong> {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
-    let matches = Cli::command().try_get_matches_from(&arguments).map_err(Wrong::Usage)?;
-    let file = matches.subcommand().and_then(|(name, matches)| {
-        let file = matches.try_get_one::<std::path::PathBuf>("config").ok().flatten();
-        file.map(|file| (name.to_owned(), matches, file.clone()))
+    let matches = command.clone().try_get_matches_from(&arguments).map_err(Wrong::Usage)?;
+    let named = matches.subcommand().and_then(|(name, of_command)| {
+        let file = of_command.try_get_one::<PathBuf>("config").ok().flatten();
+        file.map(|file| (name, of_command, file))
     });
-    let Some((name, of_command, file)) = file else {
-        return Cli::from_arg_matches(&matches).map_err(Wrong::Usage);
-    };
-    let settings = read(&file)?;
+    let Some((name, of_command, file)) = named else { return Ok(matches) };
+    let settings = read(file, &keys(command))?;
     let here = settings.iter().filter(|setting| is_open(of_command, &setting.key));
     let position = arguments.iter().position(|argument| *argument == *name).unwrap_or(1) + 1;
     let mut all = arguments.clone();
     all.splice(position..position, here.flat_map(|setting| setting.flags.clone()));
-    let matches = Cli::command().try_get_matches_from(all).map_err(|error| blame(error, &file, &settings))?;
-    Cli::from_arg_matches(&matches).map_err(Wrong::Usage)
+    command.clone().try_get_matches_from(all).map_err(|error| blame(error, file, &settings))
 }
 
 /// The command has this option, and neither a flag nor the environment gave it.
@@ -63,7 +58,7 @@ fn is_open(matches: &ArgMatches, key: &str) -> bool {
     }
 }
 
-fn read(file: &Path) -> Result<Vec<Setting>, Wrong> {
+fn read(file: &Path, known: &[String]) -> Result<Vec<Setting>, Wrong> {
     let wrong = |line: usize, what: String| Wrong::File(format!("{}:{line}: {what}", file.display()));
     let text = std::fs::read_to_string(file).map_err(|error| {
         Wrong::File(format!("{}: cannot be read: {error}; name another with --config", file.display()))
@@ -77,8 +72,8 @@ fn read(file: &Path) -> Result<Vec<Setting>, Wrong> {
     for (key, value) in table {
         let line = line_of(key.span().start);
         let key = key.into_inner();
-        if !known_keys().contains(&key) {
-            return Err(wrong(line, unknown(&key)));
+        if !known.contains(&key) {
+            return Err(wrong(line, unknown(&key, known)));
         }
         let flags = flags(&key, value.into_inner()).map_err(|what| wrong(line, what))?;
         settings.push(Setting { line, key, flags });
@@ -87,20 +82,17 @@ fn read(file: &Path) -> Result<Vec<Setting>, Wrong> {
 }
 
 /// The long names of all that `serve` takes, but for the file itself.
-fn known_keys() -> Vec<String> {
-    let command = Cli::command();
+fn keys(command: &Command) -> Vec<String> {
     let serve = command.find_subcommand("serve").expect("the subcommand serve");
     let longs = serve.get_arguments().filter_map(|argument| argument.get_long());
     longs.filter(|long| !["config", "help"].contains(long)).map(str::to_owned).collect()
 }
 
-fn unknown(key: &str) -> String {
+fn unknown(key: &str, known: &[String]) -> String {
     let mut what = format!("no option is called '{key}'");
     let alike = key.replace('_', "-").to_lowercase();
-    if let Some(close) = known_keys()
-        .iter()
-        .find(|known| **known == alike || known.starts_with(&alike) || alike.starts_with(known.as_str()))
-    {
+    let is_close = |known: &&String| known.starts_with(&alike) || alike.starts_with(known.as_str());
+    if let Some(close) = known.iter().find(is_close) {
         let _ = write!(what, "; did you mean '{close}'?");
     } else {
         what.push_str("; `sluicegate serve --help` lists them by their long names");
@@ -142,16 +134,17 @@ fn blame(error: clap::Error, file: &Path, settings: &[Setting]) -> Wrong {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Command, Serve};
+    use crate::config::Serve;
+    use clap::{Args, FromArgMatches};
 
     fn serve(file: &str, flags: &[&str]) -> Result<Serve, String> {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("sluicegate.toml");
         std::fs::write(&path, file).unwrap();
         let start = ["sluicegate", "serve", "--config", path.to_str().unwrap()];
-        match parse(start.iter().chain(flags).map(OsString::from)) {
-            Ok(Cli { command: Command::Serve(serve) }) => Ok(*serve),
-            Ok(other) => panic!("{other:?}"),
+        let command = Command::new("sluicegate").subcommand(Serve::augment_args(Command::new("serve")));
+        match parse(&command, start.iter().chain(flags).map(OsString::from)) {
+            Ok(matches) => Ok(Serve::from_arg_matches(matches.subcommand().unwrap().1).unwrap()),
             Err(Wrong::File(what)) => Err(what.replace(path.to_str().unwrap(), "FILE")),
             Err(Wrong::Usage(error)) => Err(error.to_string()),
         }

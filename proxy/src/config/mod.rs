@@ -5,10 +5,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::Args;
 
-use crate::commands::hash_password::HashPassword;
-use crate::commands::{kill::Kill, tunnels::Tunnels};
 use crate::policy::Rule;
 use crate::relay::Engine;
 use crate::secret::Secret;
@@ -16,39 +14,6 @@ use crate::secret::Secret;
 pub mod file;
 pub mod settings;
 pub mod table;
-
-/// A CONNECT tunnel gateway for bulk transfers: userspace shakes hands, the kernel moves the bytes.
-#[derive(Debug, Parser)]
-#[command(name = "sluicegate", version, about, max_term_width = 100)]
-pub struct Cli {
-    /// What to do.
-    #[command(subcommand)]
-    pub command: Command,
-}
-
-/// The subcommands.
-#[derive(Debug, Subcommand)]
-pub enum Command {
-    /// Run the gateway
-    Serve(Box<Serve>),
-    /// Validate a configuration without running it; takes the options of `serve`
-    Check(Box<Serve>),
-    /// Say which rule decides about a target, and the addresses that would be dialled
-    Explain(Explain),
-    /// List the live tunnels of a running gateway
-    Tunnels(Tunnels),
-    /// End a live tunnel of a running gateway, by a reset to both sides
-    Kill(Kill),
-    /// Print a line for the users file; the password is read from the terminal or standard input
-    HashPassword(HashPassword),
-    /// Print the options of `serve` as a Markdown table, or the man page
-    #[command(hide = true)]
-    Options {
-        /// The Markdown table instead of the man page.
-        #[arg(long)]
-        markdown: bool,
-    },
-}
 
 /// Where the gateway listens and what it permits: what `explain` needs to know as well.
 #[derive(Args, Clone, Debug)]

@@ -3,7 +3,6 @@
 //! It shares no code with the splice engine, so that the two agreeing means something. It keeps a
 //! buffer only while bytes are in flight, but those bytes are in this process alone: they die with it.
 
-use std::cell::RefCell;
 use std::future::pending;
 use std::io::{self, ErrorKind};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,11 +22,9 @@ use crate::reason::Reason;
 use crate::sys::tcp;
 use crate::tunnel::{Direction, Flow, Tunnel};
 
-/// Bytes read at once. Larger ones gain little and hold more memory for a slow reader.
-const BUFFER: usize = 256 << 10;
+mod buffer;
 
-/// Buffers that a thread keeps for the next burst.
-const KEPT: usize = 8;
+use buffer::Buffer;
 
 /// A runtime of its own, so that bulk copying does not hold up handshakes.
 #[derive(Debug)]
@@ -273,30 +270,5 @@ impl Pair {
                 return Reason::Idle;
             }
         }
-    }
-}
-
-thread_local! {
-    static FREE: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
-}
-
-/// A buffer out of the thread's stock.
-struct Buffer(Box<[u8]>);
-
-impl Buffer {
-    fn take() -> Self {
-        let kept = FREE.with_borrow_mut(Vec::pop);
-        Self(kept.unwrap_or_else(|| vec![0; BUFFER].into_boxed_slice()))
-    }
-}
-
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        let buffer = std::mem::take(&mut self.0);
-        FREE.with_borrow_mut(|free| {
-            if free.len() < KEPT {
-                free.push(buffer);
-            }
-        });
     }
 }

@@ -20,6 +20,7 @@ use crate::reason::Reason;
 use crate::tunnel::Tunnel;
 
 mod event_loop;
+mod registration;
 
 use event_loop::{Loop, WAKE};
 
@@ -38,6 +39,18 @@ struct Handle {
     messages: mpsc::Sender<Message>,
     /// Tunnels that it has, for balance.
     load: Arc<AtomicUsize>,
+}
+
+/// The load of a loop whose thread is gone: more than it can ever have.
+const GONE: usize = usize::MAX / 2;
+
+/// Lets nobody choose a loop whose thread has left, as by a panic. Its tunnels were reset then.
+struct Presence(Arc<AtomicUsize>);
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        self.0.store(GONE, Ordering::Relaxed);
+    }
 }
 
 /// What a loop thread is told.
@@ -65,8 +78,10 @@ impl Splice {
 
     /// Hands a tunnel to the loop with the fewest.
     pub(super) fn adopt(&self, tunnel: Tunnel) -> Adopted {
-        let handle = self.loops.iter().min_by_key(|handle| handle.load.load(Ordering::Relaxed));
-        let handle = handle.expect("at least one loop");
+        let alive = self.loops.iter().filter(|handle| handle.load.load(Ordering::Relaxed) < GONE);
+        let Some(handle) = alive.min_by_key(|handle| handle.load.load(Ordering::Relaxed)) else {
+            return Err((Box::new(tunnel), io::Error::other("every loop thread has panicked")));
+        };
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         handle.adopt(id, tunnel)
     }
@@ -87,7 +102,11 @@ impl Handle {
         let load = Arc::new(AtomicUsize::new(0));
         let handle = Self { epoll, wake, messages, load };
         let (mut turning, name) = (Loop::new(handle.clone(), inbox, options), format!("splice-{number}"));
-        thread::Builder::new().name(name).spawn(move || turning.run())?;
+        let presence = Presence(handle.load.clone());
+        thread::Builder::new().name(name).spawn(move || {
+            let _presence = presence;
+            turning.run();
+        })?;
         Ok(handle)
     }
 
@@ -96,7 +115,7 @@ impl Handle {
     fn adopt(&self, id: u64, tunnel: Tunnel) -> Adopted {
         let flow = tunnel.flow.clone();
         let mut pump = Pump::new(tunnel);
-        if let Err(error) = event_loop::register(&self.epoll, id, &mut pump) {
+        if let Err(error) = registration::register(&self.epoll, id, &mut pump) {
             return Err((Box::new(pump.into_tunnel()), error));
         }
         let handle = self.clone();

@@ -2,22 +2,26 @@
 //! admin address.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::process::Process;
+use super::process::{Process, wait_any};
 use crate::failure::{Context, Failure, Result};
+use crate::interrupt;
 
 /// The user that stunnel gives.
 pub const USER: &str = "migrator";
 /// Its password, with every character that clients are known to get wrong.
 pub const PASSWORD: &str = "s3cret:with:@/%ü";
 
+const TICK: Duration = Duration::from_millis(20);
+const SETTLE_DEADLINE: Duration = Duration::from_secs(15);
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A running gateway.
@@ -29,16 +33,16 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Starts `binary` so that it permits the router's port on loopback and nothing else there. The
+    /// Starts `binary` so that it permits these ports of loopback and nothing else there. The
     /// password is in the environment, hence not in `/proc/PID/cmdline`.
     ///
     /// # Errors
     /// When it does not say within the start deadline that it listens.
-    pub fn start(binary: &Path, dir: &Path, router_port: u16) -> Result<Self> {
+    pub fn start(binary: &Path, dir: &Path, ports: impl Display) -> Result<Self> {
         let mut command = Command::new(binary);
         command
             .args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log", "json"])
-            .args(["--allow", &format!("127.0.0.0/8:{router_port}")])
+            .args(["--allow", &format!("127.0.0.0/8:{ports}")])
             .env("SLUICEGATE_USER", format!("{USER}:{PASSWORD}"));
         let mut process = Process::spawn("gateway", &mut command, dir)?;
         let (listen, admin) = process.ready(|process| addresses(&process.output()))?;
@@ -67,6 +71,34 @@ impl Gateway {
     #[must_use]
     pub fn log(&self) -> Vec<Value> {
         self.process.output().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// The access-log lines of tunnels that ended, oldest first.
+    #[must_use]
+    pub fn closed_tunnels(&self) -> Vec<Value> {
+        self.log().into_iter().filter(|line| line["fields"]["message"] == "tunnel closed").collect()
+    }
+
+    /// The series of `/metrics` as soon as `tunnels` of them have been open and none is any more.
+    ///
+    /// # Errors
+    /// When that has not happened within a quarter of a minute.
+    pub fn metrics_after(&self, tunnels: usize) -> Result<Metrics> {
+        let deadline = Instant::now() + SETTLE_DEADLINE;
+        loop {
+            interrupt::check()?;
+            let metrics = self.metrics()?;
+            let ended = metrics.sum("sluicegate_tunnels_total", &[]);
+            if ended >= tunnels as f64 && metrics.sum("sluicegate_tunnels_active", &[]) < 1.0 {
+                return Ok(metrics);
+            }
+            if Instant::now() > deadline {
+                return Err(self
+                    .process
+                    .failure(&format!("has ended {ended} of {tunnels} tunnels, long after the last byte")));
+            }
+            wait_any(&[&self.process], TICK)?;
+        }
     }
 
     /// The series of `/metrics` now.

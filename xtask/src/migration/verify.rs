@@ -73,12 +73,15 @@ enum Kind {
 pub(super) fn compare(source: &Path, target: &Path) -> Result<Verified> {
     let (originals, copies) = both(|| read_tree(source), || read_tree(target))?;
     let (originals, copies) = (originals?, copies?);
+    // Names first: one more or less in a folder changes the time of the folder too.
+    if let Some(missing) = originals.keys().find(|name| !copies.contains_key(*name)) {
+        return Err(differs(source, missing, "is missing in the copy"));
+    }
     if let Some(extra) = copies.keys().find(|name| !originals.contains_key(*name)) {
         return Err(differs(source, extra, "is in the copy alone"));
     }
     let mut verified = Verified::default();
-    for (name, original) in &originals {
-        let copy = copies.get(name).ok_or_else(|| differs(source, name, "is missing in the copy"))?;
+    for ((name, original), copy) in originals.iter().zip(copies.values()) {
         if let Some(difference) = original.difference(copy) {
             return Err(differs(source, name, &difference));
         }
@@ -93,14 +96,14 @@ fn differs(root: &Path, name: &Path, what: &str) -> Failure {
 
 impl Entry {
     fn difference(&self, copy: &Self) -> Option<String> {
-        fn unequal<T: PartialEq + fmt::Debug>(what: &str, original: T, copy: T) -> Option<String> {
+        fn unequal<T: PartialEq + fmt::Debug>(what: &str, original: &T, copy: &T) -> Option<String> {
             (original != copy).then(|| format!("differs in its {what}: {original:?}, in the copy {copy:?}"))
         }
         let octal = |mode: u32| format!("{mode:o}");
         unequal("type or contents", &self.kind, &copy.kind)
-            .or_else(|| unequal("mode", octal(self.mode), octal(copy.mode)))
-            .or_else(|| unequal("owner", self.owner, copy.owner))
-            .or_else(|| unequal("time", self.modified, copy.modified))
+            .or_else(|| unequal("mode", &octal(self.mode), &octal(copy.mode)))
+            .or_else(|| unequal("owner", &self.owner, &copy.owner))
+            .or_else(|| unequal("time", &self.modified, &copy.modified))
             .or_else(|| unequal("hard link", &self.link_to, &copy.link_to))
             .or_else(|| self.hole_lost(copy))
     }

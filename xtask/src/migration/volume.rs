@@ -66,7 +66,7 @@ pub(super) fn generate(root: &Path, bytes: u64, seed: u64) -> Result<Contents> {
     left -= writer.small_files(bytes / SMALL_PART)?;
     writer.large_files(left, bytes)?;
     writer.links()?;
-    writer.date_directories()?;
+    writer.date_directories(root)?;
     Ok(writer.contents)
 }
 
@@ -169,19 +169,20 @@ impl Writer<'_> {
     }
 
     /// Last, since every new name changes the time of its folder.
-    fn date_directories(&mut self) -> Result<()> {
-        for name in ["tree/00/00", "tree/00", "tree", "images", "links", "empty", ""] {
-            let path = self.root.join(name);
-            let age = self.random.age();
-            let dated = File::open(&path).and_then(|folder| folder.set_modified(UNIX_EPOCH + age));
-            dated.context(path.display())?;
+    fn date_directories(&mut self, folder: &Path) -> Result<()> {
+        for entry in fs::read_dir(folder).context(folder.display())? {
+            let entry = entry.context(folder.display())?;
+            if entry.file_type().context(folder.display())?.is_dir() {
+                self.date_directories(&entry.path())?;
+            }
         }
-        Ok(())
+        let age = UNIX_EPOCH + self.random.age();
+        File::open(folder).and_then(|folder| folder.set_modified(age)).context(folder.display())
     }
 }
 
-/// rsync leaves the time of a link alone when it is right to the second, so one that was made this
-/// very second would come out a little younger.
+/// rsync leaves a time alone when it is right to the second, so what was made this very second would
+/// come out a little younger.
 fn date_symlink(path: &Path) -> io::Result<()> {
     let time = Timespec { tv_sec: 1_234_567_890, tv_nsec: 123_456_789 };
     let times = Timestamps { last_access: time, last_modification: time };

@@ -2,8 +2,6 @@
 //! over.
 
 use std::collections::{HashMap, VecDeque};
-use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -15,7 +13,7 @@ use tokio::sync::oneshot;
 use super::super::pipes::Pipes;
 use super::super::pump::{Pump, Readiness, Turn};
 use super::super::{Fault, LAST_BYTES, Options, clean_end};
-use super::{Handle, Message};
+use super::{Handle, Message, registration};
 use crate::metrics::LimitedSide;
 use crate::reason::Reason;
 use crate::sys::tcp;
@@ -32,41 +30,6 @@ const SCRATCH: usize = 64 << 10;
 
 /// How often a tunnel that broke is asked whether its last bytes have arrived.
 const LAST_BYTES_POLL: Duration = Duration::from_millis(2);
-
-/// What the kernel is to report, each time that it begins to be so.
-const INTEREST: epoll::EventFlags = epoll::EventFlags::IN
-    .union(epoll::EventFlags::PRI)
-    .union(epoll::EventFlags::OUT)
-    .union(epoll::EventFlags::RDHUP)
-    .union(epoll::EventFlags::ET);
-
-/// Adds both sockets of a tunnel to an epoll instance.
-pub(super) fn register(epoll: &OwnedFd, id: u64, pump: &mut Pump) -> io::Result<()> {
-    for direction in Direction::BOTH {
-        // splice(2) looks at the flag of the socket, not of the call.
-        pump.source(direction).socket.set_nonblocking(true)?;
-        if let Err(error) = epoll::add(epoll, &pump.source(direction).socket, data(id, direction), INTEREST) {
-            if direction == Direction::ToClient {
-                let _ = epoll::delete(epoll, &pump.source(Direction::ToOrigin).socket);
-            }
-            return Err(error.into());
-        }
-    }
-    Ok(())
-}
-
-/// Has everything reported once more that is so at this moment: without that, an end that came right
-/// behind the first bytes, before the loop knew the tunnel, would never be heard of.
-fn report_again(epoll: &OwnedFd, id: u64, pump: &mut Pump) -> io::Result<()> {
-    for direction in Direction::BOTH {
-        epoll::modify(epoll, &pump.source(direction).socket, data(id, direction), INTEREST)?;
-    }
-    Ok(())
-}
-
-fn data(id: u64, direction: Direction) -> epoll::EventData {
-    epoll::EventData::new_u64(id << 1 | direction.index() as u64)
-}
 
 /// A tunnel of this loop.
 #[derive(Debug)]
@@ -209,7 +172,7 @@ impl Loop {
             match message {
                 Message::Adopt { id, mut pump, end } => {
                     // The first turn comes with what is reported, not before: see `report_again`.
-                    let reported = report_again(&self.handle.epoll, id, &mut pump);
+                    let reported = registration::report_again(&self.handle.epoll, id, &mut pump);
                     self.carried
                         .insert(id, Carried { pump, end: Some(end), queued: false, broken: None, settled: false });
                     if reported.is_err() {

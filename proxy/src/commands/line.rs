@@ -1,0 +1,41 @@
+//! The command line: the subcommands and what each takes.
+
+use clap::{Parser, Subcommand};
+
+use super::hash_password::HashPassword;
+use super::kill::Kill;
+use super::tunnels::Tunnels;
+use crate::config::{Explain, Serve};
+
+/// A CONNECT tunnel gateway for bulk transfers: userspace shakes hands, the kernel moves the bytes.
+#[derive(Debug, Parser)]
+#[command(name = "sluicegate", version, about, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the gateway
+    Serve(Box<Serve>),
+    /// Validate a configuration without running it; takes the options of `serve`
+    Check(Box<Serve>),
+    /// Say which rule decides about a target, and the addresses that would be dialled
+    Explain(Explain),
+    /// List the live tunnels of a running gateway
+    Tunnels(Tunnels),
+    /// End a live tunnel of a running gateway, by a reset to both sides
+    Kill(Kill),
+    /// Print a line for the users file; the password is read from the terminal or standard input
+    HashPassword(HashPassword),
+    /// Print the options of `serve` as a Markdown table, or the man page
+    #[command(hide = true)]
+    Options {
+        /// The Markdown table instead of the man page.
+        #[arg(long)]
+        markdown: bool,
+    },
+}

@@ -1,0 +1,101 @@
+//! A Direct Volume Migration with the programs that a real one uses: four volumes at once, each by
+//! its own rsync and stunnel, through the gateway and an SNI router into rsyncd.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, UNIX_EPOCH};
+
+use sluicegate_xtask::migration::{Gateway, PASSWORD, Plan, Route, USER, Volumes};
+use sluicegate_xtask::tools;
+
+const VOLUMES: usize = 4;
+const BYTES: u64 = 12 << 20;
+
+/// False, with a word on what to install, where the programs are missing; where everything has to
+/// run (`cargo xtask test`) that is a failure.
+fn installed() -> bool {
+    let missing = tools::missing(tools::MIGRATION);
+    if missing.is_empty() {
+        return true;
+    }
+    let line = tools::apt_line(&missing);
+    assert!(std::env::var_os("SLUICEGATE_TEST_FULL").is_none(), "a migration needs: {line}");
+    eprintln!("skipped: a migration needs: {line}");
+    false
+}
+
+fn open(volumes: &Volumes) -> Route {
+    let binary = Path::new(env!("CARGO_BIN_EXE_sluicegate"));
+    Route::open(volumes, |dir, port| Gateway::start(binary, dir, port)).unwrap_or_else(|failure| panic!("{failure}"))
+}
+
+#[test]
+fn four_volumes_arrive_at_once() {
+    if !installed() {
+        return;
+    }
+    let volumes = Volumes::generate(&Plan { volumes: VOLUMES, bytes: BYTES, seed: 1 }).unwrap();
+    let route = open(&volumes);
+    route.probe().unwrap();
+    route.migrate(&mut || ()).unwrap_or_else(|failure| panic!("{failure}"));
+
+    let verified = volumes.verify().unwrap();
+    assert_eq!((verified.files, verified.bytes), (volumes.contents().files, VOLUMES as u64 * BYTES));
+    assert_eq!(verified.sparse, VOLUMES as u64, "a file system that keeps no holes cannot run this test: set TMPDIR");
+
+    // One probe and one copy for each volume; both are tunnels to the gateway.
+    let metrics = route.gateway().metrics_after(2 * VOLUMES).unwrap();
+    let established = metrics.sum("sluicegate_connect_requests_total", &["code=\"200\""]);
+    assert_eq!(established as usize, 2 * VOLUMES);
+    assert_eq!(metrics.sum("sluicegate_connect_requests_total", &[]) as usize, 2 * VOLUMES, "none refused");
+    counts_agree(&route, &metrics);
+    password_stays_secret(route.gateway());
+}
+
+/// What the log says of each tunnel adds up to what the counters say, and covers every volume.
+fn counts_agree(route: &Route, metrics: &sluicegate_xtask::migration::Metrics) {
+    let closed = route.gateway().closed_tunnels();
+    let copies: Vec<_> = closed.iter().filter(|line| line["fields"]["to_origin"].as_u64() >= Some(BYTES)).collect();
+    assert_eq!(copies.len(), VOLUMES, "{closed:?}");
+    for line in copies {
+        let fields = &line["fields"];
+        assert_eq!(fields["user"], USER);
+        assert!(["client_closed", "origin_closed"].contains(&fields["outcome"].as_str().unwrap()), "{line}");
+    }
+    for direction in ["to_origin", "to_client"] {
+        let logged: u64 = closed.iter().filter_map(|line| line["fields"][direction].as_u64()).sum();
+        let counted = metrics.sum("sluicegate_bytes_total", &[&format!("direction=\"{direction}\"")]);
+        assert_eq!(logged, counted as u64, "{direction}");
+    }
+}
+
+fn password_stays_secret(gateway: &Gateway) {
+    let proc = |name: &str| fs::read(format!("/proc/{}/{name}", gateway.process().id())).unwrap();
+    let cmdline = String::from_utf8(proc("cmdline")).unwrap();
+    assert!(cmdline.contains("--listen") && !cmdline.contains("s3cret"), "{cmdline}");
+    assert!(!gateway.process().output().contains(PASSWORD));
+}
+
+#[test]
+fn a_second_run_sends_only_what_changed() {
+    if !installed() {
+        return;
+    }
+    let volumes = Volumes::generate(&Plan { volumes: 1, bytes: BYTES, seed: 2 }).unwrap();
+    let route = open(&volumes);
+    route.migrate(&mut || ()).unwrap_or_else(|failure| panic!("{failure}"));
+    let first = route.gateway().metrics_after(1).unwrap().sum("sluicegate_bytes_total", &[]);
+
+    let tree = volumes.source(0).join("tree");
+    fs::write(tree.join("late arrival"), "written after the first run").unwrap();
+    for path in [tree.join("late arrival"), tree] {
+        // In the past, since rsync leaves a time alone that is right to the second.
+        fs::File::open(path).unwrap().set_modified(UNIX_EPOCH + Duration::from_secs(1_100_000_000)).unwrap();
+    }
+    let error = volumes.verify().unwrap_err().to_string();
+    assert!(error.contains("late arrival\" is missing in the copy"), "{error}");
+    route.migrate(&mut || ()).unwrap_or_else(|failure| panic!("{failure}"));
+    volumes.verify().unwrap();
+    let second = route.gateway().metrics_after(2).unwrap().sum("sluicegate_bytes_total", &[]) - first;
+    assert!(first > BYTES as f64 && second < BYTES as f64 / 20.0, "{first} bytes, then {second}");
+}

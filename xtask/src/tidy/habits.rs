@@ -1,0 +1,113 @@
+//! What no file of the workspace holds.
+
+use super::scan::{code, line_of, lines_with_word, positions};
+use super::{Finding, Source};
+
+/// Lines of a file before its tests.
+const MAX_LINES: usize = 300;
+
+/// A piece of code that is not written, and what is instead.
+struct Habit {
+    text: &'static str,
+    instead: &'static str,
+}
+
+const HABITS: &[Habit] = &[
+    Habit { text: "thread::sleep", instead: "wait for the condition, with a deadline" },
+    Habit { text: "dbg!", instead: "remove it" },
+    Habit { text: "#[ignore", instead: "make the test reliable, or remove it" },
+    Habit { text: "allow(dead_code)", instead: "remove what is dead" },
+    Habit { text: "todo!", instead: "write it" },
+    Habit { text: "unimplemented!", instead: "write it" },
+];
+
+/// Folders of one machine; split, so that this file passes.
+const MACHINE_PATHS: &[&str] = &[concat!("/", "root/"), concat!("/", "home/"), concat!("/", "work/")];
+
+/// Findings in a Rust file.
+pub(super) fn check_rust(source: &Source) -> Vec<Finding> {
+    let code = code(&source.text);
+    let mut findings = Vec::new();
+    for habit in HABITS {
+        for (at, _) in code.match_indices(habit.text) {
+            let rule = format!("'{}' is not written here", habit.text);
+            findings.push(Finding::new(&source.path, line_of(&code, at), rule, habit.instead));
+        }
+    }
+    findings.extend(unsafe_code(source, &code));
+    findings.extend(too_long(source));
+    findings
+}
+
+fn unsafe_code(source: &Source, code: &str) -> Vec<Finding> {
+    let at_home = source.path.starts_with("proxy/src/sys/") || source.path.starts_with("ebpf/");
+    let lines = if at_home { Vec::new() } else { lines_with_word(code, "unsafe") };
+    let rule = "unsafe code lives in proxy/src/sys alone";
+    lines.into_iter().map(|line| Finding::new(&source.path, line, rule, "add a safe function there")).collect()
+}
+
+/// A file of tests is as long as its tests.
+fn too_long(source: &Source) -> Option<Finding> {
+    let is_test =
+        source.path.starts_with("tests/") || source.path.ends_with("/tests.rs") || source.path.contains("/tests/");
+    let code = code(&source.text);
+    let tests = positions(&code, "mod").into_iter().find(|at| code[*at..].starts_with("mod tests {"));
+    let lines = tests.map_or(code.lines().count(), |at| line_of(&code, at) - 2);
+    let rule = format!("{lines} lines before the tests are more than {MAX_LINES}");
+    (!is_test && lines > MAX_LINES)
+        .then(|| Finding::new(&source.path, lines, rule, "find the second idea in it and give that a file"))
+}
+
+/// Findings in any text file.
+pub(super) fn check_text(source: &Source) -> Vec<Finding> {
+    let found = MACHINE_PATHS.iter().flat_map(|path| source.text.match_indices(path));
+    let found =
+        found.filter(|(at, _)| !source.text[..*at].ends_with(|c: char| c.is_alphanumeric() || "._-/}".contains(c)));
+    let rule = |path: &str| format!("'{path}' is a folder of somebody's machine");
+    found
+        .map(|(at, path)| Finding::new(&source.path, line_of(&source.text, at), rule(path), "name it by its purpose"))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rust(path: &str, text: &str) -> Vec<String> {
+        let source = Source { path: path.to_owned(), text: text.to_owned() };
+        check_rust(&source).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn each_habit_is_named_in_code_and_not_in_words_about_it() {
+        for habit in HABITS {
+            let found = rust("a.rs", &format!("\n{}", habit.text));
+            assert!(found.len() == 1 && found[0].starts_with("a.rs:2: "), "{found:?}");
+            assert_eq!(rust("a.rs", &format!("// {0}\nconst X: &str = \"{0}\";", habit.text)), Vec::<String>::new());
+        }
+    }
+
+    #[test]
+    fn unsafe_code_is_at_home_in_one_folder() {
+        let block = "fn f() {\n    unsafe { g() }\n}";
+        assert!(rust("proxy/src/relay/mod.rs", block)[0].starts_with("proxy/src/relay/mod.rs:2: unsafe code"));
+        assert_eq!(rust("proxy/src/sys/mod.rs", block), Vec::<String>::new());
+        assert_eq!(rust("proxy/src/relay/mod.rs", "#![deny(unsafe_op_in_unsafe_fn)]"), Vec::<String>::new());
+    }
+
+    #[test]
+    fn length_is_counted_up_to_the_tests() {
+        let code = "fn f() {}\n".repeat(MAX_LINES);
+        let tests = format!("{code}#[cfg(test)]\nmod tests {{\n{code}}}\n");
+        assert_eq!(rust("a.rs", &tests), Vec::<String>::new());
+        assert!(rust("a.rs", &format!("fn g() {{}}\n{tests}"))[0].contains("301 lines before the tests"));
+        assert!(rust("a.rs", &code.repeat(2))[0].contains("600 lines"));
+    }
+
+    #[test]
+    fn machine_paths_are_named() {
+        let text = |text: String| check_text(&Source { path: "a.md".to_owned(), text }).len();
+        assert_eq!(text(format!("see {}x", MACHINE_PATHS[0])), 1);
+        assert_eq!(text(format!("https://example.org{0}x and a{0}b", MACHINE_PATHS[1])), 0);
+    }
+}
