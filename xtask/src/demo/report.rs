@@ -1,6 +1,7 @@
 //! What the demo prints.
 
-use std::io::{self, Write};
+use std::cmp::Reverse;
+use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, HumanCount};
@@ -22,11 +23,17 @@ pub(super) fn title(plan: &Plan) -> String {
 
 /// Runs a step and prints its line, in progress and when done.
 pub(super) fn step<T>(name: &str, work: impl FnOnce() -> Result<(T, String)>) -> Result<T> {
-    print!("  {name:<9} ...");
-    let _ = io::stdout().flush();
+    let terminal = io::stdout().is_terminal();
+    if terminal {
+        print!("  {name:<9} ...");
+        // A terminal that is gone is noticed by the lines that matter.
+        let _ = io::stdout().flush();
+    }
     let start = Instant::now();
     let result = work();
-    print!("\r");
+    if terminal {
+        print!("\r");
+    }
     match result {
         Ok((value, text)) => {
             done(name, &text, start.elapsed());
@@ -59,11 +66,11 @@ pub(super) fn throughput(bytes: u64, elapsed: Duration) {
     println!("\n  {rate}/s from rsync to rsyncd: both encrypt, hash and write on this machine too.");
 }
 
-/// The tunnels that carried the most, which are the copies and not the probes before them.
+/// The tunnels that carried the most come first: they are the copies, the probes follow.
 pub(super) fn access_log(closed: &[Value]) {
     let mut closed: Vec<&Value> = closed.iter().collect();
-    closed.sort_by_key(|line| std::cmp::Reverse(line["fields"]["to_origin"].as_u64()));
-    println!("\nThe access log on the copy:");
+    closed.sort_by_key(|line| Reverse(line["fields"]["to_origin"].as_u64()));
+    println!("\nThe access log (probes before a copy leave without a byte of payload):");
     for line in closed.iter().take(LINES) {
         println!("  {line}");
     }

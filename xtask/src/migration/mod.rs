@@ -9,6 +9,7 @@
 //! [`Volumes::verify`]. Dropping a `Route` ends its processes, dropping the `Volumes` removes the
 //! folder that everything lies in.
 
+mod folder;
 mod gateway;
 mod peers;
 mod process;
@@ -27,9 +28,8 @@ use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use tempfile::TempDir;
-
 use crate::failure::{Context, Failure, Result};
+use folder::Folder;
 use peers::Peers;
 
 /// What to migrate.
@@ -46,7 +46,7 @@ pub struct Plan {
 /// The generated volumes and the empty ones that they are to arrive in.
 #[derive(Debug)]
 pub struct Volumes {
-    dir: TempDir,
+    dir: Folder,
     contents: Vec<Contents>,
 }
 
@@ -56,7 +56,7 @@ impl Volumes {
     /// # Errors
     /// When the disk has no room for two copies, or writing fails.
     pub fn generate(plan: &Plan) -> Result<Self> {
-        let dir = tempfile::Builder::new().prefix("sluicegate-migration-").tempdir().context("temporary folder")?;
+        let dir = Folder::new()?;
         check_room(dir.path(), plan)?;
         let mut contents = Vec::new();
         for number in 0..plan.volumes {

@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use super::gateway::{PASSWORD, USER};
 use super::process::Process;
@@ -22,6 +23,8 @@ const ROUTE_HOST: &str = "dvm-rsync.apps.target.example";
 /// How often another port is tried when somebody took the one that was free a moment ago.
 const PORT_ATTEMPTS: u32 = 5;
 
+const CHILDREN_DEADLINE: Duration = Duration::from_secs(10);
+
 /// The far side: what stands behind the gateway.
 #[derive(Debug)]
 pub(super) struct Peers {
@@ -30,7 +33,17 @@ pub(super) struct Peers {
     router_port: u16,
     router: Process,
     stunnel_server: Process,
-    rsyncd: Process,
+    rsyncd: Rsyncd,
+}
+
+/// rsyncd has a process for each connection, which ends when it notices that its peer has gone.
+#[derive(Debug)]
+struct Rsyncd(Process);
+
+impl Drop for Rsyncd {
+    fn drop(&mut self) {
+        self.0.wait_for_children(CHILDREN_DEADLINE);
+    }
 }
 
 impl Peers {
@@ -47,7 +60,7 @@ impl Peers {
             )
         })?;
         let (router, router_port) = start_router(dir, server_port)?;
-        Ok(Self { dir: dir.to_owned(), stunnel, router_port, router, stunnel_server, rsyncd })
+        Ok(Self { dir: dir.to_owned(), stunnel, router_port, router, stunnel_server, rsyncd: Rsyncd(rsyncd) })
     }
 
     /// The port that the gateway has to permit.
@@ -57,7 +70,7 @@ impl Peers {
 
     /// From the near end to the far one.
     pub(super) fn processes(&self) -> [&Process; 3] {
-        [&self.router, &self.stunnel_server, &self.rsyncd]
+        [&self.router, &self.stunnel_server, &self.rsyncd.0]
     }
 
     /// The stunnel beside one rsync, with the settings that `stunnel_tcp_proxy` turns into. It

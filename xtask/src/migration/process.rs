@@ -81,6 +81,16 @@ impl Process {
         rustix::process::pidfd_send_signal(&self.pidfd, Signal::TERM).context(&self.name)
     }
 
+    /// Waits at most `limit` until it has no children, as far as the kernel tells
+    /// (proc_tid_children(5)).
+    pub(super) fn wait_for_children(&self, limit: Duration) {
+        let id = self.id();
+        let busy =
+            || fs::read_to_string(format!("/proc/{id}/task/{id}/children")).is_ok_and(|ids| !ids.trim().is_empty());
+        let deadline = Instant::now() + limit;
+        while busy() && Instant::now() < deadline && wait_any(&[], TICK).is_ok() {}
+    }
+
     /// Waits until `ready` gives something.
     ///
     /// # Errors
