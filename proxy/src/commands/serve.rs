@@ -15,7 +15,7 @@ use crate::connection::Gateway;
 use crate::dial::Dialer;
 use crate::policy::Policy;
 use crate::relay::{Engine, Relay, Unfit};
-use crate::server::{Listeners, Server};
+use crate::server::{Listeners, Server, Signals};
 use crate::sys::socket::is_local_address;
 
 /// Runs the gateway until it is told to stop.
@@ -30,6 +30,10 @@ pub fn serve(options: &Serve) -> Result<(), Failure> {
     // 6,000 on two cores shared with the load), and the bytes pass on threads of their own.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::Work(format!("no threads: {error}")))?;
+    let signals = {
+        let _context = runtime.enter();
+        Signals::watch().map_err(|error| Failure::Work(format!("no signals: {error}")))?
+    };
     let listeners = Listeners::bind(&options.rules.listen, options.rules.admin, &settings.client_leg);
     let listeners = listeners.map_err(Failure::Work)?;
     let (clients, admin_address) = addresses(&listeners)?;
@@ -55,7 +59,7 @@ pub fn serve(options: &Serve) -> Result<(), Failure> {
     let listen = clients.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
     info!(listen, admin = %admin_address, engine, version = env!("CARGO_PKG_VERSION"), "listening");
     let admin = Admin::new(registry, readiness, metrics);
-    let result = runtime.block_on(server.run(listeners, admin));
+    let result = runtime.block_on(server.run(signals, listeners, admin));
     // A look-up that hangs in the resolver is not waited for.
     runtime.shutdown_background();
     result.map_err(|error| Failure::Work(error.to_string()))

@@ -53,10 +53,9 @@ impl Server {
     /// `drain_timeout` is over, or a second signal comes.
     ///
     /// # Errors
-    /// When signals cannot be watched or a listener cannot be registered.
-    pub async fn run(self, listeners: Listeners, admin: Admin) -> io::Result<()> {
-        let mut stop = Stop::new()?;
-        let hangup = signal(SignalKind::hangup())?;
+    /// When a listener cannot be registered.
+    pub async fn run(self, signals: Signals, listeners: Listeners, admin: Admin) -> io::Result<()> {
+        let Signals { mut stop, hangup } = signals;
         let (clients, admin_listener) = listeners.into_tokio()?;
         let mut background = JoinSet::new();
         background.spawn(admin.run(admin_listener));
@@ -99,7 +98,26 @@ impl Server {
     }
 }
 
+/// The signals that mean something to the gateway.
+#[derive(Debug)]
+pub struct Signals {
+    stop: Stop,
+    hangup: Signal,
+}
+
+impl Signals {
+    /// Watches them from now on: before, each would end the process at once. To be called in the context
+    /// of a runtime, before anything says that the gateway is there.
+    ///
+    /// # Errors
+    /// The error of sigaction(2).
+    pub fn watch() -> io::Result<Self> {
+        Ok(Self { stop: Stop::new()?, hangup: signal(SignalKind::hangup())? })
+    }
+}
+
 /// The signals that end the gateway.
+#[derive(Debug)]
 struct Stop {
     terminate: Signal,
     interrupt: Signal,

@@ -1,1 +1,0 @@
-//! Real programs that go through the gateway.
