@@ -92,8 +92,10 @@ impl Session<'_> {
         measure: impl Fn(&Contender) -> io::Result<[Option<f64>; N]>,
     ) -> io::Result<Vec<Row>> {
         let mut rows = names.map(|what| Row { what, samples: vec![Samples::default(); self.contenders.len()] });
-        for _ in 0..self.plan.rounds {
-            for (number, contender) in self.contenders.iter().enumerate() {
+        for round in 0..self.plan.rounds {
+            // Nobody is always the first, or always behind the same one.
+            for number in (0..self.contenders.len()).map(|place| (place + round) % self.contenders.len()) {
+                let contender = &self.contenders[number];
                 let what = rows[0].what.clone();
                 let values = self.step(contender, &what, || measure(contender))?;
                 for (row, value) in rows.iter_mut().zip(values) {

@@ -26,8 +26,10 @@ impl Listeners {
     /// # Errors
     /// The address, the cause and the remedy.
     pub fn bind(clients: &[SocketAddr], admin: SocketAddr, leg: &LegOptions) -> Result<Self, String> {
+        // `[::]:3128` takes IPv4 as well, unless that has a listener of its own.
+        let has_own_v4 = |port| clients.iter().any(|other| other.is_ipv4() && other.port() == port && port != 0);
         let bind = |option: &str, address: SocketAddr, leg: Option<&LegOptions>| {
-            listener(address, leg).map_err(|error| explain(option, address, &error))
+            listener(address, has_own_v4(address.port()), leg).map_err(|error| explain(option, address, &error))
         };
         let clients = clients.iter().map(|&address| bind("--listen", address, Some(leg)));
         Ok(Self { clients: clients.collect::<Result<_, _>>()?, admin: bind("--admin", admin, None)? })
@@ -55,10 +57,13 @@ impl Listeners {
     }
 }
 
-fn listener(address: SocketAddr, leg: Option<&LegOptions>) -> io::Result<std::net::TcpListener> {
+fn listener(address: SocketAddr, only_v6: bool, leg: Option<&LegOptions>) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(only_v6)?;
+    }
     if let Some(leg) = leg {
         apply(&socket, leg)?;
     }
@@ -75,4 +80,22 @@ fn explain(option: &str, address: SocketAddr, error: &io::Error) -> String {
         _ => "choose another address",
     };
     format!("{option} {address}: {error}; {remedy}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_families_share_a_port_and_a_taken_one_is_explained() {
+        let admin = "127.0.0.1:0".parse().unwrap();
+        let bind = |clients: &[SocketAddr]| Listeners::bind(clients, admin, &LegOptions::default());
+        let first = bind(&["0.0.0.0:0".parse().unwrap()]).unwrap();
+        let port = first.client_addresses().unwrap()[0].port();
+        let taken = bind(&[SocketAddr::new("0.0.0.0".parse().unwrap(), port)]).unwrap_err();
+        assert!(taken.starts_with("--listen ") && taken.contains("another process listens there"), "{taken}");
+        drop(first);
+        let both = ["0.0.0.0", "::"].map(|ip| SocketAddr::new(ip.parse().unwrap(), port));
+        assert_eq!(bind(&both).unwrap().client_addresses().unwrap(), both);
+    }
 }
