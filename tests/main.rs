@@ -9,11 +9,13 @@
 //! | `metrics` | what `/metrics` says, as Prometheus reads it |
 //! | `life` | the life of a gateway, from its configuration to its end |
 //! | `clients` | real programs that go through the gateway |
+//! | `migration` | a whole Direct Volume Migration, with the programs that a real one uses |
 
 mod clients;
 mod engines;
 mod handshake;
 mod life;
 mod metrics;
+mod migration;
 mod policy;
 mod support;

@@ -11,7 +11,7 @@ use sluicegate::reason::Reason;
 
 use super::reasons::{Refused, check};
 use crate::support::client::{ask, dial, request};
-use crate::support::process::raise_descriptor_limit;
+use crate::support::process::{raise_descriptor_limit, skipped};
 use crate::support::{Gateway, Origin, Setup, client, connect, connect_as, eventually};
 
 /// Sends a request that has to be refused.
@@ -77,7 +77,7 @@ pub(super) fn resolve_timeout() {
     const SILENT: &str = "127.213.77.53";
     let Ok(silent) = UdpSocket::bind((SILENT, 53)) else {
         assert!(!rustix::process::geteuid().is_root(), "root can listen on port 53 of {SILENT}");
-        return eprintln!("skipped: a name server on port 53 needs root");
+        return skipped("a name server on port 53 needs root");
     };
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("resolv.conf");
@@ -164,7 +164,7 @@ pub(super) fn handshake_limit() {
     raise_descriptor_limit();
     let room = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     if room.is_some_and(|room| room < 3 * HANDSHAKES as u64) {
-        return eprintln!("skipped: {HANDSHAKES} handshakes need a higher hard limit of descriptors (ulimit -Hn)");
+        return skipped("4,096 handshakes need a higher hard limit of descriptors (ulimit -Hn)");
     }
     let gateway = Gateway::open(&[]);
     let silent: Vec<_> = (0..HANDSHAKES).map(|_| dial(gateway.address)).collect();
