@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::net::{Shutdown, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, Shutdown, TcpStream, UdpSocket};
 use std::process::Command;
 use std::time::Duration;
 
@@ -74,14 +74,16 @@ pub(super) fn resolve_failed() {
 
 /// A resolver that never answers: the gateway sees another /etc/resolv.conf than everybody else.
 pub(super) fn resolve_timeout() {
-    const SILENT: &str = "127.213.77.53";
-    let Ok(silent) = UdpSocket::bind((SILENT, 53)) else {
-        assert!(!rustix::process::geteuid().is_root(), "root can listen on port 53 of {SILENT}");
+    // Name servers have one port. The address is this process's own, so that runs do not meet.
+    let [.., high, middle, low] = std::process::id().to_be_bytes();
+    let address = Ipv4Addr::new(127, 128 | high, middle, low.clamp(1, 254));
+    let Ok(silent) = UdpSocket::bind((address, 53)) else {
+        assert!(!rustix::process::geteuid().is_root(), "root can listen on port 53 of {address}");
         return skipped("a name server on port 53 needs root");
     };
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("resolv.conf");
-    fs::write(&file, format!("nameserver {SILENT}\noptions timeout:30 attempts:5\n")).expect("a file");
+    fs::write(&file, format!("nameserver {address}\noptions timeout:30 attempts:5\n")).expect("a file");
     let script = format!("mount --bind {} /etc/resolv.conf && exec \"$@\"", file.display());
     let in_namespace = ["unshare", "--mount", "sh", "-c", &script, "sh"];
     let possible = Command::new(in_namespace[0]).args(&in_namespace[1..]).arg("true").status();
