@@ -9,7 +9,7 @@
 //! | `metrics` | what `/metrics` says, as Prometheus reads it |
 //! | `life` | the life of a gateway, from its configuration to its end |
 //! | `clients` | real programs that go through the gateway |
-//! | `migration` | a whole Direct Volume Migration, with the programs that a real one uses |
+//! | `migration` | whole volumes through rsync, stunnel, the gateway and a router, as `cargo xtask demo` shows it |
 
 mod clients;
 mod engines;

@@ -74,13 +74,13 @@ pub(super) fn resolve_failed() {
 
 /// A resolver that never answers: the gateway sees another /etc/resolv.conf than everybody else.
 pub(super) fn resolve_timeout() {
-    // Name servers have one port. The address is this process's own, so that runs do not meet.
-    let [.., high, middle, low] = std::process::id().to_be_bytes();
-    let address = Ipv4Addr::new(127, 128 | high, middle, low.clamp(1, 254));
-    let Ok(silent) = UdpSocket::bind((address, 53)) else {
-        assert!(!rustix::process::geteuid().is_root(), "root can listen on port 53 of {address}");
+    // resolv.conf names no port, so that an address has to be found on which nobody else has 53.
+    let free = (1..=254).find_map(|last| UdpSocket::bind((Ipv4Addr::new(127, 213, 77, last), 53)).ok());
+    let Some(silent) = free else {
+        assert!(!rustix::process::geteuid().is_root(), "root can listen on port 53 of a loopback address");
         return skipped("a name server on port 53 needs root");
     };
+    let address = silent.local_addr().expect("an address").ip();
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("resolv.conf");
     fs::write(&file, format!("nameserver {address}\noptions timeout:30 attempts:5\n")).expect("a file");
