@@ -6,6 +6,7 @@ use std::net::{Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use sluicegate::metrics::CONNECT_REQUESTS;
 
 use crate::support::client::{ask, request};
+use crate::support::process::skipped;
 use crate::support::{Gateway, Origin, Setup, connect};
 
 /// The status line of the answer, without the version.
@@ -33,11 +34,13 @@ fn its_own_listeners_are_refused_by_every_address_of_the_host() {
     let mut arguments = vec!["--listen", "0.0.0.0:0", "--allow", "*:*", "--allow", "[::1]:*", "--allow", "0.0.0.0/8:*"];
     if has_ipv6() {
         arguments.extend(["--listen", "[::]:0"]);
+    } else {
+        skipped("this host has no IPv6");
     }
     let gateway = Gateway::open(&arguments);
     let own = own_address().map(|address| address.to_string());
     if own.is_none() {
-        eprintln!("skipped in part: this host has loopback addresses only");
+        skipped("this host has no address but those of loopback");
     }
     let hosts = ["127.0.0.1", "127.0.0.2", "127.1.2.3", "[::1]", "[::ffff:127.0.0.1]", "localhost", "0.0.0.0", "[::]"];
     let ports = gateway.listeners.iter().chain([&gateway.admin]).map(SocketAddr::port);

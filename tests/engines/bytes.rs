@@ -69,6 +69,20 @@ fn not_a_byte() {
     });
 }
 
+/// A client that has nothing to say behind its first words ends its stream before it has its answer.
+#[test]
+fn the_end_of_the_client_before_its_answer() {
+    each_engine(|rig| {
+        for length in [0, 1, 5_000] {
+            let ends = rig.tunnel_ended_early(&Noise::new(7).take(length));
+            receive_whole(&ends.origin, 7, length);
+            send_whole(&ends.origin, 8, MIB);
+            receive_whole(&ends.client, 8, MIB);
+            rig.settled(&ends, Reason::ClientClosed, length, MIB);
+        }
+    });
+}
+
 /// The end is there as soon as the bytes are, and both before an engine has the tunnel.
 #[test]
 fn a_few_words_and_an_end() {

@@ -156,3 +156,24 @@ fn splice_in_a_crowd() {
 fn copy_in_a_crowd() {
     crowd(Engine::Copy);
 }
+
+/// Also when bytes have passed: what an engine borrows for those it gives back.
+#[test]
+fn an_idle_tunnel_costs_two_descriptors() {
+    const TUNNELS: usize = 200;
+    for &engine in Engine::ALL {
+        let rig = Rig::new(engine);
+        let before = descriptors(rig.gateway.pid());
+        let tunnels: Vec<Ends> = (0..TUNNELS).map(|_| rig.tunnel()).collect();
+        for Ends { client, origin, .. } in &tunnels {
+            Noise::new(1).send(client, 100_000);
+            Noise::new(1).expect_exactly(origin, 100_000);
+        }
+        let held = || descriptors(rig.gateway.pid());
+        let pooled = thread::available_parallelism().map_or(1, usize::from) * POOLED;
+        // An answer of the admin address may still have its own.
+        eventually("few are held", || (2 * TUNNELS..=2 * TUNNELS + pooled).contains(&(held() - before)));
+        drop(tunnels);
+        eventually("all are given back", || held() <= before + pooled);
+    }
+}

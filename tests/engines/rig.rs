@@ -1,6 +1,7 @@
 //! One gateway with one engine, and what it has to have counted.
 
-use std::net::{SocketAddr, TcpStream};
+use std::io::Write;
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Mutex;
 
 use sluicegate::metrics;
@@ -66,9 +67,23 @@ impl Rig {
     }
 
     pub(super) fn tunnel_to(&self, origin: &Origin, early: &[u8]) -> Ends {
+        self.ends(origin, |gateway, head| client::established(gateway, head, early))
+    }
+
+    /// A tunnel whose client ends its stream, behind these bytes, in the segment of the head.
+    pub(super) fn tunnel_ended_early(&self, early: &[u8]) -> Ends {
+        self.ends(&self.origin, |gateway, head| {
+            let mut stream = client::dial(gateway);
+            stream.write_all(&[head.as_bytes(), early].concat()).expect("the gateway reads");
+            stream.shutdown(Shutdown::Write).expect("an open stream");
+            assert_eq!(client::read_head(&stream), client::ESTABLISHED);
+            stream
+        })
+    }
+
+    fn ends(&self, origin: &Origin, connect: impl FnOnce(SocketAddr, &str) -> TcpStream) -> Ends {
         let position = self.gateway.log.position();
-        let head = request(origin.address, Some(CREDENTIALS));
-        let client = client::established(self.gateway.address, &head, early);
+        let client = connect(self.gateway.address, &request(origin.address, Some(CREDENTIALS)));
         let from = client.local_addr().expect("an address");
         Ends { client, origin: origin.accept(), from, position }
     }

@@ -11,7 +11,7 @@ use sluicegate::reason::Reason;
 
 use super::reasons::{Refused, check};
 use crate::support::client::{ask, dial, request};
-use crate::support::process::raise_descriptor_limit;
+use crate::support::process::{raise_descriptor_limit, skipped};
 use crate::support::{Gateway, Origin, Setup, client, connect, connect_as, eventually};
 
 /// Sends a request that has to be refused.
@@ -78,7 +78,7 @@ pub(super) fn resolve_timeout() {
     let free = (1..=254).find_map(|last| UdpSocket::bind((Ipv4Addr::new(127, 213, 77, last), 53)).ok());
     let Some(silent) = free else {
         assert!(!rustix::process::geteuid().is_root(), "root can listen on port 53 of a loopback address");
-        return eprintln!("skipped: a name server on port 53 needs root");
+        return skipped("a name server on port 53 needs root");
     };
     let address = silent.local_addr().expect("an address").ip();
     let directory = tempfile::tempdir().expect("a directory");
@@ -166,7 +166,7 @@ pub(super) fn handshake_limit() {
     raise_descriptor_limit();
     let room = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     if room.is_some_and(|room| room < 3 * HANDSHAKES as u64) {
-        return eprintln!("skipped: {HANDSHAKES} handshakes need a higher hard limit of descriptors (ulimit -Hn)");
+        return skipped("4,096 handshakes need a higher hard limit of descriptors (ulimit -Hn)");
     }
     let gateway = Gateway::open(&[]);
     let silent: Vec<_> = (0..HANDSHAKES).map(|_| dial(gateway.address)).collect();

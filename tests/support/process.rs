@@ -63,8 +63,14 @@ pub(crate) fn program(name: &'static str, package: &str) -> Option<&'static str>
     }
     let full = std::env::var_os("SLUICEGATE_TEST_FULL").is_some_and(|value| value == "1");
     assert!(!full, "{name} is missing: apt install {package}");
-    eprintln!("skipped: there is no {name} (apt install {package})");
+    skipped(&format!("there is no {name} (apt install {package})"));
     None
+}
+
+/// Says what is not tested here and why, also where the test harness shows nothing of tests that pass.
+pub(crate) fn skipped(why: &str) {
+    let test = thread::current();
+    let _ = writeln!(std::io::stderr(), "skipped in {}: {why}", test.name().unwrap_or("a test"));
 }
 
 /// A child that does not outlive its test.
