@@ -60,7 +60,10 @@ fn counts_agree(route: &Route, metrics: &sluicegate_xtask::migration::Metrics) {
     for line in copies {
         let fields = &line["fields"];
         assert_eq!(fields["user"], USER);
-        assert!(["client_closed", "origin_closed"].contains(&fields["outcome"].as_str().unwrap()), "{line}");
+        // A stunnel that closes before it has read the other's close_notify is a reset to TCP: what was
+        // copied is verified, and no other end is right.
+        let ends = ["client_closed", "origin_closed", "client_reset", "origin_reset"];
+        assert!(ends.contains(&fields["outcome"].as_str().unwrap()), "{line}");
     }
     for direction in ["to_origin", "to_client"] {
         let logged: u64 = closed.iter().filter_map(|line| line["fields"][direction].as_u64()).sum();
