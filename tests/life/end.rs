@@ -2,6 +2,7 @@
 
 use std::io::ErrorKind;
 use std::net::TcpStream;
+use std::os::unix::net::UnixDatagram;
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -9,7 +10,7 @@ use sluicegate::metrics;
 
 use crate::support::noise::End;
 use crate::support::process::sluicegate;
-use crate::support::{Gateway, Origin, admin, client, connect, eventually};
+use crate::support::{DEADLINE, Gateway, Origin, Setup, admin, client, connect, eventually};
 
 /// Tells a gateway with an open tunnel to stop, and waits until it lets nobody in.
 fn drain(gateway: &Gateway) {
@@ -127,4 +128,23 @@ fn an_idle_tunnel_is_ended_only_where_that_is_asked_for() {
     assert_eq!(client::end_of(&origin), End::Reset);
     let line = gateway.closing_line(client.local_addr().unwrap());
     assert_eq!((line.text("outcome"), line.text("by")), ("idle", "gateway"), "{}", line.raw);
+}
+
+#[test]
+fn systemd_hears_of_the_beginning_and_of_the_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("notify");
+    let systemd = UnixDatagram::bind(&path).unwrap();
+    systemd.set_read_timeout(Some(DEADLINE)).unwrap();
+    let heard = || {
+        let mut message = [0; 64];
+        let length = systemd.recv(&mut message).expect("a word to systemd");
+        String::from_utf8_lossy(&message[..length]).into_owned()
+    };
+    let setup = Setup::new(&["--no-auth"]).variable("NOTIFY_SOCKET", path.to_str().unwrap());
+    let mut gateway = setup.start();
+    assert_eq!(heard(), "READY=1\n");
+    gateway.signal(Signal::TERM);
+    assert_eq!(heard(), "STOPPING=1\n");
+    assert_eq!(gateway.wait().code(), Some(0));
 }

@@ -3,9 +3,11 @@
 //! | file | what is in it |
 //! |---|---|
 //! | `start` | what is refused before anything is opened |
+//! | `explain` | the rules, asked beforehand |
 //! | `end` | signals, draining, killing one tunnel |
 //! | `users` | the users file that changes, and passwords that are nowhere to be seen |
 
 mod end;
+mod explain;
 mod start;
 mod users;

@@ -213,3 +213,23 @@ fn urgent_data_is_data_in_its_place() {
         assert_eq!(rig.end().1, 36, "{engine}");
     }
 }
+
+#[test]
+fn an_end_behind_urgent_data_comes_behind_it() {
+    use rustix::net::{SendFlags, send};
+    for &engine in Engine::ALL {
+        for round in 0..12 {
+            let rig = Rig::new(engine, [b"", b""]);
+            let before = noise(70_000 * (round % 4), 6 + round as u64);
+            (&rig.client).write_all(&before).unwrap();
+            assert_eq!(send(&rig.client, b"!", SendFlags::OOB).unwrap(), 1);
+            (&rig.client).write_all(b"after").unwrap();
+            rig.client.shutdown(Shutdown::Write).unwrap();
+            let wanted = [&before[..], b"!after"].concat();
+            let received = read_all(&rig.origin).unwrap();
+            assert!(received == wanted, "{engine}, round {round}: {} of {} bytes", received.len(), wanted.len());
+            rig.origin.shutdown(Shutdown::Write).unwrap();
+            assert_eq!(rig.end().1, wanted.len() as u64, "{engine}");
+        }
+    }
+}

@@ -94,6 +94,10 @@ impl Way<'_> {
         let filled = pipe.fill(&self.source.socket);
         let capacity = pipe.capacity();
         self.half.pipe = Some(pipe);
+        if matches!(filled, Ok(0)) && self.source.has_more() {
+            self.source.urgent = true;
+            return Ok(Some(0));
+        }
         let Some(bytes) = self.note_read(filled)? else { return Ok(None) };
         self.half.held = bytes;
         // Fewer bytes than the pipe has slots cannot have filled it, so the socket is empty; unless
@@ -163,6 +167,13 @@ impl Way<'_> {
 }
 
 impl Leg {
+    /// There are bytes to read although splice(2) said that the end was reached: it says so too where
+    /// urgent data stands next and the end has come behind it (`net/ipv4/tcp.c`, `tcp_splice_read`).
+    fn has_more(&self) -> bool {
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        recv(&self.socket, &mut [0; 1], flags).is_ok_and(|(bytes, _)| bytes > 0)
+    }
+
     /// What a write said of this end: bytes taken, 0 when there is no room now.
     fn note_write(&mut self, result: io::Result<usize>) -> io::Result<usize> {
         match result {
