@@ -36,8 +36,14 @@ pub struct Rules {
     #[arg(long, env = "SLUICEGATE_ADMIN", value_name = "ADDR:PORT", default_value = "127.0.0.1:9128")]
     pub admin: SocketAddr,
 
-    /// Permit targets HOST:PORTS (HOST: name, *.suffix, address, CIDR, [v6], *; PORTS: 443, 30000-32767, lists, *); repeatable [default: *:443 *:6443]
-    #[arg(long, env = "SLUICEGATE_ALLOW", value_name = "RULE", value_delimiter = ' ')]
+    /// What may be dialled.
+    #[arg(
+        long,
+        env = "SLUICEGATE_ALLOW",
+        value_name = "RULE",
+        value_delimiter = ' ',
+        help = "Permit targets HOST:PORTS (HOST: name, *.suffix, address, CIDR, [v6], *; PORTS: 443, 30000-32767, lists, *); repeatable [default: *:443 *:6443]"
+    )]
     pub allow: Vec<Rule>,
 
     /// Refuse targets; wins over --allow; repeatable
