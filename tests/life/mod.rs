@@ -4,10 +4,12 @@
 //! |---|---|
 //! | `start` | what is refused before anything is opened |
 //! | `explain` | the rules, asked beforehand |
+//! | `log` | a log that nobody reads |
 //! | `end` | signals, draining, killing one tunnel |
 //! | `users` | the users file that changes, and passwords that are nowhere to be seen |
 
 mod end;
 mod explain;
+mod log;
 mod start;
 mod users;

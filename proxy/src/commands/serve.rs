@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tracing::{info, warn};
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 
 use super::Failure;
@@ -18,12 +19,15 @@ use crate::relay::{Engine, Relay, Unfit};
 use crate::server::{Listeners, Server, Signals};
 use crate::sys::socket::is_local_address;
 
+/// The variable with the level of the log, or with a filter as tracing-subscriber's `EnvFilter` has it.
+const LOG_LEVEL: &str = "SLUICEGATE_LOG_LEVEL";
+
 /// Runs the gateway until it is told to stop.
 ///
 /// # Errors
 /// A configuration that cannot be used (2), or a host that cannot run it (1).
 pub fn serve(options: &Serve) -> Result<(), Failure> {
-    start_log(options.log);
+    let _log = start_log(options.log)?;
     let metrics = admin::recorder();
     let settings = Settings::new(options).map_err(Failure::Usage)?;
     // One thread: it opens as many tunnels a second as several do, at less CPU each (`bench connects`:
@@ -81,13 +85,25 @@ pub fn check(options: &Serve) -> Result<(), Failure> {
     Ok(())
 }
 
-fn start_log(format: LogFormat) {
-    let filter = EnvFilter::try_from_env("SLUICEGATE_LOG_LEVEL").unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter).with_target(false);
+/// Log lines that may wait for a reader of standard error that is slow; what comes beyond is dropped,
+/// since a log that nobody reads must not hold up the gateway.
+const LOG_LINES: usize = 10_000;
+
+/// Starts logging on a thread of its own, which writes the last lines when the guard is dropped.
+fn start_log(format: LogFormat) -> Result<WorkerGuard, Failure> {
+    let level = std::env::var(LOG_LEVEL).ok().filter(|level| !level.is_empty());
+    let level = level.unwrap_or_else(|| "info".to_owned());
+    let filter = EnvFilter::try_new(&level)
+        .map_err(|error| Failure::Usage(format!("{LOG_LEVEL}={level}: {error}; use error, warn, info or debug")))?;
+    let (writer, guard) =
+        NonBlockingBuilder::default().buffered_lines_limit(LOG_LINES).lossy(true).finish(std::io::stderr());
+    let log = tracing_subscriber::fmt().with_writer(writer).with_env_filter(filter).with_target(false);
+    let log = log.log_internal_errors(false);
     match format {
         LogFormat::Text => log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
         LogFormat::Json => log.json().init(),
     }
+    Ok(guard)
 }
 
 fn addresses(listeners: &Listeners) -> Result<(Vec<SocketAddr>, SocketAddr), Failure> {

@@ -1,0 +1,62 @@
+//! A log that nobody reads: it holds nothing up, and ends nothing.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::process::{Child, ChildStderr, Command, Stdio};
+
+use serde_json::Value;
+
+use crate::support::gateway::BINARY;
+use crate::support::{client, in_clean_environment};
+
+/// More refusals than the lines of the log that a pipe holds.
+const REFUSALS: usize = 1_000;
+
+struct Unread {
+    child: Child,
+    log: Option<BufReader<ChildStderr>>,
+    address: SocketAddr,
+}
+
+impl Unread {
+    fn start() -> Self {
+        let mut command = Command::new(BINARY);
+        command.args(["serve", "--no-auth", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log", "json"]);
+        let mut child = in_clean_environment(&mut command).stderr(Stdio::piped()).spawn().unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        log.read_line(&mut line).unwrap();
+        let line: Value = serde_json::from_str(&line).unwrap();
+        let address = line["fields"]["listen"].as_str().unwrap().parse().unwrap();
+        Self { child, log: Some(log), address }
+    }
+
+    fn answers(&self) {
+        for _ in 0..REFUSALS {
+            let (_, answer) = client::ask(self.address, b"garbage\r\n\r\n");
+            assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+        }
+    }
+}
+
+impl Drop for Unread {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_log_that_is_not_read_holds_nobody_up() {
+    let gateway = Unread::start();
+    gateway.answers();
+    assert!(gateway.log.is_some(), "the pipe is open, and full");
+}
+
+#[test]
+fn a_log_that_is_closed_ends_nothing() {
+    let mut gateway = Unread::start();
+    gateway.log = None;
+    gateway.answers();
+    assert!(gateway.child.try_wait().unwrap().is_none());
+}
