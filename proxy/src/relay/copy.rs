@@ -131,10 +131,14 @@ impl Pair {
         let first_end = OnceLock::new();
         let mut up = Box::pin(self.pass(Direction::ToOrigin, to_origin, &first_end));
         let mut down = Box::pin(self.pass(Direction::ToClient, to_client, &first_end));
-        let both = async { tokio::try_join!(&mut up, &mut down) };
+        let both = async {
+            tokio::try_join!(&mut up, &mut down)?;
+            self.delivered().await;
+            Ok(())
+        };
         let broken = tokio::select! {
             result = both => match result {
-                Ok(_) => {
+                Ok(()) => {
                     self.settled.store(true, Ordering::Relaxed);
                     return clean_end(first_end.get().copied());
                 }
@@ -155,6 +159,16 @@ impl Pair {
         };
         self.pass_last(fault.source_of, last).await;
         fault.reason()
+    }
+
+    /// Waits until both sides have acknowledged all that was passed on to them: sockets closed earlier
+    /// would be orphans, whom the kernel gives up while a reader is only slow.
+    async fn delivered(&self) {
+        let mut pause = Duration::from_millis(1);
+        while !(tcp::is_delivered(&self.client) && tcp::is_delivered(&self.origin)) {
+            sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(500));
+        }
     }
 
     /// Lets what came before a failure reach the sound side, for a moment; the reset comes when the

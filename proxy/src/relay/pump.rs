@@ -6,12 +6,14 @@
 
 use std::net::TcpStream;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Fault;
 use super::pipes::Pipes;
 use super::watch::Watch;
+use crate::metrics::LimitedSide;
 use crate::sys::pipe::Pipe;
+use crate::sys::tcp;
 use crate::tunnel::{Direction, Flow, Tunnel};
 
 mod way;
@@ -121,6 +123,24 @@ impl Pump {
     pub(super) fn is_drained(&self, direction: Direction) -> bool {
         let half = &self.halves[direction.index()];
         half.ended && half.held == 0 && half.prefix.is_empty()
+    }
+
+    /// Both ends were passed on.
+    pub(super) fn is_finished(&self) -> bool {
+        self.halves.iter().all(|half| half.finished)
+    }
+
+    /// Both sides have acknowledged all that was passed on to them: the sockets can be closed. Closed
+    /// earlier they would be orphans, whom the kernel gives up while a reader is only slow.
+    pub(super) fn is_delivered(&self) -> bool {
+        self.legs.iter().all(|leg| tcp::is_delivered(&leg.socket))
+    }
+
+    /// Looks at both connections ([`Watch::look`]).
+    pub(super) fn look(&mut self, user_timeout: Duration) {
+        for (leg, side) in self.legs.iter_mut().zip([LimitedSide::Client, LimitedSide::Origin]) {
+            leg.watch.look(&leg.socket, side, user_timeout);
+        }
     }
 
     /// The source of `direction` is broken: what it received before may still be passed on, but its

@@ -91,6 +91,13 @@ pub fn unacknowledged(socket: &impl AsFd) -> io::Result<usize> {
     if result == 0 { Ok(usize::try_from(bytes).unwrap_or(0)) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Whether the peer has acknowledged every byte that was sent; a FIN may still be on its way, which
+/// counts as one ([`unacknowledged`]).
+#[must_use]
+pub fn is_delivered(socket: &impl AsFd) -> bool {
+    unacknowledged(socket).is_ok_and(|bytes| bytes <= 1)
+}
+
 /// Ends a connection by a reset, at once, whoever else holds the socket.
 ///
 /// `SO_LINGER` 0 and close do that only for the last holder; connect(2) to `AF_UNSPEC` disconnects

@@ -14,7 +14,6 @@ use super::super::pipes::Pipes;
 use super::super::pump::{Pump, Readiness, Turn};
 use super::super::{Fault, LAST_BYTES, Options, clean_end};
 use super::{Handle, Message, registration};
-use crate::metrics::LimitedSide;
 use crate::reason::Reason;
 use crate::sys::tcp;
 use crate::tunnel::Direction;
@@ -218,7 +217,7 @@ impl Loop {
         }
         if let Some(fault) = fault {
             self.break_off(id, &fault, now);
-        } else if finished == 2 {
+        } else if finished == 2 && pump.is_delivered() {
             let why = clean_end(pump.first_end);
             *settled = true;
             self.remove(id, why);
@@ -262,7 +261,7 @@ impl Loop {
     /// Ends a tunnel; but for one that is settled, by a reset to both sides.
     fn remove(&mut self, id: u64, why: Reason) {
         let Some(mut carried) = self.carried.remove(&id) else { return };
-        look_at(&mut carried.pump, self.options.user_timeout);
+        carried.pump.look(self.options.user_timeout);
         let end = carried.end.take();
         // The sockets are closed before anybody hears of the end.
         drop(carried);
@@ -276,23 +275,19 @@ impl Loop {
             return;
         }
         self.next_look = now + self.look_interval;
-        let mut idle = Vec::new();
+        let (mut idle, mut ended) = (Vec::new(), Vec::new());
         for (id, carried) in &mut self.carried {
-            look_at(&mut carried.pump, self.options.user_timeout);
+            carried.pump.look(self.options.user_timeout);
             let silent = now.saturating_duration_since(carried.pump.flow.last_moved());
             if self.options.idle_timeout.is_some_and(|limit| silent >= limit) {
                 idle.push(*id);
+            } else if carried.pump.is_finished() {
+                ended.push(*id);
             }
         }
+        ended.into_iter().for_each(|id| self.enqueue(id));
         for id in idle {
             self.remove(id, Reason::Idle);
         }
-    }
-}
-
-fn look_at(pump: &mut Pump, user_timeout: Duration) {
-    for (direction, side) in [(Direction::ToOrigin, LimitedSide::Client), (Direction::ToClient, LimitedSide::Origin)] {
-        let leg = pump.source(direction);
-        leg.watch.look(&leg.socket, side, user_timeout);
     }
 }
