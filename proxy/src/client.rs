@@ -132,11 +132,9 @@ impl Client {
 fn answer(Status(code): Status, refusal: &Refusal) -> String {
     let cause: String =
         refusal.detail.chars().map(|c| if c == ' ' || c.is_ascii_graphic() { c } else { '?' }).collect();
-    let more = match refusal.reason {
-        Reason::AuthRequired | Reason::AuthFailed => {
-            "Proxy-Authenticate: Basic realm=\"sluicegate\", charset=\"UTF-8\"\r\n"
-        }
-        Reason::NotConnect => "Allow: CONNECT\r\n",
+    let more = match code {
+        407 => "Proxy-Authenticate: Basic realm=\"sluicegate\", charset=\"UTF-8\"\r\n",
+        405 => "Allow: CONNECT\r\n",
         _ => "",
     };
     let title = title(code);

@@ -148,3 +148,23 @@ fn systemd_hears_of_the_beginning_and_of_the_end() {
     assert_eq!(heard(), "STOPPING=1\n");
     assert_eq!(gateway.wait().code(), Some(0));
 }
+
+#[test]
+fn a_killed_gateway_leaves_no_clean_end() {
+    for engine in ["splice", "copy"] {
+        let mut gateway = Gateway::open(&["--engine", engine]);
+        let (client, origin) = tunnel(&gateway);
+        gateway.signal(Signal::KILL);
+        assert!(!gateway.wait().success());
+        for end in [&client, &origin] {
+            assert_eq!(client::end_of(end), End::Reset, "{engine}");
+        }
+    }
+}
+
+#[test]
+fn a_level_that_is_none_is_refused() {
+    let outcome = sluicegate(&["serve", "--no-auth"], &[("SLUICEGATE_LOG_LEVEL", "debgu")]);
+    assert_eq!(outcome.code, Some(2), "{outcome:?}");
+    assert!(outcome.err.contains("SLUICEGATE_LOG_LEVEL=debgu: use error, warn, info or debug"), "{outcome:?}");
+}

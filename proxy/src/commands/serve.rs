@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use tracing::level_filters::LevelFilter;
 use tracing::{info, warn};
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::EnvFilter;
 
 use super::Failure;
 use crate::account::{self, Registry};
@@ -19,7 +19,7 @@ use crate::relay::{Engine, Relay, Unfit};
 use crate::server::{Listeners, Server, Signals};
 use crate::sys::socket::is_local_address;
 
-/// The variable with the level of the log, or with a filter as tracing-subscriber's `EnvFilter` has it.
+/// The variable with the level of the log: error, warn, info or debug.
 const LOG_LEVEL: &str = "SLUICEGATE_LOG_LEVEL";
 
 /// Runs the gateway until it is told to stop.
@@ -93,11 +93,11 @@ const LOG_LINES: usize = 10_000;
 fn start_log(format: LogFormat) -> Result<WorkerGuard, Failure> {
     let level = std::env::var(LOG_LEVEL).ok().filter(|level| !level.is_empty());
     let level = level.unwrap_or_else(|| "info".to_owned());
-    let filter = EnvFilter::try_new(&level)
-        .map_err(|error| Failure::Usage(format!("{LOG_LEVEL}={level}: {error}; use error, warn, info or debug")))?;
+    let filter: LevelFilter =
+        level.parse().map_err(|_| Failure::Usage(format!("{LOG_LEVEL}={level}: use error, warn, info or debug")))?;
     let (writer, guard) =
         NonBlockingBuilder::default().buffered_lines_limit(LOG_LINES).lossy(true).finish(std::io::stderr());
-    let log = tracing_subscriber::fmt().with_writer(writer).with_env_filter(filter).with_target(false);
+    let log = tracing_subscriber::fmt().with_writer(writer).with_max_level(filter).with_target(false);
     let log = log.log_internal_errors(false);
     match format {
         LogFormat::Text => log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),

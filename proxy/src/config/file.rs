@@ -107,6 +107,9 @@ fn flags(key: &str, value: Value) -> Result<Vec<OsString>, String> {
         Value::Integer(number) => Ok(vec![flag(&number.to_string())]),
         Value::Boolean(true) if key == "no-auth" => Ok(vec![OsString::from("--no-auth")]),
         Value::Boolean(false) if key == "no-auth" => Ok(Vec::new()),
+        Value::Array(values) if values.is_empty() => {
+            Err(format!("'{key}' is an empty list, which would mean the default: leave the option out for that"))
+        }
         Value::Array(values) => {
             let flags = values.into_iter().map(|value| match value {
                 Value::Array(_) => Err(format!("'{key}' takes a list of strings, not of lists")),
@@ -121,7 +124,7 @@ fn flags(key: &str, value: Value) -> Result<Vec<OsString>, String> {
 /// Names the line behind what clap refuses.
 fn blame(error: clap::Error, file: &Path, settings: &[Setting]) -> Wrong {
     let text = error.to_string();
-    let guilty = settings.iter().find(|setting| text.contains(&format!("'--{}", setting.key)));
+    let guilty = settings.iter().find(|setting| names(&text, &setting.key));
     match guilty {
         None => Wrong::Usage(error),
         Some(setting) => {
@@ -129,6 +132,11 @@ fn blame(error: clap::Error, file: &Path, settings: &[Setting]) -> Wrong {
             Wrong::File(format!("{}:{}: {cause}", file.display(), setting.line))
         }
     }
+}
+
+/// Whether clap speaks of this very option, and not of one whose name begins like it.
+fn names(text: &str, key: &str) -> bool {
+    [' ', '\''].iter().any(|end| text.contains(&format!("'--{key}{end}")))
 }
 
 #[cfg(test)]
@@ -168,6 +176,8 @@ mod tests {
             ("frobnicate = 1", "FILE:1: no option is called 'frobnicate'; `sluicegate serve --help`"),
             ("log = 'json'\nadmin = ", "FILE:2: this is no TOML"),
             ("[users]\na = 1", "FILE:1: 'users' takes a string or a list of strings, not a table"),
+            ("allow = []", "FILE:1: 'allow' is an empty list"),
+            ("max-tunnels = 5\nmax-tunnels-per-user = 0", "FILE:2: invalid value '0' for '--max-tunnels-per-user <N>'"),
             ("max-tunnels = 0", "FILE:1: invalid value '0' for '--max-tunnels <N>': 0 would refuse everybody"),
         ] {
             let error = serve(file, &[]).unwrap_err();

@@ -183,10 +183,16 @@ fn secret(text: &str) -> Result<Secret, std::convert::Infallible> {
     Ok(Secret::new(text))
 }
 
+/// Longer times the kernel does not take in milliseconds (`TCP_USER_TIMEOUT`, tcp(7)), and nobody waits
+/// for.
+const LONGEST: Duration = Duration::from_hours(24 * 24);
+
 fn duration(text: &str) -> Result<Duration, String> {
     let duration = humantime::parse_duration(text).map_err(|error| format!("{error}: write it as 30s, 5m or 12h"))?;
     if duration.is_zero() {
         Err("zero would end everything at once: leave the option out instead".into())
+    } else if duration < Duration::from_millis(1) || duration > LONGEST {
+        Err("a time from 1ms to 24days is wanted".into())
     } else {
         Ok(duration)
     }

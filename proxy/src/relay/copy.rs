@@ -93,6 +93,8 @@ impl Drop for Copy {
 
 fn stream(socket: std::net::TcpStream) -> io::Result<TcpStream> {
     socket.set_nonblocking(true)?;
+    // Whatever kills the process in mid-stream must not look like the end of the stream.
+    tcp::reset_on_close(&socket, true)?;
     TcpStream::from_std(socket)
 }
 
@@ -139,7 +141,9 @@ impl Pair {
         let broken = tokio::select! {
             result = both => match result {
                 Ok(()) => {
-                    self.settled.store(true, Ordering::Relaxed);
+                    let ends = [&self.client, &self.origin];
+                    let may_close = ends.iter().all(|end| tcp::reset_on_close(end, false).is_ok());
+                    self.settled.store(may_close, Ordering::Relaxed);
                     return clean_end(first_end.get().copied());
                 }
                 Err(fault) => Broken::Fault(fault),

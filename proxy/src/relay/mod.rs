@@ -92,7 +92,8 @@ impl Options {
     /// How often each tunnel is looked at: often enough for every time-out.
     fn look_interval(&self) -> Duration {
         let limits = [self.idle_timeout, Some(self.user_timeout).filter(|timeout| !timeout.is_zero())];
-        limits.into_iter().flatten().map(|limit| limit / 4).fold(watch::INTERVAL, Duration::min)
+        let interval = limits.into_iter().flatten().map(|limit| limit / 4).fold(watch::INTERVAL, Duration::min);
+        interval.max(Duration::from_millis(1))
     }
 }
 

@@ -136,6 +136,11 @@ impl Pump {
         self.legs.iter().all(|leg| tcp::is_delivered(&leg.socket))
     }
 
+    /// Lets closing the sockets be a clean end; false where the kernel does not let it.
+    pub(super) fn may_close(&self) -> bool {
+        self.legs.iter().all(|leg| tcp::reset_on_close(&leg.socket, false).is_ok())
+    }
+
     /// Looks at both connections ([`Watch::look`]).
     pub(super) fn look(&mut self, user_timeout: Duration) {
         for (leg, side) in self.legs.iter_mut().zip([LimitedSide::Client, LimitedSide::Origin]) {

@@ -37,7 +37,8 @@ impl Rig {
         let (origin, far) = pair();
         let flow = Arc::new(Flow::default());
         for near in [&near, &far] {
-            apply(near, &LegOptions::default()).unwrap();
+            let leg = LegOptions { user_timeout: options.user_timeout, ..LegOptions::default() };
+            apply(near, &leg).unwrap();
         }
         let prefix = prefix.map(<[u8]>::to_vec);
         let carried = relay.adopt(Tunnel { client: near, origin: far, prefix, flow: flow.clone() }).unwrap();

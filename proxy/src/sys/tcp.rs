@@ -91,6 +91,15 @@ pub fn unacknowledged(socket: &impl AsFd) -> io::Result<usize> {
     if result == 0 { Ok(usize::try_from(bytes).unwrap_or(0)) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Whether closing the socket, as the death of the process does, is a reset (`SO_LINGER` 0, socket(7))
+/// or a clean end.
+///
+/// # Errors
+/// The error of setsockopt(2).
+pub fn reset_on_close(socket: &impl AsFd, reset: bool) -> io::Result<()> {
+    Ok(rustix::net::sockopt::set_socket_linger(socket, reset.then_some(Duration::ZERO))?)
+}
+
 /// Whether the peer has acknowledged every byte that was sent; a FIN may still be on its way, which
 /// counts as one ([`unacknowledged`]).
 #[must_use]

@@ -219,7 +219,7 @@ impl Loop {
             self.break_off(id, &fault, now);
         } else if finished == 2 && pump.is_delivered() {
             let why = clean_end(pump.first_end);
-            *settled = true;
+            *settled = pump.may_close();
             self.remove(id, why);
         } else if more {
             self.enqueue(id);

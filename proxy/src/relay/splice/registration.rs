@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use rustix::event::epoll;
 
 use super::super::pump::Pump;
+use crate::sys::tcp;
 use crate::tunnel::Direction;
 
 /// What the kernel is to report, each time that it begins to be so.
@@ -20,6 +21,8 @@ pub(super) fn register(epoll: &OwnedFd, id: u64, pump: &mut Pump) -> io::Result<
     for direction in Direction::BOTH {
         // splice(2) looks at the flag of the socket, not of the call.
         pump.source(direction).socket.set_nonblocking(true)?;
+        // Whatever kills the process in mid-stream must not look like the end of the stream.
+        tcp::reset_on_close(&pump.source(direction).socket, true)?;
         if let Err(error) = epoll::add(epoll, &pump.source(direction).socket, data(id, direction), INTEREST) {
             if direction == Direction::ToClient {
                 let _ = epoll::delete(epoll, &pump.source(Direction::ToOrigin).socket);
