@@ -54,6 +54,10 @@ fn a_file_is_blamed_by_its_line() {
         ("no-auth = true\nlisten = 'x'\n", ":2: invalid value 'x' for '--listen <ADDR:PORT>'"),
         ("no-auth = true\n\nmax_tunnels = 7\n", ":3: no option is called 'max_tunnels'; did you mean 'max-tunnels'?"),
         ("no-auth = true\nlog = \n", ":2: this is no TOML"),
+        ("log = 'json'\nuser = 'alice'\n", ":2: --user: there is no ':' in it"),
+        ("no-auth = true\nsource = '192.0.2.1'\n", ":2: --source 192.0.2.1: "),
+        ("no-auth = true\ncongestion-control = 'warp'\n", ":2: --congestion-control: "),
+        ("no-auth = true\nmax-tunnels = 99999999\n", ":2: --max-tunnels 99999999 needs"),
     ] {
         fs::write(path("gateway.toml"), file).unwrap();
         let error = refused(&["check", "--config", &path("gateway.toml")], 2);

@@ -50,8 +50,12 @@ impl fmt::Display for Failure {
 /// # Errors
 /// What is wrong with either.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, Wrong> {
-    let matches = file::parse(&Cli::command(), arguments)?;
-    Cli::from_arg_matches(&matches).map_err(Wrong::Usage)
+    let (matches, origins) = file::parse(&Cli::command(), arguments)?;
+    let mut cli = Cli::from_arg_matches(&matches).map_err(Wrong::Usage)?;
+    if let Command::Serve(options) | Command::Check(options) = &mut cli.command {
+        options.origins = origins;
+    }
+    Ok(cli)
 }
 
 /// Runs a command.

@@ -21,7 +21,26 @@ pub enum Wrong {
     File(String),
 }
 
+/// Where in a file the settings stand that count.
+#[derive(Clone, Debug, Default)]
+pub struct Origins {
+    file: PathBuf,
+    settings: Vec<Setting>,
+}
+
+impl Origins {
+    /// Puts the file and the line before an error that names one of the settings as `--key`.
+    #[must_use]
+    pub fn blame(&self, what: String) -> String {
+        match guilty(&self.settings, &what) {
+            Some(setting) => format!("{}:{}: {what}", self.file.display(), setting.line),
+            None => what,
+        }
+    }
+}
+
 /// One setting of a file.
+#[derive(Clone, Debug)]
 struct Setting {
     line: usize,
     key: String,
@@ -33,20 +52,24 @@ struct Setting {
 /// # Errors
 /// Anything that clap refuses, and a file that cannot be read, is no TOML, or has a key or a value
 /// that no option of `serve` takes.
-pub fn parse(command: &Command, arguments: impl IntoIterator<Item = OsString>) -> Result<ArgMatches, Wrong> {
+pub fn parse(command: &Command, arguments: impl IntoIterator<Item = OsString>) -> Result<(ArgMatches, Origins), Wrong> {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let matches = command.clone().try_get_matches_from(&arguments).map_err(Wrong::Usage)?;
     let named = matches.subcommand().and_then(|(name, of_command)| {
         let file = of_command.try_get_one::<PathBuf>("config").ok().flatten();
         file.map(|file| (name, of_command, file))
     });
-    let Some((name, of_command, file)) = named else { return Ok(matches) };
-    let settings = read(file, &keys(command))?;
-    let here = settings.iter().filter(|setting| is_open(of_command, &setting.key));
-    let position = arguments.iter().position(|argument| *argument == *name).unwrap_or(1) + 1;
+    let Some((name, of_command, file)) = named else { return Ok((matches, Origins::default())) };
+    let mut settings = read(file, &keys(command))?;
+    settings.retain(|setting| is_open(of_command, &setting.key));
+    let origins = Origins { file: file.clone(), settings };
+    let position = arguments.iter().skip(1).position(|argument| *argument == *name).unwrap_or(0) + 2;
     let mut all = arguments.clone();
-    all.splice(position..position, here.flat_map(|setting| setting.flags.clone()));
-    command.clone().try_get_matches_from(all).map_err(|error| blame(error, file, &settings))
+    all.splice(position..position, origins.settings.iter().flat_map(|setting| setting.flags.clone()));
+    match command.clone().try_get_matches_from(all) {
+        Ok(matches) => Ok((matches, origins)),
+        Err(error) => Err(blame(error, &origins)),
+    }
 }
 
 /// The command has this option, and neither a flag nor the environment gave it.
@@ -122,21 +145,24 @@ fn flags(key: &str, value: Value) -> Result<Vec<OsString>, String> {
 }
 
 /// Names the line behind what clap refuses.
-fn blame(error: clap::Error, file: &Path, settings: &[Setting]) -> Wrong {
+fn blame(error: clap::Error, origins: &Origins) -> Wrong {
     let text = error.to_string();
-    let guilty = settings.iter().find(|setting| names(&text, &setting.key));
-    match guilty {
+    let cause = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+    match guilty(&origins.settings, cause) {
         None => Wrong::Usage(error),
-        Some(setting) => {
-            let cause = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
-            Wrong::File(format!("{}:{}: {cause}", file.display(), setting.line))
-        }
+        Some(_) => Wrong::File(origins.blame(cause.to_owned())),
     }
 }
 
-/// Whether clap speaks of this very option, and not of one whose name begins like it.
-fn names(text: &str, key: &str) -> bool {
-    [' ', '\''].iter().any(|end| text.contains(&format!("'--{key}{end}")))
+/// The setting that an error speaks of: that very option, and not one whose name begins like it.
+fn guilty<'a>(settings: &'a [Setting], error: &str) -> Option<&'a Setting> {
+    let names = |setting: &&Setting| {
+        let flag = format!("--{}", setting.key);
+        error
+            .match_indices(&flag)
+            .any(|(at, _)| !error[at + flag.len()..].starts_with(|next: char| next == '-' || next.is_ascii_lowercase()))
+    };
+    settings.iter().find(names)
 }
 
 #[cfg(test)]
@@ -152,7 +178,7 @@ mod tests {
         let start = ["sluicegate", "serve", "--config", path.to_str().unwrap()];
         let command = Command::new("sluicegate").subcommand(Serve::augment_args(Command::new("serve")));
         match parse(&command, start.iter().chain(flags).map(OsString::from)) {
-            Ok(matches) => Ok(Serve::from_arg_matches(matches.subcommand().unwrap().1).unwrap()),
+            Ok((matches, _)) => Ok(Serve::from_arg_matches(matches.subcommand().unwrap().1).unwrap()),
             Err(Wrong::File(what)) => Err(what.replace(path.to_str().unwrap(), "FILE")),
             Err(Wrong::Usage(error)) => Err(error.to_string()),
         }

@@ -117,6 +117,10 @@ pub struct Serve {
     /// Format of the log on standard error
     #[arg(long, env = "SLUICEGATE_LOG", value_name = "FORMAT", default_value = "text")]
     pub log: LogFormat,
+
+    /// Where those options stand that came out of a file.
+    #[arg(skip)]
+    pub origins: file::Origins,
 }
 
 /// The options of `explain`.

@@ -31,6 +31,10 @@ impl Settings {
     /// # Errors
     /// Cause and remedy, in a line.
     pub fn new(options: &Serve) -> Result<Self, String> {
+        Self::checked(options).map_err(|error| options.origins.blame(error))
+    }
+
+    fn checked(options: &Serve) -> Result<Self, String> {
         distinct(&options.rules)?;
         Ok(Self {
             authenticator: authenticator(options)?,
