@@ -73,7 +73,7 @@ pub fn serve(options: &Serve) -> Result<(), Failure> {
 ///
 /// # Errors
 /// What `serve` would say (2).
-pub fn check(options: &Serve) -> Result<(), Failure> {
+pub fn check(options: &Serve) -> Result<String, Failure> {
     let settings = Settings::new(options).map_err(Failure::Usage)?;
     let users = match settings.authenticator.users() {
         0 => "everybody may come in".to_owned(),
@@ -81,8 +81,7 @@ pub fn check(options: &Serve) -> Result<(), Failure> {
         users => format!("{users} users"),
     };
     let listen = options.rules.listen.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
-    println!("The configuration can be used: {users}, up to {} tunnels, on {listen}.", settings.limits.tunnels);
-    Ok(())
+    Ok(format!("The configuration can be used: {users}, up to {} tunnels, on {listen}.", settings.limits.tunnels))
 }
 
 /// Log lines that may wait for a reader of standard error that is slow; what comes beyond is dropped,
