@@ -46,6 +46,8 @@
 //! 6. Everything has a limit: head bytes, header lines, handshake, dial, slots, queues.
 //! 7. An idle tunnel costs two descriptors and no kernel worker thread; pipes are held only while
 //!    bytes are in flight.
+//! 8. No socket of a tunnel is closed cleanly before both directions have ended and all is
+//!    acknowledged: until then closing it is a reset, whoever closes it, `kill -9` included.
 
 pub mod account;
 pub mod admin;
