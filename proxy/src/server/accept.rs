@@ -1,7 +1,6 @@
 //! The accept loop.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,7 +46,6 @@ pub(super) async fn accept(
         match accepted {
             Ok((stream, client)) => {
                 pause = BACK_OFF.0;
-                let client = SocketAddr::new(client.ip().to_canonical(), client.port());
                 let handshakes = connections.borrow().saturating_sub(registry.active());
                 let account = registry.accepted(client);
                 if handshakes < HANDSHAKES {

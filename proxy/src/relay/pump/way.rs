@@ -126,6 +126,10 @@ impl Way<'_> {
         while left > 0 {
             let taken = recv(&self.source.socket, &mut scratch[..left], RecvFlags::DONTWAIT);
             let (taken, _) = taken.map_err(|error| Fault::of_source(self.direction, error.into()))?;
+            if taken == 0 {
+                // It was seen a moment ago; waiting for it here would hold up every tunnel of the loop.
+                return Err(Fault::of_source(self.direction, ErrorKind::UnexpectedEof.into()));
+            }
             left -= taken;
         }
         self.flow.add(self.direction, sent as u64, self.now);
