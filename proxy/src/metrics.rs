@@ -70,10 +70,12 @@ metrics_table! {
         "Times that an engine could not do its work and another did";
     AUTH_FAILURES: Kind::Counter, "auth_failures_total", [],
         "Requests with wrong credentials";
+    LOOP_MOVES: Kind::Counter, "loop_moves_total", ["engine", "to"],
+        "Tunnels that went to a loop for bulk, or back to an interactive one";
     TCP_LIMITED: Kind::Counter, "tcp_limited_seconds_total", ["side", "by"],
         "Whole seconds that sending to a side was held up by its window (receiver), by the send buffer (gateway) or by the path (network)";
     PIPE_BYTES: Kind::Gauge, "pipe_bytes", [],
-        "Capacity of all the pipes that the splice engine holds, in use or pooled";
+        "Capacity of all the pipes that the engine holds, in use or pooled";
     BUILD_INFO: Kind::Gauge, "build_info", ["version"],
         "Always 1; the version is the label";
 }

@@ -131,6 +131,12 @@ impl Flow {
         }
     }
 
+    /// What [`Flow::stop`] was called with, if it was.
+    #[must_use]
+    pub fn stopped(&self) -> Option<Reason> {
+        self.stop.lock().unwrap_or_else(PoisonError::into_inner).asked
+    }
+
     /// Asks the engine to end the tunnel at once, with a reset to both sides; one that has not taken
     /// the tunnel yet is asked as soon as it does.
     pub fn stop(&self, why: Reason) {

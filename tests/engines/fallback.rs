@@ -31,11 +31,16 @@ fn without_splice<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -
 #[test]
 fn where_splice_is_refused_copy_works_and_the_cause_is_told() {
     let gateway = without_splice(|| Gateway::open(&[]));
-    let line = gateway.log_line("the cause", |line| line.message().contains("failed its self-test"));
-    assert_eq!((line.level(), line.text("engine")), ("WARN", "splice"), "{}", line.raw);
-    assert!(line.text("error").contains("Operation not permitted"), "{}", line.raw);
-    assert_eq!(gateway.metric(&metrics::ENGINE_FALLBACKS, &["splice", "copy", "not_permitted"]), 1);
-    assert_eq!(gateway.metric(&metrics::ENGINE_FALLBACKS, &["", "", ""]), 1);
+    for engine in ["uring", "splice"] {
+        let line = gateway.log_line("the cause", |line| {
+            line.message().contains("failed its self-test") && line.text("engine") == engine
+        });
+        assert_eq!((line.level(), line.text("what")), ("WARN", "splice"), "{}", line.raw);
+        assert!(line.text("error").contains("Operation not permitted"), "{}", line.raw);
+        assert!(line.text("remedy").contains("seccomp"), "{}", line.raw);
+        assert_eq!(gateway.metric(&metrics::ENGINE_FALLBACKS, &[engine, "copy", "not_permitted"]), 1);
+    }
+    assert_eq!(gateway.metric(&metrics::ENGINE_FALLBACKS, &["", "", ""]), 2);
 
     let origin = Origin::echo();
     let stream = connect(gateway.address, origin.address);

@@ -70,9 +70,13 @@ pub struct Serve {
     #[arg(long, env = "SLUICEGATE_NO_AUTH")]
     pub no_auth: bool,
 
-    /// Engines to try in this order: splice, copy; auto is the best that passes its self-test
+    /// Engines to try in this order: uring, splice, copy; auto is the best that passes its self-test
     #[arg(long, env = "SLUICEGATE_ENGINE", value_name = "ENGINE", default_value = "auto", value_delimiter = ',', value_parser = engine)]
     pub engine: Vec<EngineChoice>,
+
+    /// How long a loop looks for the next message before it sleeps, while that pays; 0s: it does not
+    #[arg(long, env = "SLUICEGATE_SPIN", value_name = "TIME", default_value = "50us", value_parser = spin)]
+    pub spin: Duration,
 
     /// End a tunnel after so long without a byte either way [default: never]
     #[arg(long, env = "SLUICEGATE_IDLE_TIMEOUT", value_name = "TIME", value_parser = duration)]
@@ -200,6 +204,14 @@ fn duration(text: &str) -> Result<Duration, String> {
     } else {
         Ok(duration)
     }
+}
+
+/// A loop that spins for longer takes a core for nothing.
+const LONGEST_SPIN: Duration = Duration::from_millis(1);
+
+fn spin(text: &str) -> Result<Duration, String> {
+    let duration = humantime::parse_duration(text).map_err(|error| format!("{error}: write it as 50us, or 0s"))?;
+    if duration > LONGEST_SPIN { Err("a time up to 1ms is wanted".into()) } else { Ok(duration) }
 }
 
 fn positive(text: &str) -> Result<usize, String> {

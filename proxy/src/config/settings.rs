@@ -1,7 +1,5 @@
 //! What the options mean together: the parts of a gateway, checked, before anything is opened.
 
-use std::thread::available_parallelism;
-
 use super::{EngineChoice, Rules, Serve};
 use crate::account::Limits;
 use crate::auth::{Authenticator, parse_user};
@@ -43,7 +41,8 @@ impl Settings {
                 engines: EngineChoice::expand(&options.engine),
                 idle_timeout: options.idle_timeout,
                 user_timeout: options.user_timeout,
-                threads: available_parallelism().map_or(1, Into::into),
+                spin: options.spin,
+                ..relay::Options::default()
             },
             client_leg: leg(options, Leg::Client)?,
             limits: Limits {

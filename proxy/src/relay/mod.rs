@@ -2,16 +2,18 @@
 //!
 //! | file | what is in it |
 //! |---|---|
-//! | `splice` | the default engine: loop threads, epoll readiness |
-//! | `pump` | what such a loop does for one tunnel: splice(2) through a pipe, half-close, failure |
+//! | `engine` | the engines there are |
+//! | `loops` | loop threads, which the engines `uring` and `splice` are: turns, classes, moves, ends |
+//! | `poller` | where a loop's readiness comes from, io_uring or epoll: all that these two differ in |
+//! | `pump` | what a loop does for one tunnel: splice(2) through a pipe, half-close, failure |
 //! | `pipes` | a loop's stock of pipes |
 //! | `copy` | the portable engine: read and write, on tokio |
 //! | `selftest` | whether an engine works on this host |
+//! | `unfit` | why one does not, and what to do about it |
 //! | `watch` | what TCP says of a tunnel every few seconds |
 
-use std::fmt;
 use std::io;
-use std::str::FromStr;
+use std::thread::available_parallelism;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -21,11 +23,21 @@ use crate::reason::Reason;
 use crate::tunnel::{Direction, Tunnel};
 
 mod copy;
+mod engine;
+mod loops;
 mod pipes;
+mod poller;
 mod pump;
 mod selftest;
-mod splice;
+mod unfit;
 mod watch;
+
+pub use engine::Engine;
+pub use loops::pace::Thresholds;
+pub use unfit::{Part, Unfit};
+
+use poller::{Epoll, Uring};
+use unfit::cause;
 
 #[cfg(test)]
 mod tests;
@@ -33,47 +45,13 @@ mod tests;
 /// Bytes that a direction may move before the others have their turn.
 const TURN: usize = 1 << 20;
 
+/// How long an interactive loop spins unless told otherwise: about the time in which a peer on the same
+/// host, or in the same rack, answers.
+pub const SPIN: Duration = Duration::from_micros(50);
+
 /// How long what was received before a reset may take to reach the other side, before that one is
 /// reset too. A connection that broke is not worth a longer wait, and a retry waits for the reset.
 const LAST_BYTES: Duration = Duration::from_secs(1);
-
-/// How to move bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Engine {
-    /// epoll and splice(2): the kernel moves the bytes from socket to socket through a pipe.
-    Splice,
-    /// read(2) and write(2).
-    Copy,
-}
-
-impl Engine {
-    /// All of them, best first: what `auto` tries.
-    pub const ALL: &[Self] = &[Self::Splice, Self::Copy];
-
-    /// The value of the `engine` label and of `--engine`.
-    #[must_use]
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Splice => "splice",
-            Self::Copy => "copy",
-        }
-    }
-}
-
-impl FromStr for Engine {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let found = Self::ALL.iter().find(|engine| engine.label() == text);
-        found.copied().ok_or_else(|| format!("no engine is called '{text}': use auto, splice or copy"))
-    }
-}
-
-impl fmt::Display for Engine {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.label())
-    }
-}
 
 /// What the engines are told at start.
 #[derive(Clone, Debug)]
@@ -84,8 +62,25 @@ pub struct Options {
     pub idle_timeout: Option<Duration>,
     /// `TCP_USER_TIMEOUT` of both legs, which is lifted while a reader is slow; zero: not set.
     pub user_timeout: Duration,
-    /// Loop threads, or threads of the copy engine.
+    /// Loop threads of each class, or threads of the copy engine.
     pub threads: usize,
+    /// How long an interactive loop looks for work before it sleeps, where that pays; zero: not at all.
+    pub spin: Duration,
+    /// Where bulk begins.
+    pub thresholds: Thresholds,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            engines: Engine::ALL.to_vec(),
+            idle_timeout: None,
+            user_timeout: Duration::ZERO,
+            threads: available_parallelism().map_or(1, Into::into),
+            spin: SPIN,
+            thresholds: Thresholds::default(),
+        }
+    }
 }
 
 impl Options {
@@ -95,15 +90,6 @@ impl Options {
         let interval = limits.into_iter().flatten().map(|limit| limit / 4).fold(watch::INTERVAL, Duration::min);
         interval.max(Duration::from_millis(1))
     }
-}
-
-/// An engine that did not work on this host, and why.
-#[derive(Debug)]
-pub struct Unfit {
-    /// Which.
-    pub engine: Engine,
-    /// What its self-test said.
-    pub error: io::Error,
 }
 
 /// The engines that run, best first.
@@ -116,7 +102,8 @@ pub struct Relay {
 
 #[derive(Debug)]
 enum Running {
-    Splice(splice::Splice),
+    /// `uring` or `splice`.
+    Loops(Engine, loops::Loops),
     Copy(copy::Copy),
 }
 
@@ -136,22 +123,24 @@ impl Carried {
 }
 
 impl Relay {
-    /// Starts the first wanted engine that passes its self-test, and those wanted behind it as its
-    /// fallback.
+    /// Starts the first wanted engine that passes its self-test, and the copy engine, if it is wanted
+    /// behind that, as its fallback.
     ///
     /// # Errors
     /// Every engine's own error, when none passed.
     pub fn start(options: &Options) -> Result<Self, Vec<Unfit>> {
         let mut relay = Self { running: Vec::new(), unfit: Vec::new() };
         for &engine in &options.engines {
-            match Running::start(engine, options).and_then(|running| running.tested()) {
-                Ok(running) => relay.running.push(running),
-                Err(error) => relay.unfit.push(Unfit { engine, error }),
+            if relay.running.is_empty() || engine == Engine::Copy {
+                match Running::start(engine, options) {
+                    Ok(running) => relay.running.push(running),
+                    Err((part, error)) => relay.unfit.push(Unfit { engine, part, error }),
+                }
             }
         }
         let Some(chosen) = relay.engine() else { return Err(relay.unfit) };
-        for Unfit { engine, error } in &relay.unfit {
-            metrics::ENGINE_FALLBACKS.counter(&[engine.label(), chosen.label(), cause(error)]).increment(1);
+        for unfit in &relay.unfit {
+            metrics::ENGINE_FALLBACKS.counter(&[unfit.engine.label(), chosen.label(), unfit.cause()]).increment(1);
         }
         Ok(relay)
     }
@@ -190,47 +179,33 @@ impl Relay {
 type Adopted = Result<oneshot::Receiver<Reason>, (Box<Tunnel>, io::Error)>;
 
 impl Running {
-    fn start(engine: Engine, options: &Options) -> io::Result<Self> {
-        Ok(match engine {
-            Engine::Splice => {
-                selftest::splice()?;
-                Self::Splice(splice::Splice::start(options)?)
-            }
-            Engine::Copy => Self::Copy(copy::Copy::start(options)?),
-        })
-    }
-
-    fn tested(self) -> io::Result<Self> {
-        selftest::run(|tunnel| self.adopt(tunnel))?;
-        Ok(self)
+    /// Starts an engine and tries it.
+    fn start(engine: Engine, options: &Options) -> Result<Self, (Part, io::Error)> {
+        if engine != Engine::Copy {
+            selftest::splice().map_err(|error| (Part::Splice, error))?;
+        }
+        let running = match engine {
+            Engine::Uring => loops::Loops::start::<Uring>(options).map(|loops| Self::Loops(engine, loops)),
+            Engine::Splice => loops::Loops::start::<Epoll>(options).map(|loops| Self::Loops(engine, loops)),
+            Engine::Copy => copy::Copy::start(options).map(Self::Copy),
+        };
+        let running = running.map_err(|error| (Part::Threads, error))?;
+        selftest::run(|tunnel| running.adopt(tunnel)).map_err(|error| (Part::Tunnel, error))?;
+        Ok(running)
     }
 
     const fn engine(&self) -> Engine {
         match self {
-            Self::Splice(_) => Engine::Splice,
+            Self::Loops(engine, _) => *engine,
             Self::Copy(_) => Engine::Copy,
         }
     }
 
     fn adopt(&self, tunnel: Tunnel) -> Adopted {
         match self {
-            Self::Splice(splice) => splice.adopt(tunnel),
+            Self::Loops(_, loops) => loops.adopt(tunnel),
             Self::Copy(copy) => copy.adopt(tunnel),
         }
-    }
-}
-
-/// The `cause` label of a fallback: an error's name without its numbers.
-fn cause(error: &io::Error) -> &'static str {
-    match error.raw_os_error() {
-        Some(libc::EPERM | libc::EACCES) => "not_permitted",
-        Some(libc::ENOSYS | libc::EOPNOTSUPP | libc::EINVAL) => "not_supported",
-        Some(libc::EMFILE | libc::ENFILE) => "descriptors",
-        Some(libc::ENOMEM | libc::ENOBUFS | libc::ENOSPC) => "memory",
-        _ => match error.kind() {
-            io::ErrorKind::TimedOut => "self_test_timeout",
-            _ => "self_test",
-        },
     }
 }
 

@@ -3,6 +3,9 @@
 
 use std::io;
 
+use tracing::warn;
+
+use super::Engine;
 use crate::metrics;
 use crate::sys::pipe::{LEAST_CAPACITY, Pipe};
 
@@ -14,13 +17,25 @@ const KEPT: usize = 32;
 const PATIENCE: u32 = 64;
 
 /// The pipes of one loop thread.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Pipes {
+    engine: Engine,
     free: Vec<Pipe>,
     refusals_left: u32,
+    /// The last try gave none.
+    short: bool,
 }
 
 impl Pipes {
+    pub(super) const fn new(engine: Engine) -> Self {
+        Self { engine, free: Vec::new(), refusals_left: 0, short: false }
+    }
+
+    /// A direction goes on without a pipe.
+    pub(super) fn count_shortage(&self) {
+        metrics::ENGINE_FALLBACKS.counter(&[self.engine.label(), Engine::Copy.label(), "no_pipe"]).increment(1);
+    }
+
     /// An empty pipe, or `None` when the host has none to give that is worth having: descriptors are
     /// used up, or the user's pipe pages (`/proc/sys/fs/pipe-user-pages-soft`).
     pub(super) fn borrow(&mut self) -> Option<Pipe> {
@@ -31,17 +46,25 @@ impl Pipes {
             self.refusals_left -= 1;
             return None;
         }
-        let made = Self::make();
-        if made.is_err() {
-            self.refusals_left = PATIENCE;
+        match Self::make() {
+            Ok(pipe) => {
+                self.short = false;
+                Some(pipe)
+            }
+            Err(error) => {
+                self.refusals_left = PATIENCE;
+                if !std::mem::replace(&mut self.short, true) {
+                    warn!(engine = %self.engine, %error, "no pipe is to be had: tunnels go on without, slower");
+                }
+                None
+            }
         }
-        made.ok()
     }
 
     fn make() -> io::Result<Pipe> {
         let pipe = Pipe::new()?;
         if pipe.capacity() < LEAST_CAPACITY {
-            return Err(io::ErrorKind::QuotaExceeded.into());
+            return Err(pipe.too_small());
         }
         metrics::PIPE_BYTES.gauge(&[]).increment(size(&pipe));
         Ok(pipe)

@@ -1,6 +1,6 @@
 //! The pump: what moves the bytes of one tunnel, wherever the readiness comes from.
 //!
-//! It holds two sockets, and for each direction the pipe that its bytes are in while they are on the
+//! The engines `uring` and `splice` share it; `copy` does not. It holds two sockets, and for each direction the pipe that its bytes are in while they are on the
 //! way. It never blocks and never waits: its owner tells it what the kernel said of the sockets
 //! ([`Pump::ready`]), gives it turns ([`Pump::turn`]) and acts on the answer.
 
@@ -24,8 +24,7 @@ use way::Way;
 #[derive(Debug)]
 pub(super) struct Leg {
     pub(super) socket: TcpStream,
-    /// Reading may give something. False only after the kernel said that there is nothing, and until
-    /// it says otherwise.
+    /// Reading may give something: false until the kernel says so, and once it said that nothing is left.
     readable: bool,
     /// Writing may take something; likewise.
     writable: bool,
@@ -98,11 +97,16 @@ impl Pump {
         }
     }
 
-    /// Gives the sockets back; only before the first turn.
+    /// Gives the tunnel back; only before the first turn.
     pub(super) fn into_tunnel(self) -> Tunnel {
         let [client, origin] = self.legs.map(|leg| leg.socket);
         let prefix = self.halves.map(|mut half| std::mem::take(&mut half.prefix));
         Tunnel { client, origin, prefix, flow: self.flow }
+    }
+
+    /// The leg that `direction` reads from, to look at.
+    pub(super) const fn leg(&self, direction: Direction) -> &Leg {
+        &self.legs[direction.index()]
     }
 
     /// The socket that `direction` reads from.
@@ -199,8 +203,8 @@ impl Leg {
     fn new(socket: TcpStream) -> Self {
         Self {
             socket,
-            readable: true,
-            writable: true,
+            readable: false,
+            writable: false,
             read_closed: false,
             urgent: false,
             broken: false,

@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use super::Adopted;
-use crate::sys::pipe::Pipe;
+use crate::sys::pipe::{LEAST_CAPACITY, Pipe};
 use crate::tunnel::{Flow, Tunnel};
 
 /// Long enough for the slowest host, short enough for a start.
@@ -51,6 +51,9 @@ pub(super) fn splice() -> io::Result<()> {
     near.set_nonblocking(true)?;
     (&far).write_all(&[0])?;
     let pipe = Pipe::new()?;
+    if pipe.capacity() < LEAST_CAPACITY {
+        return Err(pipe.too_small());
+    }
     let held = pipe.fill(&near)?;
     pipe.drain(&near, held)?;
     Ok(())

@@ -25,10 +25,7 @@ struct Rig {
 
 impl Rig {
     fn new(engine: Engine, prefix: [&[u8]; 2]) -> Self {
-        Self::with(
-            &Options { engines: vec![engine], idle_timeout: None, user_timeout: Duration::ZERO, threads: 2 },
-            prefix,
-        )
+        Self::with(&Options { engines: vec![engine], threads: 2, ..Options::default() }, prefix)
     }
 
     fn with(options: &Options, prefix: [&[u8]; 2]) -> Self {
@@ -167,7 +164,7 @@ fn a_stopped_tunnel_is_reset_on_both_sides() {
 fn an_idle_tunnel_is_ended_only_where_that_was_asked_for() {
     for &engine in Engine::ALL {
         let limit = Some(Duration::from_millis(200));
-        let options = Options { engines: vec![engine], idle_timeout: limit, user_timeout: Duration::ZERO, threads: 1 };
+        let options = Options { engines: vec![engine], idle_timeout: limit, threads: 1, ..Options::default() };
         assert_eq!(Rig::with(&options, [b"", b""]).end().0, Reason::Idle, "{engine}");
     }
 }
@@ -176,7 +173,7 @@ fn an_idle_tunnel_is_ended_only_where_that_was_asked_for() {
 fn a_reader_that_stalls_for_longer_than_the_user_timeout_loses_nothing() {
     for &engine in Engine::ALL {
         let user_timeout = Duration::from_secs(1);
-        let options = Options { engines: vec![engine], idle_timeout: None, user_timeout, threads: 1 };
+        let options = Options { engines: vec![engine], user_timeout, threads: 1, ..Options::default() };
         let rig = Rig::with(&options, [b"", b""]);
         let sent = noise(24 << 20, 5);
         thread::scope(|scope| {
@@ -240,7 +237,7 @@ fn a_reader_that_stalls_when_all_has_ended_loses_nothing() {
     for &engine in Engine::ALL {
         let user_timeout = Duration::from_secs(1);
         let rig =
-            Rig::with(&Options { engines: vec![engine], idle_timeout: None, user_timeout, threads: 1 }, [b"", b""]);
+            Rig::with(&Options { engines: vec![engine], user_timeout, threads: 1, ..Options::default() }, [b"", b""]);
         let sent = noise(2 << 20, 8);
         rig.client.shutdown(Shutdown::Write).unwrap();
         (&rig.origin).write_all(&sent).unwrap();

@@ -44,6 +44,15 @@ impl Pipe {
         self.capacity
     }
 
+    /// The error that a pipe below [`LEAST_CAPACITY`] is.
+    #[must_use]
+    pub fn too_small(&self) -> io::Error {
+        let held = self.capacity >> 10;
+        let remedy = "raise fs.pipe-user-pages-soft or give the gateway CAP_SYS_RESOURCE";
+        let said = format!("a pipe of {held} KiB is all that the user's pipe budget leaves: {remedy}");
+        io::Error::new(io::ErrorKind::QuotaExceeded, said)
+    }
+
     /// Moves what `from` has received into the pipe; `Ok(0)` is the end of the stream.
     ///
     /// # Errors

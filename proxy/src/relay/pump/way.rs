@@ -9,7 +9,6 @@ use rustix::net::{RecvFlags, SendFlags, recv, send};
 use super::super::pipes::Pipes;
 use super::super::{Fault, TURN};
 use super::{Half, Leg, Turn};
-use crate::metrics;
 use crate::tunnel::{Direction, Flow};
 
 /// One direction at work.
@@ -86,7 +85,7 @@ impl Way<'_> {
         }
         let Some(pipe) = self.half.pipe.take().or_else(|| pipes.borrow()) else {
             if !std::mem::replace(&mut self.half.pipeless, true) {
-                metrics::ENGINE_FALLBACKS.counter(&["splice", "copy", "no_pipe"]).increment(1);
+                pipes.count_shortage();
             }
             return self.pass_without_pipe(scratch);
         };

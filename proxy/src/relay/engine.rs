@@ -1,0 +1,45 @@
+//! The engines there are.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// How to move bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Engine {
+    /// io_uring tells of readiness, and splice(2) moves the bytes from socket to socket through a pipe.
+    Uring,
+    /// The same with epoll(7).
+    Splice,
+    /// read(2) and write(2).
+    Copy,
+}
+
+impl Engine {
+    /// All of them, best first: what `auto` tries.
+    pub const ALL: &[Self] = &[Self::Uring, Self::Splice, Self::Copy];
+
+    /// The value of the `engine` label and of `--engine`.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Uring => "uring",
+            Self::Splice => "splice",
+            Self::Copy => "copy",
+        }
+    }
+}
+
+impl FromStr for Engine {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = Self::ALL.iter().find(|engine| engine.label() == text);
+        found.copied().ok_or_else(|| format!("no engine is called '{text}': use auto, uring, splice or copy"))
+    }
+}
+
+impl fmt::Display for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.label())
+    }
+}

@@ -1,0 +1,204 @@
+//! Loop threads that carry tunnels: the engines `uring` and `splice`, by whichever [`Poller`].
+//!
+//! A loop has its own poller, tunnels and pipes, and shares nothing with the others. There are two
+//! crews of them, a thread per core each: **interactive** loops, where every tunnel begins, and **bulk**
+//! loops, niced, to which a tunnel moves while it behaves like bulk ([`pace`]), so that a message never
+//! waits behind somebody's mebibytes.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::thread;
+
+use tokio::sync::oneshot;
+
+use super::poller::Poller;
+use super::pump::Pump;
+use super::{Adopted, Engine, Options};
+use crate::metrics;
+use crate::sys::tcp;
+use crate::tunnel::{Direction, Tunnel};
+
+mod carried;
+mod event_loop;
+mod inbox;
+pub(super) mod pace;
+mod rounds;
+mod spin;
+
+use carried::Carried;
+use event_loop::Loop;
+use inbox::{Inbox, Message};
+use pace::Class;
+
+/// How much less of a core a bulk loop gets than others where not all can have what they want
+/// (nice(2)). Raising it needs no privilege.
+const BULK_NICE: i32 = 10;
+
+/// The loop threads of one engine.
+#[derive(Debug)]
+pub(super) struct Loops {
+    crews: Arc<Crews>,
+    next_id: AtomicU64,
+}
+
+/// All loops, as they see each other.
+#[derive(Debug)]
+struct Crews {
+    engine: Engine,
+    /// By [`Class`].
+    loops: [Vec<Handle>; 2],
+    /// Tunnels that went from one class to the other.
+    moves: AtomicU64,
+}
+
+/// What other threads hold of a loop.
+#[derive(Debug)]
+struct Handle {
+    inbox: Inbox,
+    /// Tunnels that it has, for balance.
+    load: AtomicUsize,
+}
+
+impl Loops {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// Those of making a poller, or of starting a thread.
+    pub(super) fn start<P: Poller>(options: &Options) -> io::Result<Self> {
+        let crew = || (0..options.threads.max(1)).map(|_| Handle::new()).collect::<io::Result<Vec<_>>>();
+        let crews = Arc::new(Crews { engine: P::ENGINE, loops: [crew()?, crew()?], moves: AtomicU64::new(0) });
+        let this = Self { crews, next_id: AtomicU64::new(1) };
+        let (started, ready) = mpsc::channel();
+        for class in Class::BOTH {
+            for number in 0..this.crews.of(class).len() {
+                spawn::<P>(&this.crews, class, number, options, started.clone())?;
+            }
+        }
+        drop(started);
+        ready.iter().collect::<io::Result<()>>()?;
+        Ok(this)
+    }
+
+    /// Hands a tunnel to the interactive loop with the fewest.
+    pub(super) fn adopt(&self, tunnel: Tunnel) -> Adopted {
+        for direction in Direction::BOTH {
+            if let Err(error) = prepare(&tunnel, direction) {
+                return Err((Box::new(tunnel), error));
+            }
+        }
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let flow = tunnel.flow.clone();
+        let (end, ended) = oneshot::channel();
+        let carried = Box::new(Carried::new(id, Pump::new(tunnel), end));
+        if let Err(carried) = self.crews.hand(Class::Interactive, carried) {
+            return Err((Box::new(carried.pump.into_tunnel()), io::Error::other("every loop thread has panicked")));
+        }
+        let crews = self.crews.clone();
+        flow.on_stop(move |why| crews.tell_all(|| Message::Stop { id, why }));
+        Ok(ended)
+    }
+
+    /// Tunnels that went from one class to the other so far.
+    #[cfg(test)]
+    pub(super) fn moves(&self) -> u64 {
+        self.crews.moves.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Loops {
+    fn drop(&mut self) {
+        self.crews.tell_all(|| Message::Retire);
+    }
+}
+
+/// Starts one loop, which says on `started` whether it has a poller.
+fn spawn<P: Poller>(
+    crews: &Arc<Crews>,
+    class: Class,
+    number: usize,
+    options: &Options,
+    started: mpsc::Sender<io::Result<()>>,
+) -> io::Result<()> {
+    let (crews, options) = (crews.clone(), options.clone());
+    let name = format!("{}-{}{number}", P::ENGINE, if class == Class::Bulk { "bulk" } else { "" });
+    thread::Builder::new().name(name).spawn(move || {
+        let handle = &crews.of(class)[number];
+        let _presence = Presence(handle);
+        if class == Class::Bulk {
+            // Refused or not: nicing is for the good of others.
+            let _ = rustix::process::nice(BULK_NICE);
+        }
+        match P::new(handle.inbox.wake()) {
+            Ok(poller) => {
+                let _ = started.send(Ok(()));
+                drop(started);
+                Loop::new(poller, &crews, class, number, options).run();
+            }
+            Err(error) => drop(started.send(Err(error))),
+        }
+    })?;
+    Ok(())
+}
+
+/// splice(2) looks at the flag of the socket, not of the call; and whatever kills the process in
+/// mid-stream must not look like the end of the stream.
+fn prepare(tunnel: &Tunnel, direction: Direction) -> io::Result<()> {
+    let socket = match direction {
+        Direction::ToOrigin => &tunnel.client,
+        Direction::ToClient => &tunnel.origin,
+    };
+    socket.set_nonblocking(true)?;
+    tcp::reset_on_close(socket, true)
+}
+
+impl Crews {
+    fn of(&self, class: Class) -> &[Handle] {
+        &self.loops[class as usize]
+    }
+
+    /// Hands a tunnel to the loop of a class that has the fewest; gives it back when none is left.
+    fn hand(&self, class: Class, mut carried: Box<Carried>) -> Result<(), Box<Carried>> {
+        let mut loops: Vec<&Handle> = self.of(class).iter().collect();
+        loops.sort_by_key(|handle| handle.load.load(Ordering::Relaxed));
+        for handle in loops {
+            handle.load.fetch_add(1, Ordering::Relaxed);
+            match handle.inbox.tell(Message::Adopt(carried)) {
+                Err(Message::Adopt(back)) => {
+                    handle.load.fetch_sub(1, Ordering::Relaxed);
+                    carried = back;
+                }
+                _ => return Ok(()),
+            }
+        }
+        Err(carried)
+    }
+
+    fn count_move(&self, to: Class) {
+        self.moves.fetch_add(1, Ordering::Relaxed);
+        metrics::LOOP_MOVES.counter(&[self.engine.label(), to.label()]).increment(1);
+    }
+
+    fn tell_all(&self, message: impl Fn() -> Message) {
+        for handle in self.loops.iter().flatten() {
+            // A thread that is gone has no tunnels; whoever waits for one learns it from its channel.
+            let _ = handle.inbox.tell(message());
+        }
+    }
+}
+
+impl Handle {
+    fn new() -> io::Result<Self> {
+        Ok(Self { inbox: Inbox::new()?, load: AtomicUsize::new(0) })
+    }
+}
+
+/// Lets nobody choose a loop whose thread has left, as by a panic. Its tunnels are reset then.
+struct Presence<'a>(&'a Handle);
+
+impl Drop for Presence<'_> {
+    fn drop(&mut self) {
+        self.0.inbox.close();
+    }
+}

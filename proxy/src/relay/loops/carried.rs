@@ -1,0 +1,71 @@
+//! A tunnel in the hands of a loop.
+
+use std::time::Instant;
+
+use tokio::sync::oneshot;
+
+use super::pace::Pace;
+use crate::reason::Reason;
+use crate::relay::poller::Key;
+use crate::relay::pump::Pump;
+use crate::sys::tcp;
+use crate::tunnel::Direction;
+
+/// A tunnel that one loop has, and may give to another.
+#[derive(Debug)]
+pub(super) struct Carried {
+    pub(super) id: u64,
+    /// See [`Key::stay`].
+    pub(super) stay: u8,
+    pub(super) pump: Pump,
+    /// Taken at the end.
+    pub(super) end: Option<oneshot::Sender<Reason>>,
+    /// It stands in the queue.
+    pub(super) queued: bool,
+    /// It broke: what is still worth waiting for.
+    pub(super) broken: Option<Broken>,
+    /// Both directions ended well, so that closing the sockets is a clean end. Otherwise it is a reset
+    /// ([`tcp::reset_on_close`]), whatever became of this thread.
+    pub(super) settled: bool,
+    pub(super) pace: Pace,
+}
+
+/// What is left of a tunnel that broke.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Broken {
+    /// The direction whose source failed.
+    pub(super) last: Direction,
+    pub(super) why: Reason,
+    pub(super) until: Instant,
+}
+
+impl Carried {
+    pub(super) fn new(id: u64, pump: Pump, end: oneshot::Sender<Reason>) -> Self {
+        let pace = Pace::new(pump.flow.started());
+        Self { id, stay: 0, pump, end: Some(end), queued: false, broken: None, settled: false, pace }
+    }
+
+    /// What the socket that `direction` reads from is known as to the poller.
+    pub(super) const fn key(&self, direction: Direction) -> Key {
+        Key { tunnel: self.id, stay: self.stay, direction }
+    }
+
+    /// Bytes moved so far, both ways.
+    pub(super) fn moved(&self) -> u64 {
+        Direction::BOTH.map(|direction| self.pump.flow.moved(direction)).into_iter().sum()
+    }
+
+    /// It may go to another loop: neither broken nor at its end, which are a matter of moments.
+    pub(super) fn may_move(&self) -> bool {
+        self.broken.is_none() && !self.pump.is_finished()
+    }
+
+    /// Resets both sides, unless the tunnel ended well.
+    pub(super) fn reset_unless_settled(&self) {
+        if !self.settled {
+            for direction in Direction::BOTH {
+                let _ = tcp::reset(&self.pump.leg(direction).socket);
+            }
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! Readiness from io_uring, for the engine of that name: a multishot poll for each socket, handed over
+//! and waited for by one system call a turn, and looked for by none.
+
+use std::io;
+use std::net::TcpStream;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use rustix::io::Errno;
+
+use super::{Event, Key, Mask, Poller, WAKE};
+use crate::relay::Engine;
+use crate::sys::ring::{Polled, Ring};
+
+/// A ring, and the eventfd that wakes it.
+#[derive(Debug)]
+pub(in crate::relay) struct Uring {
+    ring: Ring,
+    wake: OwnedFd,
+}
+
+impl Poller for Uring {
+    const ENGINE: Engine = Engine::Uring;
+
+    fn new(wake: &OwnedFd) -> io::Result<Self> {
+        let mut this = Self { ring: Ring::new()?, wake: wake.try_clone()? };
+        this.watch_wake()?;
+        this.ring.submit()?;
+        Ok(this)
+    }
+
+    fn watch(&mut self, socket: &TcpStream, key: Key) -> io::Result<()> {
+        self.ring.poll(socket, Mask::INTEREST, key.pack())
+    }
+
+    fn unwatch(&mut self, _: &TcpStream, key: Key) {
+        // It fails only for want of memory; the poll then ends with the ring.
+        let _ = self.ring.cancel(key.pack());
+    }
+
+    /// A poll holds its file, so that closing a descriptor does not close the socket while there is one.
+    fn settle(&mut self) {
+        let _ = self.ring.submit();
+    }
+
+    fn wait(&mut self, limit: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()> {
+        if limit.is_some_and(|limit| limit.is_zero()) {
+            return self.glance(events);
+        }
+        self.ring.wait(limit)?;
+        self.take(events)
+    }
+
+    fn glance(&mut self, events: &mut Vec<Event>) -> io::Result<()> {
+        if self.ring.has_deferred() {
+            self.ring.submit()?;
+        }
+        self.take(events)
+    }
+}
+
+impl Uring {
+    fn watch_wake(&mut self) -> io::Result<()> {
+        // An edge at each write, so that nobody has to read it.
+        self.ring.poll(&self.wake, Mask::IN, WAKE)
+    }
+
+    fn take(&mut self, events: &mut Vec<Event>) -> io::Result<()> {
+        while let Some(Polled { key, events: polled, more }) = self.ring.next() {
+            if key == WAKE {
+                if !more {
+                    self.watch_wake()?;
+                }
+                continue;
+            }
+            let mask = match polled {
+                Ok(mask) if more => mask,
+                // Where the kernel lacks the memory for a completion it ends the poll by this one
+                // (`io_uring/poll.c`, `io_poll_check_events`).
+                Ok(mask) => mask | Mask::OVER,
+                Err(Errno::CANCELED) => continue,
+                Err(_) => Mask::LOST,
+            };
+            events.push(Event { key: Key::unpack(key), mask: Mask(mask) });
+        }
+        Ok(())
+    }
+}
