@@ -117,7 +117,7 @@ impl Mask {
         self.has(Self::RDHUP | Self::HUP | Self::ERR)
     }
 
-    /// Urgent data is in the stream.
+    /// Urgent data is in the stream, perhaps: io_uring says so with every byte.
     pub(super) const fn urgent(self) -> bool {
         self.has(Self::PRI)
     }

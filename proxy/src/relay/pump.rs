@@ -30,7 +30,10 @@ pub(super) struct Leg {
     writable: bool,
     /// The peer has sent FIN or a reset: an end is still to be read, whatever a short read suggests.
     read_closed: bool,
-    /// Urgent data is, or was, in the stream: splice(2) stops before it (`net/ipv4/tcp.c`,
+    /// Urgent data may be in the stream. io_uring says so with every byte, since it tells what the
+    /// waker woke for (`io_uring/poll.c`, `io_poll_wake`; `net/core/sock.c`, `sock_def_readable`).
+    suspect: bool,
+    /// Urgent data is next in the stream: splice(2) stops before it (`net/ipv4/tcp.c`,
     /// `tcp_read_sock`), so it is passed without a pipe.
     urgent: bool,
     /// The connection broke; there may still be bytes to read that came before.
@@ -73,6 +76,7 @@ pub(super) struct Readiness {
     pub(super) readable: bool,
     pub(super) writable: bool,
     pub(super) read_closed: bool,
+    /// Perhaps: see [`Leg::suspect`].
     pub(super) urgent: bool,
 }
 
@@ -120,7 +124,7 @@ impl Pump {
         leg.readable |= said.readable;
         leg.writable |= said.writable;
         leg.read_closed |= said.read_closed;
-        leg.urgent |= said.urgent;
+        leg.suspect |= said.urgent;
     }
 
     /// The end of this direction was read, and all that came before it was passed on.
@@ -206,6 +210,7 @@ impl Leg {
             readable: false,
             writable: false,
             read_closed: false,
+            suspect: false,
             urgent: false,
             broken: false,
             watch: Watch::default(),

@@ -31,6 +31,9 @@ const PROBES: usize = 3;
 const _: () = assert!(offset_of!(Raw, rates) == 104 && offset_of!(Raw, busy_time) == 168);
 const _: () = assert!(offset_of!(Raw, bytes_sent) == 200 && offset_of!(Raw, snd_wnd) == 228);
 
+/// `include/uapi/asm-generic/sockios.h`; libc has it for some targets only.
+const SIOCATMARK: libc::Ioctl = 0x8905;
+
 /// What held up the sending on a connection, since it began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
@@ -91,6 +94,17 @@ pub fn unacknowledged(socket: &impl AsFd) -> io::Result<usize> {
     if result == 0 { Ok(usize::try_from(bytes).unwrap_or(0)) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Whether urgent data is what comes next in the stream (SIOCATMARK, tcp(7)), here or still under way;
+/// false where the kernel does not say.
+#[must_use]
+pub fn is_at_mark(socket: &impl AsFd) -> bool {
+    let mut at_mark: libc::c_int = 0;
+    // SAFETY: SIOCATMARK writes one int to `at_mark`, which outlives the call; the kernel keeps no
+    // pointer. The descriptor is borrowed for the call.
+    let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), SIOCATMARK, &raw mut at_mark) };
+    result == 0 && at_mark != 0
+}
+
 /// Whether closing the socket, as the death of the process does, is a reset (`SO_LINGER` 0, socket(7))
 /// or a clean end.
 ///
@@ -149,6 +163,22 @@ mod tests {
         let error = two.read(&mut [0; 1]).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
         drop(copy);
+    }
+
+    #[test]
+    fn a_mark_is_where_urgent_data_is_next() {
+        let (one, mut two) = pair();
+        (&one).write_all(b"a").unwrap();
+        rustix::net::send(&one, b"!", rustix::net::SendFlags::OOB).unwrap();
+        rustix::net::sockopt::set_socket_oobinline(&two, true).unwrap();
+        assert!(!is_at_mark(&two));
+        two.read_exact(&mut [0; 1]).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !is_at_mark(&two) {
+            assert!(Instant::now() < deadline, "the urgent byte never came");
+        }
+        two.read_exact(&mut [0; 1]).unwrap();
+        assert!(!is_at_mark(&two));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use rustix::net::{RecvFlags, SendFlags, recv, send};
 use super::super::pipes::Pipes;
 use super::super::{Fault, TURN};
 use super::{Half, Leg, Turn};
+use crate::sys::tcp;
 use crate::tunnel::{Direction, Flow};
 
 /// One direction at work.
@@ -97,14 +98,22 @@ impl Way<'_> {
             self.source.urgent = true;
             return Ok(Some(0));
         }
-        let Some(bytes) = self.note_read(filled)? else { return Ok(None) };
-        self.half.held = bytes;
+        self.half.held = self.note_read(filled)?.unwrap_or(0);
         // Fewer bytes than the pipe has slots cannot have filled it, so the socket is empty; unless
         // its end is near, which comes in the same event as the last bytes.
-        if bytes < capacity / 4096 && !self.source.read_closed {
+        if self.half.held < capacity / 4096 && !self.source.read_closed {
             self.source.readable = false;
         }
-        Ok(Some(0))
+        self.look_for_urgent();
+        Ok(if self.half.held > 0 || self.half.ended || self.source.readable { Some(0) } else { None })
+    }
+
+    /// Where the source seems to be empty but urgent data is next, it is not.
+    fn look_for_urgent(&mut self) {
+        if !self.source.readable && std::mem::take(&mut self.source.suspect) && tcp::is_at_mark(&self.source.socket) {
+            self.source.urgent = true;
+            self.source.readable = true;
+        }
     }
 
     /// Without a pipe: look at what the source holds, send that, then take away from the source what
