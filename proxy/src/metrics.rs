@@ -71,7 +71,7 @@ metrics_table! {
     AUTH_FAILURES: Kind::Counter, "auth_failures_total", [],
         "Requests with wrong credentials";
     LOOP_MOVES: Kind::Counter, "loop_moves_total", ["engine", "to"],
-        "Tunnels that went to a loop for bulk, or back to an interactive one";
+        "Times that a tunnel went to a loop for bulk, or back to an interactive one";
     TCP_LIMITED: Kind::Counter, "tcp_limited_seconds_total", ["side", "by"],
         "Whole seconds that sending to a side was held up by its window (receiver), by the send buffer (gateway) or by the path (network)";
     PIPE_BYTES: Kind::Gauge, "pipe_bytes", [],

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{Carried, Engine, Options, Relay};
+use super::{Carried, Engine, Options, Relay, Thresholds};
 use crate::reason::Reason;
 use crate::sys::socket::{LegOptions, apply};
 use crate::sys::tcp;
@@ -240,9 +240,9 @@ fn a_reader_that_stalls_when_all_has_ended_loses_nothing() {
             Rig::with(&Options { engines: vec![engine], user_timeout, threads: 1, ..Options::default() }, [b"", b""]);
         let sent = noise(2 << 20, 8);
         rig.client.shutdown(Shutdown::Write).unwrap();
+        assert!(read_all(&rig.origin).unwrap().is_empty(), "the client's end was passed on");
         (&rig.origin).write_all(&sent).unwrap();
         rig.origin.shutdown(Shutdown::Write).unwrap();
-        assert!(read_all(&rig.origin).unwrap().is_empty(), "the client's end was passed on");
         // The stall itself is what is tested: both sides have ended, and only the gateway still sends.
         rig.origin.set_read_timeout(Some(user_timeout * 4)).unwrap();
         let (silent, _peer) = pair();
@@ -250,5 +250,172 @@ fn a_reader_that_stalls_when_all_has_ended_loses_nothing() {
         assert!((&silent).read(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock));
         assert!(read_all(&rig.client).unwrap() == sent, "{engine}");
         assert_eq!(rig.end(), (Reason::ClientClosed, 0, sent.len() as u64), "{engine}");
+    }
+}
+
+/// The engines whose loops hand tunnels to each other.
+const OF_LOOPS: [Engine; 2] = [Engine::Uring, Engine::Splice];
+
+impl Rig {
+    /// Times that a tunnel went from loop to loop, the self-test's included.
+    fn moves(&self) -> u64 {
+        match &self._relay.running[0] {
+            super::Running::Loops(_, loops) => loops.moves(),
+            super::Running::Copy(_) => 0,
+        }
+    }
+}
+
+/// Sends noise for as long as `more` says, then ends the stream; gives the number of bytes.
+fn send_while(mut to: &TcpStream, seed: u64, more: impl Fn() -> bool) -> usize {
+    let (block, mut sent) = (noise(1 << 20, seed), 0);
+    while more() {
+        // Pieces of any size, so that moves fall everywhere.
+        let piece = 1 + (sent * 31 + 7_919) % (block.len() - 1);
+        to.write_all(&block[..piece]).unwrap();
+        sent += piece;
+    }
+    to.shutdown(Shutdown::Write).unwrap();
+    sent
+}
+
+/// Reads to the end what [`send_while`] sends; gives the number of bytes, all of them right.
+fn receive_while(mut from: &TcpStream, seed: u64) -> usize {
+    let (block, mut received, mut bytes) = (noise(1 << 20, seed), 0, vec![0; 1 << 20]);
+    let (mut sent, mut piece, mut at) = (0, 0, 0);
+    loop {
+        let got = from.read(&mut bytes).unwrap();
+        if got == 0 {
+            assert_eq!(at, piece, "the stream ended in the middle of a piece");
+            return received;
+        }
+        let mut seen = 0;
+        while seen < got {
+            if at == piece {
+                sent += piece;
+                piece = 1 + (sent * 31 + 7_919) % (block.len() - 1);
+                at = 0;
+            }
+            let same = (piece - at).min(got - seen);
+            assert!(bytes[seen..seen + same] == block[at..at + same], "wrong after {} bytes", received + seen);
+            (seen, at) = (seen + same, at + same);
+        }
+        received += got;
+    }
+}
+
+#[test]
+fn bytes_are_exact_while_their_tunnel_moves_a_thousand_times() {
+    for engine in OF_LOOPS {
+        // Every byte is bulk, and every tunnel is calm a moment later.
+        let moment = Duration::from_micros(200);
+        let thresholds = Thresholds { bulk: 1, window: DEADLINE, calm: u64::MAX, rest: moment };
+        let rig =
+            Rig::with(&Options { engines: vec![engine], threads: 2, thresholds, ..Options::default() }, [b"", b""]);
+        let start = Instant::now();
+        let few = || {
+            assert!(start.elapsed() < DEADLINE, "{engine}: only {} moves", rig.moves());
+            rig.moves() < 1_000
+        };
+        let (up, down) = thread::scope(|scope| {
+            let up = scope.spawn(|| send_while(&rig.client, 11, few));
+            let down = scope.spawn(|| send_while(&rig.origin, 12, few));
+            let received = scope.spawn(|| receive_while(&rig.client, 12));
+            assert_eq!(receive_while(&rig.origin, 11), up.join().unwrap(), "{engine}");
+            let down = down.join().unwrap();
+            assert_eq!(received.join().unwrap(), down, "{engine}");
+            (rig.flow.moved(Direction::ToOrigin), down)
+        });
+        assert!(rig.moves() >= 1_000);
+        let (_, moved_up, moved_down) = rig.end();
+        assert_eq!((moved_up, moved_down), (up, down as u64), "{engine}");
+    }
+}
+
+#[test]
+fn a_tunnel_moves_when_it_becomes_bulk_and_back_when_it_is_calm() {
+    for engine in OF_LOOPS {
+        let rig = Rig::new(engine, [b"", b""]);
+        let of_self_test = rig.moves();
+        let until = |moves: u64| {
+            let deadline = Instant::now() + DEADLINE;
+            while rig.moves() < of_self_test + moves {
+                assert!(Instant::now() < deadline, "{engine}: {} moves, not {moves} more", rig.moves());
+                thread::yield_now();
+            }
+        };
+        for round in 1..=2 {
+            // A few words are no bulk.
+            (&rig.client).write_all(b"word").unwrap();
+            (&rig.origin).read_exact(&mut [0; 4]).unwrap();
+            assert_eq!(rig.moves(), of_self_test + 2 * (round - 1), "{engine}");
+            let sent = noise(64 << 20, round);
+            thread::scope(|scope| {
+                scope.spawn(|| (&rig.client).write_all(&sent).unwrap());
+                let mut received = vec![0; sent.len()];
+                (&rig.origin).read_exact(&mut received).unwrap();
+                assert!(received == sent, "{engine}");
+            });
+            until(2 * round);
+        }
+    }
+}
+
+/// One loop, and nobody is ever bulk: only fair turns let the small one through.
+#[test]
+fn a_small_tunnel_has_its_turn_beside_those_that_never_stop() {
+    for engine in OF_LOOPS {
+        let thresholds = Thresholds { bulk: u64::MAX, ..Thresholds::default() };
+        let options = Options { engines: vec![engine], threads: 1, thresholds, ..Options::default() };
+        let rig = Rig::with(&options, [b"", b""]);
+        let bulk: Vec<_> = (0..3).map(|_| more(&rig)).collect();
+        let over = std::sync::atomic::AtomicBool::new(false);
+        thread::scope(|scope| {
+            for (client, origin, _) in &bulk {
+                scope.spawn(|| send_while(client, 21, || !over.load(std::sync::atomic::Ordering::Relaxed)));
+                scope.spawn(|| receive_while(origin, 21));
+            }
+            for _ in 0..500 {
+                (&rig.client).write_all(b"ping").unwrap();
+                (&rig.origin).read_exact(&mut [0; 4]).unwrap();
+                (&rig.origin).write_all(b"pong").unwrap();
+                (&rig.client).read_exact(&mut [0; 4]).unwrap();
+            }
+            over.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        assert!(bulk.iter().all(|(_, _, flow)| flow.moved(Direction::ToOrigin) > 0), "{engine}");
+    }
+}
+
+/// Another tunnel of the same relay.
+fn more(rig: &Rig) -> (TcpStream, TcpStream, Arc<Flow>) {
+    let ((client, near), (origin, far)) = (pair(), pair());
+    let flow = Arc::new(Flow::default());
+    let tunnel = Tunnel { client: near, origin: far, prefix: Default::default(), flow: flow.clone() };
+    drop(rig._relay.adopt(tunnel).unwrap());
+    (client, origin, flow)
+}
+
+#[test]
+fn a_tunnel_is_stopped_wherever_it_is() {
+    for engine in OF_LOOPS {
+        let thresholds = Thresholds { bulk: 1, window: DEADLINE, calm: u64::MAX, rest: Duration::from_micros(200) };
+        let options = Options { engines: vec![engine], threads: 2, thresholds, ..Options::default() };
+        let rig = Rig::with(&options, [b"", b""]);
+        for round in 0..300_u64 {
+            let (client, origin, flow) = more(&rig);
+            thread::scope(|scope| {
+                // It moves from loop to loop all the time, and is stopped in the midst of that.
+                scope.spawn(|| while (&client).write(&[7; 10_000]).is_ok() {});
+                scope.spawn(|| while (&origin).read(&mut [0; 65_536]).is_ok_and(|bytes| bytes > 0) {});
+                let wanted = round * 1_999;
+                let deadline = Instant::now() + DEADLINE;
+                while flow.moved(Direction::ToOrigin) < wanted {
+                    assert!(Instant::now() < deadline);
+                    thread::yield_now();
+                }
+                flow.stop(Reason::Killed);
+            });
+        }
     }
 }

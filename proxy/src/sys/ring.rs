@@ -148,7 +148,7 @@ impl Ring {
     }
 
     /// Takes the next completion out of memory. None is reported of cancelling.
-    pub fn next(&mut self) -> Option<Polled> {
+    pub fn take(&mut self) -> Option<Polled> {
         loop {
             let completion = self.ring.completion().next()?;
             if completion.user_data() != NOBODY {
@@ -206,13 +206,13 @@ mod tests {
         ring.poll(&one, IN, 7).unwrap();
         for _ in 0..3 {
             ring.wait(Some(Duration::from_secs(20))).unwrap();
-            assert_eq!(ring.next(), Some(Polled { key: 7, events: Ok(IN), more: true }));
-            assert_eq!(ring.next(), None);
+            assert_eq!(ring.take(), Some(Polled { key: 7, events: Ok(IN), more: true }));
+            assert_eq!(ring.take(), None);
             two.write_all(b"x").unwrap();
         }
         ring.cancel(7).unwrap();
         ring.submit().unwrap();
-        let last = std::iter::from_fn(|| ring.next()).last().unwrap();
+        let last = std::iter::from_fn(|| ring.take()).last().unwrap();
         assert_eq!(last, Polled { key: 7, events: Err(Errno::CANCELED), more: false });
     }
 
@@ -220,7 +220,7 @@ mod tests {
     fn a_wait_ends_with_its_time_and_more_requests_than_fit_are_handed_over() {
         let Some(mut ring) = ring() else { return };
         ring.wait(Some(Duration::from_millis(1))).unwrap();
-        assert_eq!(ring.next(), None);
+        assert_eq!(ring.take(), None);
         let pairs: Vec<_> = (0..600).map(|_| UnixStream::pair().unwrap()).collect();
         for (key, (one, two)) in (0..).zip(&pairs) {
             ring.poll(one, IN, key).unwrap();
@@ -229,7 +229,7 @@ mod tests {
         let mut keys = Vec::new();
         while keys.len() < pairs.len() {
             ring.wait(Some(Duration::from_secs(20))).unwrap();
-            keys.extend(std::iter::from_fn(|| ring.next()).map(|polled| polled.key));
+            keys.extend(std::iter::from_fn(|| ring.take()).map(|polled| polled.key));
         }
         keys.sort_unstable();
         assert_eq!(keys, (0..600).collect::<Vec<_>>());
@@ -243,6 +243,6 @@ mod tests {
         ring.poll(&one, IN, 3).unwrap();
         drop(one);
         ring.wait(Some(Duration::from_secs(20))).unwrap();
-        assert_eq!(ring.next(), Some(Polled { key: 3, events: Err(Errno::BADF), more: false }));
+        assert_eq!(ring.take(), Some(Polled { key: 3, events: Err(Errno::BADF), more: false }));
     }
 }

@@ -283,7 +283,7 @@ impl<P: Poller> Loop<P> {
         carried.queued = false;
         self.handle().load.fetch_sub(1, Ordering::Relaxed);
         self.crews.count_move(class);
-        if let Err(carried) = self.crews.hand(class, carried) {
+        if let Err(carried) = self.crews.hand(class, Some(self.number), carried) {
             // Nobody is there: it stays.
             self.handle().load.fetch_add(1, Ordering::Relaxed);
             self.take_over(carried);

@@ -66,7 +66,7 @@ impl Uring {
     }
 
     fn take(&mut self, events: &mut Vec<Event>) -> io::Result<()> {
-        while let Some(Polled { key, events: polled, more }) = self.ring.next() {
+        while let Some(Polled { key, events: polled, more }) = self.ring.take() {
             if key == WAKE {
                 if !more {
                     self.watch_wake()?;
