@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use rustix::process::getuid;
 use serde_json::Value;
 
 use crate::support::gateway::{BINARY, Setup, in_clean_environment};
@@ -95,10 +96,13 @@ impl Environment {
     /// state and what was found.
     fn agrees(&self, expected: (Option<&str>, i32), row: (&str, &str, &str)) {
         let (report, code) = self.asked();
+        let (check, state, found) = row;
+        // The gateways of other tests use the same budget, of which root is free.
+        let is_crowded = !getuid().is_root() && check_of(&report, "pipes")["degrades"] == true;
+        let expected = (expected.0, if is_crowded { expected.1.max(1) } else { expected.1 });
         assert_eq!((report["engine"].as_str(), code), (expected.0, Some(expected.1)), "{self:?}: {report:#}");
         assert_eq!(report["exit_code"], expected.1, "{self:?}");
         assert_eq!(report["because"].as_array().map(Vec::is_empty), Some(expected.1 == 0), "{report:#}");
-        let (check, state, found) = row;
         let row = check_of(&report, check);
         assert_eq!(row["state"], state, "{self:?}: {row:#}");
         assert!(row["found"].as_str().is_some_and(|text| text.contains(found)), "{self:?}: {row:#}");
@@ -126,7 +130,9 @@ fn doctor_agrees_with_serve_wherever_both_run() {
     no_splice().options(&["--engine", "splice"]).agrees(NOTHING, ("seccomp", "slow", "splice (Operation not"));
     no_splice().options(&["--engine", "copy"]).agrees((Some("copy"), 0), ("splice", "fails", "refuses splice"));
     Environment::descriptors(600).agrees(DEGRADED, ("descriptors", "slow", "600: 44 tunnels"));
-    Environment::descriptors(400).agrees(NOTHING, ("descriptors", "fails", "400: 0 tunnels"));
+    for none in [400, 12] {
+        Environment::descriptors(none).agrees(NOTHING, ("descriptors", "fails", ": 0 tunnels"));
+    }
 }
 
 #[test]

@@ -47,14 +47,14 @@ impl Report {
         let pipes = Pipes::tried();
         let trials = Trials::made();
         let options = Options { engines, idle_timeout: None, user_timeout: Duration::ZERO, threads };
-        let tried = try_engines(host, &options, &trials);
+        let tried = try_engines(host, &options, &trials, limit.has_room());
         let mut checks = calls(host, &trials);
         checks.push(room::pipes(host, &pipes, engine_of(&tried)));
         checks.extend([room::process(limit), room::machine(host, limit)]);
         checks.extend(network(host, chosen));
         checks.extend([machine::cpus(threads), machine::cpu_limit(host, threads), machine::memory_limit(host)]);
         checks.push(kernel::sockmap(host, &probe::sockhash()));
-        let Verdict { engine, outcome, because } = Verdict::new(&tried, &checks, limit.has_room());
+        let Verdict { engine, outcome, because } = Verdict::new(&tried, &checks);
         Self {
             version: env!("CARGO_PKG_VERSION"),
             kernel: host.sysctl("kernel.osrelease").unwrap_or_else(|unread| unread.to_string()),

@@ -59,29 +59,26 @@ impl Pipes {
 
 /// The budget of pipes; it degrades an engine that moves bytes through them.
 pub(super) fn pipes(host: &Host, pipes: &Pipes, engine: Option<Engine>) -> Row {
-    let needed = format!("{ENOUGH} of 1 MiB");
-    let row = limits(host).map(|limits| {
-        let got = match &pipes.error {
-            Some(error) => format!("{} of 1 MiB, then {error}", pipes.whole),
-            None if pipes.whole == TRIED => format!("{TRIED} of {TRIED} of 1 MiB"),
-            None => format!("{} of 1 MiB, then {} KiB", pipes.whole, pipes.last >> 10),
-        };
-        Row::ok("pipes", format!("{got}; {limits}"), &needed).unless(pipes.are_enough(), |row| {
-            // Measured with one, four and 64 tunnels: a tunnel without a pipe is copied, at half the speed;
-            // pipes of 256 KiB cost 28 % at four tunnels.
-            let mut row = row.costs(State::Slow, "busy tunnels beyond these are copied, at half the speed");
-            row.degrades = engine.is_some_and(|engine| engine != Engine::Copy);
-            row.fixes(more_pipes(host, pipes))
-        })
-    });
-    Row::or_unknown(row, "pipes", &needed)
+    let got = match &pipes.error {
+        Some(error) => format!("{} of 1 MiB, then {error}", pipes.whole),
+        None if pipes.whole == TRIED => format!("{TRIED} of {TRIED} of 1 MiB"),
+        None => format!("{} of 1 MiB, then {} KiB", pipes.whole, pipes.last >> 10),
+    };
+    let found = format!("{got}; {}", limits(host).unwrap_or_else(|unread| unread.to_string()));
+    Row::ok("pipes", found, format!("{ENOUGH} of 1 MiB")).unless(pipes.are_enough(), |row| {
+        // Measured with one, four and 64 tunnels: a tunnel without a pipe is copied, at half the speed;
+        // pipes of 256 KiB cost 28 % at four tunnels.
+        let mut row = row.costs(State::Slow, "busy tunnels beyond these are copied, at half the speed");
+        row.degrades = engine.is_some_and(|engine| engine != Engine::Copy);
+        row.fixes(more_pipes(host, pipes))
+    })
 }
 
 /// What decides (pipe(7)): who has CAP_SYS_RESOURCE or CAP_SYS_ADMIN is not bound by the pages of a user
 /// (`pipe_is_unprivileged_user`, `fs/pipe.c`).
 fn limits(host: &Host) -> Result<String, Unread> {
-    let free = host.has(Capability::SysResource)? || host.has(Capability::SysAdmin)?;
     let value = |name| host.sysctl(name);
+    let free = host.has(Capability::SysResource)? || host.has(Capability::SysAdmin)?;
     Ok(format!(
         "pipe-max-size {}, pipe-user-pages-soft {}, -hard {}{}",
         value("fs.pipe-max-size")?,
@@ -196,6 +193,8 @@ mod tests {
         );
         assert_eq!(row.fix[0], "sysctl -w fs.pipe-user-pages-soft=65536");
         assert!(!pipes(&tree.host(), &few, Some(Engine::Copy)).degrades);
+        let blind = pipes(&Tree::new(&[]).host(), &few, Some(Engine::Splice));
+        assert!(blind.degrades && blind.found.ends_with("no such file"), "{blind:?}");
         tree.file("proc/sys/fs/pipe-max-size", "65536");
         let row = pipes(&tree.host(), &got(0, 64 << 10), Some(Engine::Splice));
         assert_eq!(row.fix, ["sysctl -w fs.pipe-max-size=1048576"]);

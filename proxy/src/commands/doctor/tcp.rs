@@ -16,7 +16,8 @@ const WANTED_BITS: u64 = 1_000_000_000;
 const WINDOW_PERCENT: u64 = 60;
 const FLIGHT_PERCENT: u64 = 85;
 
-/// What is proposed for buffers that are too small: four times the default of tcp(7).
+/// What is proposed for buffers that are too small: four times what `tcp_wmem` has at most by default
+/// (4 MiB, tcp(7)).
 const PROPOSED: u64 = 16 << 20;
 
 /// How a leg gets its congestion control.

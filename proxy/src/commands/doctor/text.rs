@@ -70,6 +70,7 @@ fn wrap(text: &str, width: usize) -> Vec<String> {
 
 fn engine(text: &mut String, tried: &Tried) {
     let said = match (&tried.error, &tried.cause) {
+        (None, _) if tried.passed.is_none() => "not tried, since no tunnel fits in the descriptors".to_owned(),
         (None, _) => "passed".to_owned(),
         (Some(error), None) => format!("failed: {error}"),
         (Some(error), Some(cause)) => format!("failed: {error}; {cause}"),
@@ -112,10 +113,10 @@ mod tests {
     fn report() -> Report {
         let fix = "sysctl -w net.ipv4.tcp_wmem=\"4096 16384 16777216\"".to_owned();
         let row = Row::ok("tcp_wmem", "4096 16384 4194304: about 570 Mbit/s a tunnel", "1 Gbit/s");
-        let passed = Tried { engine: Engine::Copy, passed: true, error: None, cause: None, fix: Vec::new() };
+        let passed = Tried { engine: Engine::Copy, passed: Some(true), error: None, cause: None, fix: Vec::new() };
         let failed = Tried {
             engine: Engine::Splice,
-            passed: false,
+            passed: Some(false),
             error: Some("Operation not permitted (os error 1)".to_owned()),
             cause: Some("a filter".to_owned()),
             fix: vec!["one".to_owned(), "two".to_owned()],

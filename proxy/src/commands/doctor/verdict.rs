@@ -15,8 +15,8 @@ pub(super) struct Tried {
     /// Its name.
     #[serde(serialize_with = "label")]
     pub(super) engine: Engine,
-    /// It moved every byte of the self-test.
-    pub(super) passed: bool,
+    /// It moved every byte of the self-test; `null` if it was not tried.
+    pub(super) passed: Option<bool>,
     /// The error of the self-test.
     pub(super) error: Option<String>,
     /// Who refused, as far as that is known.
@@ -29,8 +29,12 @@ fn label<S: Serializer>(engine: &Engine, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_str(engine.label())
 }
 
-/// Tries the engines as `serve` does at its start, in the same order.
-pub(super) fn try_engines(host: &Host, options: &Options, trials: &Trials) -> Vec<Tried> {
+/// Tries the engines as `serve` does at its start, in the same order. Without room for a tunnel it does not
+/// come to that.
+pub(super) fn try_engines(host: &Host, options: &Options, trials: &Trials, has_room: bool) -> Vec<Tried> {
+    if !has_room {
+        return options.engines.iter().map(|engine| Tried::not(*engine)).collect();
+    }
     let unfit = match Relay::start(options) {
         Ok(relay) => relay.unfit,
         Err(unfit) => unfit,
@@ -39,12 +43,18 @@ pub(super) fn try_engines(host: &Host, options: &Options, trials: &Trials) -> Ve
     options.engines.iter().map(|engine| tried(host, *engine, error(*engine), trials)).collect()
 }
 
+impl Tried {
+    const fn not(engine: Engine) -> Self {
+        Self { engine, passed: None, error: None, cause: None, fix: Vec::new() }
+    }
+}
+
 fn tried(host: &Host, engine: Engine, error: Option<&io::Error>, trials: &Trials) -> Tried {
     let Refusal { cause, fix } =
         error.map(|error| refusal::of_engine(host, engine.label(), error, trials)).unwrap_or_default();
     Tried {
         engine,
-        passed: error.is_none(),
+        passed: Some(error.is_none()),
         error: error.map(ToString::to_string),
         cause: Some(cause).filter(|cause| !cause.is_empty()),
         fix,
@@ -53,7 +63,7 @@ fn tried(host: &Host, engine: Engine, error: Option<&io::Error>, trials: &Trials
 
 /// The engine that `serve` would run.
 pub(super) fn engine_of(tried: &[Tried]) -> Option<Engine> {
-    tried.iter().find(|tried| tried.passed).map(|tried| tried.engine)
+    tried.iter().find(|tried| tried.passed == Some(true)).map(|tried| tried.engine)
 }
 
 /// What it comes to.
@@ -92,11 +102,12 @@ pub(super) struct Verdict {
 }
 
 impl Verdict {
-    /// Judges what was tried and what was found; without room for a tunnel nothing runs.
-    pub(super) fn new(tried: &[Tried], rows: &[Row], has_room: bool) -> Self {
-        let mut because: Vec<String> = tried.iter().take_while(|tried| !tried.passed).map(failure).collect();
+    /// Judges what was tried and what was found.
+    pub(super) fn new(tried: &[Tried], rows: &[Row]) -> Self {
+        let before = tried.iter().take_while(|tried| tried.passed != Some(true));
+        let mut because: Vec<String> = before.filter(|tried| tried.passed.is_some()).map(failure).collect();
         because.extend(rows.iter().filter(|row| row.degrades).map(|row| format!("{}: {}", row.check, row.found)));
-        let engine = engine_of(tried).filter(|_| has_room);
+        let engine = engine_of(tried);
         let outcome = match engine {
             None => Outcome::CannotRun,
             Some(_) if because.is_empty() => Outcome::Best,
@@ -140,23 +151,24 @@ mod tests {
             (&asked, Some(Engine::Copy), Outcome::Best),
             (&none, None, Outcome::CannotRun),
         ] {
-            let verdict = Verdict::new(tried, &[], true);
+            let verdict = Verdict::new(tried, &[]);
             assert_eq!((verdict.engine, verdict.outcome), (engine, outcome), "{tried:?}");
             assert_eq!(verdict.because.is_empty(), outcome == Outcome::Best, "{verdict:?}");
         }
-        let verdict = Verdict::new(&lesser, &[], true);
+        let verdict = Verdict::new(&lesser, &[]);
         let said = "splice failed its self-test: Operation not permitted (os error 1) (the seccomp filter";
         assert!(verdict.because[0].starts_with(said), "{verdict:?}");
-        assert_eq!(Verdict::new(&both, &[], false).outcome, Outcome::CannotRun);
+        let not_tried = Verdict::new(&[Tried::not(Engine::Splice)], &[]);
+        assert_eq!((not_tried.outcome, not_tried.because.len()), (Outcome::CannotRun, 0));
     }
 
     #[test]
     fn advice_does_not_degrade_and_want_of_room_does() {
         let both = [tried(Engine::Splice, None)];
         let mut row = Row::ok("pipes", "few", "many").costs(State::Slow, "speed");
-        assert_eq!(Verdict::new(&both, std::slice::from_ref(&row), true).outcome, Outcome::Best);
+        assert_eq!(Verdict::new(&both, std::slice::from_ref(&row)).outcome, Outcome::Best);
         row.degrades = true;
-        let verdict = Verdict::new(&both, &[row], true);
+        let verdict = Verdict::new(&both, &[row]);
         assert_eq!((verdict.outcome, verdict.because.as_slice()), (Outcome::Degraded, &["pipes: few".to_owned()][..]));
         assert_eq!([Outcome::Best, Outcome::Degraded, Outcome::CannotRun].map(Outcome::code), [0, 1, 2]);
     }
