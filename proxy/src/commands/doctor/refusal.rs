@@ -132,9 +132,9 @@ fn permit(calls: &[&str]) -> Vec<String> {
     vec![
         format!(
             "jq '.syscalls += [{{\"names\":[{names}],\"action\":\"SCMP_ACT_ALLOW\"}}]' \
-             /usr/share/containers/seccomp.json >seccomp.json"
+             /usr/share/containers/seccomp.json >seccomp.json && \
+             podman run --security-opt seccomp=seccomp.json ...    # docker run takes such a file as well"
         ),
-        "podman run --security-opt seccomp=seccomp.json ...    # docker run takes such a file as well".to_owned(),
         format!("systemd unit: SystemCallFilter={}", calls.join(" ")),
     ]
 }
