@@ -1,62 +1,96 @@
 //! What happens where an engine cannot do its work: another does, and it is counted with its cause.
 
-use std::collections::BTreeMap;
 use std::net::TcpStream;
-use std::thread;
 
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
 use sluicegate::metrics;
 use sluicegate::reason::Reason;
 use sluicegate::relay::Engine;
 
 use super::rig::{Ends, Rig};
 use crate::support::process::{raise_descriptor_limit, sluicegate};
+use crate::support::ring_sysctl::Changed;
+use crate::support::seccomp::{DOCKER, NO_SPLICE, PODMAN, Refused, refusing};
+use crate::support::stranger::Stranger;
 use crate::support::{Gateway, Noise, Origin, Setup, client, connect, eventually};
 
-/// Runs something to whose child processes the kernel refuses splice(2), as a container's seccomp profile
-/// may: a filter on a thread goes over to what it starts.
-fn without_splice<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> T {
-    let thread = thread::spawn(|| {
-        let arch = std::env::consts::ARCH.try_into().expect("an architecture with seccomp filters");
-        let refused = SeccompAction::Errno(u32::try_from(libc::EPERM).expect("positive"));
-        let rules = BTreeMap::from([(libc::SYS_splice, Vec::new())]);
-        let filter = SeccompFilter::new(rules, SeccompAction::Allow, refused, arch).expect("a filter");
-        let program: BpfProgram = filter.try_into().expect("a program");
-        apply_filter(&program).expect("a kernel with seccomp filters");
-        run()
-    });
-    thread.join().expect("it does not panic")
-}
+/// Engines that cannot work, in their order, what of each is refused, and the cause that is counted.
+type Unfit = [(&'static str, &'static str, &'static str)];
 
-#[test]
-fn where_splice_is_refused_copy_works_and_the_cause_is_told() {
-    let gateway = without_splice(|| Gateway::open(&[]));
-    for engine in ["uring", "splice"] {
-        let line = gateway.log_line("the cause", |line| {
-            line.message().contains("failed its self-test") && line.text("engine") == engine
-        });
-        assert_eq!((line.level(), line.text("what")), ("WARN", "splice"), "{}", line.raw);
-        assert!(line.text("error").contains("Operation not permitted"), "{}", line.raw);
-        assert!(line.text("remedy").contains("seccomp"), "{}", line.raw);
-        assert_eq!(gateway.metric(&metrics::ENGINE_FALLBACKS, &[engine, "copy", "not_permitted"]), 1);
+const NO_RING: &Unfit = &[("uring", "io_uring_setup", "not_permitted")];
+const NO_CALL: &Unfit = &[("uring", "io_uring_setup", "not_supported")];
+const NO_MEMORY: &Unfit = &[("uring", "io_uring_setup", "memory")];
+const NO_SPLICING: &Unfit = &[("uring", "splice", "not_permitted"), ("splice", "splice", "not_permitted")];
+const NO_PIPES: &Unfit = &[("uring", "splice", "pipe_budget"), ("splice", "splice", "pipe_budget")];
+
+/// A gateway runs that engine, has logged and counted why it is no better one, and moves bytes by it.
+fn falls_back(gateway: &Gateway, engine: &str, unfit: &Unfit) {
+    for (from, what, cause) in unfit {
+        let is_it = |line: &crate::support::log::Line| {
+            line.message().contains("failed its self-test") && line.text("engine") == *from
+        };
+        let line = gateway.log_line("the cause", is_it);
+        assert_eq!((line.level(), line.text("what")), ("WARN", *what), "{}", line.raw);
+        assert!(!line.text("error").is_empty(), "{}", line.raw);
+        assert_eq!(gateway.metric(&metrics::ENGINE_FALLBACKS, &[from, engine, cause]), 1);
     }
-    assert_eq!(gateway.metric(&metrics::ENGINE_FALLBACKS, &["", "", ""]), 2);
+    assert_eq!(gateway.metric(&metrics::ENGINE_FALLBACKS, &["", "", ""]), unfit.len() as u64);
 
     let origin = Origin::echo();
     let stream = connect(gateway.address, origin.address);
     client::echoes(&stream, 3 << 20);
     client::hang_up(&stream);
     let line = gateway.closing_line(stream.local_addr().unwrap());
-    assert_eq!((line.text("engine"), line.number("to_origin")), ("copy", 3 << 20), "{}", line.raw);
+    assert_eq!((line.text("engine"), line.number("to_origin")), (engine, 3 << 20), "{}", line.raw);
+}
+
+#[test]
+fn what_a_seccomp_profile_refuses_another_engine_does_without() {
+    falls_back(&Gateway::open(&[]), "uring", &[]);
+    let under = |refused: &[Refused]| refusing(refused, || Gateway::open(&[]));
+    falls_back(&under(DOCKER), "splice", NO_RING);
+    falls_back(&under(PODMAN), "splice", NO_CALL);
+    falls_back(&under(NO_SPLICE), "copy", NO_SPLICING);
+}
+
+#[test]
+fn what_the_sysctl_refuses_another_engine_does_without() {
+    {
+        let Some(_changed) = Changed::to(2) else { return };
+        falls_back(&Gateway::open(&[]), "splice", NO_RING);
+        let outcome = sluicegate(&["doctor"], &[]);
+        assert_eq!(outcome.code, Some(1), "{outcome:?}");
+        assert!(outcome.out.contains("sysctl -w kernel.io_uring_disabled=0"), "{outcome:?}");
+    }
+    let Some(stranger) = Stranger::new() else { return };
+    let Some(_changed) = Changed::to(1) else { return };
+    // Whoever has CAP_SYS_ADMIN is not concerned.
+    falls_back(&Gateway::open(&[]), "uring", &[]);
+    let wrapper = stranger.wrapper(":");
+    let wrapper: Vec<&str> = wrapper.iter().map(String::as_str).collect();
+    falls_back(&Setup::new(&["--no-auth"]).under(&wrapper).start(), "splice", NO_RING);
+}
+
+#[test]
+fn what_a_user_has_no_budget_for_another_engine_does_without() {
+    let Some(stranger) = Stranger::new() else { return };
+    let start = |line: &str| {
+        let wrapper = stranger.wrapper(line);
+        Setup::new(&["--no-auth"]).under(&wrapper.iter().map(String::as_str).collect::<Vec<_>>()).start()
+    };
+    falls_back(&start("ulimit -l 0"), "splice", NO_MEMORY);
+    let Some(_held) = stranger.every_pipe() else { return };
+    falls_back(&start(":"), "copy", NO_PIPES);
 }
 
 #[test]
 fn an_engine_that_is_asked_for_and_refused_is_no_start() {
-    let arguments = ["serve", "--no-auth", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--engine", "splice"];
-    let outcome = without_splice(move || sluicegate(&arguments, &[]));
-    assert_eq!(outcome.code, Some(1), "{outcome:?}");
-    let said = outcome.err.lines().last().unwrap_or_default();
-    assert!(said.contains("splice: ") && said.ends_with("try --engine auto"), "{outcome:?}");
+    for (engine, refused) in [("splice", NO_SPLICE), ("uring", DOCKER)] {
+        let arguments = ["serve", "--no-auth", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--engine", engine];
+        let outcome = refusing(refused, || sluicegate(&arguments, &[]));
+        assert_eq!(outcome.code, Some(1), "{outcome:?}");
+        let said = outcome.err.lines().last().unwrap_or_default();
+        assert!(said.contains(&format!("{engine}: ")) && said.ends_with("or try --engine auto"), "{outcome:?}");
+    }
 }
 
 /// Descriptors that a gateway has in this test, of which 512 are not for tunnels.
@@ -65,7 +99,13 @@ const DESCRIPTORS: u32 = 600;
 #[test]
 fn without_pipes_every_byte_still_arrives() {
     raise_descriptor_limit();
-    let rig = Rig::with(Engine::Splice, Setup::new(&[]).descriptors(DESCRIPTORS));
+    for engine in [Engine::Uring, Engine::Splice] {
+        without_pipes(engine);
+    }
+}
+
+fn without_pipes(engine: Engine) {
+    let rig = Rig::with(engine, Setup::new(&[]).descriptors(DESCRIPTORS));
     let tunnels: Vec<Ends> = (0..30).map(|_| rig.tunnel()).collect();
     // Clients that say nothing take what is left.
     let silent: Vec<TcpStream> = (0..DESCRIPTORS).map(|_| client::dial(rig.gateway.address)).collect();
@@ -92,5 +132,7 @@ fn without_pipes_every_byte_still_arrives() {
     }
     let bytes = sent.iter().map(|of_one| of_one.1 as u64).sum();
     assert_eq!(rig.counters(), ((bytes, 0), (bytes, 0)));
-    assert!(rig.gateway.metric(&metrics::ENGINE_FALLBACKS, &["splice", "copy", "no_pipe"]) > 0);
+    assert!(rig.gateway.metric(&metrics::ENGINE_FALLBACKS, &[engine.label(), "copy", "no_pipe"]) > 0);
+    rig.gateway
+        .log_line("the shortage", |line| line.level() == "WARN" && line.message().starts_with("no pipe is to be had"));
 }

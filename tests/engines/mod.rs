@@ -7,10 +7,12 @@
 //! | `bytes` | streams that arrive whole |
 //! | `resets` | streams that are cut off |
 //! | `crowd` | thousands of tunnels that end in any way at any moment |
+//! | `kills` | thousands of tunnels that an operator ends at any moment |
 //! | `fallback` | what happens where an engine cannot do its work |
 
 mod bytes;
 mod crowd;
 mod fallback;
+mod kills;
 mod resets;
 mod rig;

@@ -28,9 +28,9 @@ pub(super) struct Rig {
 pub(super) struct Ends {
     pub(super) client: TcpStream,
     pub(super) origin: TcpStream,
-    from: SocketAddr,
+    pub(super) from: SocketAddr,
     /// Where the log was before: client ports come back, and with them lines that look alike.
-    position: usize,
+    pub(super) position: usize,
 }
 
 /// Runs a test with every engine in turn.

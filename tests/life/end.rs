@@ -151,7 +151,7 @@ fn systemd_hears_of_the_beginning_and_of_the_end() {
 
 #[test]
 fn a_killed_gateway_leaves_no_clean_end() {
-    for engine in ["splice", "copy"] {
+    for engine in ["uring", "splice", "copy"] {
         let mut gateway = Gateway::open(&["--engine", engine]);
         let (client, origin) = tunnel(&gateway);
         gateway.signal(Signal::KILL);

@@ -16,9 +16,18 @@ pub(crate) struct Answer {
 
 /// GET, at an address that has to answer.
 pub(crate) fn get(admin: SocketAddr, path: &str) -> Answer {
+    ask(admin, "GET", path)
+}
+
+/// DELETE, likewise.
+pub(crate) fn delete(admin: SocketAddr, path: &str) -> Answer {
+    ask(admin, "DELETE", path)
+}
+
+fn ask(admin: SocketAddr, method: &str, path: &str) -> Answer {
     let mut stream = TcpStream::connect(admin).expect("the admin address accepts");
     stream.set_read_timeout(Some(DEADLINE)).expect("a time-out");
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n").expect("it reads");
+    write!(stream, "{method} {path} HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n").expect("it reads");
     let mut answer = String::new();
     stream.read_to_string(&mut answer).expect("an answer");
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer to {path}: {answer:?}"));

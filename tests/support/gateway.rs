@@ -68,6 +68,7 @@ impl Setup {
 
     /// Starts it, and waits until it listens.
     pub(crate) fn start(self) -> Gateway {
+        let _engines_are_tried = super::ring_sysctl::unchanged();
         let mut gateway = self.spawn();
         let line = gateway.log_line("listening", |line| line.message() == "listening");
         let listeners = line.text("listen").split(',').map(|address| address.parse().expect("an address"));

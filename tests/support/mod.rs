@@ -8,7 +8,10 @@
 //! | `origin` | what stands behind it |
 //! | `client` | what stands before it |
 //! | `noise` | random bytes that both ends can make |
+//! | `ring_sysctl` | `kernel.io_uring_disabled`, changed by one test at a time |
 //! | `process` | other programs, and what the kernel says of a process |
+//! | `seccomp` | system calls that the kernel refuses |
+//! | `stranger` | a user without any privilege |
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,6 +23,9 @@ pub(crate) mod log;
 pub(crate) mod noise;
 pub(crate) mod origin;
 pub(crate) mod process;
+pub(crate) mod ring_sysctl;
+pub(crate) mod seccomp;
+pub(crate) mod stranger;
 
 pub(crate) use client::{connect, connect_as};
 pub(crate) use gateway::{Gateway, Setup, in_clean_environment};

@@ -23,6 +23,7 @@ pub(crate) struct Outcome {
 pub(crate) fn sluicegate<A: AsRef<OsStr>>(arguments: &[A], variables: &[(&str, &str)]) -> Outcome {
     let mut command = Command::new(BINARY);
     in_clean_environment(command.args(arguments)).envs(variables.iter().copied());
+    let _engines_are_tried = super::ring_sysctl::unchanged();
     run(command, b"")
 }
 

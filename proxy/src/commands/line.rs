@@ -2,6 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
+use super::doctor::Doctor;
 use super::hash_password::HashPassword;
 use super::kill::Kill;
 use super::tunnels::Tunnels;
@@ -23,6 +24,8 @@ pub enum Command {
     Serve(Box<Serve>),
     /// Validate a configuration without running it; takes the options of `serve`
     Check(Box<Serve>),
+    /// Try what this host can do: which engine will run, what costs speed, and how to get better
+    Doctor(Doctor),
     /// Say which rule decides about a target, and the addresses that would be dialled
     Explain(Explain),
     /// List the live tunnels of a running gateway

@@ -9,6 +9,7 @@ use clap::{CommandFactory, FromArgMatches};
 use crate::config::file::{self, Wrong};
 use crate::config::table;
 
+pub mod doctor;
 pub mod explain;
 pub mod hash_password;
 pub mod kill;
@@ -25,6 +26,8 @@ pub enum Failure {
     Usage(String),
     /// It could not be done: 1.
     Work(String),
+    /// This host cannot run the gateway: 2.
+    Host(String),
 }
 
 impl Failure {
@@ -33,14 +36,14 @@ impl Failure {
     pub fn code(&self) -> ExitCode {
         ExitCode::from(match self {
             Self::Work(_) => 1,
-            Self::Usage(_) => 2,
+            Self::Usage(_) | Self::Host(_) => 2,
         })
     }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Self::Usage(what) | Self::Work(what)) = self;
+        let (Self::Usage(what) | Self::Work(what) | Self::Host(what)) = self;
         f.write_str(what)
     }
 }
@@ -66,6 +69,7 @@ pub fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Serve(options) => serve::serve(&options),
         Command::Check(options) => print(serve::check(&options)),
+        Command::Doctor(command) => command.run(),
         Command::Explain(options) => print(wait(explain::run(&options))?),
         Command::Tunnels(command) => print(wait(command.run())?),
         Command::Kill(command) => print(wait(command.run())?),

@@ -113,11 +113,14 @@ fn addresses(listeners: &Listeners) -> Result<(Vec<SocketAddr>, SocketAddr), Fai
 fn start_relay(settings: &Settings) -> Result<Relay, Failure> {
     let said = |unfit: &[Unfit]| unfit.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
     let relay = Relay::start(&settings.relay).map_err(|unfit| {
-        Failure::Work(format!("no engine of --engine works on this host ({}); try --engine auto", said(&unfit)))
+        Failure::Work(format!(
+            "no engine of --engine works on this host ({}); see what `sluicegate doctor` says, or try --engine auto",
+            said(&unfit)
+        ))
     })?;
     for unfit in &relay.unfit {
-        let (what, remedy) = (unfit.what(), unfit.remedy().unwrap_or_default());
-        warn!(engine = %unfit.engine, what, error = %unfit.error, remedy, "an engine failed its self-test and is not used");
+        let what = unfit.what();
+        warn!(engine = %unfit.engine, what, error = %unfit.error, "an engine failed its self-test and is not used; `sluicegate doctor` says what to do");
     }
     Ok(relay)
 }

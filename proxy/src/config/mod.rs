@@ -181,7 +181,11 @@ impl EngineChoice {
     }
 }
 
-fn engine(text: &str) -> Result<EngineChoice, String> {
+/// Parses one word of `--engine`.
+///
+/// # Errors
+/// A word that names no engine.
+pub fn engine(text: &str) -> Result<EngineChoice, String> {
     if text == "auto" { Ok(EngineChoice::Auto) } else { text.parse().map(EngineChoice::One) }
 }
 

@@ -11,6 +11,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use super::Adopted;
 use crate::sys::pipe::{LEAST_CAPACITY, Pipe};
+use crate::sys::probe;
 use crate::tunnel::{Flow, Tunnel};
 
 /// Long enough for the slowest host, short enough for a start.
@@ -45,18 +46,11 @@ pub(super) fn run(adopt: impl FnOnce(Tunnel) -> Adopted) -> io::Result<()> {
 }
 
 /// Tries splice(2) by itself, so that where it is refused, as by a seccomp profile, the kernel's own error
-/// is told: of a tunnel that broke there is only a reset to be seen.
+/// is told: of a tunnel that broke there is only a reset to be seen. And a pipe has to be worth having.
 pub(super) fn splice() -> io::Result<()> {
-    let (near, far) = pair()?;
-    near.set_nonblocking(true)?;
-    (&far).write_all(&[0])?;
+    probe::splice()?;
     let pipe = Pipe::new()?;
-    if pipe.capacity() < LEAST_CAPACITY {
-        return Err(pipe.too_small());
-    }
-    let held = pipe.fill(&near)?;
-    pipe.drain(&near, held)?;
-    Ok(())
+    if pipe.capacity() < LEAST_CAPACITY { Err(pipe.too_small()) } else { Ok(()) }
 }
 
 fn pair() -> io::Result<(TcpStream, TcpStream)> {

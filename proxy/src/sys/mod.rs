@@ -3,6 +3,7 @@
 //! Borrowed descriptors in, `io::Result` out. What rustix or socket2 can do safely is done by them.
 
 pub mod pipe;
+pub mod probe;
 pub mod ring;
 pub mod socket;
 pub mod tcp;

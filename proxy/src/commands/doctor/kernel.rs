@@ -1,0 +1,180 @@
+//! The kernel and what it lets this process do: version, seccomp, io_uring, splice, eBPF.
+
+use std::io;
+
+use super::host::{Capability, Host, Unread};
+use super::refusal::{self, Refusal, Trials};
+use super::row::{Row, State};
+use crate::relay::Engine;
+
+/// Before Linux 5.4 `TCP_INFO` does not tell that a peer's window is closed (`tcpi_snd_wnd`,
+/// `include/uapi/linux/tcp.h`), so that a reader that is only slow is given up after `--user-timeout`.
+const OLDEST: (u64, u64) = (5, 4);
+
+/// The version of the kernel.
+pub(super) fn version(host: &Host) -> Row {
+    let (check, needed) = ("kernel", "5.4 or later");
+    let row = host.sysctl("kernel.osrelease").and_then(|release| {
+        let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|number| number.parse().ok());
+        let version = numbers.next().zip(numbers.next());
+        let version = version.ok_or_else(|| Unread(format!("kernel.osrelease: '{release}' is not understood")))?;
+        let row = Row::ok(check, release, needed);
+        Ok(row.unless(version >= OLDEST, |row| {
+            row.costs(State::Slow, "a reader that stops for --user-timeout is taken for dead")
+                .fix("install a later kernel, or raise --user-timeout")
+        }))
+    });
+    Row::or_unknown(row, check, needed)
+}
+
+/// Whether a seccomp filter is in force, and which of the calls that were tried are refused.
+pub(super) fn seccomp(host: &Host, trials: &Trials) -> Row {
+    let (check, needed) = ("seccomp", "no filter, or one that permits io_uring and splice");
+    let row = host.has_seccomp_filter().map(|filtered| {
+        let tried = [("io_uring_setup", &trials.ring), ("splice", &trials.splice)];
+        let refused = tried.into_iter().filter_map(|(name, result)| {
+            let error = result.as_ref().err()?;
+            matches!(error.raw_os_error()?, libc::EPERM | libc::ENOSYS).then(|| format!("{name} ({error})"))
+        });
+        let refused = refused.collect::<Vec<_>>().join(", ");
+        match (filtered, refused.is_empty()) {
+            (false, _) => Row::ok(check, "no filter", needed),
+            (true, true) => Row::ok(check, "a filter that permits both", needed),
+            (true, false) => Row::ok(check, format!("a filter is in force; refused: {refused}"), needed)
+                .costs(State::Slow, "see the rows of what is refused"),
+        }
+    });
+    Row::or_unknown(row, check, needed)
+}
+
+/// Whether this process gets a ring, and who refuses it.
+pub(super) fn io_uring(host: &Host, ring: &io::Result<()>) -> Row {
+    let value = |name: &str| match host.try_sysctl(name) {
+        Ok(value) => value.unwrap_or_else(|| "not there".to_owned()),
+        Err(unread) => unread.to_string(),
+    };
+    let sysctls = format!(
+        "io_uring_disabled {}, io_uring_group {}",
+        value("kernel.io_uring_disabled"),
+        value("kernel.io_uring_group")
+    );
+    let needed = "a ring can be set up";
+    let Err(error) = ring else { return Row::ok("io_uring", format!("a ring works; {sysctls}"), needed) };
+    let Refusal { cause, fix } = refusal::of_ring(host, error);
+    let row = Row::ok("io_uring", format!("no ring: {error}; {cause}; {sysctls}"), needed);
+    if Engine::ALL.iter().any(|engine| engine.label() == "uring") {
+        row.costs(State::Slow, "the engine uring, so up to a fifth of one tunnel's throughput").fixes(fix)
+    } else {
+        row.costs(State::Ok, "nothing yet: no engine of this version uses it").fixes(fix)
+    }
+}
+
+/// Whether splice(2) works, which every engine but `copy` moves the bytes by.
+pub(super) fn splice(host: &Host, splice: &io::Result<()>) -> Row {
+    let needed = "a byte goes from socket to socket";
+    let Err(error) = splice else { return Row::ok("splice", "works", needed) };
+    let Refusal { cause, fix } = refusal::of_calls(host, &["splice"], error);
+    // `cargo xtask bench`: copy against splice at one to 64 tunnels.
+    let costs = "half of the throughput, 1.7 times the CPU a byte: copy runs";
+    Row::ok("splice", format!("{error}; {cause}"), needed).costs(State::Fails, costs).fixes(fix)
+}
+
+/// What the host has for an engine on eBPF's maps of sockets. There is none in this version, so nothing is
+/// lost.
+pub(super) fn sockmap(host: &Host, sockhash: &io::Result<()>) -> Row {
+    let yes = |result: Result<bool, Unread>| match result {
+        Ok(true) => "yes".to_owned(),
+        Ok(false) => "no".to_owned(),
+        Err(unread) => unread.to_string(),
+    };
+    // BTF: what a program is checked against when it is loaded (Documentation/bpf/btf.rst).
+    let btf = host.has_file("/sys/kernel/btf/vmlinux");
+    let unprivileged = match host.try_sysctl("kernel.unprivileged_bpf_disabled") {
+        Ok(value) => value.unwrap_or_else(|| "not there".to_owned()),
+        Err(unread) => unread.to_string(),
+    };
+    let map = match sockhash {
+        Ok(()) => "a map can be made".to_owned(),
+        Err(error) => format!("no map: {error}"),
+    };
+    let found = format!(
+        "{map}; BTF {}, CAP_BPF {}, CAP_NET_ADMIN {}, unprivileged_bpf_disabled {unprivileged}",
+        yes(btf),
+        yes(host.has(Capability::Bpf)),
+        yes(host.has(Capability::NetAdmin)),
+    );
+    let row = Row::ok("sockmap", found, "nothing: this version has no engine for it");
+    row.unless(sockhash.is_ok(), |row| {
+        row.fix("podman run --cap-add BPF --cap-add NET_ADMIN ...    # rootful, and a profile that permits bpf")
+            .fix("systemd unit: AmbientCapabilities=CAP_BPF CAP_NET_ADMIN")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tree::Tree;
+    use super::*;
+    use rustix::io::Errno;
+
+    fn error(errno: Errno) -> io::Result<()> {
+        Err(errno.into())
+    }
+
+    #[test]
+    fn versions_are_compared_as_numbers() {
+        for (release, state) in [
+            ("6.18.44-x", State::Ok),
+            ("5.4.0", State::Ok),
+            ("5.14.0-427.el9.x86_64", State::Ok),
+            ("5.3.18", State::Slow),
+            ("4.18.0-553.el8", State::Slow),
+            ("six", State::Unknown),
+        ] {
+            let row = version(&Tree::new(&[("proc/sys/kernel/osrelease", release)]).host());
+            assert_eq!(row.state, state, "{row:?}");
+        }
+        let row = version(&Tree::new(&[]).host());
+        assert!(row.state == State::Unknown && row.found.contains("no such file"), "{row:?}");
+    }
+
+    #[test]
+    fn a_filter_is_told_with_what_was_refused() {
+        let filter = Tree::new(&[("proc/self/status", "Seccomp:\t2\n")]);
+        let without = |errno| Trials { ring: error(errno), splice: Ok(()) };
+        let row = seccomp(&filter.host(), &without(Errno::NOSYS));
+        assert!(row.state == State::Slow && row.found.contains("refused: io_uring_setup (Function not"), "{row:?}");
+        assert_eq!(seccomp(&filter.host(), &without(Errno::NOMEM)).state, State::Ok);
+        let none = Tree::new(&[("proc/self/status", "Seccomp:\t0\n")]);
+        let row = seccomp(&none.host(), &without(Errno::PERM));
+        assert_eq!((row.state, row.found.as_str()), (State::Ok, "no filter"));
+        assert_eq!(seccomp(&Tree::new(&[]).host(), &without(Errno::PERM)).state, State::Unknown);
+    }
+
+    #[test]
+    fn what_is_refused_names_who_and_how_to_lift_it() {
+        let filter = Tree::new(&[("proc/self/status", "Seccomp:\t2\n"), ("proc/sys/kernel/io_uring_disabled", "0")]);
+        let row = splice(&filter.host(), &error(Errno::PERM));
+        assert!(row.state == State::Fails && row.found.contains("the seccomp filter"), "{row:?}");
+        assert!(row.fix.iter().any(|fix| fix.contains("\"names\":[\"splice\"]")), "{row:?}");
+        let row = io_uring(&filter.host(), &error(Errno::PERM));
+        assert!(row.found.contains("seccomp") && row.found.contains("io_uring_disabled 0"), "{row:?}");
+        assert!(!row.costs.is_empty() && row.fix.iter().any(|fix| fix.contains("io_uring_setup")), "{row:?}");
+        assert_eq!(io_uring(&filter.host(), &Ok(())).costs, "");
+    }
+
+    #[test]
+    fn what_sockmap_would_need_is_listed_and_costs_nothing() {
+        let tree = Tree::new(&[
+            ("proc/self/status", "CapEff:\t0000008000001000\nSeccomp:\t0\n"),
+            ("proc/sys/kernel/unprivileged_bpf_disabled", "2"),
+            ("sys/kernel/btf/vmlinux", ""),
+        ]);
+        tree.link("proc/self/ns/user", "user:[4026531837]");
+        let row = sockmap(&tree.host(), &Ok(()));
+        let found = "a map can be made; BTF yes, CAP_BPF yes, CAP_NET_ADMIN yes, unprivileged_bpf_disabled 2";
+        assert_eq!((row.state, row.found.as_str(), row.fix.len()), (State::Ok, found, 0));
+        let row = sockmap(&Tree::new(&[]).host(), &error(Errno::PERM));
+        assert!(row.state == State::Ok && !row.fix.is_empty(), "{row:?}");
+        assert!(row.found.contains("BTF no, CAP_BPF /proc/self/status: there is no such file"), "{row:?}");
+    }
+}

@@ -1,0 +1,102 @@
+//! `doctor`: tries what the gateway needs on this host, and says what runs, how well, and how to get better.
+//!
+//! | file | what is in it |
+//! |---|---|
+//! | `host` | the files of /proc and /sys, read without guessing |
+//! | `cgroup` | the limits of the control groups |
+//! | `refusal` | who refused a system call, and how to have it permitted |
+//! | `row` | a check: found, needed, costs, fix |
+//! | `kernel`, `room`, `tcp`, `connecting`, `machine` | the checks |
+//! | `verdict` | the engines, tried as `serve` tries them, and what it all comes to |
+//! | `report`, `text` | everything as an object, and as a table |
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::Failure;
+use crate::config::{EngineChoice, engine};
+use crate::sys::socket::{Leg, LegOptions};
+
+mod cgroup;
+mod connecting;
+mod host;
+mod kernel;
+mod machine;
+mod refusal;
+mod report;
+mod room;
+mod row;
+mod tcp;
+mod text;
+#[cfg(test)]
+mod tree;
+mod verdict;
+
+use host::Host;
+use report::Report;
+use tcp::Chosen;
+use verdict::Outcome;
+
+const EXIT_CODES: &str = "\
+Exit code 0: the first engine of --engine runs. 1: it runs degraded, which means a lesser engine of the \
+list, fewer than 32 pipes of 1 MiB for an engine that uses pipes, or descriptors for fewer than 200 tunnels. \
+2: the gateway cannot run here, since no engine passes its self-test or no tunnel fits in the descriptors; \
+or the usage is wrong. Whatever else is slow is advice and changes no exit code.
+
+Run it as the user, in the container and under the unit that the gateway runs in: limits differ.";
+
+/// Try what this host can do: which engine will run, what costs speed, and how to get better
+#[derive(Args, Clone, Debug)]
+#[command(after_help = EXIT_CODES)]
+pub struct Doctor {
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    pub json: bool,
+
+    /// TOML file of `serve`, of which --engine and --congestion-control count here
+    #[arg(long, env = "SLUICEGATE_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Engines to try, as for `serve`
+    #[arg(long, env = "SLUICEGATE_ENGINE", value_name = "ENGINE", default_value = "auto", value_delimiter = ',', value_parser = engine)]
+    pub engine: Vec<EngineChoice>,
+
+    /// Congestion control that `serve` is given
+    #[arg(long, env = "SLUICEGATE_CONGESTION_CONTROL", value_name = "[LEG=]NAME", value_delimiter = ',')]
+    pub congestion_control: Vec<String>,
+}
+
+impl Doctor {
+    /// Prints what it found.
+    ///
+    /// # Errors
+    /// A congestion control that `serve` would refuse as well (2); a verdict that is not the best, after the
+    /// report is printed (1 or 2).
+    pub fn run(&self) -> Result<(), Failure> {
+        let report = Report::new(&Host::this(), EngineChoice::expand(&self.engine), &self.chosen()?);
+        let text = if self.json {
+            serde_json::to_string_pretty(&report).map_err(|error| Failure::Work(error.to_string()))?
+        } else {
+            text::text(&report)
+        };
+        super::print(Ok::<_, Failure>(text))?;
+        let because = report.because.join("; ");
+        match report.verdict {
+            Outcome::Best => Ok(()),
+            Outcome::Degraded => Err(Failure::Work(format!("degraded: {because}"))),
+            Outcome::CannotRun => Err(Failure::Host(format!("cannot run here: {because}"))),
+        }
+    }
+
+    fn chosen(&self) -> Result<Chosen, Failure> {
+        let leg = |leg, values: &[String]| LegOptions::new(leg, values, Duration::ZERO);
+        let of = |which| match leg(which, &self.congestion_control) {
+            Ok(options) => Ok(options.congestion_control),
+            Err(error) => Err(Failure::Usage(format!("--congestion-control: {error}"))),
+        };
+        let legs = [of(Leg::Client)?, of(Leg::Origin)?];
+        Ok(Chosen { legs, no_cubic: leg(Leg::Client, &["cubic".to_owned()]).err() })
+    }
+}

@@ -1,0 +1,231 @@
+//! Who refused a system call, as far as the host shows it, and how to have it permitted.
+
+use std::io;
+
+use rustix::io::Errno;
+use rustix::process::{getegid, getgroups};
+
+use super::host::{Capability, Host, Scope, Unread};
+use crate::sys::probe;
+
+/// The calls that the engine `uring` makes.
+const RING_CALLS: &[&str] = &["io_uring_setup", "io_uring_enter", "io_uring_register"];
+
+/// A cause, and what to do about it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Refusal {
+    /// Who refused, in words.
+    pub(super) cause: String,
+    /// Commands and settings that lift it.
+    pub(super) fix: Vec<String>,
+}
+
+impl Refusal {
+    fn new(cause: impl Into<String>, fix: Vec<String>) -> Self {
+        Self { cause: cause.into(), fix }
+    }
+}
+
+/// What the calls came to by themselves that engines make.
+#[derive(Debug)]
+pub(super) struct Trials {
+    /// Setting a ring up.
+    pub(super) ring: io::Result<()>,
+    /// splice(2).
+    pub(super) splice: io::Result<()>,
+}
+
+impl Trials {
+    /// Makes the calls.
+    pub(super) fn made() -> Self {
+        Self { ring: probe::ring(), splice: probe::splice() }
+    }
+}
+
+/// Why an engine failed its self-test: for the first call of its own that fails by itself as well, or for
+/// want of what the error says.
+pub(super) fn of_engine(host: &Host, engine: &str, error: &io::Error, trials: &Trials) -> Refusal {
+    match (engine, &trials.ring, &trials.splice) {
+        ("uring", Err(refused), _) => of_ring(host, refused),
+        ("uring" | "splice", _, Err(refused)) => of_calls(host, &["splice"], refused),
+        _ => of_want(error),
+    }
+}
+
+/// Why there is no ring (io_uring_setup(2)).
+pub(super) fn of_ring(host: &Host, error: &io::Error) -> Refusal {
+    match Errno::from_io_error(error) {
+        Some(Errno::PERM) => by_sysctl(host).unwrap_or_else(|unread| Refusal::new(unread.to_string(), Vec::new())),
+        // The sysctl is a part of io_uring itself (`io_uring/io_uring.c`), so that a kernel that shows it has
+        // the call, and only a filter answers that there is none.
+        Some(Errno::NOSYS) if host.try_sysctl("kernel.io_uring_disabled") == Ok(None) && !is_filtered(host) => {
+            Refusal::new("this kernel has no io_uring: it is older than 5.1, or built without", Vec::new())
+        }
+        _ => of_calls(host, RING_CALLS, error),
+    }
+}
+
+/// Why calls failed that no sysctl turns off.
+pub(super) fn of_calls(host: &Host, calls: &[&str], error: &io::Error) -> Refusal {
+    match Errno::from_io_error(error) {
+        Some(Errno::PERM | Errno::ACCESS | Errno::NOSYS) if is_filtered(host) => {
+            Refusal::new(format!("the seccomp filter that is in force refuses {}", calls[0]), permit(calls))
+        }
+        Some(Errno::PERM | Errno::ACCESS) => Refusal::new(
+            "neither a sysctl nor a seccomp filter: a security module, as SELinux; see `dmesg`",
+            Vec::new(),
+        ),
+        _ => of_want(error),
+    }
+}
+
+/// What there was too little of.
+fn of_want(error: &io::Error) -> Refusal {
+    match Errno::from_io_error(error) {
+        Some(Errno::NOMEM | Errno::NOBUFS) => Refusal::new("locked memory is used up (RLIMIT_MEMLOCK)", more_locked()),
+        Some(Errno::MFILE | Errno::NFILE) => Refusal::new("descriptors are used up, or pipe pages", more_descriptors()),
+        _ => Refusal::default(),
+    }
+}
+
+fn is_filtered(host: &Host) -> bool {
+    host.has_seccomp_filter() == Ok(true)
+}
+
+/// `kernel.io_uring_disabled` (Documentation/admin-guide/sysctl/kernel.rst, since 6.6): 2 refuses everybody,
+/// 1 all but CAP_SYS_ADMIN and the members of `kernel.io_uring_group`. A filter answers before it does, so
+/// that where there are both the one hides the other.
+fn by_sysctl(host: &Host) -> Result<Refusal, Unread> {
+    let disabled = host.try_sysctl("kernel.io_uring_disabled")?;
+    let mut refusal = match disabled.as_deref() {
+        Some("2") => Refusal::new(
+            "kernel.io_uring_disabled=2 refuses everybody",
+            vec![host.set(Scope::Machine, "kernel.io_uring_disabled", "0")],
+        ),
+        Some("1") if !may_pass_one(host)? => Refusal::new(
+            "kernel.io_uring_disabled=1 refuses all but CAP_SYS_ADMIN and the group kernel.io_uring_group",
+            vec![
+                host.set(Scope::Machine, "kernel.io_uring_group", &getegid().as_raw().to_string()),
+                host.set(Scope::Machine, "kernel.io_uring_disabled", "0"),
+            ],
+        ),
+        _ => return Ok(of_calls(host, RING_CALLS, &io::Error::from(Errno::PERM))),
+    };
+    if is_filtered(host) {
+        refusal.cause.push_str("; a seccomp filter is in force as well and may refuse it too");
+        refusal.fix.extend(permit(RING_CALLS));
+    }
+    Ok(refusal)
+}
+
+fn may_pass_one(host: &Host) -> Result<bool, Unread> {
+    let group = host.sysctl("kernel.io_uring_group")?;
+    let mut own = getgroups().unwrap_or_default();
+    own.push(getegid());
+    Ok(own.iter().any(|own| own.as_raw().to_string() == group) || host.has(Capability::SysAdmin)?)
+}
+
+/// How to have calls permitted by a container's profile, which lists what is permitted (Podman's is
+/// `/usr/share/containers/seccomp.json`, seccomp.json(5); Docker's is built in), or by systemd.exec(5).
+fn permit(calls: &[&str]) -> Vec<String> {
+    let names = calls.iter().map(|call| format!("\"{call}\"")).collect::<Vec<_>>().join(",");
+    vec![
+        format!(
+            "jq '.syscalls += [{{\"names\":[{names}],\"action\":\"SCMP_ACT_ALLOW\"}}]' \
+             /usr/share/containers/seccomp.json >seccomp.json && \
+             podman run --security-opt seccomp=seccomp.json ...    # docker run takes such a file as well"
+        ),
+        format!("systemd unit: SystemCallFilter={}", calls.join(" ")),
+    ]
+}
+
+fn more_locked() -> Vec<String> {
+    ["ulimit -l unlimited    # as root", "systemd unit: LimitMEMLOCK=infinity", "podman run --ulimit memlock=-1 ..."]
+        .map(str::to_owned)
+        .to_vec()
+}
+
+/// How to get a higher limit of descriptors.
+pub(super) fn more_descriptors() -> Vec<String> {
+    ["ulimit -Hn 65536    # as root", "systemd unit: LimitNOFILE=65536", "podman run --ulimit nofile=65536:65536 ..."]
+        .map(str::to_owned)
+        .to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tree::Tree;
+    use super::*;
+
+    const FILTER: (&str, &str) = ("proc/self/status", "CapEff:\t0\nSeccomp:\t2\n");
+    const NO_FILTER: (&str, &str) = ("proc/self/status", "CapEff:\t0\nSeccomp:\t0\n");
+    /// A group that nobody is in who runs tests.
+    const GROUP: (&str, &str) = ("proc/sys/kernel/io_uring_group", "4294967294");
+
+    fn ring(files: &[(&str, &str)], error: Errno) -> Refusal {
+        let tree = Tree::new(files);
+        tree.link("proc/self/ns/user", "user:[4026531837]");
+        of_ring(&tree.host(), &error.into())
+    }
+
+    #[test]
+    fn whoever_refuses_a_ring_is_named_with_the_remedy() {
+        let disabled = |value| ("proc/sys/kernel/io_uring_disabled", value);
+        let lift = "sysctl -w kernel.io_uring_disabled=0";
+        let profile = "podman run --security-opt seccomp=seccomp.json ";
+        for (files, error, cause, fix) in [
+            (&[disabled("2"), NO_FILTER][..], Errno::PERM, "kernel.io_uring_disabled=2 refuses everybody", lift),
+            (&[disabled("2"), FILTER], Errno::PERM, "may refuse it too", profile),
+            (&[disabled("1"), GROUP, NO_FILTER], Errno::PERM, "all but CAP_SYS_ADMIN", "kernel.io_uring_group="),
+            (&[disabled("0"), FILTER], Errno::PERM, "the seccomp filter that is in force refuses", profile),
+            (&[FILTER], Errno::PERM, "the seccomp filter that is in force refuses io_uring_setup", profile),
+            (&[disabled("0"), FILTER], Errno::NOSYS, "the seccomp filter", "SystemCallFilter=io_uring_setup io_"),
+            (&[disabled("0"), NO_FILTER], Errno::NOMEM, "RLIMIT_MEMLOCK", "LimitMEMLOCK=infinity"),
+            (&[disabled("0"), NO_FILTER], Errno::MFILE, "descriptors", "LimitNOFILE="),
+        ] {
+            let refusal = ring(files, error);
+            assert!(refusal.cause.contains(cause), "{files:?}: {refusal:?}");
+            assert!(refusal.fix.iter().any(|line| line.contains(fix)), "{files:?}: {refusal:?}");
+        }
+    }
+
+    #[test]
+    fn an_engine_is_explained_by_the_call_of_its_own_that_fails() {
+        let tree = Tree::new(&[FILTER]);
+        let error = |errno: Errno| io::Error::from(errno);
+        let trials = |ring: Option<Errno>, splice: Option<Errno>| Trials {
+            ring: ring.map_or(Ok(()), |errno| Err(errno.into())),
+            splice: splice.map_or(Ok(()), |errno| Err(errno.into())),
+        };
+        let refused = Some(Errno::PERM);
+        for (engine, failed, trials, cause) in [
+            ("uring", Errno::PERM, trials(refused, None), "refuses io_uring_setup"),
+            ("uring", Errno::CONNRESET, trials(None, refused), "refuses splice"),
+            ("uring", Errno::NOMEM, trials(None, None), "RLIMIT_MEMLOCK"),
+            ("splice", Errno::PERM, trials(refused, refused), "refuses splice"),
+            ("splice", Errno::MFILE, trials(refused, None), "descriptors"),
+            ("copy", Errno::PERM, trials(refused, refused), ""),
+        ] {
+            let refusal = of_engine(&tree.host(), engine, &error(failed), &trials);
+            assert!(refusal.cause.contains(cause), "{engine}: {refusal:?}");
+            assert_eq!(refusal.cause.is_empty(), cause.is_empty(), "{engine}: {refusal:?}");
+        }
+    }
+
+    #[test]
+    fn what_has_no_remedy_is_not_given_one() {
+        let none = ring(&[NO_FILTER], Errno::NOSYS);
+        assert!(none.cause.starts_with("this kernel has no io_uring") && none.fix.is_empty(), "{none:?}");
+        let module = ring(&[NO_FILTER, ("proc/sys/kernel/io_uring_disabled", "0")], Errno::PERM);
+        assert!(module.cause.contains("a security module") && module.fix.is_empty(), "{module:?}");
+        let blind = ring(&[("proc/sys/kernel/io_uring_disabled", "1"), NO_FILTER], Errno::PERM);
+        assert!(blind.cause.contains("io_uring_group: there is no such file"), "{blind:?}");
+    }
+
+    #[test]
+    fn capable_processes_pass_where_others_do_not() {
+        let status = ("proc/self/status", "CapEff:\t0000000000200000\nSeccomp:\t0\n");
+        let refusal = ring(&[("proc/sys/kernel/io_uring_disabled", "1"), GROUP, status], Errno::PERM);
+        assert!(refusal.cause.contains("a security module"), "{refusal:?}");
+    }
+}

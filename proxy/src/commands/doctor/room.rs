@@ -1,0 +1,230 @@
+//! Room for tunnels: pipes and descriptors.
+
+use std::io;
+
+use rustix::process::{Resource, getrlimit};
+
+use super::host::{Capability, Host, Scope, Unread};
+use super::refusal::more_descriptors;
+use super::row::{Row, State};
+use crate::relay::Engine;
+use crate::server::descriptors;
+use crate::sys::pipe::{Pipe, WANTED_CAPACITY};
+
+/// Pipes that are tried: as many as a user without privileges gets by the default of 16,384 pages
+/// (`/proc/sys/fs/pipe-user-pages-soft`, pipe(7)), at 256 pages each.
+const TRIED: usize = 64;
+
+/// Whole pipes that there have to be: what one loop keeps for the next burst (`relay/pipes.rs`). A busy
+/// direction holds one while its bytes wait for the receiver.
+const ENOUGH: usize = 32;
+
+/// Tunnels that there has to be room for: the volumes of a migration open about 200 at once.
+const BURST: usize = 200;
+
+/// The pipes that a user really gets.
+#[derive(Debug, Default)]
+pub(super) struct Pipes {
+    /// Those of [`WANTED_CAPACITY`].
+    pub(super) whole: usize,
+    /// Bytes of the last one that was got.
+    pub(super) last: usize,
+    /// Why there was no further one.
+    pub(super) error: Option<io::Error>,
+}
+
+impl Pipes {
+    /// Makes up to 64 pipes and closes them. Their pages are only counted, not taken; a gateway of
+    /// the same user that wants a pipe in these milliseconds may get a small one.
+    #[must_use]
+    pub(super) fn tried() -> Self {
+        let (mut held, mut seen) = (Vec::new(), Self::default());
+        while held.len() < TRIED && seen.error.is_none() && seen.whole == held.len() {
+            match Pipe::new() {
+                Ok(pipe) => {
+                    seen.last = pipe.capacity();
+                    seen.whole += usize::from(pipe.capacity() >= WANTED_CAPACITY);
+                    held.push(pipe);
+                }
+                Err(error) => seen.error = Some(error),
+            }
+        }
+        seen
+    }
+
+    const fn are_enough(&self) -> bool {
+        self.whole >= ENOUGH
+    }
+}
+
+/// The budget of pipes; it degrades an engine that moves bytes through them.
+pub(super) fn pipes(host: &Host, pipes: &Pipes, engine: Option<Engine>) -> Row {
+    let got = match &pipes.error {
+        Some(error) => format!("{} of 1 MiB, then {error}", pipes.whole),
+        None if pipes.whole == TRIED => format!("{TRIED} of {TRIED} of 1 MiB"),
+        None => format!("{} of 1 MiB, then {} KiB", pipes.whole, pipes.last >> 10),
+    };
+    let found = format!("{got}; {}", limits(host).unwrap_or_else(|unread| unread.to_string()));
+    Row::ok("pipes", found, format!("{ENOUGH} of 1 MiB")).unless(pipes.are_enough(), |row| {
+        // Measured with one, four and 64 tunnels: a tunnel without a pipe is copied, at half the speed;
+        // pipes of 256 KiB cost 28 % at four tunnels.
+        let mut row = row.costs(State::Slow, "busy tunnels beyond these are copied, at half the speed");
+        row.degrades = engine.is_some_and(|engine| engine != Engine::Copy);
+        row.fixes(more_pipes(host, pipes))
+    })
+}
+
+/// What decides (pipe(7)): who has CAP_SYS_RESOURCE or CAP_SYS_ADMIN is not bound by the pages of a user
+/// (`pipe_is_unprivileged_user`, `fs/pipe.c`).
+fn limits(host: &Host) -> Result<String, Unread> {
+    let value = |name| host.sysctl(name);
+    let free = host.has(Capability::SysResource)? || host.has(Capability::SysAdmin)?;
+    Ok(format!(
+        "pipe-max-size {}, pipe-user-pages-soft {}, -hard {}{}",
+        value("fs.pipe-max-size")?,
+        value("fs.pipe-user-pages-soft")?,
+        value("fs.pipe-user-pages-hard")?,
+        if free { ", lifted by CAP_SYS_RESOURCE" } else { "" }
+    ))
+}
+
+fn more_pipes(host: &Host, pipes: &Pipes) -> Vec<String> {
+    if pipes.error.is_some() {
+        return more_descriptors();
+    }
+    if host.number("fs.pipe-max-size").is_ok_and(|size| size < WANTED_CAPACITY as u64) {
+        return vec![host.set(Scope::Machine, "fs.pipe-max-size", &WANTED_CAPACITY.to_string())];
+    }
+    vec![
+        // 256 pipes of 1 MiB.
+        host.set(Scope::Machine, "fs.pipe-user-pages-soft", "65536"),
+        "systemd unit: AmbientCapabilities=CAP_SYS_RESOURCE".to_owned(),
+        "podman run --cap-add SYS_RESOURCE ...    # a rootful one: the capability of a user namespace is not enough"
+            .to_owned(),
+    ]
+}
+
+/// The soft limit of descriptors as the gateway was given it, and the one it has made of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limit {
+    soft: Option<u64>,
+    raised: u64,
+}
+
+impl Limit {
+    /// Raises the limit as `serve` does.
+    #[must_use]
+    pub(super) fn raised() -> Self {
+        let soft = getrlimit(Resource::Nofile).current;
+        Self { soft, raised: descriptors::raise() }
+    }
+
+    /// There is room for a tunnel; `serve` does not start without.
+    #[must_use]
+    pub(super) fn has_room(self) -> bool {
+        descriptors::tunnels_within(self.raised) > 0
+    }
+}
+
+/// The limit of descriptors of a process.
+pub(super) fn process(limit: Limit) -> Row {
+    let text = |limit: Option<u64>| limit.map_or("unlimited".to_owned(), |limit| limit.to_string());
+    let tunnels = descriptors::tunnels_within(limit.raised);
+    let raised = text(Some(limit.raised).filter(|raised| *raised != u64::MAX));
+    let found = format!("soft {}, raised to hard {raised}: {tunnels} tunnels", text(limit.soft));
+    let row = Row::ok("descriptors", found, format!("room for {BURST} tunnels, a migration's burst"));
+    let few = |row: Row| {
+        let mut row = row.costs(State::Slow, "further clients are answered 503").fixes(more_descriptors());
+        row.degrades = true;
+        if limit.has_room() { row } else { row.costs(State::Fails, "the gateway does not start") }
+    };
+    row.unless(tunnels >= BURST, few)
+}
+
+/// Open files of the machine, `fs.file-nr` of `fs.file-max`, and the most a process may be permitted
+/// (Documentation/admin-guide/sysctl/fs.rst).
+pub(super) fn machine(host: &Host, limit: Limit) -> Row {
+    let needed = "free for the limit of this process";
+    let row = (|| {
+        let (most, each) = (host.number("fs.file-max")?, host.number("fs.nr_open")?);
+        let [open] = host.numbers("fs.file-nr")?;
+        let found = format!("{open} of fs.file-max {most} are open; fs.nr_open {each}");
+        let free = most.saturating_sub(open);
+        Ok(Row::ok("open_files", found, needed).unless(free >= limit.raised.min(each), |row| {
+            let wanted = open.saturating_add(each);
+            row.costs(State::Slow, "no accept, dial or pipe anywhere on the machine once they are used up (ENFILE)")
+                .fix(host.set(Scope::Machine, "fs.file-max", &wanted.to_string()))
+        }))
+    })();
+    Row::or_unknown(row, "open_files", needed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tree::Tree;
+    use super::*;
+
+    fn tree() -> Tree {
+        let tree = Tree::new(&[
+            ("proc/self/status", "CapEff:\t0\n"),
+            ("proc/sys/fs/pipe-max-size", "1048576"),
+            ("proc/sys/fs/pipe-user-pages-soft", "16384"),
+            ("proc/sys/fs/pipe-user-pages-hard", "0"),
+            ("proc/sys/fs/file-max", "10000"),
+            ("proc/sys/fs/file-nr", "2000\t0\t10000"),
+            ("proc/sys/fs/nr_open", "1048576"),
+        ]);
+        tree.link("proc/self/ns/user", "user:[4026531837]");
+        tree
+    }
+
+    #[test]
+    fn too_few_pipes_degrade_what_moves_bytes_through_them() {
+        let tree = tree();
+        let got = |whole, last| Pipes { whole, last, error: None };
+        let row = pipes(&tree.host(), &got(64, 1 << 20), Some(Engine::Splice));
+        assert_eq!((row.state, row.degrades), (State::Ok, false));
+        assert!(row.found.starts_with("64 of 64 of 1 MiB; pipe-max-size 1048576, "), "{row:?}");
+        let few = got(31, 8 << 10);
+        let row = pipes(&tree.host(), &few, Some(Engine::Splice));
+        assert!(
+            row.degrades && row.state == State::Slow && row.found.starts_with("31 of 1 MiB, then 8 KiB"),
+            "{row:?}"
+        );
+        assert_eq!(row.fix[0], "sysctl -w fs.pipe-user-pages-soft=65536");
+        assert!(!pipes(&tree.host(), &few, Some(Engine::Copy)).degrades);
+        let blind = pipes(&Tree::new(&[]).host(), &few, Some(Engine::Splice));
+        assert!(blind.degrades && blind.found.ends_with("no such file"), "{blind:?}");
+        tree.file("proc/sys/fs/pipe-max-size", "65536");
+        let row = pipes(&tree.host(), &got(0, 64 << 10), Some(Engine::Splice));
+        assert_eq!(row.fix, ["sysctl -w fs.pipe-max-size=1048576"]);
+        let out = Pipes { whole: 3, last: 1 << 20, error: Some(rustix::io::Errno::MFILE.into()) };
+        let row = pipes(&tree.host(), &out, Some(Engine::Splice));
+        assert!(row.found.contains("Too many open files") && row.fix[1].contains("LimitNOFILE"), "{row:?}");
+    }
+
+    #[test]
+    fn pipes_are_tried_up_to_a_bound() {
+        let seen = Pipes::tried();
+        assert!(seen.whole <= TRIED && seen.last > 0 && seen.error.is_none(), "{seen:?}");
+    }
+
+    #[test]
+    fn descriptors_are_counted_in_tunnels() {
+        let limit = |raised| Limit { soft: Some(1_024), raised };
+        for (raised, state, degrades, found) in [
+            (u64::MAX, State::Ok, false, "raised to hard unlimited: "),
+            (20_000, State::Ok, false, "soft 1024, raised to hard 20000: 9744 tunnels"),
+            (600, State::Slow, true, ": 44 tunnels"),
+            (512, State::Fails, true, ": 0 tunnels"),
+        ] {
+            let row = process(limit(raised));
+            assert_eq!((row.state, row.degrades), (state, degrades), "{row:?}");
+            assert!(row.found.contains(found), "{row:?}");
+        }
+        let tree = tree();
+        assert_eq!(machine(&tree.host(), limit(8_000)).state, State::Ok);
+        let row = machine(&tree.host(), limit(8_001));
+        assert_eq!((row.state, row.fix[0].as_str()), (State::Slow, "sysctl -w fs.file-max=1050576"));
+    }
+}

@@ -1,0 +1,99 @@
+//! A line of the table: what was looked at, and what is to be done about it.
+
+use serde::Serialize;
+
+use super::host::Unread;
+
+/// How good what was found is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum State {
+    /// There is nothing to gain.
+    Ok,
+    /// It costs speed or room.
+    Slow,
+    /// Something that the gateway uses does not work.
+    Fails,
+    /// It cannot be seen from here, for the reason given.
+    Unknown,
+}
+
+impl State {
+    /// The word in the table.
+    #[must_use]
+    pub(super) const fn label(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Slow => "slow",
+            Self::Fails => "fails",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// One check. The names of the fields are the keys of `--json`.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Row {
+    /// What was looked at, in a word that stays the same.
+    pub(super) check: &'static str,
+    /// How good it is.
+    pub(super) state: State,
+    /// The engine that runs is worse for it: see the verdict.
+    pub(super) degrades: bool,
+    /// What there is.
+    pub(super) found: String,
+    /// What there should be.
+    pub(super) needed: String,
+    /// What the difference costs; empty if nothing.
+    pub(super) costs: String,
+    /// Commands and settings that mend it.
+    pub(super) fix: Vec<String>,
+}
+
+impl Row {
+    /// A check that found nothing wrong.
+    pub(super) fn ok(check: &'static str, found: impl Into<String>, needed: impl Into<String>) -> Self {
+        Self {
+            check,
+            state: State::Ok,
+            degrades: false,
+            found: found.into(),
+            needed: needed.into(),
+            costs: String::new(),
+            fix: Vec::new(),
+        }
+    }
+
+    /// What was found costs this.
+    #[must_use]
+    pub(super) fn costs(mut self, state: State, costs: impl Into<String>) -> Self {
+        self.state = state;
+        self.costs = costs.into();
+        self
+    }
+
+    /// The same if `condition` holds, as `change` makes it otherwise.
+    #[must_use]
+    pub(super) fn unless(self, condition: bool, change: impl FnOnce(Self) -> Self) -> Self {
+        if condition { self } else { change(self) }
+    }
+
+    /// One way to mend it.
+    #[must_use]
+    pub(super) fn fix(mut self, fix: impl Into<String>) -> Self {
+        self.fix.push(fix.into());
+        self
+    }
+
+    /// Several ways to mend it.
+    #[must_use]
+    pub(super) fn fixes(mut self, fixes: Vec<String>) -> Self {
+        self.fix.extend(fixes);
+        self
+    }
+
+    /// The check, or that it could not be made.
+    pub(super) fn or_unknown(result: Result<Self, Unread>, check: &'static str, needed: &str) -> Self {
+        result.unwrap_or_else(|unread| Self::ok(check, unread.to_string(), needed).costs(State::Unknown, ""))
+    }
+}

@@ -1,0 +1,181 @@
+//! What TCP does with the bytes: congestion control, buffers, memory.
+
+use super::host::{Host, Scope};
+use super::row::{Row, State};
+
+/// The round trip that rates are told for: a long leg between two sites.
+const ROUND_TRIP_MS: u64 = 50;
+
+/// A single tunnel should reach this over such a leg: 1 Gbit/s.
+const WANTED_BITS: u64 = 1_000_000_000;
+
+/// The share, in percent, of the largest receive buffer that becomes window, and of the largest send buffer
+/// that is in flight; the rest is the kernel's overhead. Measured on Linux 6.18 over 50 ms with buffers of
+/// 2 and 4 MiB: 62 and 87 at 1,500 bytes a packet, 70 and 89 at 9,000. (Before 6.6 the window was half of
+/// the buffer: `tcp_adv_win_scale`, tcp(7).)
+const WINDOW_PERCENT: u64 = 60;
+const FLIGHT_PERCENT: u64 = 85;
+
+/// What is proposed for buffers that are too small: four times what `tcp_wmem` has at most by default
+/// (4 MiB, tcp(7)).
+const PROPOSED: u64 = 16 << 20;
+
+/// How a leg gets its congestion control.
+#[derive(Clone, Debug)]
+pub(super) struct Chosen {
+    /// Chosen for each leg by `--congestion-control`, client's first; `None` leaves the host's.
+    pub(super) legs: [Option<String>; 2],
+    /// Why cubic could not be chosen, if it could not.
+    pub(super) no_cubic: Option<String>,
+}
+
+/// The congestion control: bbr paces what a local leg could take at once.
+pub(super) fn congestion(host: &Host, chosen: &Chosen) -> Row {
+    let (check, needed) = ("congestion", "cubic where a leg is short");
+    let row = (|| {
+        let default = host.sysctl("net.ipv4.tcp_congestion_control")?;
+        let available = host.sysctl("net.ipv4.tcp_available_congestion_control")?;
+        let leg = |leg: usize| chosen.legs[leg].as_deref().unwrap_or(&default);
+        let found = format!("client leg {}, origin leg {}; available: {available}", leg(0), leg(1));
+        let is_left_to_bbr = chosen.legs == [None, None] && default.starts_with("bbr");
+        Ok(Row::ok(check, found, needed).unless(!is_left_to_bbr, |row| {
+            // Measured over loopback, for nginx and HAProxy as well.
+            let row = row.costs(State::Slow, "a factor of three on a leg over loopback or a short one");
+            let row = row.fix("sluicegate serve --congestion-control client=cubic    # or origin=cubic, or cubic");
+            match &chosen.no_cubic {
+                None => row,
+                Some(_) if available.split(' ').all(|name| name != "cubic") => row.fix("modprobe tcp_cubic"),
+                Some(_) => row.fix(allow_cubic(host)),
+            }
+        }))
+    })();
+    Row::or_unknown(row, check, needed)
+}
+
+/// Without CAP_NET_ADMIN a socket gets what is in this list (tcp(7)).
+fn allow_cubic(host: &Host) -> String {
+    let name = "net.ipv4.tcp_allowed_congestion_control";
+    let allowed = host.sysctl(name).unwrap_or_else(|_| "reno".to_owned());
+    host.set(Scope::Machine, name, &format!("{allowed} cubic"))
+}
+
+/// `tcp_rmem` (tcp(7)): its largest value bounds the window that is offered.
+pub(super) fn receive_buffer(host: &Host) -> Row {
+    buffer(host, "tcp_rmem", WINDOW_PERCENT)
+}
+
+/// `tcp_wmem` (tcp(7)): its largest value bounds what is in flight.
+pub(super) fn send_buffer(host: &Host) -> Row {
+    buffer(host, "tcp_wmem", FLIGHT_PERCENT)
+}
+
+fn buffer(host: &Host, check: &'static str, percent: u64) -> Row {
+    let name = format!("net.ipv4.{check}");
+    let needed = format!("a maximum for 1 Gbit/s at {ROUND_TRIP_MS} ms");
+    let row = host.numbers(&name).map(|[least, default, most]| {
+        let rate = rate(most, percent);
+        let found = format!("{least} {default} {most}: about {} a tunnel at {ROUND_TRIP_MS} ms", bits(rate));
+        Row::ok(check, found, &needed).unless(rate >= WANTED_BITS, |row| {
+            row.costs(State::Slow, format!("a tunnel over a long leg is held to that; at 10 ms to {}", bits(rate * 5)))
+                .fix(host.set(Scope::Network, &name, &format!("{least} {default} {PROPOSED}")))
+        })
+    });
+    Row::or_unknown(row, check, &needed)
+}
+
+/// Bits a second of which so many bytes are in flight.
+fn rate(buffer: u64, percent: u64) -> u64 {
+    buffer.saturating_mul(8 * percent * 1_000 / 100) / ROUND_TRIP_MS
+}
+
+fn bits(rate: u64) -> String {
+    match rate / 1_000_000 {
+        mega @ 0..1_000 => format!("{mega} Mbit/s"),
+        mega => format!("{}.{} Gbit/s", mega / 1_000, mega % 1_000 / 100),
+    }
+}
+
+/// All tunnels together at 10 Gbit/s: in flight twice, once a leg, and twice that with the overhead.
+const WANTED_MEMORY: u64 = 10 * WANTED_BITS / 8 * ROUND_TRIP_MS / 1_000 * 4;
+
+/// `tcp_mem` (tcp(7)), in pages: above the second value the kernel makes windows smaller, above the third
+/// it drops.
+pub(super) fn memory(host: &Host) -> Row {
+    let check = "tcp_mem";
+    let needed = format!("{} MiB before pressure, for 10 Gbit/s", WANTED_MEMORY >> 20);
+    let page = rustix::param::page_size() as u64;
+    let row = host.numbers("net.ipv4.tcp_mem").map(|pages: [u64; 3]| {
+        let [_, pressure, most] = pages.map(|pages| pages.saturating_mul(page));
+        let found = format!("pressure from {} MiB, at most {} MiB", pressure >> 20, most >> 20);
+        Row::ok(check, found, &needed).unless(pressure >= WANTED_MEMORY, |row| {
+            let wanted = WANTED_MEMORY / page;
+            let value = format!("{} {wanted} {}", wanted / 4 * 3, wanted / 2 * 3);
+            row.costs(State::Slow, "windows shrink for every tunnel when many are slow").fix(host.set(
+                Scope::Machine,
+                "net.ipv4.tcp_mem",
+                &value,
+            ))
+        })
+    });
+    Row::or_unknown(row, check, &needed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tree::Tree;
+    use super::*;
+
+    #[test]
+    fn bbr_is_slow_where_nothing_else_was_chosen() {
+        let tree = Tree::new(&[
+            ("proc/sys/net/ipv4/tcp_congestion_control", "bbr"),
+            ("proc/sys/net/ipv4/tcp_available_congestion_control", "reno bbr cubic"),
+            ("proc/sys/net/ipv4/tcp_allowed_congestion_control", "reno bbr"),
+        ]);
+        let host = tree.host();
+        let chosen = |client: Option<&str>, no_cubic: Option<&str>| Chosen {
+            legs: [client.map(str::to_owned), None],
+            no_cubic: no_cubic.map(str::to_owned),
+        };
+        let row = congestion(&host, &chosen(None, None));
+        assert_eq!((row.state, row.fix.len()), (State::Slow, 1), "{row:?}");
+        let row = congestion(&host, &chosen(None, Some("not allowed")));
+        assert_eq!(row.fix[1], "sysctl -w net.ipv4.tcp_allowed_congestion_control=\"reno bbr cubic\"");
+        let row = congestion(&host, &chosen(Some("cubic"), None));
+        assert!(row.state == State::Ok && row.found.starts_with("client leg cubic, origin leg bbr; "), "{row:?}");
+        tree.file("proc/sys/net/ipv4/tcp_available_congestion_control", "reno bbr");
+        assert_eq!(congestion(&host, &chosen(None, Some("none"))).fix[1], "modprobe tcp_cubic");
+        tree.file("proc/sys/net/ipv4/tcp_congestion_control", "cubic");
+        assert_eq!(congestion(&host, &chosen(None, None)).state, State::Ok);
+    }
+
+    #[test]
+    fn a_buffer_is_told_as_a_rate() {
+        let tree = Tree::new(&[
+            ("proc/sys/net/ipv4/tcp_rmem", "4096\t131072\t6291456"),
+            ("proc/sys/net/ipv4/tcp_wmem", "4096\t16384\t16777216"),
+        ]);
+        let row = receive_buffer(&tree.host());
+        // 6 MiB * 0.6 / 50 ms * 8.
+        assert!(row.state == State::Slow && row.found.ends_with("about 603 Mbit/s a tunnel at 50 ms"), "{row:?}");
+        assert!(row.costs.ends_with("at 10 ms to 3.0 Gbit/s"), "{row:?}");
+        assert_eq!(row.fix, ["sysctl -w net.ipv4.tcp_rmem=\"4096 131072 16777216\""]);
+        let row = send_buffer(&tree.host());
+        assert!(row.state == State::Ok && row.found.contains("about 2.2 Gbit/s"), "{row:?}");
+        assert!(rate(PROPOSED, WINDOW_PERCENT) >= WANTED_BITS, "what is proposed is enough");
+    }
+
+    #[test]
+    fn memory_is_in_pages_and_not_in_every_namespace() {
+        let page = rustix::param::page_size() as u64;
+        let pages = |bytes: u64| bytes / page;
+        let value = |pressure| format!("{} {} {}", pages(1 << 20), pages(pressure), pages(1 << 30));
+        let tree = Tree::new(&[("proc/sys/net/ipv4/tcp_mem", &value(256 << 20))]);
+        let row = memory(&tree.host());
+        assert_eq!((row.state, row.found.as_str()), (State::Ok, "pressure from 256 MiB, at most 1024 MiB"));
+        tree.file("proc/sys/net/ipv4/tcp_mem", &value(100 << 20));
+        let row = memory(&tree.host());
+        assert!(row.state == State::Slow && row.fix[0].starts_with("sysctl -w net.ipv4.tcp_mem=\""), "{row:?}");
+        assert_eq!(memory(&Tree::new(&[]).host()).state, State::Unknown);
+    }
+}

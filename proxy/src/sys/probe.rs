@@ -1,0 +1,82 @@
+//! Tries what a host may refuse, each by itself, so that the kernel's own error is told. Whatever a try
+//! makes is gone when it returns.
+
+use std::io::{self, Write};
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+
+use super::pipe::Pipe;
+use super::ring::Ring;
+
+/// Sets up a ring of io_uring as a loop thread of the engine does.
+///
+/// # Errors
+/// EPERM by `kernel.io_uring_disabled`, a security module or a seccomp filter; ENOSYS by a filter or a
+/// kernel without; ENOMEM by `RLIMIT_MEMLOCK`; EMFILE or ENFILE for want of descriptors
+/// (io_uring_setup(2)).
+pub fn ring() -> io::Result<()> {
+    Ring::new().map(drop)
+}
+
+/// Moves a byte from one socket to another by splice(2).
+///
+/// # Errors
+/// That of the call that was refused; EPERM or ENOSYS for splice(2) itself is a seccomp filter's.
+pub fn splice() -> io::Result<()> {
+    let (near, mut far) = UnixStream::pair()?;
+    near.set_nonblocking(true)?;
+    far.write_all(&[0])?;
+    let pipe = Pipe::new()?;
+    let held = pipe.fill(&near)?;
+    pipe.drain(&near, held).map(drop)
+}
+
+/// The start of `union bpf_attr` for `BPF_MAP_CREATE` (`include/uapi/linux/bpf.h`).
+#[repr(C)]
+struct MapCreate {
+    map_type: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+}
+
+/// The command `BPF_MAP_CREATE` and the type `BPF_MAP_TYPE_SOCKHASH` (`include/uapi/linux/bpf.h`).
+const BPF_MAP_CREATE: libc::c_int = 0;
+const SOCKHASH: u32 = 18;
+
+/// Makes a map of sockets for eBPF, as an engine that forwards in the kernel needs it.
+///
+/// # Errors
+/// EPERM without CAP_BPF and CAP_NET_ADMIN in the first user namespace (`kernel/bpf/syscall.c`,
+/// `map_create`) or by a seccomp filter; EINVAL by a kernel without such maps.
+pub fn sockhash() -> io::Result<()> {
+    let attributes = MapCreate { map_type: SOCKHASH, key_size: 8, value_size: 8, max_entries: 1 };
+    // SAFETY: the kernel reads the struct, which outlives the call, up to the size that is given, takes
+    // what lies behind it for zero, and keeps no pointer.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, BPF_MAP_CREATE, &raw const attributes, size_of::<MapCreate>()) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let descriptor = RawFd::try_from(result).map_err(io::Error::other)?;
+    // SAFETY: the call has just made this descriptor, and nothing else knows it.
+    drop(unsafe { OwnedFd::from_raw_fd(descriptor) });
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_try_succeeds_or_tells_the_error_of_the_kernel_and_leaves_no_map() {
+        for (name, result) in [("ring", ring()), ("splice", splice()), ("sockhash", sockhash())] {
+            if let Err(error) = result {
+                assert!(error.raw_os_error().is_some(), "{name}: {error}");
+            }
+        }
+        let is_map = |path: &std::path::PathBuf| path.to_string_lossy().contains("bpf-map");
+        let links = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+        // A descriptor of another test may be gone by now.
+        assert_eq!(links.filter_map(|link| std::fs::read_link(link.path()).ok()).filter(is_map).count(), 0);
+    }
+}

@@ -1,0 +1,119 @@
+//! Tunnels that are ended by an operator at any moment: nothing of them is left.
+
+use std::collections::HashMap;
+use std::fs;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::Pid;
+use sluicegate::metrics;
+use sluicegate::relay::Engine;
+
+use super::rig::{Ends, Rig};
+use crate::support::noise::End;
+use crate::support::{Noise, Origin, admin, eventually};
+
+const TUNNELS: u64 = 1_000;
+const AT_ONCE: usize = 12;
+
+/// Both sides receive until they hear of the end, and most of them send.
+fn live(ends: &Ends, seed: u64) {
+    let sides = [(&ends.client, 2 * seed, 2 * seed + 1), (&ends.origin, 2 * seed + 1, 2 * seed)];
+    thread::scope(|scope| {
+        for (side, (stream, own, other)) in sides.into_iter().enumerate() {
+            let sends = !(seed >> side).is_multiple_of(4);
+            if sends {
+                // Until that fails.
+                scope.spawn(move || Noise::new(own).send(stream, usize::MAX));
+            }
+            scope.spawn(move || {
+                let (_, end) = Noise::new(other).expect(stream);
+                // The kernel tells an error once, to whichever call comes first.
+                assert!(sends || end == End::Reset, "seed {seed}");
+            });
+        }
+    });
+}
+
+fn kill(rig: &Rig, ends: &Ends, seed: u64) {
+    let id = rig
+        .gateway
+        .log
+        .line_from(ends.position, "its number", |line| line.message() == "tunnel established" && line.is_of(ends.from));
+    let mut random = Noise::new(seed);
+    // From the very beginning to the midst of things; a moment, not a condition, is what is wanted here.
+    thread::park_timeout(Duration::from_micros(random.below(8_000)));
+    let answer = admin::delete(rig.gateway.admin, &format!("/api/tunnels/{}", id.number("id")));
+    assert_eq!(answer.status, 204, "seed {seed}");
+}
+
+/// Polls that the rings of a process have under way (`/proc/PID/fdinfo`, `io_uring/fdinfo.c`), by ring.
+fn polls(pid: Pid) -> Vec<usize> {
+    let links = fs::read_dir(format!("/proc/{pid}/fd")).expect("a process of ours").flatten();
+    let rings = links.filter(|link| fs::read_link(link.path()).is_ok_and(|to| to.ends_with("anon_inode:[io_uring]")));
+    let info = rings.map(|ring| format!("/proc/{pid}/fdinfo/{}", ring.file_name().to_string_lossy()));
+    info.map(|path| fs::read_to_string(path).expect("its state").matches("  op=6, ").count()).collect()
+}
+
+/// Pipes of which a process holds both ends.
+fn pipes(pid: Pid) -> usize {
+    let links = fs::read_dir(format!("/proc/{pid}/fd")).expect("a process of ours").flatten();
+    let mut ends = HashMap::new();
+    for to in links.filter_map(|link| fs::read_link(link.path()).ok()) {
+        if to.to_string_lossy().starts_with("pipe:") {
+            *ends.entry(to).or_insert(0) += 1;
+        }
+    }
+    ends.values().filter(|count| **count == 2).count()
+}
+
+fn killed_at_any_moment(engine: Engine) {
+    let rig = Rig::new(engine);
+    let sockets = |pid: Pid| {
+        let links = fs::read_dir(format!("/proc/{pid}/fd")).expect("a process of ours").flatten();
+        links
+            .filter(|link| fs::read_link(link.path()).is_ok_and(|to| to.to_string_lossy().starts_with("socket:")))
+            .count()
+    };
+    let (pid, before) = (rig.gateway.pid(), sockets(rig.gateway.pid()));
+    let (idle_polls, next) = (polls(pid), AtomicU64::new(0));
+    assert_eq!(idle_polls.iter().sum::<usize>(), idle_polls.len(), "each ring polls what wakes it");
+    assert_eq!(idle_polls.is_empty(), engine != Engine::Uring);
+    thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                let origin = Origin::new();
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= TUNNELS {
+                        return;
+                    }
+                    let ends = rig.tunnel_to(&origin, b"");
+                    thread::scope(|scope| {
+                        scope.spawn(|| live(&ends, seed));
+                        kill(&rig, &ends, seed);
+                    });
+                    let line = rig.closing_line(&ends);
+                    assert_eq!(line.text("outcome"), "killed", "{}", line.raw);
+                }
+            });
+        }
+    });
+    assert_eq!(rig.gateway.metric(&metrics::TUNNELS, &[engine.label(), "killed"]), TUNNELS);
+    assert_eq!(rig.gateway.metric(&metrics::TUNNELS_ACTIVE, &[engine.label()]), 0);
+    eventually("no socket is left", || sockets(pid) == before);
+    eventually("no poll is left", || polls(pid) == idle_polls);
+    let megabytes = || usize::try_from(rig.gateway.metric(&metrics::PIPE_BYTES, &[]) >> 20).expect("few");
+    eventually("every pipe is in somebody's stock", || megabytes() == pipes(pid));
+}
+
+#[test]
+fn uring_leaves_nothing_of_a_thousand_killed_tunnels() {
+    killed_at_any_moment(Engine::Uring);
+}
+
+#[test]
+fn splice_leaves_nothing_of_a_thousand_killed_tunnels() {
+    killed_at_any_moment(Engine::Splice);
+}

@@ -1,0 +1,78 @@
+//! A user without any privilege, whom nobody else is.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+
+use rustix::process::{Uid, getuid};
+use rustix::thread::set_thread_res_uid;
+use sluicegate::sys::pipe::{Pipe, WANTED_CAPACITY};
+use tempfile::TempDir;
+
+use super::gateway::BINARY;
+use super::process::{program, run, skipped};
+
+/// A user, and a copy of the gateway that this user can run wherever the build is.
+#[derive(Debug)]
+pub(crate) struct Stranger {
+    uid: u32,
+    folder: TempDir,
+}
+
+/// User numbers that no system gives away: above those of real and dynamic users and of their subordinates.
+const FIRST: u32 = 2_000_000_000;
+
+impl Stranger {
+    /// `None`, with a word, where this process cannot be another user.
+    pub(crate) fn new() -> Option<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        program("setpriv", "util-linux")?;
+        // Other runs of these tests have strangers of their own.
+        let uid = FIRST + std::process::id() % 10_000_000 * 8 + COUNT.fetch_add(1, Ordering::Relaxed) % 8;
+        let folder = tempfile::tempdir().expect("a folder");
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("our own folder");
+        fs::copy(BINARY, folder.path().join("sluicegate")).expect("a copy of the gateway");
+        let stranger = Self { uid, folder };
+        let mut command = Command::new("setpriv");
+        command.args(stranger.prefix()).arg("true");
+        if !getuid().is_root() || run(command, b"").code != Some(0) {
+            skipped("to be another user needs root");
+            return None;
+        }
+        Some(stranger)
+    }
+
+    fn prefix(&self) -> [String; 3] {
+        [format!("--reuid={}", self.uid), format!("--regid={}", self.uid), "--clear-groups".to_owned()]
+    }
+
+    /// The command that runs the gateway as this user, after a line of shell, whatever path of it follows.
+    pub(crate) fn wrapper(&self, line: &str) -> Vec<String> {
+        let binary = self.folder.path().join("sluicegate").to_str().expect("a plain path").to_owned();
+        let script = format!("{line}; shift; exec \"$0\" \"$@\"");
+        let shell = ["sh".to_owned(), "-c".to_owned(), script, binary];
+        ["setpriv".to_owned()].into_iter().chain(self.prefix()).chain(shell).collect()
+    }
+
+    /// Pipes that use up the budget of this user (`pipe-user-pages-soft`) while they are held; `None` where
+    /// there is no such limit. Pages are counted for who makes the pipe, and a thread can be somebody else
+    /// than its process.
+    pub(crate) fn every_pipe(&self) -> Option<Vec<Pipe>> {
+        let uid = Uid::from_raw(self.uid);
+        let thread = thread::spawn(move || {
+            set_thread_res_uid(uid, uid, uid).expect("root can be anybody");
+            let mut held = Vec::new();
+            while held.len() < 1_000 {
+                let pipe = Pipe::new().expect("descriptors for a pipe");
+                if pipe.capacity() < WANTED_CAPACITY {
+                    return Some(held);
+                }
+                held.push(pipe);
+            }
+            None
+        });
+        thread.join().expect("it does not panic")
+    }
+}
