@@ -3,19 +3,16 @@
 //! It splits at the 200: before it, whatever goes wrong is one [`Refusal`] and one HTTP answer; after
 //! it there is a [`Tunnel`], and what ends that can only be logged.
 
-use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
-
-use tokio::net::TcpStream;
 
 use crate::account::Account;
 use crate::auth::Authenticator;
 use crate::client::Client;
 use crate::dial::Dialer;
 use crate::policy::Policy;
-use crate::reason::{Reason, Refusal};
+use crate::reason::Refusal;
 use crate::relay::{Carried, Relay};
 use crate::tunnel::{Flow, Tunnel};
 
@@ -34,13 +31,12 @@ pub struct Gateway {
     pub handshake_timeout: Duration,
 }
 
-/// Serves one accepted connection to its end.
+/// Serves one accepted connection, non-blocking, until it is refused or an engine has it.
 pub async fn serve(gateway: Arc<Gateway>, stream: TcpStream, mut account: Account) {
     let mut client = Client::new(stream);
-    // Boxed, so that the task of an idle tunnel does not keep room for a handshake.
-    let handshake = Box::pin(handshake(&gateway, &mut client, &mut account)).await;
+    let handshake = handshake(&gateway, &mut client, &mut account).await;
     let handed_off = match handshake {
-        Ok(origin) => Box::pin(hand_off(&gateway, client, origin, &mut account)).await,
+        Ok(origin) => hand_off(&gateway, client, origin, &mut account).await,
         Err(refusal) => {
             if client.pending() > 0 {
                 account.heard();
@@ -50,7 +46,8 @@ pub async fn serve(gateway: Arc<Gateway>, stream: TcpStream, mut account: Accoun
         }
     };
     match handed_off {
-        Ok(carried) => account.closed(carried.end().await),
+        // Not awaited: a tunnel that stands needs no task.
+        Ok(carried) => account.closed_by(carried.end()),
         Err(refusal) => account.refused(&refusal),
     }
 }
@@ -82,11 +79,10 @@ async fn hand_off(
     origin: Origin,
     account: &mut Account,
 ) -> Result<Carried, Refusal> {
-    let broken = |error: io::Error| Refusal::new(Reason::EngineFailed, format!("hand-off: {error}"));
     let (client, early) = client.into_established(gateway.handshake_timeout).await?;
     let flow = Arc::new(Flow::default());
     let prefix = [early, Vec::new()];
-    let tunnel = Tunnel { client, origin: origin.socket.into_std().map_err(broken)?, prefix, flow: flow.clone() };
+    let tunnel = Tunnel { client, origin: origin.socket, prefix, flow: flow.clone() };
     let carried = gateway.relay.adopt(tunnel).map_err(|reason| Refusal::new(reason, "no engine took the tunnel"))?;
     account.established(origin.address, carried.engine.label(), flow);
     Ok(carried)

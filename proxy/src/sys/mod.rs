@@ -4,4 +4,5 @@
 
 pub mod pipe;
 pub mod socket;
+pub mod stream;
 pub mod tcp;
