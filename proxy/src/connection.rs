@@ -4,6 +4,7 @@
 //! it there is a [`Tunnel`], and what ends that can only be logged.
 
 use std::net::{SocketAddr, TcpStream};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,24 +33,32 @@ pub struct Gateway {
 }
 
 /// Serves one accepted connection, non-blocking, until it is refused or an engine has it.
-pub async fn serve(gateway: Arc<Gateway>, stream: TcpStream, mut account: Account) {
+///
+/// Boxed, as is further down what comes late or seldom: a client that sends nothing keeps no room for
+/// what would come after its request.
+pub fn serve(
+    gateway: Arc<Gateway>,
+    stream: TcpStream,
+    mut account: Account,
+) -> Pin<Box<impl Future<Output = ()> + Send + 'static>> {
     let mut client = Client::new(stream);
-    let handshake = handshake(&gateway, &mut client, &mut account).await;
-    let handed_off = match handshake {
-        Ok(origin) => hand_off(&gateway, client, origin, &mut account).await,
-        Err(refusal) => {
-            if client.pending() > 0 {
-                account.heard();
+    Box::pin(async move {
+        let handed_off = match handshake(&gateway, &mut client, &mut account).await {
+            Ok(origin) => hand_off(&gateway, client, origin, &mut account).await,
+            Err(refusal) => {
+                if client.pending() > 0 {
+                    account.heard();
+                }
+                account.refused(&refusal);
+                return Box::pin(client.refuse(&refusal)).await;
             }
-            account.refused(&refusal);
-            return Box::pin(client.refuse(&refusal)).await;
+        };
+        match handed_off {
+            // Not awaited: a tunnel that stands needs no task.
+            Ok(carried) => account.closed_by(carried.end()),
+            Err(refusal) => account.refused(&refusal),
         }
-    };
-    match handed_off {
-        // Not awaited: a tunnel that stands needs no task.
-        Ok(carried) => account.closed_by(carried.end()),
-        Err(refusal) => account.refused(&refusal),
-    }
+    })
 }
 
 /// Everything that can still be answered: who asks, for what, whether they may, and the way there.
@@ -62,7 +71,7 @@ async fn handshake(gateway: &Gateway, client: &mut Client, account: &mut Account
     account.reserve()?;
     let addresses = gateway.dialer.resolve(&named).await?;
     let permit = gateway.policy.check_addresses(named, addresses)?;
-    let (socket, address) = gateway.dialer.dial(permit).await?;
+    let (socket, address) = Box::pin(gateway.dialer.dial(permit)).await?;
     Ok(Origin { socket, address })
 }
 

@@ -90,7 +90,7 @@ impl Dialer {
         let target = named.target();
         let mut addresses = match &target.host {
             Host::Address(address) => vec![SocketAddr::new(*address, target.port)],
-            Host::Name(name) => self.resolver.resolve(name).await?,
+            Host::Name(name) => Box::pin(self.resolver.resolve(name)).await?,
         };
         addresses.iter_mut().for_each(|address| address.set_port(target.port));
         Ok(addresses)

@@ -73,7 +73,8 @@ impl Stream {
                 Err(error) => return Err(error.into()),
             }
         }
-        self.registration()?.writable().await?.retain_ready();
+        let registration = self.registration()?;
+        Box::pin(registration.writable()).await?.retain_ready();
         self.socket.take_error()?.map_or(Ok(()), Err)
     }
 
@@ -94,7 +95,9 @@ impl Stream {
                 done => return done,
             }
         }
-        self.registration()?.async_io(interest, |socket| io(socket)).await
+        // Boxed, so that who does not wait keeps no room for it.
+        let registration = self.registration()?;
+        Box::pin(registration.async_io(interest, |socket| io(socket))).await
     }
 
     fn registration(&mut self) -> io::Result<&AsyncFd<Arc<TcpStream>>> {
