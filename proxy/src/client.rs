@@ -3,14 +3,14 @@
 //! Nothing else in the gateway writes HTTP to a client.
 
 use std::io::{self, ErrorKind};
+use std::net::TcpStream;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::reason::{Reason, Refusal, Status};
 use crate::request::{self, MAX_HEAD, Request};
+use crate::sys::stream::Stream;
 
 /// The answer behind which the tunnel begins. stunnel skips header lines but takes a body for the
 /// peer's TLS, so there is neither.
@@ -29,15 +29,15 @@ const FIRST_READ: usize = 1 << 10;
 /// A client that has no tunnel yet.
 #[derive(Debug)]
 pub struct Client {
-    stream: TcpStream,
+    stream: Stream,
     buffer: Vec<u8>,
 }
 
 impl Client {
-    /// Takes an accepted connection.
+    /// Takes an accepted connection, which must be non-blocking.
     #[must_use]
-    pub const fn new(stream: TcpStream) -> Self {
-        Self { stream, buffer: Vec::new() }
+    pub fn new(socket: TcpStream) -> Self {
+        Self { stream: Stream::new(socket), buffer: Vec::new() }
     }
 
     /// Reads a request; what came behind its head stays for [`Client::into_established`].
@@ -88,7 +88,7 @@ impl Client {
     ///
     /// # Errors
     /// [`Reason::ClientGone`] when the answer cannot be written, or not within `limit`.
-    pub async fn into_established(mut self, limit: Duration) -> Result<(std::net::TcpStream, Vec<u8>), Refusal> {
+    pub async fn into_established(mut self, limit: Duration) -> Result<(TcpStream, Vec<u8>), Refusal> {
         let written = timeout(limit, self.stream.write_all(ESTABLISHED)).await;
         let written = written.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()));
         let socket = written.and_then(|()| self.stream.into_std());
@@ -106,7 +106,7 @@ impl Client {
         let answer = answer(status, refusal);
         let _ = timeout(LINGER, async {
             self.stream.write_all(answer.as_bytes()).await?;
-            self.stream.shutdown().await?;
+            self.stream.shutdown()?;
             self.discard().await
         })
         .await;

@@ -3,19 +3,17 @@
 //! It splits at the 200: before it, whatever goes wrong is one [`Refusal`] and one HTTP answer; after
 //! it there is a [`Tunnel`], and what ends that can only be logged.
 
-use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
-
-use tokio::net::TcpStream;
 
 use crate::account::Account;
 use crate::auth::Authenticator;
 use crate::client::Client;
 use crate::dial::Dialer;
 use crate::policy::Policy;
-use crate::reason::{Reason, Refusal};
+use crate::reason::Refusal;
 use crate::relay::{Carried, Relay};
 use crate::tunnel::{Flow, Tunnel};
 
@@ -34,25 +32,33 @@ pub struct Gateway {
     pub handshake_timeout: Duration,
 }
 
-/// Serves one accepted connection to its end.
-pub async fn serve(gateway: Arc<Gateway>, stream: TcpStream, mut account: Account) {
+/// Serves one accepted connection, non-blocking, until it is refused or an engine has it.
+///
+/// Boxed, as is further down what comes late or seldom: a client that sends nothing keeps no room for
+/// what would come after its request.
+pub fn serve(
+    gateway: Arc<Gateway>,
+    stream: TcpStream,
+    mut account: Account,
+) -> Pin<Box<impl Future<Output = ()> + Send + 'static>> {
     let mut client = Client::new(stream);
-    // Boxed, so that the task of an idle tunnel does not keep room for a handshake.
-    let handshake = Box::pin(handshake(&gateway, &mut client, &mut account)).await;
-    let handed_off = match handshake {
-        Ok(origin) => Box::pin(hand_off(&gateway, client, origin, &mut account)).await,
-        Err(refusal) => {
-            if client.pending() > 0 {
-                account.heard();
+    Box::pin(async move {
+        let handed_off = match handshake(&gateway, &mut client, &mut account).await {
+            Ok(origin) => hand_off(&gateway, client, origin, &mut account).await,
+            Err(refusal) => {
+                if client.pending() > 0 {
+                    account.heard();
+                }
+                account.refused(&refusal);
+                return Box::pin(client.refuse(&refusal)).await;
             }
-            account.refused(&refusal);
-            return Box::pin(client.refuse(&refusal)).await;
+        };
+        match handed_off {
+            // Not awaited: a tunnel that stands needs no task.
+            Ok(carried) => account.closed_by(carried.end()),
+            Err(refusal) => account.refused(&refusal),
         }
-    };
-    match handed_off {
-        Ok(carried) => account.closed(carried.end().await),
-        Err(refusal) => account.refused(&refusal),
-    }
+    })
 }
 
 /// Everything that can still be answered: who asks, for what, whether they may, and the way there.
@@ -65,7 +71,7 @@ async fn handshake(gateway: &Gateway, client: &mut Client, account: &mut Account
     account.reserve()?;
     let addresses = gateway.dialer.resolve(&named).await?;
     let permit = gateway.policy.check_addresses(named, addresses)?;
-    let (socket, address) = gateway.dialer.dial(permit).await?;
+    let (socket, address) = Box::pin(gateway.dialer.dial(permit)).await?;
     Ok(Origin { socket, address })
 }
 
@@ -82,11 +88,10 @@ async fn hand_off(
     origin: Origin,
     account: &mut Account,
 ) -> Result<Carried, Refusal> {
-    let broken = |error: io::Error| Refusal::new(Reason::EngineFailed, format!("hand-off: {error}"));
     let (client, early) = client.into_established(gateway.handshake_timeout).await?;
     let flow = Arc::new(Flow::default());
     let prefix = [early, Vec::new()];
-    let tunnel = Tunnel { client, origin: origin.socket.into_std().map_err(broken)?, prefix, flow: flow.clone() };
+    let tunnel = Tunnel { client, origin: origin.socket, prefix, flow: flow.clone() };
     let carried = gateway.relay.adopt(tunnel).map_err(|reason| Refusal::new(reason, "no engine took the tunnel"))?;
     account.established(origin.address, carried.engine.label(), flow);
     Ok(carried)

@@ -37,8 +37,10 @@ struct Taken {
 #[derive(Debug)]
 pub(super) struct Slot {
     slots: Arc<Slots>,
+    /// Where there is a limit for users.
     user: Option<Arc<str>>,
-    source: IpAddr,
+    /// Where there is a limit for sources.
+    source: Option<IpAddr>,
 }
 
 impl Slots {
@@ -46,12 +48,15 @@ impl Slots {
         Arc::new(Self { limits, taken: Mutex::default() })
     }
 
-    /// Looks at every limit before it takes from any: a refusal leaves nothing behind.
+    /// Looks at every limit before it takes from any: a refusal leaves nothing behind. Nothing is counted
+    /// that has no limit.
     pub(super) fn take(self: &Arc<Self>, user: Option<Arc<str>>, source: IpAddr) -> Result<Slot, Refusal> {
         let Limits { tunnels, per_user, per_source } = self.limits;
+        let user = user.filter(|_| per_user.is_some());
+        let source = per_source.map(|_| source);
         let mut taken = self.lock();
         let of_user = user.as_ref().and_then(|user| taken.users.get(user)).copied().unwrap_or(0);
-        let of_source = taken.sources.get(&source).copied().unwrap_or(0);
+        let of_source = source.and_then(|source| taken.sources.get(&source)).copied().unwrap_or(0);
         room(taken.all, Some(tunnels), Reason::TunnelLimit, "--max-tunnels")?;
         room(of_user, per_user, Reason::UserLimit, "--max-tunnels-per-user")?;
         room(of_source, per_source, Reason::SourceLimit, "--max-tunnels-per-source")?;
@@ -59,7 +64,9 @@ impl Slots {
         if let Some(user) = &user {
             *taken.users.entry(Arc::clone(user)).or_default() += 1;
         }
-        *taken.sources.entry(source).or_default() += 1;
+        if let Some(source) = source {
+            *taken.sources.entry(source).or_default() += 1;
+        }
         drop(taken);
         Ok(Slot { slots: Arc::clone(self), user, source })
     }
@@ -76,7 +83,9 @@ impl Drop for Slot {
         if let Some(user) = self.user.take() {
             give_back(&mut taken.users, user);
         }
-        give_back(&mut taken.sources, self.source);
+        if let Some(source) = self.source {
+            give_back(&mut taken.sources, source);
+        }
     }
 }
 
@@ -132,7 +141,7 @@ mod tests {
 
     #[test]
     fn nothing_is_kept_of_who_has_left() {
-        let slots = Slots::new(Limits { tunnels: 1, per_user: None, per_source: None });
+        let slots = Slots::new(Limits { tunnels: 1, per_user: Some(1), per_source: Some(1) });
         drop(slots.take(Some("ann".into()), HERE).unwrap());
         let taken = slots.lock();
         assert!(taken.all == 0 && taken.users.is_empty() && taken.sources.is_empty(), "{taken:?}");

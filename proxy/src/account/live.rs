@@ -5,11 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use ::metrics::Counter;
 use serde::{Deserialize, Serialize};
 
+use super::meters::{OfEngine, OfUser};
 use super::{clean, log};
-use crate::metrics;
 use crate::reason::Reason;
 use crate::target::Target;
 use crate::tunnel::{Direction, Flow};
@@ -22,14 +21,12 @@ pub const INTERIM: Duration = Duration::from_secs(600);
 pub(super) struct Live {
     pub(super) id: u64,
     pub(super) client: SocketAddr,
-    pub(super) user: Option<Arc<str>>,
+    user: Option<Arc<OfUser>>,
     pub(super) target: Option<Target>,
     pub(super) origin: SocketAddr,
-    pub(super) engine: &'static str,
+    engine: Arc<OfEngine>,
     pub(super) flow: Arc<Flow>,
     published: [AtomicU64; 2],
-    bytes: [Counter; 2],
-    user_bytes: Option<[Counter; 2]>,
     /// When the last line was written and what it said; `None` once the closing line is.
     logged: Mutex<Option<(Instant, [u64; 2])>>,
 }
@@ -38,29 +35,24 @@ impl Live {
     pub(super) fn new(
         id: u64,
         client: SocketAddr,
-        user: Option<Arc<str>>,
+        user: Option<Arc<OfUser>>,
         target: Option<Target>,
         origin: SocketAddr,
-        engine: &'static str,
+        engine: Arc<OfEngine>,
         flow: Arc<Flow>,
     ) -> Self {
-        let bytes = Direction::BOTH.map(|way| metrics::BYTES.counter(&[way.label(), engine]));
-        let user_bytes =
-            user.as_deref().map(|user| Direction::BOTH.map(|way| metrics::USER_BYTES.counter(&[user, way.label()])));
         let logged = Mutex::new(Some((flow.started(), [0; 2])));
-        Self {
-            id,
-            client,
-            user,
-            target,
-            origin,
-            engine,
-            flow,
-            published: Default::default(),
-            bytes,
-            user_bytes,
-            logged,
-        }
+        Self { id, client, user, target, origin, engine, flow, published: Default::default(), logged }
+    }
+
+    /// The name of the user.
+    pub(super) fn user(&self) -> Option<&str> {
+        self.user.as_ref().map(|user| &*user.name)
+    }
+
+    /// The label of the engine that has it.
+    pub(super) fn engine(&self) -> &'static str {
+        self.engine.label
     }
 
     /// Bytes moved so far, by [`Direction::index`].
@@ -81,22 +73,25 @@ impl Live {
         let before = self.published[way.index()].fetch_max(moved, Ordering::Relaxed);
         let more = moved.saturating_sub(before);
         if more > 0 {
-            self.bytes[way.index()].increment(more);
-            if let Some(user_bytes) = &self.user_bytes {
-                user_bytes[way.index()].increment(more);
+            self.engine.bytes[way.index()].increment(more);
+            if let Some(user) = &self.user {
+                user.bytes[way.index()].increment(more);
             }
         }
     }
 
-    /// Counts and logs the end.
+    /// Counts and logs the end; a second call does nothing.
     pub(super) fn close(&self, reason: Reason) {
-        self.publish();
-        metrics::TUNNELS_ACTIVE.gauge(&[self.engine]).decrement(1.0);
-        metrics::TUNNELS.counter(&[self.engine, reason.label()]).increment(1);
-        metrics::TUNNEL_DURATION.histogram().record(self.flow.started().elapsed());
         let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
-        *logged = None;
-        log::closed(self, reason, Instant::now());
+        if logged.take().is_none() {
+            return;
+        }
+        self.publish();
+        let now = Instant::now();
+        self.engine.active.decrement(1.0);
+        self.engine.outcome(reason).increment(1);
+        self.engine.duration.record(now.saturating_duration_since(self.flow.started()));
+        log::closed(self, reason, now);
     }
 
     /// Writes a line if the last one is [`INTERIM`] ago and the tunnel still lives.
@@ -122,10 +117,10 @@ impl Live {
         TunnelView {
             id: self.id,
             client: self.client,
-            user: self.user.as_deref().map(|user| clean(user).into_owned()),
+            user: self.user().map(|user| clean(user).into_owned()),
             target: self.target_text(),
             origin: self.origin,
-            engine: self.engine.to_owned(),
+            engine: self.engine().to_owned(),
             age_seconds: seconds(now.saturating_duration_since(self.flow.started())),
             quiet_seconds: seconds(now.saturating_duration_since(self.flow.last_moved())),
             bytes_to_origin,

@@ -29,10 +29,10 @@ macro_rules! tunnel_line {
             tracing::Level::$level,
             id = $live.id,
             client = %$live.client,
-            user = $live.user.as_deref().map(clean).as_deref(),
+            user = $live.user().map(clean).as_deref(),
             target = $live.target_text().as_str(),
             origin = %$live.origin,
-            engine = $live.engine,
+            engine = $live.engine(),
             $($fields)*
             $message
         )

@@ -6,9 +6,11 @@
 //! so that no path through the code can forget to count.
 
 mod clean;
+mod ending;
 mod limits;
 mod live;
 mod log;
+mod meters;
 mod registry;
 
 use std::net::{IpAddr, SocketAddr};
@@ -108,11 +110,14 @@ impl Account {
         if self.live.is_some() {
             return;
         }
-        metrics::CONNECT_REQUESTS.counter(&["200", "established"]).increment(1);
-        metrics::HANDSHAKE_DURATION.histogram().record(self.accepted.elapsed());
-        metrics::TUNNELS_ACTIVE.gauge(&[engine]).increment(1.0);
-        let (user, target) = (self.user.take(), self.target.take());
-        let live = Arc::new(Live::new(self.id, self.client, user, target, origin, engine, flow));
+        let meters = &self.registry.meters;
+        let (established, duration) = meters.established();
+        established.increment(1);
+        duration.record(flow.started().saturating_duration_since(self.accepted));
+        let engine = meters.engine(engine);
+        engine.active.increment(1.0);
+        let user = self.user.take().map(|name| meters.user(name));
+        let live = Arc::new(Live::new(self.id, self.client, user, self.target.take(), origin, engine, flow));
         log::established(&live);
         self.registry.insert(&live);
         self.live = Some(live);

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use super::limits::Slots;
 use super::live::Live;
+use super::meters::Meters;
 use super::{Account, Limits, TunnelView};
 use crate::reason::Reason;
 
@@ -18,6 +19,7 @@ use crate::reason::Reason;
 pub struct Registry {
     next: AtomicU64,
     slots: Arc<Slots>,
+    pub(super) meters: Meters,
     state: Mutex<State>,
     connections: watch::Sender<usize>,
 }
@@ -36,6 +38,7 @@ impl Registry {
         Arc::new(Self {
             next: AtomicU64::new(1),
             slots: Slots::new(limits),
+            meters: Meters::default(),
             state: Mutex::default(),
             connections: watch::Sender::new(0),
         })
@@ -85,6 +88,12 @@ impl Registry {
     pub fn stop_all(&self, why: Reason) {
         self.lock().stopping.get_or_insert(why);
         self.snapshot().iter().for_each(|live| live.flow.stop(why));
+    }
+
+    /// Accounts for every tunnel that its engine has not ended yet, for a process that is about to: its
+    /// end would leave no line otherwise.
+    pub fn close_all(&self, why: Reason) {
+        self.snapshot().iter().for_each(|live| live.close(why));
     }
 
     /// Brings the byte counters of the live tunnels up to date.

@@ -241,6 +241,49 @@ fn a_task_that_panics_or_is_cancelled_is_accounted() {
     assert_eq!(trace.value("connect_requests_total{code=\"none\",reason=\"client_gone\"}"), 1.0);
 }
 
+/// The recorder and the log of a trace are those of this thread: what is closed elsewhere is not in it.
+#[test]
+fn a_tunnel_is_closed_where_its_end_is_told() {
+    for (tells, reason) in [(true, Reason::OriginClosed), (false, Reason::EngineFailed)] {
+        let trace = Trace::of(|registry| {
+            let (end, ended) = tokio::sync::oneshot::channel();
+            established(registry, &Arc::default()).closed_by(async { ended.await.unwrap_or(Reason::EngineFailed) });
+            assert_eq!(registry.active(), 1);
+            if tells {
+                end.send(reason).unwrap();
+            } else {
+                drop(end);
+            }
+        });
+        let series = format!("tunnels_total{{engine=\"splice\",outcome=\"{reason}\"}}");
+        assert_eq!((trace.value(&series), trace.sum("tunnels_total")), (1.0, 1.0));
+        assert_eq!(trace.line("tunnel closed").1["outcome"], reason.label());
+    }
+}
+
+#[test]
+fn an_end_that_is_known_already_closes_at_once() {
+    let trace = Trace::of(|registry| {
+        established(registry, &Arc::default()).closed_by(std::future::ready(Reason::Killed));
+        assert_eq!(registry.active(), 0);
+    });
+    assert_eq!(trace.line("tunnel closed").1["outcome"], "killed");
+}
+
+#[test]
+fn what_is_still_open_at_the_end_of_the_process_is_accounted_once() {
+    let trace = Trace::of(|registry| {
+        let (end, ended) = tokio::sync::oneshot::channel();
+        established(registry, &Arc::default()).closed_by(async { ended.await.unwrap_or(Reason::EngineFailed) });
+        registry.close_all(Reason::Shutdown);
+        registry.close_all(Reason::Shutdown);
+        end.send(Reason::ClientClosed).unwrap();
+    });
+    assert_eq!(trace.line("tunnel closed").1["outcome"], "shutdown");
+    assert_eq!(trace.sum("tunnels_total"), 1.0);
+    assert_eq!(trace.value("tunnels_active{engine=\"splice\"}"), 0.0);
+}
+
 #[test]
 fn the_half_of_its_life_decides_how_an_end_is_counted() {
     let trace = Trace::of(|registry| {

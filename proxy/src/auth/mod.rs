@@ -145,7 +145,8 @@ impl Guard {
         if let Some(name) = self.inline.find(&digest) {
             return Ok(name);
         }
-        self.verifier.verify(&self.table(), credentials, digest, source).await
+        // Boxed: the users of the command line never come here, and should keep no room for it.
+        Box::pin(self.verifier.verify(&self.table(), credentials, digest, source)).await
     }
 
     fn table(&self) -> Arc<Table> {

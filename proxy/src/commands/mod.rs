@@ -14,6 +14,7 @@ pub mod explain;
 pub mod hash_password;
 pub mod kill;
 pub mod line;
+mod log;
 pub mod serve;
 pub mod tunnels;
 

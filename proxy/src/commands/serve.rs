@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use tracing::level_filters::LevelFilter;
 use tracing::{info, warn};
-use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 
 use super::Failure;
+use super::log::{Flush, Lines};
 use crate::account::{self, Registry};
 use crate::admin::{self, Admin, Readiness};
 use crate::config::settings::Settings;
@@ -84,25 +84,21 @@ pub fn check(options: &Serve) -> Result<String, Failure> {
     Ok(format!("The configuration can be used: {users}, up to {} tunnels, on {listen}.", settings.limits.tunnels))
 }
 
-/// Log lines that may wait for a reader of standard error that is slow; what comes beyond is dropped,
-/// since a log that nobody reads must not hold up the gateway.
-const LOG_LINES: usize = 10_000;
-
 /// Starts logging on a thread of its own, which writes the last lines when the guard is dropped.
-fn start_log(format: LogFormat) -> Result<WorkerGuard, Failure> {
+fn start_log(format: LogFormat) -> Result<Flush, Failure> {
     let level = std::env::var(LOG_LEVEL).ok().filter(|level| !level.is_empty());
     let level = level.unwrap_or_else(|| "info".to_owned());
     let filter: LevelFilter =
         level.parse().map_err(|_| Failure::Usage(format!("{LOG_LEVEL}={level}: use error, warn, info or debug")))?;
-    let (writer, guard) =
-        NonBlockingBuilder::default().buffered_lines_limit(LOG_LINES).lossy(true).finish(std::io::stderr());
-    let log = tracing_subscriber::fmt().with_writer(writer).with_max_level(filter).with_target(false);
+    let (lines, flush) =
+        Lines::start(std::io::stderr()).map_err(|error| Failure::Work(format!("no threads: {error}")))?;
+    let log = tracing_subscriber::fmt().with_writer(lines).with_max_level(filter).with_target(false);
     let log = log.log_internal_errors(false);
     match format {
         LogFormat::Text => log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
         LogFormat::Json => log.json().init(),
     }
-    Ok(guard)
+    Ok(flush)
 }
 
 fn addresses(listeners: &Listeners) -> Result<(Vec<SocketAddr>, SocketAddr), Failure> {

@@ -8,17 +8,18 @@ mod race;
 mod resolve;
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use metrics::Histogram;
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpSocket, TcpStream};
 
 use crate::metrics::DIAL_DURATION;
 use crate::policy::{Named, Permit};
 use crate::reason::Refusal;
 use crate::sys::socket::{LegOptions, apply, bind_source, is_local_address};
+use crate::sys::stream::Stream;
 use crate::target::Host;
 
 use resolve::Resolver;
@@ -58,7 +59,9 @@ impl Options {
 /// Resolves names and dials permitted addresses.
 #[derive(Debug)]
 pub struct Dialer {
-    options: Arc<Options>,
+    options: Options,
+    /// Of [`DIAL_DURATION`], looked up at the first dial.
+    duration: OnceLock<Histogram>,
     resolver: Resolver,
 }
 
@@ -75,7 +78,7 @@ impl Dialer {
         options: Options,
         lookup: impl Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync + 'static,
     ) -> Self {
-        Self { options: Arc::new(options), resolver: Resolver::new(lookup, resolve::Limits::default()) }
+        Self { options, duration: OnceLock::new(), resolver: Resolver::new(lookup, resolve::Limits::default()) }
     }
 
     /// The addresses of a target with its port, at most 16, families alternating; a literal address
@@ -87,13 +90,14 @@ impl Dialer {
         let target = named.target();
         let mut addresses = match &target.host {
             Host::Address(address) => vec![SocketAddr::new(*address, target.port)],
-            Host::Name(name) => self.resolver.resolve(name).await?,
+            Host::Name(name) => Box::pin(self.resolver.resolve(name)).await?,
         };
         addresses.iter_mut().for_each(|address| address.set_port(target.port));
         Ok(addresses)
     }
 
-    /// Connects to the first permitted address that answers, by Happy Eyeballs (RFC 8305).
+    /// Connects to the first permitted address that answers, by Happy Eyeballs (RFC 8305). The socket is
+    /// non-blocking.
     ///
     /// # Errors
     /// The most telling failure of all: `ConnectRefused`, `ConnectTimeout`, `Unreachable` or
@@ -102,22 +106,24 @@ impl Dialer {
         let began = Instant::now();
         let timeout = self.options.timeout;
         let addresses = race::interleave(permit.addresses());
-        let connect = |address| connect(self.options.clone(), address);
+        let connect = |address| connect(&self.options, address);
         let connected = race::race(&addresses, timeout, timeout * TOTAL, connect).await;
         let connected = connected.map_err(|failures| cause::refusal(permit.target(), &failures, timeout))?;
-        DIAL_DURATION.histogram().record(began.elapsed().as_secs_f64());
+        self.duration.get_or_init(|| DIAL_DURATION.histogram()).record(began.elapsed());
         Ok(connected)
     }
 }
 
-async fn connect(options: Arc<Options>, address: SocketAddr) -> io::Result<TcpStream> {
+async fn connect(options: &Options, address: SocketAddr) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     apply(&socket, &options.leg)?;
     if let Some(source) = options.source.iter().find(|source| source.is_ipv4() == address.is_ipv4()) {
         bind_source(&socket, *source)?;
     }
-    let stream = TcpSocket::from_std_stream(socket.into()).connect(address).await?;
-    match is_self_connected(&stream)? {
+    let mut stream = Stream::new(socket.into());
+    stream.connect(address).await?;
+    let stream = stream.into_std()?;
+    match is_self_connected(&stream, address)? {
         true => Err(io::ErrorKind::ConnectionRefused.into()),
         false => Ok(stream),
     }
@@ -125,8 +131,10 @@ async fn connect(options: Arc<Options>, address: SocketAddr) -> io::Result<TcpSt
 
 /// Whether the kernel has chosen the target's own port as the source and so joined the socket to
 /// itself, which TCP's simultaneous open allows (RFC 9293, 3.5): nobody listens there.
-fn is_self_connected(stream: &TcpStream) -> io::Result<bool> {
-    Ok(stream.local_addr()? == stream.peer_addr()?)
+fn is_self_connected(stream: &TcpStream, dialled: SocketAddr) -> io::Result<bool> {
+    let own = stream.local_addr()?;
+    // The peer is asked for only then, since it may have another address than was dialled: 0.0.0.0.
+    Ok(own.port() == dialled.port() && own == stream.peer_addr()?)
 }
 
 #[cfg(test)]

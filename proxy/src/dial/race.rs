@@ -1,11 +1,13 @@
 //! Happy Eyeballs (RFC 8305): addresses are tried one after the other, a little apart, and the first
 //! that answers wins.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::Poll;
 use std::time::Duration;
 
-use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::cause::Failure;
@@ -42,34 +44,47 @@ pub(super) async fn race<T, C, F>(
     connect: C,
 ) -> Result<(T, SocketAddr), Vec<Failure>>
 where
-    T: Send + 'static,
     C: Fn(SocketAddr) -> F,
-    F: Future<Output = io::Result<T>> + Send + 'static,
+    F: Future<Output = io::Result<T>>,
 {
     let end = Instant::now() + total;
     let mut waiting = addresses.iter().copied();
-    let mut attempts = JoinSet::new();
+    let mut attempts = Vec::new();
     let mut failures = Vec::new();
     loop {
         if let Some(address) = waiting.next() {
             let attempt = timeout(each, connect(address));
-            attempts.spawn(async move { (address, attempt.await.unwrap_or_else(|late| Err(late.into()))) });
+            // Not a task: most dials are a single attempt, and many succeed at the first look.
+            attempts.push(Box::pin(async move { (address, attempt.await.unwrap_or_else(|late| Err(late.into()))) }));
+        } else if attempts.is_empty() {
+            return Err(failures);
         }
         // The next attempt waits for whichever comes first; the loop's head starts it.
         let more = waiting.len() > 0;
         tokio::select! {
             biased;
-            finished = attempts.join_next() => match finished {
-                Some(Ok((address, Ok(connection)))) => return Ok((connection, address)),
-                Some(Ok((address, Err(error)))) => failures.push(Failure { address, error }),
-                // Nothing cancels an attempt and none panics; if one did, the others still count.
-                Some(Err(_)) => {}
-                None => return Err(failures),
+            (address, result) = first(&mut attempts) => match result {
+                Ok(connection) => return Ok((connection, address)),
+                Err(error) => failures.push(Failure { address, error }),
             },
             () = sleep(ATTEMPT_DELAY), if more => {}
             () = sleep_until(end) => return Err(with_time_out(addresses, failures)),
         }
     }
+}
+
+/// Waits for the first of `attempts` to be over, and takes it out.
+async fn first<F: Future>(attempts: &mut Vec<Pin<Box<F>>>) -> F::Output {
+    poll_fn(|context| {
+        for place in 0..attempts.len() {
+            if let Poll::Ready(result) = attempts[place].as_mut().poll(context) {
+                drop(attempts.swap_remove(place));
+                return Poll::Ready(result);
+            }
+        }
+        Poll::Pending
+    })
+    .await
 }
 
 /// Adds the time-out of the first address that has not failed otherwise.

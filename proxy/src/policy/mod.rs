@@ -1,7 +1,7 @@
 //! What may be reached: name rules before a name is resolved, address rules on every address after.
 //!
 //! The answer is a [`Permit`], and nothing else can be dialled. All decisions about an address are
-//! made in [`Policy::judge`], for the handshake and for `explain` alike.
+//! made in `Policy::decide`, for the handshake and for `explain` alike.
 
 mod rule;
 mod special;
@@ -130,10 +130,7 @@ impl Policy {
     /// [`Reason::Denied`], naming the rule.
     pub fn check_name(&self, target: Target) -> Result<Named, Refusal> {
         let cause = match &target.host {
-            Host::Address(address) => match self.judge(&target, SocketAddr::new(*address, target.port)) {
-                Verdict::Permitted { .. } => None,
-                Verdict::Refused { cause } => Some(cause),
-            },
+            Host::Address(address) => self.decide(&target, SocketAddr::new(*address, target.port)).err(),
             Host::Name(name) => self.name_refused(name, &target),
         };
         match cause {
@@ -150,19 +147,19 @@ impl Policy {
     /// [`Reason::ResolveFailed`] if there was none to begin with.
     pub fn check_addresses(&self, named: Named, addresses: Vec<SocketAddr>) -> Result<Permit, Refusal> {
         let target = named.target;
-        let (mut rules, mut causes, mut permitted) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut first, mut causes, mut permitted) = (None, Vec::new(), Vec::new());
         for address in addresses {
             let address = canonical(address, target.port);
-            match self.judge(&target, address) {
-                Verdict::Permitted { rule } => {
-                    rules.push(rule);
+            match self.decide(&target, address) {
+                Ok(rule) => {
+                    first.get_or_insert(rule);
                     permitted.push(address);
                 }
-                Verdict::Refused { cause } => causes.push((cause, address.ip())),
+                Err(cause) => causes.push((cause, address.ip())),
             }
         }
-        match rules.into_iter().next() {
-            Some(rule) => Ok(Permit { target, addresses: permitted, rule }),
+        match first {
+            Some(rule) => Ok(Permit { target, addresses: permitted, rule: self.shown(rule) }),
             None => Err(none_permitted(&target, &causes)),
         }
     }
@@ -170,15 +167,24 @@ impl Policy {
     /// What the policy says of `address` if `target` resolves to it; the port is the target's.
     #[must_use]
     pub fn judge(&self, target: &Target, address: SocketAddr) -> Verdict {
-        let address = canonical(address, target.port);
-        let outcome = self
-            .not_denied(target, address.ip())
-            .and_then(|()| self.not_own_listener(address))
-            .and_then(|()| self.allowed(target, address.ip()));
-        match outcome {
-            Ok(rule) if self.by_default => Verdict::Permitted { rule: format!("default allow {rule}") },
-            Ok(rule) => Verdict::Permitted { rule: format!("--allow {rule}") },
+        match self.decide(target, address) {
+            Ok(rule) => Verdict::Permitted { rule: self.shown(rule) },
             Err(cause) => Verdict::Refused { cause },
+        }
+    }
+
+    /// The rule that permits `address`, or why none does.
+    fn decide(&self, target: &Target, address: SocketAddr) -> Result<&Rule, String> {
+        let address = canonical(address, target.port);
+        self.not_denied(target, address.ip())?;
+        self.not_own_listener(address)?;
+        self.allowed(target, address.ip())
+    }
+
+    fn shown(&self, rule: &Rule) -> String {
+        match self.by_default {
+            true => format!("default allow {rule}"),
+            false => format!("--allow {rule}"),
         }
     }
 

@@ -1,10 +1,10 @@
 //! The accept loop.
 
 use std::io;
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::warn;
@@ -13,6 +13,7 @@ use crate::account::Registry;
 use crate::client::Client;
 use crate::connection::{Gateway, serve};
 use crate::reason::{Reason, Refusal};
+use crate::sys::stream::Listener;
 
 /// Handshakes at once. One costs a descriptor and at most 16 KiB; the limit is there for those who
 /// never finish theirs.
@@ -27,7 +28,7 @@ const LAST: usize = 4096;
 
 /// Accepts until `draining` is true and the queue is empty.
 pub(super) async fn accept(
-    listener: TcpListener,
+    listener: Listener,
     gateway: Arc<Gateway>,
     registry: Arc<Registry>,
     mut draining: watch::Receiver<bool>,
@@ -65,7 +66,7 @@ pub(super) async fn accept(
     }
 }
 
-async fn turn_away(stream: tokio::net::TcpStream, mut account: crate::account::Account) {
+async fn turn_away(stream: TcpStream, mut account: crate::account::Account) {
     let refusal = Refusal::new(Reason::HandshakeLimit, format!("{HANDSHAKES} handshakes are under way"));
     account.refused(&refusal);
     Client::new(stream).refuse(&refusal).await;

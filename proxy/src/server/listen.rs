@@ -7,6 +7,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 
 use crate::sys::socket::{LegOptions, apply};
+use crate::sys::stream::Listener;
 
 /// Connections that wait to be accepted, bounded by `net.core.somaxconn`: all the volumes of a
 /// migration connect at once.
@@ -51,8 +52,9 @@ impl Listeners {
         self.admin.local_addr()
     }
 
-    pub(super) fn into_tokio(self) -> io::Result<(Vec<TcpListener>, TcpListener)> {
-        let clients = self.clients.into_iter().map(TcpListener::from_std).collect::<io::Result<_>>()?;
+    /// Registers them with the runtime: first where clients are accepted, then the admin server's.
+    pub(super) fn into_tokio(self) -> io::Result<(Vec<Listener>, TcpListener)> {
+        let clients = self.clients.into_iter().map(Listener::new).collect::<io::Result<_>>()?;
         Ok((clients, TcpListener::from_std(self.admin)?))
     }
 }

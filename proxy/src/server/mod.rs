@@ -95,6 +95,7 @@ impl Server {
         }
         self.registry.stop_all(Reason::Shutdown);
         let _ = timeout(LAST_LINES, connections.wait_for(|open| *open == 0)).await;
+        self.registry.close_all(Reason::Shutdown);
     }
 }
 

@@ -6,4 +6,5 @@ pub mod pipe;
 pub mod probe;
 pub mod ring;
 pub mod socket;
+pub mod stream;
 pub mod tcp;

@@ -1,0 +1,201 @@
+//! A non-blocking TCP socket that the runtime hears of only when somebody has to wait for it.
+//!
+//! Most handshakes never wait: the request is there before the connection is accepted, and the answer
+//! fits the send buffer. To register such a socket with the runtime's epoll, and to take it out again
+//! before an engine registers it with its own, would be two system calls and two locks for nothing.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use rustix::buffer::spare_capacity;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketFlags};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// The socket, and its registration once there is one.
+#[derive(Debug)]
+pub struct Stream {
+    /// Dropped before the socket is given away.
+    registered: Option<AsyncFd<Arc<TcpStream>>>,
+    socket: Arc<TcpStream>,
+}
+
+impl Stream {
+    /// Takes a socket, which must be non-blocking.
+    #[must_use]
+    pub fn new(socket: TcpStream) -> Self {
+        Self { registered: None, socket: Arc::new(socket) }
+    }
+
+    /// Reads into the spare capacity of `buffer`; 0 is the end of the stream.
+    ///
+    /// # Errors
+    /// The error of recv(2), or of registering.
+    pub async fn read_buf(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize> {
+        let read = |socket: &TcpStream| Ok(rustix::net::recv(socket, spare_capacity(buffer), RecvFlags::empty())?.1);
+        self.when(Interest::READABLE, read).await
+    }
+
+    /// Writes all of `bytes`.
+    ///
+    /// # Errors
+    /// The error of send(2), or of registering.
+    pub async fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let send = |socket: &TcpStream| Ok(rustix::net::send(socket, bytes, SendFlags::NOSIGNAL)?);
+            let sent = self.when(Interest::WRITABLE, send).await?;
+            bytes = &bytes[sent..];
+        }
+        Ok(())
+    }
+
+    /// Tells the peer that nothing more will be written.
+    ///
+    /// # Errors
+    /// The error of shutdown(2).
+    pub fn shutdown(&self) -> io::Result<()> {
+        Ok(rustix::net::shutdown(&self.socket, Shutdown::Write)?)
+    }
+
+    /// Connects the socket.
+    ///
+    /// # Errors
+    /// The error of connect(2), at once or later, or of registering.
+    pub async fn connect(&mut self, address: SocketAddr) -> io::Result<()> {
+        // Asked again, connect(2) says what has come of it: a peer on this host has answered already.
+        for _ in 0..2 {
+            match rustix::net::connect(&self.socket, &address) {
+                Ok(()) | Err(Errno::ISCONN) => return Ok(()),
+                Err(Errno::INPROGRESS | Errno::ALREADY) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let registration = self.registration()?;
+        Box::pin(registration.writable()).await?.retain_ready();
+        self.socket.take_error()?.map_or(Ok(()), Err)
+    }
+
+    /// Gives the socket back, registered nowhere.
+    ///
+    /// # Errors
+    /// None that is known: nothing else holds the socket.
+    pub fn into_std(self) -> io::Result<TcpStream> {
+        drop(self.registered);
+        Arc::try_unwrap(self.socket).map_err(|_| io::Error::other("the socket is still registered"))
+    }
+
+    /// Does `io`, waiting until it can be done.
+    async fn when<R>(&mut self, interest: Interest, mut io: impl FnMut(&TcpStream) -> io::Result<R>) -> io::Result<R> {
+        if self.registered.is_none() {
+            match io(&self.socket) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                done => return done,
+            }
+        }
+        // Boxed, so that who does not wait keeps no room for it.
+        let registration = self.registration()?;
+        Box::pin(registration.async_io(interest, |socket| io(socket))).await
+    }
+
+    fn registration(&mut self) -> io::Result<&AsyncFd<Arc<TcpStream>>> {
+        let new = match self.registered.take() {
+            Some(registered) => registered,
+            // SAFETY: the clone keeps the socket open for as long as it is registered, and a TcpStream
+            // behind an Arc has the same descriptor for all its life.
+            None => unsafe { AsyncFd::register(Arc::clone(&self.socket)) }?,
+        };
+        Ok(self.registered.insert(new))
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// A listener that the runtime watches; what it accepts is not registered.
+#[derive(Debug)]
+pub struct Listener(AsyncFd<TcpListener>);
+
+impl Listener {
+    /// Registers a listener, which must be non-blocking.
+    ///
+    /// # Errors
+    /// The error of epoll_ctl(2).
+    pub fn new(listener: TcpListener) -> io::Result<Self> {
+        // SAFETY: the listener is owned by the registration, which nothing here gives out for change:
+        // it stays open, with the same descriptor, until both are dropped.
+        Ok(Self(unsafe { AsyncFd::register_with_interest(listener, Interest::READABLE) }?))
+    }
+
+    /// Waits for a connection: the socket, non-blocking, and the address of its peer.
+    ///
+    /// # Errors
+    /// The error of accept(2).
+    pub async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        self.0.async_io(Interest::READABLE, accept).await
+    }
+}
+
+fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let (socket, peer) = rustix::net::acceptfrom_with(listener, flags)?;
+    let peer = peer.and_then(|peer| peer.try_into().ok());
+    // A listener for IP knows no other peers.
+    peer.map(|peer| (socket.into(), peer)).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::Ipv4Addr;
+
+    fn pair() -> (Stream, TcpStream) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (socket, address) = accept(&listener).unwrap();
+        assert_eq!(address, peer.local_addr().unwrap());
+        (Stream::new(socket), peer)
+    }
+
+    #[tokio::test]
+    async fn what_is_there_is_read_unregistered_and_what_is_not_is_waited_for() {
+        let (mut stream, mut peer) = pair();
+        peer.write_all(b"one").unwrap();
+        let mut buffer = Vec::with_capacity(10);
+        assert_eq!(stream.read_buf(&mut buffer).await.unwrap(), 3);
+        stream.write_all(b"two").await.unwrap();
+        assert!(stream.registered.is_none());
+        let late = std::thread::spawn(move || {
+            peer.read_exact(&mut [0; 3]).unwrap();
+            peer.write_all(b"three").unwrap();
+            peer
+        });
+        while buffer.len() < 8 {
+            stream.read_buf(&mut buffer).await.unwrap();
+        }
+        assert_eq!(buffer, b"onethree");
+        drop(late.join().unwrap());
+        assert_eq!(stream.read_buf(&mut buffer).await.unwrap(), 0);
+        assert!(stream.into_std().is_ok());
+    }
+
+    #[tokio::test]
+    async fn more_than_fits_is_written_while_the_peer_reads() {
+        let (mut stream, mut peer) = pair();
+        let bytes: Vec<u8> = (0..16 << 20).map(|n: u32| n.to_le_bytes()[1]).collect();
+        let reading = std::thread::spawn(move || {
+            let mut read = Vec::new();
+            peer.read_to_end(&mut read).map(|_| read)
+        });
+        stream.write_all(&bytes).await.unwrap();
+        assert!(stream.registered.is_some());
+        stream.shutdown().unwrap();
+        assert!(reading.join().unwrap().unwrap() == bytes);
+    }
+}
