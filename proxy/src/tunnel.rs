@@ -53,9 +53,9 @@ impl Direction {
 /// An established pair of sockets, ready to be relayed.
 #[derive(Debug)]
 pub struct Tunnel {
-    /// The client's socket, non-blocking.
+    /// The client's socket, non-blocking: splice(2) looks at the flag of the socket, not of the call.
     pub client: TcpStream,
-    /// The origin's socket, non-blocking.
+    /// The origin's socket, non-blocking as well.
     pub origin: TcpStream,
     /// Bytes that were read past a head, by the direction they still have to go
     /// ([`Direction::index`]); they come before anything that the sockets hold.

@@ -18,11 +18,13 @@ use super::pump::Pump;
 use super::{Adopted, Engine, Options};
 use crate::metrics;
 use crate::sys::tcp;
-use crate::tunnel::{Direction, Tunnel};
+use crate::tunnel::Tunnel;
 
 mod carried;
+mod ends;
 mod event_loop;
 mod inbox;
+mod moving;
 pub(super) mod pace;
 mod rounds;
 mod spin;
@@ -83,10 +85,10 @@ impl Loops {
 
     /// Hands a tunnel to the interactive loop with the fewest.
     pub(super) fn adopt(&self, tunnel: Tunnel) -> Adopted {
-        for direction in Direction::BOTH {
-            if let Err(error) = prepare(&tunnel, direction) {
-                return Err((Box::new(tunnel), error));
-            }
+        // Whatever kills the process in mid-stream must not look like the end of the stream.
+        let guarded = [&tunnel.client, &tunnel.origin].into_iter().try_for_each(|leg| tcp::reset_on_close(leg, true));
+        if let Err(error) = guarded {
+            return Err((Box::new(tunnel), error));
         }
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let flow = tunnel.flow.clone();
@@ -140,17 +142,6 @@ fn spawn<P: Poller>(
         }
     })?;
     Ok(())
-}
-
-/// splice(2) looks at the flag of the socket, not of the call; and whatever kills the process in
-/// mid-stream must not look like the end of the stream.
-fn prepare(tunnel: &Tunnel, direction: Direction) -> io::Result<()> {
-    let socket = match direction {
-        Direction::ToOrigin => &tunnel.client,
-        Direction::ToClient => &tunnel.origin,
-    };
-    socket.set_nonblocking(true)?;
-    tcp::reset_on_close(socket, true)
 }
 
 impl Crews {

@@ -28,6 +28,8 @@ const LENGTH: usize = 4 << 20;
 pub(super) fn run(adopt: impl FnOnce(Tunnel) -> Adopted) -> io::Result<()> {
     let (client, near) = pair()?;
     let (origin, far) = pair()?;
+    near.set_nonblocking(true)?;
+    far.set_nonblocking(true)?;
     let (up, down) = (pattern(1), pattern(7));
     let cut = 1_000;
     let flow = Arc::new(Flow::default());

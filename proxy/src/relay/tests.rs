@@ -36,6 +36,7 @@ impl Rig {
         for near in [&near, &far] {
             let leg = LegOptions { user_timeout: options.user_timeout, ..LegOptions::default() };
             apply(near, &leg).unwrap();
+            near.set_nonblocking(true).unwrap();
         }
         let prefix = prefix.map(<[u8]>::to_vec);
         let carried = relay.adopt(Tunnel { client: near, origin: far, prefix, flow: flow.clone() }).unwrap();
@@ -390,6 +391,9 @@ fn a_small_tunnel_has_its_turn_beside_those_that_never_stop() {
 /// Another tunnel of the same relay.
 fn more(rig: &Rig) -> (TcpStream, TcpStream, Arc<Flow>) {
     let ((client, near), (origin, far)) = (pair(), pair());
+    for near in [&near, &far] {
+        near.set_nonblocking(true).unwrap();
+    }
     let flow = Arc::new(Flow::default());
     let tunnel = Tunnel { client: near, origin: far, prefix: Default::default(), flow: flow.clone() };
     drop(rig._relay.adopt(tunnel).unwrap());

@@ -3,10 +3,9 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::carried::{Broken, Carried};
+use super::carried::Carried;
 use super::inbox::Message;
 use super::pace::Class;
 use super::rounds::Rounds;
@@ -16,8 +15,7 @@ use crate::reason::Reason;
 use crate::relay::pipes::Pipes;
 use crate::relay::poller::{Event, Poller};
 use crate::relay::pump::{Readiness, Turn};
-use crate::relay::{Fault, LAST_BYTES, Options, clean_end};
-use crate::sys::tcp;
+use crate::relay::{Fault, Options, clean_end};
 use crate::tunnel::Direction;
 
 /// What a look at a socket may hold when there is no pipe.
@@ -27,22 +25,22 @@ const SCRATCH: usize = 64 << 10;
 const LAST_BYTES_POLL: Duration = Duration::from_millis(2);
 
 pub(super) struct Loop<P> {
-    poller: P,
-    crews: Arc<Crews>,
-    class: Class,
-    number: usize,
-    options: Options,
-    carried: HashMap<u64, Box<Carried>>,
+    pub(super) poller: P,
+    pub(super) crews: Arc<Crews>,
+    pub(super) class: Class,
+    pub(super) number: usize,
+    pub(super) options: Options,
+    pub(super) carried: HashMap<u64, Box<Carried>>,
     /// Tunnels that have something to do, in the order of their turns.
     queue: VecDeque<u64>,
     /// Tunnels that broke and have last bytes under way.
-    breaking: Vec<u64>,
+    pub(super) breaking: Vec<u64>,
     /// Tunnels that have ended, and why: their sockets are closed at the end of the turn.
-    ended: Vec<(Box<Carried>, Reason)>,
+    pub(super) ended: Vec<(Box<Carried>, Reason)>,
     pipes: Pipes,
     scratch: Vec<u8>,
     rounds: Rounds,
-    next_pacing: Instant,
+    pub(super) next_pacing: Instant,
     spin: Spin,
     retired: bool,
 }
@@ -87,7 +85,7 @@ impl<P: Poller> Loop<P> {
         }
     }
 
-    fn handle(&self) -> &Handle {
+    pub(super) fn handle(&self) -> &Handle {
         &self.crews.of(self.class)[self.number]
     }
 
@@ -166,7 +164,7 @@ impl<P: Poller> Loop<P> {
         self.enqueue(id);
     }
 
-    fn enqueue(&mut self, id: u64) {
+    pub(super) fn enqueue(&mut self, id: u64) {
         if let Some(carried) = self.carried.get_mut(&id)
             && !std::mem::replace(&mut carried.queued, true)
         {
@@ -185,7 +183,7 @@ impl<P: Poller> Loop<P> {
     }
 
     /// Takes a tunnel from whoever had it. Its first turn comes with what is reported of its sockets.
-    fn take_over(&mut self, carried: Box<Carried>) {
+    pub(super) fn take_over(&mut self, carried: Box<Carried>) {
         let id = carried.id;
         let watched = Direction::BOTH.into_iter().try_for_each(|direction| {
             let socket = &carried.pump.leg(direction).socket;
@@ -245,106 +243,6 @@ impl<P: Poller> Loop<P> {
             self.enqueue(id);
         }
         self.promote(id, now);
-    }
-
-    /// Sends a tunnel away that has become bulk.
-    fn promote(&mut self, id: u64, now: Instant) {
-        let Some(carried) = self.carried.get_mut(&id).filter(|_| self.class == Class::Interactive) else { return };
-        let moved = carried.moved();
-        if carried.pace.is_bulk(moved, now, &self.options.thresholds) && carried.may_move() {
-            self.move_to(Class::Bulk, id);
-        }
-    }
-
-    /// Sends tunnels back that are bulk no longer.
-    fn rest(&mut self, now: Instant) {
-        if self.class == Class::Interactive || now < self.next_pacing {
-            return;
-        }
-        self.next_pacing = now + self.options.thresholds.rest;
-        let line = &self.options.thresholds;
-        let calm = self.carried.values_mut().filter_map(|carried| {
-            let moved = carried.moved();
-            (carried.pace.is_calm(moved, now, line) && carried.may_move()).then_some(carried.id)
-        });
-        for id in calm.collect::<Vec<_>>() {
-            self.move_to(Class::Interactive, id);
-        }
-    }
-
-    /// Hands a tunnel to a loop of another class, as it is: what is under way stays in its pipes.
-    fn move_to(&mut self, class: Class, id: u64) {
-        let Some(mut carried) = self.carried.remove(&id) else { return };
-        for direction in Direction::BOTH {
-            self.poller.unwatch(&carried.pump.leg(direction).socket, carried.key(direction));
-        }
-        carried.stay = carried.stay.wrapping_add(1);
-        // A place in the queue here is none there; what is reported there gives it one.
-        carried.queued = false;
-        self.handle().load.fetch_sub(1, Ordering::Relaxed);
-        self.crews.count_move(class);
-        if let Err(carried) = self.crews.hand(class, Some(self.number), carried) {
-            // Nobody is there: it stays.
-            self.handle().load.fetch_add(1, Ordering::Relaxed);
-            self.take_over(carried);
-        }
-    }
-
-    /// A socket failed: nothing more can go to it. What came from it before may still go on, for a
-    /// moment; then the other side is reset.
-    fn break_off(&mut self, id: u64, fault: &Fault, now: Instant) {
-        let Some(carried) = self.carried.get_mut(&id) else { return };
-        if let Some(Broken { why, last, .. }) = carried.broken {
-            if last != fault.source_of {
-                // The other side failed as well: nobody is left.
-                self.remove(id, why);
-            }
-            return;
-        }
-        carried.broken = Some(Broken { last: fault.source_of, why: fault.reason(), until: now + LAST_BYTES });
-        carried.pump.break_source(fault.source_of);
-        self.breaking.push(id);
-        self.enqueue(id);
-    }
-
-    /// Resets the sound side of those broken tunnels whose last bytes have arrived, or had their time.
-    fn finish_breaking(&mut self, now: Instant) {
-        for id in std::mem::take(&mut self.breaking) {
-            let Some(carried) = self.carried.get_mut(&id) else { continue };
-            let Some(broken) = carried.broken else { continue };
-            let drained = carried.pump.is_drained(broken.last);
-            let sound = &carried.pump.leg(broken.last.opposite()).socket;
-            if now >= broken.until || (drained && tcp::unacknowledged(sound).is_ok_and(|bytes| bytes == 0)) {
-                self.remove(id, broken.why);
-            } else {
-                self.breaking.push(id);
-            }
-        }
-    }
-
-    /// Ends a tunnel; but for one that is settled, by a reset to both sides.
-    fn remove(&mut self, id: u64, why: Reason) {
-        let Some(mut carried) = self.carried.remove(&id) else { return };
-        carried.pump.look(self.options.user_timeout);
-        carried.reset_unless_settled();
-        for direction in Direction::BOTH {
-            self.poller.release(&carried.pump.leg(direction).socket, carried.key(direction));
-        }
-        self.handle().load.fetch_sub(1, Ordering::Relaxed);
-        self.ended.push((carried, why));
-    }
-
-    /// Closes the sockets of what has ended, and says so: they are closed before anybody hears of it.
-    fn close_ended(&mut self) {
-        if self.ended.is_empty() {
-            return;
-        }
-        self.poller.settle();
-        for (mut carried, why) in self.ended.drain(..) {
-            let end = carried.end.take();
-            drop(carried);
-            let _ = end.map(|end| end.send(why));
-        }
     }
 
     /// Looks at those tunnels whose time it is.

@@ -1,0 +1,71 @@
+//! How a loop ends tunnels: by what they came to, or by a reset behind the last bytes.
+
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use super::carried::Broken;
+use super::event_loop::Loop;
+use crate::reason::Reason;
+use crate::relay::poller::Poller;
+use crate::relay::{Fault, LAST_BYTES};
+use crate::sys::tcp;
+use crate::tunnel::Direction;
+
+impl<P: Poller> Loop<P> {
+    /// A socket failed: nothing more can go to it. What came from it before may still go on, for a
+    /// moment; then the other side is reset.
+    pub(super) fn break_off(&mut self, id: u64, fault: &Fault, now: Instant) {
+        let Some(carried) = self.carried.get_mut(&id) else { return };
+        if let Some(Broken { why, last, .. }) = carried.broken {
+            if last != fault.source_of {
+                // The other side failed as well: nobody is left.
+                self.remove(id, why);
+            }
+            return;
+        }
+        carried.broken = Some(Broken { last: fault.source_of, why: fault.reason(), until: now + LAST_BYTES });
+        carried.pump.break_source(fault.source_of);
+        self.breaking.push(id);
+        self.enqueue(id);
+    }
+
+    /// Resets the sound side of those broken tunnels whose last bytes have arrived, or had their time.
+    pub(super) fn finish_breaking(&mut self, now: Instant) {
+        for id in std::mem::take(&mut self.breaking) {
+            let Some(carried) = self.carried.get_mut(&id) else { continue };
+            let Some(broken) = carried.broken else { continue };
+            let drained = carried.pump.is_drained(broken.last);
+            let sound = &carried.pump.leg(broken.last.opposite()).socket;
+            if now >= broken.until || (drained && tcp::unacknowledged(sound).is_ok_and(|bytes| bytes == 0)) {
+                self.remove(id, broken.why);
+            } else {
+                self.breaking.push(id);
+            }
+        }
+    }
+
+    /// Ends a tunnel; but for one that is settled, by a reset to both sides.
+    pub(super) fn remove(&mut self, id: u64, why: Reason) {
+        let Some(mut carried) = self.carried.remove(&id) else { return };
+        carried.pump.look(self.options.user_timeout);
+        carried.reset_unless_settled();
+        for direction in Direction::BOTH {
+            self.poller.release(&carried.pump.leg(direction).socket, carried.key(direction));
+        }
+        self.handle().load.fetch_sub(1, Ordering::Relaxed);
+        self.ended.push((carried, why));
+    }
+
+    /// Closes the sockets of what has ended, and says so: they are closed before anybody hears of it.
+    pub(super) fn close_ended(&mut self) {
+        if self.ended.is_empty() {
+            return;
+        }
+        self.poller.settle();
+        for (mut carried, why) in self.ended.drain(..) {
+            let end = carried.end.take();
+            drop(carried);
+            let _ = end.map(|end| end.send(why));
+        }
+    }
+}

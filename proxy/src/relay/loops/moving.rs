@@ -1,0 +1,54 @@
+//! How a loop hands tunnels to loops of the other class.
+
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use super::event_loop::Loop;
+use super::pace::Class;
+use crate::relay::poller::Poller;
+use crate::tunnel::Direction;
+
+impl<P: Poller> Loop<P> {
+    /// Sends a tunnel away that has become bulk.
+    pub(super) fn promote(&mut self, id: u64, now: Instant) {
+        let Some(carried) = self.carried.get_mut(&id).filter(|_| self.class == Class::Interactive) else { return };
+        let moved = carried.moved();
+        if carried.pace.is_bulk(moved, now, &self.options.thresholds) && carried.may_move() {
+            self.move_to(Class::Bulk, id);
+        }
+    }
+
+    /// Sends tunnels back that are bulk no longer.
+    pub(super) fn rest(&mut self, now: Instant) {
+        if self.class == Class::Interactive || now < self.next_pacing {
+            return;
+        }
+        self.next_pacing = now + self.options.thresholds.rest;
+        let line = &self.options.thresholds;
+        let calm = self.carried.values_mut().filter_map(|carried| {
+            let moved = carried.moved();
+            (carried.pace.is_calm(moved, now, line) && carried.may_move()).then_some(carried.id)
+        });
+        for id in calm.collect::<Vec<_>>() {
+            self.move_to(Class::Interactive, id);
+        }
+    }
+
+    /// Hands a tunnel to a loop of another class, as it is: what is under way stays in its pipes.
+    fn move_to(&mut self, class: Class, id: u64) {
+        let Some(mut carried) = self.carried.remove(&id) else { return };
+        for direction in Direction::BOTH {
+            self.poller.unwatch(&carried.pump.leg(direction).socket, carried.key(direction));
+        }
+        carried.stay = carried.stay.wrapping_add(1);
+        // A place in the queue here is none there; what is reported there gives it one.
+        carried.queued = false;
+        self.handle().load.fetch_sub(1, Ordering::Relaxed);
+        self.crews.count_move(class);
+        if let Err(carried) = self.crews.hand(class, Some(self.number), carried) {
+            // Nobody is there: it stays.
+            self.handle().load.fetch_add(1, Ordering::Relaxed);
+            self.take_over(carried);
+        }
+    }
+}
