@@ -24,6 +24,23 @@ pub(crate) struct Cli {
 pub(crate) enum Task {
     /// Everything, over no proxy, the engines of the gateway, other proxies, and one that runs already
     Compare(Compare),
+    /// What tunnels cost from 1 to 10,000 of them, over no proxy and the engines
+    Scale(Scale),
+    /// Print the block of the README that a result on file comes to
+    Readme {
+        /// What --json wrote
+        file: PathBuf,
+        /// Show the plots, which are in this folder
+        #[arg(long, value_name = "DIR")]
+        images: Option<String>,
+    },
+    /// Draw the plots of a result on file
+    Plots {
+        /// What --json wrote
+        file: PathBuf,
+        /// Where the SVG files go
+        folder: PathBuf,
+    },
     /// Throughput
     Bulk {
         #[command(flatten)]
@@ -121,15 +138,42 @@ pub(crate) struct Compare {
     /// Rounds, of which the median counts
     #[arg(long)]
     pub(crate) rounds: Option<usize>,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+#[derive(Args)]
+pub(crate) struct Scale {
+    /// Half a minute for each contender instead of two
+    #[arg(long)]
+    pub(crate) quick: bool,
+    #[command(flatten)]
+    pub(crate) rivals: Rivals,
+    /// Seconds of each measurement
+    #[arg(long)]
+    pub(crate) seconds: Option<f64>,
+    /// Rounds, of which the median counts
+    #[arg(long)]
+    pub(crate) rounds: Option<usize>,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// Where the result goes beside the table on standard output.
+#[derive(Args)]
+pub(crate) struct Output {
     /// Write every sample, and what the machine is, to this file
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
+    /// Draw SVG plots into this folder
+    #[arg(long, value_name = "DIR")]
+    pub(crate) plots: Option<PathBuf>,
 }
 
 /// Who is compared.
 #[derive(Args)]
 pub(crate) struct Rivals {
-    /// Beside no proxy [default: all; with --against the engines alone]
+    /// Beside no proxy [default: all; of scale, and with --against, the engines alone]
     #[arg(long, value_delimiter = ',', value_name = "LIST")]
     contenders: Option<Vec<Kind>>,
     /// The gateway to start
@@ -159,10 +203,12 @@ pub(crate) struct Rivals {
 }
 
 impl Rivals {
-    /// The programs to start, and which of them.
-    pub(crate) fn programs(&self) -> (Programs, Vec<Kind>) {
-        let all = if self.against.is_some() { &[Kind::Engines][..] } else { Kind::value_variants() };
-        let kinds = self.contenders.clone().unwrap_or_else(|| all.to_vec());
+    /// The programs to start, and which of them, the engines first; `usual` unless the user says otherwise.
+    pub(crate) fn programs(&self, usual: &[Kind]) -> (Programs, Vec<Kind>) {
+        let usual = if self.against.is_some() { &[Kind::Engines] } else { usual };
+        let mut kinds = self.contenders.clone().unwrap_or_else(|| usual.to_vec());
+        kinds.sort_unstable();
+        kinds.dedup();
         let programs = Programs {
             gateway: self.gateway.clone(),
             engines: self.engines.clone(),

@@ -1,18 +1,15 @@
 //! Measures all contenders in one run, interleaved, so that what the machine does beside hits all of
 //! them alike.
 
-use std::io::{self, IsTerminal};
+use std::io;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
-
 use crate::contender::Contender;
+use crate::everybody::Everybody;
 use crate::flow::Role;
-use crate::host::Host;
-use crate::interrupt;
 use crate::load::{self, Connects};
-use crate::machine::{Cpu, family_seconds};
-use crate::report::{Named, Report, Row, tunnels, unit};
+use crate::machine::family_seconds;
+use crate::report::{Row, tunnels, unit};
 use crate::socket::Way;
 use crate::stats::Samples;
 
@@ -97,21 +94,14 @@ pub const SHORT_NAME: &str = "tunnels of 64 KiB each, 4 clients";
 /// What the table calls idle tunnels.
 pub const IDLE_NAME: &str = "an idle tunnel";
 
-struct Session<'a> {
-    contenders: &'a mut [Contender],
-    plan: &'a Plan,
-    bar: ProgressBar,
-}
-
 /// Runs the plan.
 ///
 /// # Errors
 /// The first measurement that fails, and whose.
-pub fn compare(contenders: &mut [Contender], plan: &Plan) -> io::Result<Report> {
-    let bar = bar((plan.rounds * plan.measurements() + 2) * contenders.len());
-    let before = Cpu::now()?;
-    let mut session = Session { contenders, plan, bar };
-    session.once("checking the bytes", |contender| load::verify(&contender.way, CHECKED.0, CHECKED.1).map(drop))?;
+pub fn compare(contenders: &mut [Contender], plan: &Plan) -> io::Result<Vec<Row>> {
+    let steps = (plan.rounds * plan.measurements() + 2) * contenders.len();
+    let mut session = Session { all: Everybody::new(contenders, steps), plan };
+    session.all.once("checking the bytes", |contender| load::verify(&contender.way, CHECKED.0, CHECKED.1).map(drop))?;
     let mut rows = Vec::new();
     for &tunnels in &plan.tunnels {
         for &role in &plan.roles {
@@ -130,63 +120,21 @@ pub fn compare(contenders: &mut [Contender], plan: &Plan) -> io::Result<Report> 
         rows.extend(session.opened(SHORT_NAME, load::short)?);
     }
     rows.extend(session.idle()?);
-    session.bar.finish_and_clear();
-    let named = |contender: &Contender| Named { name: contender.name.clone(), version: contender.version.clone() };
-    let after = Cpu::now()?;
-    Ok(Report {
-        host: Host::look()?,
-        contenders: contenders.iter().map(named).collect(),
-        rounds: plan.rounds,
-        seconds: plan.time.as_secs_f64(),
-        stolen: (after.stolen - before.stolen) / (after.all - before.all).max(f64::EPSILON),
-        rows,
-    })
+    Ok(rows)
+}
+
+struct Session<'a> {
+    all: Everybody<'a>,
+    plan: &'a Plan,
 }
 
 impl Session<'_> {
-    /// One measurement of contender `number`.
-    fn step<T>(
-        &mut self,
-        number: usize,
-        what: &str,
-        measure: impl FnOnce(&Contender) -> io::Result<T>,
-    ) -> io::Result<T> {
-        interrupt::check()?;
-        let contender = &mut self.contenders[number];
-        self.bar.set_message(format!("{}: {what}", contender.name));
-        let result = measure(contender).map_err(|error| contender.blame(what, &error));
-        self.bar.inc(1);
-        result
-    }
-
-    fn once<T>(&mut self, what: &str, measure: impl Fn(&Contender) -> io::Result<T>) -> io::Result<Vec<T>> {
-        (0..self.contenders.len()).map(|number| self.step(number, what, &measure)).collect()
-    }
-
-    /// Measures each contender once a round; the values of a measurement become rows, one for each name and unit.
     fn rows(
         &mut self,
         names: &[(&str, &str)],
         measure: impl Fn(&Contender, Duration) -> io::Result<Vec<Option<f64>>>,
     ) -> io::Result<Vec<Row>> {
-        let empty = vec![Samples::default(); self.contenders.len()];
-        let row = |(what, unit): &(&str, &str)| Row {
-            what: (*what).to_owned(),
-            unit: (*unit).to_owned(),
-            samples: empty.clone(),
-        };
-        let mut rows: Vec<Row> = names.iter().map(row).collect();
-        let time = self.plan.time;
-        for round in 0..self.plan.rounds {
-            // Nobody is always the first, or always behind the same one.
-            for number in (0..empty.len()).map(|place| (place + round) % empty.len()) {
-                let values = self.step(number, names[0].0, |contender| measure(contender, time))?;
-                for (row, value) in rows.iter_mut().zip(values) {
-                    row.samples[number].0.extend(value.filter(|value| value.is_finite()));
-                }
-            }
-        }
-        Ok(rows)
+        self.all.rounds(self.plan.rounds, names, |contender| measure(contender, self.plan.time))
     }
 
     fn bulk(&mut self, tunnels: usize, role: Role) -> io::Result<Vec<Row>> {
@@ -239,7 +187,7 @@ impl Session<'_> {
 
     fn idle(&mut self) -> io::Result<Vec<Row>> {
         let number = self.plan.idle;
-        let idle = self.once("idle tunnels", |contender| {
+        let idle = self.all.once("idle tunnels", |contender| {
             contender.pid().map(|pid| load::idle(&contender.way, number, pid)).transpose()
         })?;
         let row = |unit: &str, value: fn(&load::Idle) -> f64| Row {
@@ -255,14 +203,7 @@ impl Session<'_> {
     }
 }
 
-fn percentiles(samples: &Samples) -> Vec<Option<f64>> {
+/// The values of [`unit::PERCENTILES`].
+pub(crate) fn percentiles(samples: &Samples) -> Vec<Option<f64>> {
     unit::PERCENTILES.iter().map(|(share, _)| Some(samples.percentile(*share))).collect()
-}
-
-fn bar(steps: usize) -> ProgressBar {
-    if !io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} {msg} ({eta} left)");
-    ProgressBar::new(steps as u64).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }

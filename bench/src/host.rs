@@ -53,7 +53,10 @@ impl Host {
             namespace: namespace::inside(),
             priority: place::has_priority(),
             date: date(),
-            generator: format!("epoll, {} threads a side, sendfile(2) and MSG_TRUNC", std::thread::available_parallelism()?),
+            generator: format!(
+                "epoll, {} threads a side, sendfile(2) and MSG_TRUNC",
+                std::thread::available_parallelism()?
+            ),
         })
     }
 
@@ -64,7 +67,9 @@ impl Host {
             (true, control) => format!("a network namespace of its own, {control}"),
             (false, "cubic") => "loopback of the host, cubic".to_owned(),
             (false, control) => {
-                format!("loopback of the host, whose congestion control is {control}; only sockets of the bench and the gateway use cubic")
+                format!(
+                    "loopback of the host, whose congestion control is {control}; only sockets of the bench and the gateway use cubic"
+                )
             }
         };
         let priority = if self.priority { "" } else { " The ends of the ping-pong had no priority over the load." };

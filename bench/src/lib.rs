@@ -9,13 +9,15 @@
 //! | `origin` | the far end |
 //! | `load` | what is measured |
 //! | `contender`, `relay` | who is compared, one file for each program; a relay that is compared |
-//! | `compare` | all of it in one run |
+//! | `everybody` | one measurement of each, round by round |
+//! | `compare`, `scale` | all measurements in one run; the cost of many tunnels |
 //! | `report` | the result: table, plots, block of the README |
 //! | `machine`, `host`, `stats` | /proc, what it ran on, medians |
 
 pub mod compare;
 pub mod contender;
 pub mod data;
+mod everybody;
 pub mod flow;
 pub mod host;
 pub mod interrupt;
@@ -28,6 +30,7 @@ pub mod place;
 pub mod process;
 pub mod relay;
 pub mod report;
+pub mod scale;
 pub mod socket;
 pub mod stats;
 

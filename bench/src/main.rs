@@ -1,6 +1,7 @@
 //! Measures tunnel gateways by their address alone: load generator, origin, comparison.
 
 mod cli;
+mod run;
 
 use std::io;
 use std::process::ExitCode;
@@ -8,12 +9,9 @@ use std::time::Duration;
 
 use clap::Parser;
 
-use cli::{Cli, Compare, Rivals, Task};
-use sluicegate_bench::compare::{Plan, compare};
-use sluicegate_bench::contender::Contender;
-use sluicegate_bench::process::Process;
+use cli::{Cli, Task};
 use sluicegate_bench::stats::Samples;
-use sluicegate_bench::{interrupt, load, machine, namespace, origin, relay, report};
+use sluicegate_bench::{interrupt, load, machine, origin, relay, report};
 
 fn main() -> ExitCode {
     machine::raise_descriptors();
@@ -38,7 +36,13 @@ fn run(task: Task) -> io::Result<()> {
             let threads = std::thread::available_parallelism()?.into();
             serve(relay::start(listen, target, threads)?)
         }
-        Task::Compare(task) => comparison(&task),
+        Task::Compare(task) => run::compared(&task),
+        Task::Scale(task) => run::scaled(&task),
+        Task::Readme { file, images } => {
+            print!("{}", report::readme(&run::read(&file)?, images.as_deref()));
+            Ok(())
+        }
+        Task::Plots { file, folder } => run::draw(&run::read(&file)?, &folder),
         single => {
             interrupt::catch()?;
             measure(single)
@@ -62,7 +66,10 @@ fn measure(task: Task) -> io::Result<()> {
         Task::Ping { path, seconds, beside: Some(tunnels), .. } => path.on(|way| {
             let beside = load::beside(way, tunnels, Duration::from_secs_f64(seconds / 2.0))?;
             let (without, with) = (beside.without.gib_per_second, beside.with.gib_per_second);
-            println!("64 bytes: {}; beside {with:.2} GiB/s, which were {without:.2} without", round_trips(&beside.samples));
+            println!(
+                "64 bytes: {}; beside {with:.2} GiB/s, which were {without:.2} without",
+                round_trips(&beside.samples)
+            );
             Ok(())
         }),
         Task::Ping { path, size, seconds, beside: None } => path.on(|way| {
@@ -86,40 +93,11 @@ fn measure(task: Task) -> io::Result<()> {
             println!("{mib} MiB in each of {tunnels} tunnels sent and came back unchanged, {rate:.2} GiB/s");
             Ok(())
         }),
-        Task::Compare(_) | Task::Origin { .. } | Task::Relay { .. } => unreachable!("seen to by `run`"),
+        _ => Err(io::Error::other("this task measures nothing by itself")),
     }
 }
 
 fn round_trips(samples: &Samples) -> String {
     let [p50, p99] = [0.5, 0.99].map(|share| samples.percentile(share));
     format!("p50 {p50:.1} us, p99 {p99:.1} us, {} round trips", samples.0.len())
-}
-
-fn comparison(task: &Compare) -> io::Result<()> {
-    let (_origin, mut contenders) = line_up(&task.rivals)?;
-    let mut plan = if task.quick { Plan::quick } else { Plan::full }(task.tunnels.clone());
-    plan.time = task.seconds.map_or(plan.time, Duration::from_secs_f64);
-    plan.rounds = task.rounds.unwrap_or(plan.rounds);
-    let report = compare(&mut contenders, &plan)?;
-    print!("{}", report::markdown(&report));
-    task.json.as_ref().map_or(Ok(()), |file| std::fs::write(file, serde_json::to_vec_pretty(&report)?))
-}
-
-/// Starts the origin and everybody who is compared.
-fn line_up(rivals: &Rivals) -> io::Result<(Option<Process>, Vec<Contender>)> {
-    // What runs already is not in a new namespace.
-    if rivals.against.is_none() && rivals.target.is_none() {
-        namespace::enter()?;
-    }
-    interrupt::catch()?;
-    let (process, origin) = cli::far_end(rivals.target)?;
-    let mut contenders = vec![Contender::direct(origin)];
-    if let Some(proxy) = rivals.running() {
-        contenders.push(Contender::running(&rivals.against.map(|a| a.to_string()).unwrap_or_default(), Some(proxy), origin));
-    }
-    let (programs, kinds) = rivals.programs();
-    for kind in kinds {
-        contenders.extend(programs.start(kind, origin)?);
-    }
-    Ok((process, contenders))
 }

@@ -36,7 +36,7 @@ pub struct Contender {
 }
 
 /// A program that can be compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub enum Kind {
     /// The gateway, once for each of its engines
     Engines,
@@ -78,8 +78,9 @@ impl Programs {
             }
             Kind::Nginx => installed("nginx", self.nginx.as_deref(), "nginx-light libnginx-mod-stream")
                 .map(|program| nginx::start(&program, origin)),
-            Kind::Haproxy => installed("haproxy", self.haproxy.as_deref(), "haproxy")
-                .map(|program| haproxy::start(&program, origin)),
+            Kind::Haproxy => {
+                installed("haproxy", self.haproxy.as_deref(), "haproxy").map(|program| haproxy::start(&program, origin))
+            }
             Kind::Squid => installed("squid", None, "squid").map(|program| squid::start(&program, origin)),
             Kind::Tinyproxy => {
                 installed("tinyproxy", None, "tinyproxy-bin").map(|program| tinyproxy::start(&program, origin))

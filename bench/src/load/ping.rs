@@ -11,19 +11,27 @@ use crate::place::{self, End};
 use crate::socket::Way;
 use crate::stats::Samples;
 
+/// How often a message is sent beside bulk load. One after the other it would be a load itself, the heavier
+/// the sooner the answers come, so that the bulk tunnels would lose most beside the quickest gateway.
+const EVERY: Duration = Duration::from_millis(1);
+
 /// Sends `size` bytes and waits for them to come back, again and again for `time`: microseconds each. The
 /// first tenth is not counted.
 ///
 /// # Errors
 /// Those of the tunnel.
 pub fn ping(way: &Way, size: usize, time: Duration) -> io::Result<Samples> {
-    // A thread of its own, since it is put on a core.
-    let result = thread::scope(|scope| scope.spawn(|| round_trips(way, size, time)).join());
+    apart(|| round_trips(way, size, time, Duration::ZERO))
+}
+
+/// Does `work` on a thread that runs where the client of a ping-pong does.
+fn apart(work: impl FnOnce() -> io::Result<Vec<f64>> + Send) -> io::Result<Samples> {
+    let placed = || place::here(End::Client).and_then(|()| work());
+    let result = thread::scope(|scope| scope.spawn(placed).join());
     result.map_err(|_| io::Error::other("the client of the ping-pong panicked"))?.map(Samples)
 }
 
-fn round_trips(way: &Way, size: usize, time: Duration) -> io::Result<Vec<f64>> {
-    place::here(End::Client)?;
+fn round_trips(way: &Way, size: usize, time: Duration, every: Duration) -> io::Result<Vec<f64>> {
     let mut stream = way.open()?;
     stream.write_all(&[PING])?;
     let (message, mut answer) = (vec![7; size], vec![0; size]);
@@ -37,9 +45,11 @@ fn round_trips(way: &Way, size: usize, time: Duration) -> io::Result<Vec<f64>> {
         }
         stream.write_all(&message)?;
         stream.read_exact(&mut answer)?;
+        let took = sent.elapsed();
         if since >= time / 10 {
-            samples.push(sent.elapsed().as_secs_f64() * 1e6);
+            samples.push(took.as_secs_f64() * 1e6);
         }
+        pause(every.saturating_sub(took));
     }
 }
 
@@ -55,7 +65,7 @@ pub struct Beside {
 }
 
 /// Measures `tunnels` bulk tunnels to the client for `time`, then for as long again with a ping-pong of 64
-/// bytes in a further tunnel.
+/// bytes a thousand times a second in a further tunnel.
 ///
 /// # Errors
 /// Those of the tunnels.
@@ -63,6 +73,14 @@ pub fn beside(way: &Way, tunnels: usize, time: Duration) -> io::Result<Beside> {
     let load = Load::start(way, tunnels, Role::Sink)?;
     pause(time / 5);
     let (without, ()) = load.during(|| Ok(pause(time)))?;
-    let (with, samples) = load.during(|| ping(way, 64, time))?;
+    let (with, samples) = load.during(|| paced(way, time))?;
     Ok(Beside { without, with, samples })
+}
+
+/// The round trips of a ping-pong of 64 bytes a thousand times a second, for `time`.
+///
+/// # Errors
+/// Those of the tunnel.
+pub fn paced(way: &Way, time: Duration) -> io::Result<Samples> {
+    apart(|| round_trips(way, 64, time, EVERY))
 }

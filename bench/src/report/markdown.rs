@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{Report, Row};
+use crate::scale;
 
 /// The whole report.
 #[must_use]
@@ -18,7 +19,7 @@ pub fn markdown(report: &Report) -> String {
     let names: Vec<_> = report.contenders.iter().map(|contender| contender.name.as_str()).collect();
     let _ = writeln!(text, "| | {} |", names.join(" | "));
     let _ = writeln!(text, "|---{}|", "|---".repeat(names.len()));
-    for row in &report.rows {
+    for row in report.rows.iter().chain(scale::rows(&report.scale)) {
         let cells: Vec<_> = (0..names.len()).map(|number| cell(row, number)).collect();
         let _ = writeln!(text, "| {}, {} | {} |", row.what, row.unit, cells.join(" | "));
     }

@@ -1,13 +1,18 @@
 //! The result of a run, as it is written to a file and read again.
 
 mod markdown;
+mod plots;
+mod readme;
 
 use serde::{Deserialize, Serialize};
 
 use crate::host::Host;
+use crate::scale::Point;
 use crate::stats::Samples;
 
 pub use markdown::markdown;
+pub use plots::plots;
+pub use readme::readme;
 
 /// Everything that was measured.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -22,8 +27,10 @@ pub struct Report {
     pub seconds: f64,
     /// Share of the processor time that the host of the virtual machine kept: what it kept is noise.
     pub stolen: f64,
-    /// The measurements.
+    /// The measurements; none in a run of `scale` alone.
     pub rows: Vec<Row>,
+    /// The cost of many tunnels; empty where it was not measured.
+    pub scale: Vec<Point>,
 }
 
 /// A contender and its version.
@@ -84,6 +91,10 @@ pub mod unit {
     pub const EACH: &str = "gateway CPU us";
     /// A loss.
     pub const PERCENT: &str = "% lost";
+    /// Tunnels opened one after the other.
+    pub const OPENED: &str = "opened/s";
+    /// Processor time of the gateway while nothing moves.
+    pub const WAITING: &str = "gateway CPU ms/s at rest";
     /// Memory of an idle tunnel.
     pub const KIB: &str = "KiB";
     /// Descriptors of an idle tunnel.
@@ -96,4 +107,58 @@ pub mod unit {
 #[must_use]
 pub fn tunnels(number: usize) -> String {
     if number == 1 { "1 tunnel".to_owned() } else { format!("{number} tunnels") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compare::{BESIDE_NAME, CONNECTS_NAME, IDLE_NAME, LOSS_NAME, bulk_name, ping_name};
+    use crate::flow::Role;
+    use crate::scale::Size;
+
+    fn row(what: &str, unit: &str, values: [&[f64]; 2]) -> Row {
+        let samples = values.map(|values| Samples(values.to_vec())).to_vec();
+        Row { what: what.to_owned(), unit: unit.to_owned(), samples }
+    }
+
+    /// One with a little of everything.
+    pub(crate) fn report() -> Report {
+        let mut rows = vec![row(CONNECTS_NAME, unit::PER_SECOND, [&[9_000.0], &[5_000.0]])];
+        for (tunnels, value) in [(1, 6.0), (4, 10.0), (64, 9.0)] {
+            rows.push(row(&bulk_name(tunnels, Role::Sink), unit::RATE, [&[value], &[value * 0.9]]));
+            rows.push(row(&bulk_name(tunnels, Role::Sink), unit::CPU, [&[0.2], &[0.24]]));
+        }
+        for (_, unit) in unit::PERCENTILES {
+            rows.push(row(&ping_name(64), unit, [&[50.0], &[70.0]]));
+            rows.push(row(BESIDE_NAME, unit, [&[500.0], &[1_700.0]]));
+        }
+        rows.push(row(LOSS_NAME, unit::PERCENT, [&[1.0], &[5.0]]));
+        for (unit, value) in [(unit::KIB, 2.1), (unit::DESCRIPTORS, 2.0), (unit::THREADS, 0.0)] {
+            rows.push(row(IDLE_NAME, unit, [&[], &[value]]));
+        }
+        let point = |open, busy| Point {
+            size: Size { open, busy },
+            rows: vec![row("s", unit::RATE, [&[7.0], &[6.0]]), row("s", unit::KIB, [&[], &[2.0]])],
+        };
+        let contenders = ["no proxy", "splice & co"];
+        Report {
+            host: Host::look().unwrap(),
+            contenders: contenders.map(|name| Named { name: name.into(), version: "1".into() }).to_vec(),
+            rounds: 1,
+            seconds: 1.0,
+            stolen: 0.0,
+            rows,
+            scale: vec![point(1, 1), point(64, 64), point(9_500, 0)],
+        }
+    }
+
+    #[test]
+    fn a_report_is_read_as_it_was_written() {
+        let text = serde_json::to_string(&report()).unwrap();
+        let read: Report = serde_json::from_str(&text).unwrap();
+        assert_eq!(serde_json::to_string(&read).unwrap(), text);
+        let row = read.row(&bulk_name(4, Role::Sink), unit::RATE).unwrap();
+        assert_eq!((row.median(1), row.ratio(1), row.ratio(0)), (Some(9.0), Some(0.9), None));
+        assert!(read.row("what nobody measured", unit::RATE).is_none());
+    }
 }
