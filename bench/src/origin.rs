@@ -23,7 +23,7 @@ use rustix::event::epoll;
 
 use crate::flow::{Flow, Role};
 use crate::place::{self, End};
-use crate::process::{self, Process};
+use crate::process::Process;
 use crate::socket;
 
 /// Asks for a ping-pong.
@@ -72,7 +72,7 @@ pub fn start(address: SocketAddr) -> io::Result<SocketAddr> {
 pub fn spawn(address: SocketAddr) -> io::Result<(Process, SocketAddr)> {
     let mut command = Command::new(env::current_exe()?);
     command.args(["origin", "--listen", &address.to_string()]);
-    let mut process = Process::start("origin", &mut command, process::folder()?)?;
+    let mut process = Process::start("origin", &mut command, None)?;
     let address = process.ready(|process| process.log().lines().next().and_then(|line| line.parse().ok()))?;
     Ok((process, address))
 }

@@ -30,7 +30,7 @@ pub enum End {
 pub fn here(end: End) -> io::Result<()> {
     let permitted = sched_getaffinity(None)?;
     let mut cores = (0..CpuSet::MAX_CPU).filter(|core| permitted.is_set(*core));
-    let core = if end == End::Client { cores.next() } else { cores.last() };
+    let core = if end == End::Client { cores.next() } else { cores.next_back() };
     let mut chosen = CpuSet::new();
     chosen.set(core.ok_or(io::ErrorKind::NotFound)?);
     sched_setaffinity(None, &chosen)?;

@@ -1,14 +1,16 @@
-//! A child process in a folder of its own, with its log; ended when dropped, and all that it started.
+//! A child process with its log; ended when dropped, and all that it started.
 
 use std::fs::{self, File};
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::FileExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tempfile::TempDir;
 
@@ -20,17 +22,22 @@ const START: Duration = Duration::from_secs(20);
 /// How long it may take to end when it is asked to.
 const END: Duration = Duration::from_secs(3);
 
+/// How long what ends may take to be gone.
+const SOON: Duration = Duration::from_millis(500);
+
 const TICK: Duration = Duration::from_millis(5);
 
 /// Lines of a log that an error shows: the end is where the cause is.
 const TAIL: usize = 12;
 
-/// A running child and its folder.
+/// A running child, and the folder with its configuration.
 #[derive(Debug)]
 pub struct Process {
     name: String,
     child: Child,
-    folder: TempDir,
+    /// In memory, so that not even a run that is killed leaves it behind.
+    log: File,
+    folder: Option<TempDir>,
 }
 
 /// A folder for what a program reads and writes.
@@ -53,18 +60,18 @@ pub fn free_port() -> io::Result<SocketAddr> {
 }
 
 impl Process {
-    /// Starts `command`, whose output goes to a file in `folder`. It leads a process group of its own, so
-    /// that Ctrl-C reaches this tool alone, which then ends it.
+    /// Starts `command`; `folder`, if it needs one, goes with it. It leads a process group of its own, so that
+    /// Ctrl-C reaches this tool alone, which then ends it. Its standard input ends when this does.
     ///
     /// # Errors
     /// The program cannot be executed.
-    pub fn start(name: &str, command: &mut Command, folder: TempDir) -> io::Result<Self> {
-        let log = File::create(folder.path().join("log"))?;
-        command.stdin(Stdio::piped()).stdout(log.try_clone()?).stderr(log).process_group(0);
+    pub fn start(name: &str, command: &mut Command, folder: Option<TempDir>) -> io::Result<Self> {
+        let log = File::from(memfd_create("bench-log", MemfdFlags::CLOEXEC)?);
+        command.stdin(Stdio::piped()).stdout(log.try_clone()?).stderr(log.try_clone()?).process_group(0);
         let program = Path::new(command.get_program()).display().to_string();
         let child = command.spawn();
         let child = child.map_err(|error| io::Error::new(error.kind(), format!("{name}: starting {program}: {error}")));
-        Ok(Self { name: name.to_owned(), child: child?, folder })
+        Ok(Self { name: name.to_owned(), child: child?, log, folder })
     }
 
     /// Its process id.
@@ -76,12 +83,31 @@ impl Process {
     /// What it wrote so far.
     #[must_use]
     pub fn log(&self) -> String {
-        String::from_utf8_lossy(&fs::read(self.folder.path().join("log")).unwrap_or_default()).into_owned()
+        let length = self.log.metadata().map_or(0, |metadata| metadata.len());
+        let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
+        // What is written meanwhile is not read, and a log never gets shorter.
+        let read = self.log.read_exact_at(&mut bytes, 0);
+        read.map_or_else(|_| String::new(), |()| String::from_utf8_lossy(&bytes).into_owned())
     }
 
     /// How it ended, if it has.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().ok().flatten()
+    }
+
+    /// How it ended, if it has or does so soon: its sockets are closed a moment before it is gone.
+    pub fn ends(&mut self) -> Option<ExitStatus> {
+        self.ends_within(SOON)
+    }
+
+    fn ends_within(&mut self, limit: Duration) -> Option<ExitStatus> {
+        let deadline = Instant::now() + limit;
+        loop {
+            match self.ended() {
+                None if Instant::now() < deadline => thread::park_timeout(TICK),
+                status => return status,
+            }
+        }
     }
 
     /// Waits until `ready` gives something.
@@ -129,12 +155,11 @@ impl Drop for Process {
         let group = Pid::from_child(&self.child);
         // A master ends its workers when it is asked to; killed, it would leave them behind.
         let _ = kill_process_group(group, Signal::TERM);
-        let deadline = Instant::now() + END;
-        while self.ended().is_none() && Instant::now() < deadline {
-            thread::park_timeout(TICK);
-        }
+        self.ends_within(END);
         let _ = kill_process_group(group, Signal::KILL);
         let _ = self.child.wait();
+        // Last: nobody reads it any more.
+        drop(self.folder.take());
     }
 }
 
@@ -143,7 +168,7 @@ mod tests {
     use super::*;
 
     fn shell(script: &str) -> Process {
-        Process::start("peer", Command::new("sh").args(["-c", script]), folder().unwrap()).unwrap()
+        Process::start("peer", Command::new("sh").args(["-c", script]), folder().ok()).unwrap()
     }
 
     #[test]
@@ -157,7 +182,7 @@ mod tests {
         // The master dies of the signal; its child does not heed it.
         let mut peer = shell("sh -c 'trap \"\" TERM; exec sleep 600' & echo $!; wait");
         let id = peer.ready(|peer| peer.log().lines().next().map(str::to_owned)).unwrap();
-        let folder = peer.folder.path().to_owned();
+        let folder = peer.folder.as_ref().unwrap().path().to_owned();
         assert!(Path::new(&format!("/proc/{id}")).exists() && folder.exists());
         drop(peer);
         let there = || fs::read_to_string(format!("/proc/{id}/stat")).is_ok_and(|stat| !stat.contains(" Z "));

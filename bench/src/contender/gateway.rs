@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::{Contender, USER, first_line, says};
-use crate::process::{Process, folder};
+use crate::process::Process;
 use crate::socket::Proxy;
 
 /// Starts `program` with `engine`: its name, and further options of `serve` behind it.
@@ -27,7 +27,7 @@ pub(super) fn start(program: &Path, engine: &str, origin: SocketAddr) -> io::Res
         .env("SLUICEGATE_USER", &user)
         .env("SLUICEGATE_LOG_LEVEL", "info");
     let named = format!("engine {engine} of {}", program.display());
-    let mut process = Process::start(&named, &mut command, folder()?)?;
+    let mut process = Process::start(&named, &mut command, None)?;
     let (address, runs) = process.ready(|process| process.log().lines().find_map(listening))?;
     if runs != *name {
         return Err(process.failure(&format!("runs as '{runs}' instead")));
@@ -55,6 +55,7 @@ fn listening(line: &str) -> Option<(SocketAddr, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::process::folder;
 
     #[test]
     fn the_log_says_where_it_listens() {

@@ -20,7 +20,7 @@ const PIPES: u64 = 200;
 pub(super) fn start(program: &Path, origin: SocketAddr) -> io::Result<Contender> {
     let (folder, address) = (folder()?, free_port()?);
     let config = write(folder.path(), "haproxy.cfg", &config(address, origin))?;
-    let mut process = Process::start("haproxy", Command::new(program).args(["-db", "-f"]).arg(config), folder)?;
+    let mut process = Process::start("haproxy", Command::new(program).args(["-db", "-f"]).arg(config), Some(folder))?;
     process.accepts(address)?;
     let version = first_line(&says(program, "-v")?);
     Ok(Contender::started(process, "haproxy", version, Proxy::Plain(address), origin))

@@ -117,7 +117,7 @@ impl Contender {
     /// What an error of a measurement comes to: if the contender has ended, that is the cause, and it says why.
     #[must_use]
     pub fn blame(&mut self, what: &str, error: &io::Error) -> io::Error {
-        let dead = self.process.as_mut().and_then(|process| process.ended().map(|status| (process, status)));
+        let dead = self.process.as_mut().and_then(|process| process.ends().map(|status| (process, status)));
         match dead {
             Some((process, status)) => process.failure(&format!("ended ({status}) during '{what}'")),
             None => io::Error::new(error.kind(), format!("{}, {what}: {error}", self.name)),
@@ -189,7 +189,7 @@ mod tests {
     #[test]
     fn one_that_dies_is_named_with_the_end_of_its_log() {
         let script = "echo out of cheese >&2; exit 7";
-        let mut process = Process::start("mouse", Command::new("sh").args(["-c", script]), folder().unwrap()).unwrap();
+        let mut process = Process::start("mouse", Command::new("sh").args(["-c", script]), None).unwrap();
         assert!(process.ready(|_| None::<()>).is_err());
         let address = free_port().unwrap();
         let mut contender = Contender::started(process, "mouse", String::new(), Proxy::Plain(address), address);

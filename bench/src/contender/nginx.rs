@@ -19,7 +19,7 @@ pub(super) fn start(program: &Path, origin: SocketAddr) -> io::Result<Contender>
     let config = write(folder.path(), "nginx.conf", &config(program, folder.path(), address, origin)?)?;
     let mut command = Command::new(program);
     command.arg("-p").arg(folder.path()).args(["-e", "stderr", "-c"]).arg(config);
-    let mut process = Process::start("nginx", &mut command, folder)?;
+    let mut process = Process::start("nginx", &mut command, Some(folder))?;
     process.accepts(address)?;
     let version = first_line(&says(program, "-v")?);
     Ok(Contender::started(process, "nginx", version, Proxy::Plain(address), origin))

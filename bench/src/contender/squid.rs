@@ -24,7 +24,8 @@ const HASH: &str = "$5$sluicegatebench$YTxrilgMOIgK5asfR478PISQbpe486OL/VaeHzOhX
 pub(super) fn start(program: &Path, origin: SocketAddr) -> io::Result<Contender> {
     let (folder, address) = (folder()?, free_port()?);
     let config = write(folder.path(), "squid.conf", &config(folder.path(), address)?)?;
-    let mut process = Process::start("squid", Command::new(program).args(["-N", "-d1", "-f"]).arg(config), folder)?;
+    let mut process =
+        Process::start("squid", Command::new(program).args(["-N", "-d1", "-f"]).arg(config), Some(folder))?;
     process.accepts(address)?;
     let version = first_line(&says(program, "-v")?);
     let proxy = Proxy::Connect { address, user: Some(format!("{USER}:{USER}")) };

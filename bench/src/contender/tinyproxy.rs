@@ -16,7 +16,7 @@ use crate::socket::Proxy;
 pub(super) fn start(program: &Path, origin: SocketAddr) -> io::Result<Contender> {
     let (folder, address) = (folder()?, free_port()?);
     let config = write(folder.path(), "tinyproxy.conf", &config(address))?;
-    let mut process = Process::start("tinyproxy", Command::new(program).args(["-d", "-c"]).arg(config), folder)?;
+    let mut process = Process::start("tinyproxy", Command::new(program).args(["-d", "-c"]).arg(config), Some(folder))?;
     process.accepts(address)?;
     let version = first_line(&says(program, "-v")?);
     let proxy = Proxy::Connect { address, user: Some(format!("{USER}:{USER}")) };

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::process::Command;
 
 use super::Contender;
-use crate::process::{Process, folder};
+use crate::process::Process;
 use crate::socket::Proxy;
 
 /// Starts it.
@@ -16,7 +16,7 @@ use crate::socket::Proxy;
 pub(super) fn start(origin: SocketAddr) -> io::Result<Contender> {
     let mut command = Command::new(env::current_exe()?);
     command.args(["relay", "--target", &origin.to_string()]);
-    let mut process = Process::start("tokio-uring", &mut command, folder()?)?;
+    let mut process = Process::start("tokio-uring", &mut command, None)?;
     let address = process.ready(|process| process.log().lines().next().and_then(|line| line.parse().ok()))?;
     Ok(Contender::started(process, "tokio-uring", "tokio-uring 0.5".into(), Proxy::Plain(address), origin))
 }

@@ -42,6 +42,18 @@ impl Load {
         Ok(Self(flow))
     }
 
+    /// What goes through in `time`.
+    ///
+    /// # Errors
+    /// No byte at all.
+    pub fn alone(&self, time: Duration) -> io::Result<Bulk> {
+        let wait = || {
+            pause(time);
+            Ok(())
+        };
+        Ok(self.during(wait)?.0)
+    }
+
     /// What goes through while `work` is done.
     ///
     /// # Errors
@@ -69,7 +81,7 @@ pub fn bulk(way: &Way, tunnels: usize, role: Role, time: Duration) -> io::Result
     // What this side sends it counts when the kernel takes it: the buffers on the way are filled in
     // the warm-up.
     pause(time / 5);
-    Ok(load.during(|| Ok(pause(time)))?.0)
+    load.alone(time)
 }
 
 /// Waits for `time`, whatever wakes the thread before.

@@ -72,7 +72,7 @@ pub struct Beside {
 pub fn beside(way: &Way, tunnels: usize, time: Duration) -> io::Result<Beside> {
     let load = Load::start(way, tunnels, Role::Sink)?;
     pause(time / 5);
-    let (without, ()) = load.during(|| Ok(pause(time)))?;
+    let without = load.alone(time)?;
     let (with, samples) = load.during(|| paced(way, time))?;
     Ok(Beside { without, with, samples })
 }
