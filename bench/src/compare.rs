@@ -157,9 +157,8 @@ impl Session<'_> {
         names.extend([(BESIDE_NAME, unit::RATE), (LOSS_NAME, unit::PERCENT)]);
         self.rows(&names, |contender, time| {
             let beside = load::beside(&contender.way, BESIDE, time)?;
-            let (with, without) = (beside.with.gib_per_second, beside.without.gib_per_second);
             let mut values = percentiles(&beside.samples);
-            values.extend([Some(with), Some((1.0 - with / without) * 100.0)]);
+            values.extend([Some(beside.with), Some((1.0 - beside.with / beside.without) * 100.0)]);
             Ok(values)
         })
     }

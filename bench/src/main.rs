@@ -65,7 +65,7 @@ fn measure(task: Task) -> io::Result<()> {
         }),
         Task::Ping { path, seconds, beside: Some(tunnels), .. } => path.on(|way| {
             let beside = load::beside(way, tunnels, Duration::from_secs_f64(seconds / 2.0))?;
-            let (without, with) = (beside.without.gib_per_second, beside.with.gib_per_second);
+            let (without, with) = (beside.without, beside.with);
             println!(
                 "64 bytes: {}; beside {with:.2} GiB/s, which were {without:.2} without",
                 round_trips(&beside.samples)

@@ -130,7 +130,6 @@ fn measure(contender: &Contender, size: Size, time: Duration) -> io::Result<Vec<
         (vec![None, None], load::paced(&contender.way, time)?)
     } else {
         let load = Load::start(&contender.way, size.busy, Role::Sink)?;
-        pause(time / 5);
         let (bulk, latency) = load.during(|| load::paced(&contender.way, time))?;
         (vec![Some(bulk.gib_per_second), Some(bulk.cpu_per_gib)], latency)
     };

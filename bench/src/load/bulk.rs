@@ -9,6 +9,10 @@ use crate::machine::Cpu;
 use crate::origin::byte;
 use crate::socket::Way;
 
+/// In this time windows grow, the scheduler spreads the threads over the cores, and the buffers on the way are
+/// filled: what this side sends it counts when the kernel takes it.
+const WARM_UP: Duration = Duration::from_millis(250);
+
 /// What a bulk measurement gave.
 #[derive(Clone, Copy, Debug)]
 pub struct Bulk {
@@ -23,7 +27,7 @@ pub struct Bulk {
 pub struct Load(Flow);
 
 impl Load {
-    /// Opens `tunnels` tunnels and lets the bytes go; `role` is what this side does.
+    /// Opens `tunnels` tunnels, lets the bytes go and warms up; `role` is what this side does.
     ///
     /// # Errors
     /// A tunnel that cannot be opened.
@@ -39,6 +43,7 @@ impl Load {
             stream.write_all(&[byte(answers)])?;
             flow.add(stream, role)?;
         }
+        pause(WARM_UP);
         Ok(Self(flow))
     }
 
@@ -71,17 +76,12 @@ impl Load {
     }
 }
 
-/// Moves bytes through `tunnels` tunnels for `time`, after a warm-up of a fifth of it. `role` is what
-/// this side does.
+/// Moves bytes through `tunnels` tunnels for `time`, after a warm-up. `role` is what this side does.
 ///
 /// # Errors
 /// Those of [`Load`].
 pub fn bulk(way: &Way, tunnels: usize, role: Role, time: Duration) -> io::Result<Bulk> {
-    let load = Load::start(way, tunnels, role)?;
-    // What this side sends it counts when the kernel takes it: the buffers on the way are filled in
-    // the warm-up.
-    pause(time / 5);
-    load.alone(time)
+    Load::start(way, tunnels, role)?.alone(time)
 }
 
 /// Waits for `time`, whatever wakes the thread before.

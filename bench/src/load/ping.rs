@@ -56,25 +56,35 @@ fn round_trips(way: &Way, size: usize, time: Duration, every: Duration) -> io::R
 /// A ping-pong beside bulk load.
 #[derive(Clone, Debug)]
 pub struct Beside {
-    /// The bulk load by itself.
-    pub without: Bulk,
-    /// The bulk load with the ping-pong beside it.
-    pub with: Bulk,
+    /// GiB per second of the bulk load by itself.
+    pub without: f64,
+    /// The same with the ping-pong beside it.
+    pub with: f64,
     /// The round trips beside the load, microseconds.
     pub samples: Samples,
 }
 
-/// Measures `tunnels` bulk tunnels to the client for `time`, then for as long again with a ping-pong of 64
-/// bytes a thousand times a second in a further tunnel.
+/// Measures `tunnels` bulk tunnels to the client for `time`, and for as long again with a ping-pong of 64 bytes
+/// a thousand times a second in a further tunnel: in turns, so that a drift hits both.
 ///
 /// # Errors
 /// Those of the tunnels.
 pub fn beside(way: &Way, tunnels: usize, time: Duration) -> io::Result<Beside> {
     let load = Load::start(way, tunnels, Role::Sink)?;
-    pause(time / 5);
-    let without = load.alone(time)?;
-    let (with, samples) = load.during(|| paced(way, time))?;
-    Ok(Beside { without, with, samples })
+    let mut turns = Vec::new();
+    let mut samples = Vec::new();
+    for _ in 0..2 {
+        let without = load.alone(time / 2)?;
+        let (with, more) = load.during(|| paced(way, time / 2))?;
+        turns.push((without, with));
+        samples.extend(more.0);
+    }
+    let mean = |rate: fn(&(Bulk, Bulk)) -> f64| f64::midpoint(rate(&turns[0]), rate(&turns[1]));
+    Ok(Beside {
+        without: mean(|turn| turn.0.gib_per_second),
+        with: mean(|turn| turn.1.gib_per_second),
+        samples: Samples(samples),
+    })
 }
 
 /// The round trips of a ping-pong of 64 bytes a thousand times a second, for `time`.

@@ -230,11 +230,12 @@ mod tests {
 
     #[test]
     fn round_values_enclose_what_is_shown() {
-        let axis = Axis::linear("x");
-        assert_eq!(axis.round(0.3, 1.4), [0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4].map(|v: f64| v).to_vec().as_slice());
-        let axis = Axis::log("x", Vec::new());
-        let labels: Vec<_> = axis.round(30.0, 1500.0).iter().map(|tick| axis.label(axis.place(*tick))).collect();
-        assert_eq!(labels, ["20", "50", "100", "200", "500", "1000", "2000"]);
+        let labels = |axis: &Axis, least, most| -> Vec<String> {
+            axis.round(least, most).iter().map(|tick| axis.label(axis.place(*tick))).collect()
+        };
+        assert_eq!(labels(&Axis::linear("x"), 0.3, 1.0), ["0", "0.2", "0.4", "0.6", "0.8", "1"]);
+        let logarithmic = Axis::log("x", Vec::new());
+        assert_eq!(labels(&logarithmic, 30.0, 1500.0), ["20", "50", "100", "200", "500", "1000", "2000"]);
         let axis = Axis::log("x", vec![1.0, 4.0, 9_500.0, 12_000.0]);
         assert_eq!([0.0, 4_f64.log10(), 12_000_f64.log10()].map(|place| axis.label(place)), ["1", "4", "12k"]);
     }
