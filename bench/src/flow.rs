@@ -43,7 +43,8 @@ pub enum Role {
 #[derive(Debug)]
 pub struct Flow {
     threads: Vec<Arc<Worker>>,
-    next: AtomicU64,
+    in_a_row: usize,
+    next: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -65,13 +66,13 @@ struct Carried {
 }
 
 impl Flow {
-    /// Starts `threads` of them.
+    /// Starts `threads` of them. Each gets so many sockets `in_a_row` before the next one does.
     ///
     /// # Errors
     /// Those of epoll_create(2), memfd_create(2) and of starting threads.
-    pub fn start(threads: usize) -> io::Result<Self> {
+    pub fn start(threads: usize, in_a_row: usize) -> io::Result<Self> {
         let threads = (0..threads.max(1)).map(|_| Worker::start()).collect::<io::Result<_>>()?;
-        Ok(Self { threads, next: AtomicU64::new(0) })
+        Ok(Self { threads, in_a_row: in_a_row.max(1), next: AtomicUsize::new(0) })
     }
 
     /// Works on `socket` until its peer closes it or this is dropped.
@@ -80,8 +81,8 @@ impl Flow {
     /// Those of epoll_ctl(2).
     pub fn add(&self, socket: TcpStream, role: Role) -> io::Result<()> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let worker = &self.threads[usize::try_from(id).unwrap_or(0) % self.threads.len()];
-        worker.add(id, Carried { socket, role, sent: AtomicUsize::new(0) })
+        let worker = &self.threads[id / self.in_a_row % self.threads.len()];
+        worker.add(id as u64, Carried { socket, role, sent: AtomicUsize::new(0) })
     }
 
     /// Bytes that this side has received so far, and those that it has given to the kernel.

@@ -32,11 +32,13 @@ pub struct Host {
 }
 
 impl Host {
-    /// Looks.
+    /// Looks; `paired` is how the origin was started.
     ///
     /// # Errors
     /// /proc cannot be read.
-    pub fn look() -> io::Result<Self> {
+    pub fn look(paired: bool) -> io::Result<Self> {
+        let threads = std::thread::available_parallelism()?;
+        let ends = if paired { "the two ends of a tunnel paired" } else { "the ends of the tunnels mixed" };
         let field = |path: &str, name: &str| {
             let text = fs::read_to_string(path)?;
             let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("");
@@ -53,10 +55,7 @@ impl Host {
             namespace: namespace::inside(),
             priority: place::has_priority(),
             date: date(),
-            generator: format!(
-                "epoll, {} threads a side, sendfile(2) and MSG_TRUNC",
-                std::thread::available_parallelism()?
-            ),
+            generator: format!("epoll, {threads} threads a side, {ends}, sendfile(2) and MSG_TRUNC"),
         })
     }
 

@@ -51,15 +51,21 @@ pub const fn byte(role: Role) -> u8 {
 
 /// Binds an origin and serves it on threads of its own.
 ///
+/// The client gives its sockets to its threads in turn. If they are `paired`, the origin does so too: then the two
+/// ends of a tunnel without a proxy always meet in the same two threads, which the scheduler sooner or later puts
+/// on one core, and what is sent is received out of its cache. No two machines do that, and no way with a proxy
+/// has it. Otherwise each thread here gets sockets of every thread there.
+///
 /// # Errors
 /// Those of binding and of starting threads.
-pub fn start(address: SocketAddr) -> io::Result<SocketAddr> {
+pub fn start(address: SocketAddr, paired: bool) -> io::Result<SocketAddr> {
     let listener = socket::listen(address)?;
     listener.set_nonblocking(true)?;
     let address = listener.local_addr()?;
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     epoll::add(&epoll, &listener, epoll::EventData::new_u64(LISTENER), epoll::EventFlags::IN)?;
-    let flow = Flow::start(thread::available_parallelism().map_or(2, Into::into))?;
+    let threads = thread::available_parallelism().map_or(2, Into::into);
+    let flow = Flow::start(threads, if paired { 1 } else { threads })?;
     let mut door = Door { listener, epoll, flow, waiting: HashMap::new(), next: LISTENER + 1 };
     thread::Builder::new().name("origin".into()).spawn(move || door.run())?;
     Ok(address)
@@ -69,9 +75,12 @@ pub fn start(address: SocketAddr) -> io::Result<SocketAddr> {
 ///
 /// # Errors
 /// It does not start.
-pub fn spawn(address: SocketAddr) -> io::Result<(Process, SocketAddr)> {
+pub fn spawn(address: SocketAddr, paired: bool) -> io::Result<(Process, SocketAddr)> {
     let mut command = Command::new(env::current_exe()?);
     command.args(["origin", "--listen", &address.to_string()]);
+    if paired {
+        command.arg("--paired");
+    }
     let mut process = Process::start("origin", &mut command, None)?;
     let address = process.ready(|process| process.log().lines().next().and_then(|line| line.parse().ok()))?;
     Ok((process, address))

@@ -61,6 +61,7 @@ struct Field {
     /// How many of them are no proxy, one that runs already, and the engines.
     own: usize,
     began: Cpu,
+    paired: bool,
     _origin: Option<Process>,
 }
 
@@ -72,7 +73,7 @@ impl Field {
             namespace::enter()?;
         }
         interrupt::catch()?;
-        let (process, origin) = far_end(rivals.target)?;
+        let (process, origin) = far_end(rivals.target, rivals.paired)?;
         let mut contenders = vec![Contender::direct(origin)];
         let running = rivals.against.map(|address| Contender::running(&address.to_string(), rivals.running(), origin));
         contenders.extend(running);
@@ -82,7 +83,7 @@ impl Field {
             contenders.extend(programs.start(kind, origin)?);
             own = if kind == Kind::Engines { contenders.len() } else { own };
         }
-        Ok(Self { contenders, own, began: Cpu::now()?, _origin: process })
+        Ok(Self { contenders, own, began: Cpu::now()?, paired: rivals.paired, _origin: process })
     }
 
     /// Those of which the scaling is measured.
@@ -94,7 +95,7 @@ impl Field {
     fn report(&self, rounds: usize, time: Duration) -> io::Result<Report> {
         let named = |contender: &Contender| Named { name: contender.name.clone(), version: contender.version.clone() };
         Ok(Report {
-            host: Host::look()?,
+            host: Host::look(self.paired)?,
             contenders: self.contenders.iter().map(named).collect(),
             rounds,
             seconds: time.as_secs_f64(),

@@ -20,7 +20,7 @@ const OK: &str = "HTTP/1.1 200 Connection established\r\n\r\n";
 type Change = fn(&mut [u8]);
 
 fn origin() -> SocketAddr {
-    origin::start("127.0.0.1:0".parse().unwrap()).unwrap()
+    origin::start("127.0.0.1:0".parse().unwrap(), false).unwrap()
 }
 
 fn direct() -> Way {

@@ -32,7 +32,7 @@ impl Load {
     /// # Errors
     /// A tunnel that cannot be opened.
     pub fn start(way: &Way, tunnels: usize, role: Role) -> io::Result<Self> {
-        let flow = Flow::start(thread::available_parallelism().map_or(2, Into::into))?;
+        let flow = Flow::start(thread::available_parallelism().map_or(2, Into::into), 1)?;
         let answers = match role {
             Role::Sink => Role::Source,
             Role::Source => Role::Sink,

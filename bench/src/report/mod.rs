@@ -142,7 +142,7 @@ mod tests {
         };
         let contenders = ["no proxy", "splice & co"];
         Report {
-            host: Host::look().unwrap(),
+            host: Host::look(false).unwrap(),
             contenders: contenders.map(|name| Named { name: name.into(), version: "1".into() }).to_vec(),
             rounds: 1,
             seconds: 1.0,

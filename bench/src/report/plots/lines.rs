@@ -104,7 +104,6 @@ impl Axis {
         let value = if self.logarithmic { 10_f64.powf(place) } else { place };
         let value = (value * 1e6).round() / 1e6;
         match value {
-            thousands if thousands >= 9_999.5 => format!("{:.0}k", thousands / 1e3),
             whole if (whole - whole.round()).abs() < 0.01 => format!("{:.0}", whole.round()),
             part => format!("{part}"),
         }
@@ -237,6 +236,6 @@ mod tests {
         let logarithmic = Axis::log("x", Vec::new());
         assert_eq!(labels(&logarithmic, 30.0, 1500.0), ["20", "50", "100", "200", "500", "1000", "2000"]);
         let axis = Axis::log("x", vec![1.0, 4.0, 9_500.0, 12_000.0]);
-        assert_eq!([0.0, 4_f64.log10(), 12_000_f64.log10()].map(|place| axis.label(place)), ["1", "4", "12k"]);
+        assert_eq!([0.0, 4_f64.log10(), 12_000_f64.log10()].map(|place| axis.label(place)), ["1", "4", "12000"]);
     }
 }
