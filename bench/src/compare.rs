@@ -187,7 +187,12 @@ impl Session<'_> {
     fn idle(&mut self) -> io::Result<Vec<Row>> {
         let number = self.plan.idle;
         let idle = self.all.once("idle tunnels", |contender| {
-            contender.pid().map(|pid| load::idle(&contender.way, number, pid)).transpose()
+            let Some(pid) = contender.pid() else { return Ok(None) };
+            match load::idle(&contender.way, number, pid) {
+                // A program that hides from others of its own user, as Squid does.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(None),
+                idle => idle.map(Some),
+            }
         })?;
         let row = |unit: &str, value: fn(&load::Idle) -> f64| Row {
             what: IDLE_NAME.to_owned(),

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{namespace, place};
+use crate::{namespace, place, socket};
 
 /// The machine and the circumstances.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -21,6 +21,8 @@ pub struct Host {
     pub memory_mib: u64,
     /// The congestion control of a connection over loopback that does not choose its own.
     pub congestion_control: String,
+    /// Whether the sockets of the bench and of the gateway could choose cubic instead.
+    pub chosen: bool,
     /// Whether the run had a network namespace of its own.
     pub namespace: bool,
     /// Whether the ends of the ping-pong went before the load.
@@ -52,6 +54,7 @@ impl Host {
             processor: field("/proc/cpuinfo", "model name")?,
             memory_mib: memory >> 10,
             congestion_control: namespace::congestion_control()?,
+            chosen: socket::may_choose(),
             namespace: namespace::inside(),
             priority: place::has_priority(),
             date: date(),
@@ -62,18 +65,16 @@ impl Host {
     /// In a sentence or two.
     #[must_use]
     pub fn describe(&self) -> String {
-        let congestion = match (self.namespace, self.congestion_control.as_str()) {
-            (true, control) => format!("a network namespace of its own, {control}"),
-            (false, "cubic") => "loopback of the host, cubic".to_owned(),
-            (false, control) => {
-                format!(
-                    "loopback of the host, whose congestion control is {control}; only sockets of the bench and the gateway use cubic"
-                )
-            }
+        let network = if self.namespace { "a network namespace of its own" } else { "loopback of the host" };
+        let control = &self.congestion_control;
+        let others = if self.chosen && control != socket::CONGESTION_CONTROL {
+            " for those who cannot choose, cubic for the bench and the gateway"
+        } else {
+            ""
         };
         let priority = if self.priority { "" } else { " The ends of the ping-pong had no priority over the load." };
         format!(
-            "{date}, Linux {kernel}, {cores} cores shared with the load generator ({processor}), {congestion}. \
+            "{date}, Linux {kernel}, {cores} cores shared with the load generator ({processor}), {network}, {control}{others}. \
              Load generator: {generator}.{priority}",
             date = self.date,
             kernel = self.kernel,

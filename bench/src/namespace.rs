@@ -13,10 +13,7 @@ use std::process::{Command, Stdio};
 use socket2::SockRef;
 
 use crate::netlink;
-
-/// What all who are compared use, by the routes: a namespace may not make it the default unless the host
-/// permits it to everybody (`tcp_allowed_congestion_control`).
-const CONGESTION_CONTROL: &str = "cubic";
+use crate::socket::CONGESTION_CONTROL;
 
 /// Set in the environment of a run that is inside.
 const INSIDE: &str = "SLUICEGATE_BENCH_NAMESPACE";
@@ -80,6 +77,8 @@ fn set_up() -> io::Result<()> {
         }
     }
     netlink::loopback_up()?;
+    // By the routes: a namespace may not make it the default unless the host permits it to everybody
+    // (`tcp_allowed_congestion_control`).
     for (address, length) in [([127, 0, 0, 0], 8), ([127, 0, 0, 1], 32)] {
         netlink::congestion_control(address, length, CONGESTION_CONTROL)?;
     }

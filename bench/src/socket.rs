@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use socket2::{Domain, Socket, Type};
 
 /// bbr, the default of many hosts, costs a factor of three on loopback, for everybody.
-const CONGESTION_CONTROL: &[u8] = b"cubic";
+pub const CONGESTION_CONTROL: &str = "cubic";
 
 /// How long a peer may take to answer before a measurement has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -105,14 +105,21 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
+/// Whether sockets of this user may have that congestion control where it is not the default.
+#[must_use]
+pub fn may_choose() -> bool {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None);
+    socket.is_ok_and(|socket| socket.set_tcp_congestion(CONGESTION_CONTROL.as_bytes()).is_ok())
+}
+
 /// A socket for connections of `address`'s family.
 ///
 /// # Errors
 /// The kernel has no more.
 pub fn new(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-    // A host without cubic is measured with what it has; the report names the default.
-    let _ = socket.set_tcp_congestion(CONGESTION_CONTROL);
+    // Where that is refused the host is measured with what it has; the report names it.
+    let _ = socket.set_tcp_congestion(CONGESTION_CONTROL.as_bytes());
     socket.set_tcp_nodelay(true)?;
     socket.set_read_timeout(Some(PATIENCE))?;
     socket.set_write_timeout(Some(PATIENCE))?;

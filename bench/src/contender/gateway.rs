@@ -7,7 +7,7 @@ use std::process::Command;
 
 use super::{Contender, USER, first_line, says};
 use crate::process::Process;
-use crate::socket::Proxy;
+use crate::socket::{CONGESTION_CONTROL, Proxy, may_choose};
 
 /// Starts `program` with `engine`: its name, and further options of `serve` behind it.
 ///
@@ -22,10 +22,13 @@ pub(super) fn start(program: &Path, engine: &str, origin: SocketAddr) -> io::Res
     let mut command = Command::new(program);
     command
         .args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--allow", &rule(origin)])
-        .args(["--engine", name, "--congestion-control", "cubic", "--log", "json"])
+        .args(["--engine", name, "--log", "json"])
         .args(options)
         .env("SLUICEGATE_USER", &user)
         .env("SLUICEGATE_LOG_LEVEL", "info");
+    if may_choose() {
+        command.args(["--congestion-control", CONGESTION_CONTROL]);
+    }
     let named = format!("engine {engine} of {}", program.display());
     let mut process = Process::start(&named, &mut command, None)?;
     let (address, runs) = process.ready(|process| process.log().lines().find_map(listening))?;

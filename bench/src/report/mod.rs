@@ -68,10 +68,10 @@ impl Row {
         self.samples.get(number).map(Samples::median).filter(|median| median.is_finite())
     }
 
-    /// Its ratio to the first contender.
+    /// Its ratio to the first contender; of a loss there is none that means anything.
     #[must_use]
     pub fn ratio(&self, number: usize) -> Option<f64> {
-        let base = self.median(0).filter(|base| *base > 0.0)?;
+        let base = self.median(0).filter(|base| *base > 0.0 && self.unit != unit::PERCENT)?;
         self.median(number).filter(|_| number > 0).map(|median| median / base)
     }
 }

@@ -59,9 +59,7 @@ fn rows(report: &Report) -> Vec<(String, &Row)> {
 
 fn cell(row: &Row, number: usize) -> String {
     let Some(median) = row.median(number) else { return "-".into() };
-    // Of a loss there is no ratio that means anything.
-    let ratio = row.ratio(number).filter(|_| row.unit != unit::PERCENT);
-    ratio.map_or_else(|| short(median), |ratio| format!("{} ({ratio:.2})", short(median)))
+    row.ratio(number).map_or_else(|| short(median), |ratio| format!("{} ({ratio:.2})", short(median)))
 }
 
 fn idle(report: &Report, number: usize) -> Option<String> {

@@ -160,7 +160,7 @@ fn scaling(report: &Report) -> io::Result<Option<String>> {
         panel("Memory of a tunnel, all idle", "KiB", false, unit::KIB, |size| size.busy == 0),
     ];
     let panels: Vec<_> = panels.into_iter().filter(|panel| !panel.series.is_empty()).collect();
-    lines::figure(&panels, 3.min(panels.len()))
+    lines::figure(&panels, 2.min(panels.len()))
 }
 
 #[cfg(test)]
