@@ -147,7 +147,7 @@ pub(crate) struct Compare {
 
 #[derive(Args)]
 pub(crate) struct Scale {
-    /// Half a minute for each contender instead of two
+    /// Ten seconds for each contender instead of a minute
     #[arg(long)]
     pub(crate) quick: bool,
     #[command(flatten)]

@@ -45,7 +45,7 @@ impl Plan {
     /// A minute or so.
     #[must_use]
     pub fn quick(tunnels: Vec<usize>) -> Self {
-        let (rounds, time) = (3, Duration::from_millis(300));
+        let (rounds, time) = (3, Duration::from_millis(250));
         Self { rounds, time, tunnels, roles: vec![Role::Sink], sizes: vec![64], thorough: false, idle: 500 }
     }
 
@@ -53,7 +53,7 @@ impl Plan {
     #[must_use]
     pub fn full(tunnels: Vec<usize>) -> Self {
         let (roles, sizes) = (vec![Role::Sink, Role::Source], vec![64, 1024, 16384]);
-        Self { rounds: 7, time: Duration::from_secs(1), tunnels, roles, sizes, thorough: true, idle: 2_000 }
+        Self { rounds: 5, time: Duration::from_secs(1), tunnels, roles, sizes, thorough: true, idle: 2_000 }
     }
 
     /// Measurements of one contender in one round.

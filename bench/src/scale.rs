@@ -54,7 +54,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Half a minute for each contender.
+    /// Ten seconds for each contender.
     #[must_use]
     pub fn quick() -> Self {
         Self { rounds: 1, time: Duration::from_millis(500), sizes: sizes(&[1, 4, 16, 64], &[1_000], &[9_500]) }
@@ -64,7 +64,7 @@ impl Plan {
     #[must_use]
     pub fn full() -> Self {
         let sizes = sizes(&[1, 2, 4, 8, 16, 32, 64], &[100, 300, 1_000], &[1_000, 3_000, 9_500]);
-        Self { rounds: 3, time: Duration::from_secs(1), sizes }
+        Self { rounds: 3, time: Duration::from_millis(700), sizes }
     }
 }
 
