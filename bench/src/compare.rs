@@ -1,16 +1,26 @@
 //! Measures all contenders in one run, interleaved, so that what the machine does beside hits all of
 //! them alike.
 
-use std::io::{self, IsTerminal};
+use std::io;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
-
 use crate::contender::Contender;
+use crate::everybody::Everybody;
 use crate::flow::Role;
-use crate::load::{self, Idle};
-use crate::machine::{Machine, process_seconds};
+use crate::load::{self, Connects};
+use crate::machine::family_seconds;
+use crate::report::{Row, tunnels, unit};
+use crate::socket::Way;
 use crate::stats::Samples;
+
+/// Tunnels and bytes of the check that comes first.
+const CHECKED: (usize, u64) = (4, 16 << 20);
+
+/// Bulk tunnels beside a ping-pong.
+pub const BESIDE: usize = 4;
+
+/// Clients that open tunnels at once.
+pub const CLIENTS: usize = 4;
 
 /// How much is measured.
 #[derive(Clone, Debug)]
@@ -21,135 +31,183 @@ pub struct Plan {
     pub time: Duration,
     /// Numbers of bulk tunnels.
     pub tunnels: Vec<usize>,
+    /// What this side does in them.
+    pub roles: Vec<Role>,
+    /// Bytes of a message of a ping-pong.
+    pub sizes: Vec<usize>,
+    /// Whether short tunnels and, over [`BESIDE`] tunnels, both directions at once are measured.
+    pub thorough: bool,
     /// Idle tunnels.
     pub idle: usize,
 }
 
-/// One row of the result: a measurement, and its samples by contender.
-#[derive(Debug, serde::Serialize)]
-pub struct Row {
-    /// What was measured, with the unit.
-    pub what: String,
-    /// In the order of [`Report::contenders`]; empty where it cannot be measured.
-    pub samples: Vec<Samples>,
+impl Plan {
+    /// A minute or so.
+    #[must_use]
+    pub fn quick(tunnels: Vec<usize>) -> Self {
+        let (rounds, time) = (3, Duration::from_millis(250));
+        Self { rounds, time, tunnels, roles: vec![Role::Sink], sizes: vec![64], thorough: false, idle: 500 }
+    }
+
+    /// A quarter of an hour.
+    #[must_use]
+    pub fn full(tunnels: Vec<usize>) -> Self {
+        let (roles, sizes) = (vec![Role::Sink, Role::Source], vec![64, 1024, 16384]);
+        Self { rounds: 5, time: Duration::from_secs(1), tunnels, roles, sizes, thorough: true, idle: 2_000 }
+    }
+
+    /// Measurements of one contender in one round.
+    fn measurements(&self) -> usize {
+        self.tunnels.len() * self.roles.len() + self.sizes.len() + 2 + if self.thorough { 2 } else { 0 }
+    }
 }
 
-/// Everything that was measured.
-#[derive(Debug, serde::Serialize)]
-pub struct Report {
-    /// Where.
-    pub machine: Machine,
-    /// The names; the first is what the others are compared with.
-    pub contenders: Vec<String>,
-    /// The measurements.
-    pub rows: Vec<Row>,
-    /// The cost of an idle tunnel, for the gateways that the bench started.
-    pub idle: Vec<(String, Idle)>,
+/// What the table calls a bulk measurement.
+#[must_use]
+pub fn bulk_name(number: usize, role: Role) -> String {
+    let direction = match role {
+        Role::Source => "to the origin",
+        Role::Both => "both ways",
+        Role::Sink | Role::Echo | Role::Short => "to the client",
+    };
+    format!("{} {direction}", tunnels(number))
 }
 
-struct Session<'a> {
-    contenders: &'a [Contender],
-    plan: &'a Plan,
-    bar: ProgressBar,
+/// What the table calls a ping-pong.
+#[must_use]
+pub fn ping_name(size: usize) -> String {
+    format!("ping-pong of {size} bytes alone")
 }
+
+/// What the table calls a ping-pong beside bulk load.
+pub const BESIDE_NAME: &str = "ping-pong of 64 bytes beside 4 bulk tunnels";
+
+/// What the table calls the bulk load beside which the ping-pong was.
+pub const LOSS_NAME: &str = "those 4 bulk tunnels, to the ping-pong";
+
+/// What the table calls opening tunnels.
+pub const CONNECTS_NAME: &str = "tunnels opened and closed, 4 clients";
+
+/// What the table calls short tunnels.
+pub const SHORT_NAME: &str = "tunnels of 64 KiB each, 4 clients";
+
+/// What the table calls idle tunnels.
+pub const IDLE_NAME: &str = "an idle tunnel";
 
 /// Runs the plan.
 ///
 /// # Errors
 /// The first measurement that fails, and whose.
-pub fn compare(contenders: &[Contender], plan: &Plan) -> io::Result<Report> {
-    let steps = plan.rounds * contenders.len() * (plan.tunnels.len() * 2 + 2) + 2 * contenders.len();
-    let session = Session { contenders, plan, bar: bar(steps) };
-    for contender in contenders {
-        session.step(contender, "checking the bytes", || load::verify(&contender.way, 256, 42))?;
-    }
+pub fn compare(contenders: &mut [Contender], plan: &Plan) -> io::Result<Vec<Row>> {
+    let steps = (plan.rounds * plan.measurements() + 2) * contenders.len();
+    let mut session = Session { all: Everybody::new(contenders, steps), plan };
+    session.all.once("checking the bytes", |contender| load::verify(&contender.way, CHECKED.0, CHECKED.1).map(drop))?;
     let mut rows = Vec::new();
     for &tunnels in &plan.tunnels {
-        for (role, name) in [(Role::Sink, "to client"), (Role::Source, "to origin")] {
-            rows.extend(session.bulk(tunnels, role, name)?);
+        for &role in &plan.roles {
+            rows.extend(session.bulk(tunnels, role)?);
         }
     }
-    rows.extend(session.ping()?);
-    rows.extend(session.connects()?);
-    let idle = session.idle()?;
-    session.bar.finish_and_clear();
-    let contenders = contenders.iter().map(|contender| contender.name.clone()).collect();
-    Ok(Report { machine: Machine::look(), contenders, rows, idle })
+    if plan.thorough {
+        rows.extend(session.bulk(BESIDE, Role::Both)?);
+    }
+    for &size in &plan.sizes {
+        rows.extend(session.ping(size)?);
+    }
+    rows.extend(session.beside()?);
+    rows.extend(session.opened(CONNECTS_NAME, load::connects)?);
+    if plan.thorough {
+        rows.extend(session.opened(SHORT_NAME, load::short)?);
+    }
+    rows.extend(session.idle()?);
+    Ok(rows)
+}
+
+struct Session<'a> {
+    all: Everybody<'a>,
+    plan: &'a Plan,
 }
 
 impl Session<'_> {
-    fn step<T>(&self, contender: &Contender, what: &str, measure: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-        self.bar.set_message(format!("{}: {what}", contender.name));
-        let result = measure();
-        self.bar.inc(1);
-        result.map_err(|error| io::Error::new(error.kind(), format!("{}, {what}: {error}", contender.name)))
-    }
-
-    /// Measures each contender once a round; the values of a measurement become rows of `names`.
-    fn rows<const N: usize>(
-        &self,
-        names: [String; N],
-        measure: impl Fn(&Contender) -> io::Result<[Option<f64>; N]>,
+    fn rows(
+        &mut self,
+        names: &[(&str, &str)],
+        measure: impl Fn(&Contender, Duration) -> io::Result<Vec<Option<f64>>>,
     ) -> io::Result<Vec<Row>> {
-        let mut rows = names.map(|what| Row { what, samples: vec![Samples::default(); self.contenders.len()] });
-        for round in 0..self.plan.rounds {
-            // Nobody is always the first, or always behind the same one.
-            for number in (0..self.contenders.len()).map(|place| (place + round) % self.contenders.len()) {
-                let contender = &self.contenders[number];
-                let what = rows[0].what.clone();
-                let values = self.step(contender, &what, || measure(contender))?;
-                for (row, value) in rows.iter_mut().zip(values) {
-                    row.samples[number].0.extend(value);
-                }
-            }
-        }
-        Ok(rows.into())
+        self.all.rounds(self.plan.rounds, names, |contender| measure(contender, self.plan.time))
     }
 
-    fn bulk(&self, tunnels: usize, role: Role, name: &str) -> io::Result<Vec<Row>> {
-        let names = [format!("{tunnels} {name}, GiB/s"), format!("{tunnels} {name}, CPU s/GiB")];
-        self.rows(names, |contender| {
-            let bulk = load::bulk(&contender.way, tunnels, role, self.plan.time)?;
-            Ok([Some(bulk.gib_per_second), Some(bulk.cpu_per_gib)])
+    fn bulk(&mut self, tunnels: usize, role: Role) -> io::Result<Vec<Row>> {
+        let name = bulk_name(tunnels, role);
+        self.rows(&[(&name, unit::RATE), (&name, unit::CPU)], |contender, time| {
+            let bulk = load::bulk(&contender.way, tunnels, role, time)?;
+            Ok(vec![Some(bulk.gib_per_second), Some(bulk.cpu_per_gib)])
         })
     }
 
-    fn ping(&self) -> io::Result<Vec<Row>> {
-        self.rows(["64 B ping-pong, us p50".into(), "64 B ping-pong, us p99".into()], |contender| {
-            let samples = load::ping(&contender.way, 64, self.plan.time)?;
-            Ok([Some(samples.percentile(0.5)), Some(samples.percentile(0.99))])
+    fn ping(&mut self, size: usize) -> io::Result<Vec<Row>> {
+        let name = ping_name(size);
+        self.rows(&unit::PERCENTILES.map(|(_, unit)| (name.as_str(), unit)), |contender, time| {
+            Ok(percentiles(&load::ping(&contender.way, size, time)?))
         })
     }
 
-    fn connects(&self) -> io::Result<Vec<Row>> {
-        let names =
-            ["CONNECTs/s, 4 clients", "us to the first echo, p50", "us to the first echo, p99", "gateway CPU us each"];
-        self.rows(names.map(Into::into), |contender| {
-            let cpu = contender.pid().map(process_seconds).transpose()?;
-            let result = load::connects(&contender.way, 4, self.plan.time)?;
-            let cpu = contender.pid().map(process_seconds).transpose()?.zip(cpu).map(|(after, before)| after - before);
+    fn beside(&mut self) -> io::Result<Vec<Row>> {
+        let mut names = unit::PERCENTILES.map(|(_, unit)| (BESIDE_NAME, unit)).to_vec();
+        names.extend([(BESIDE_NAME, unit::RATE), (LOSS_NAME, unit::PERCENT)]);
+        self.rows(&names, |contender, time| {
+            let beside = load::beside(&contender.way, BESIDE, time)?;
+            let mut values = percentiles(&beside.samples);
+            values.extend([Some(beside.with), Some((1.0 - beside.with / beside.without) * 100.0)]);
+            Ok(values)
+        })
+    }
+
+    fn opened(
+        &mut self,
+        name: &str,
+        measure: fn(&Way, usize, Duration) -> io::Result<Connects>,
+    ) -> io::Result<Vec<Row>> {
+        let mut names = vec![(name, unit::PER_SECOND)];
+        names.extend(unit::PERCENTILES.map(|(_, unit)| (name, unit)));
+        names.push((name, unit::EACH));
+        self.rows(&names, |contender, time| {
+            let spent = || contender.pid().map(family_seconds).transpose();
+            let before = spent()?;
+            let result = measure(&contender.way, CLIENTS, time)?;
             #[expect(clippy::cast_precision_loss, reason = "a count")]
-            let each = cpu.map(|cpu| cpu * 1e6 / result.latency.0.len() as f64);
-            let latency = &result.latency;
-            Ok([Some(result.per_second), Some(latency.percentile(0.5)), Some(latency.percentile(0.99)), each])
+            let each = |cpu: f64| cpu * 1e6 / result.latency.0.len() as f64;
+            let mut values = vec![Some(result.per_second)];
+            values.extend(percentiles(&result.latency));
+            values.push(spent()?.zip(before).map(|(after, before)| each(after - before)));
+            Ok(values)
         })
     }
 
-    fn idle(&self) -> io::Result<Vec<(String, Idle)>> {
-        let mut all = Vec::new();
-        for contender in self.contenders {
-            let Some(pid) = contender.pid() else { continue };
-            let idle = self.step(contender, "idle tunnels", || load::idle(&contender.way, self.plan.idle, pid))?;
-            all.push((contender.name.clone(), idle));
-        }
-        Ok(all)
+    fn idle(&mut self) -> io::Result<Vec<Row>> {
+        let number = self.plan.idle;
+        let idle = self.all.once("idle tunnels", |contender| {
+            let Some(pid) = contender.pid() else { return Ok(None) };
+            match load::idle(&contender.way, number, pid) {
+                // A program that hides from others of its own user, as Squid does.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(None),
+                idle => idle.map(Some),
+            }
+        })?;
+        let row = |unit: &str, value: fn(&load::Idle) -> f64| Row {
+            what: IDLE_NAME.to_owned(),
+            unit: unit.to_owned(),
+            samples: idle.iter().map(|idle| Samples(idle.iter().map(value).collect())).collect(),
+        };
+        Ok(vec![
+            row(unit::KIB, |idle| idle.kib),
+            row(unit::DESCRIPTORS, |idle| idle.descriptors),
+            row(unit::THREADS, |idle| idle.threads),
+        ])
     }
 }
 
-fn bar(steps: usize) -> ProgressBar {
-    if !io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} {msg} ({eta} left)");
-    ProgressBar::new(steps as u64).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+/// The values of [`unit::PERCENTILES`].
+pub(crate) fn percentiles(samples: &Samples) -> Vec<Option<f64>> {
+    unit::PERCENTILES.iter().map(|(share, _)| Some(samples.percentile(*share))).collect()
 }

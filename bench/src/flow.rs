@@ -6,20 +6,23 @@ use std::collections::HashMap;
 use std::io::{self, ErrorKind};
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
-use rustix::fs::{MemfdFlags, memfd_create, sendfile};
+use rustix::fs::sendfile;
+use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
+
+use crate::data;
 
 /// What a turn of one socket moves at most.
 const TURN: usize = 1 << 20;
 
-/// The random data that is sent, again and again.
-const DATA: usize = 16 << 20;
+/// What a short tunnel carries: 64 KiB.
+pub const SHORT: usize = 64 << 10;
 
 /// What is done on a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,13 +35,16 @@ pub enum Role {
     Echo,
     /// Source and sink at once.
     Both,
+    /// Send [`SHORT`] bytes and close.
+    Short,
 }
 
 /// Threads at work on sockets; dropping it ends them and closes the sockets.
 #[derive(Debug)]
 pub struct Flow {
     threads: Vec<Arc<Worker>>,
-    next: AtomicU64,
+    in_a_row: usize,
+    next: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -55,16 +61,18 @@ struct Worker {
 struct Carried {
     socket: TcpStream,
     role: Role,
+    /// Bytes sent, of a short one.
+    sent: AtomicUsize,
 }
 
 impl Flow {
-    /// Starts `threads` of them.
+    /// Starts `threads` of them. Each gets so many sockets `in_a_row` before the next one does.
     ///
     /// # Errors
     /// Those of epoll_create(2), memfd_create(2) and of starting threads.
-    pub fn start(threads: usize) -> io::Result<Self> {
+    pub fn start(threads: usize, in_a_row: usize) -> io::Result<Self> {
         let threads = (0..threads.max(1)).map(|_| Worker::start()).collect::<io::Result<_>>()?;
-        Ok(Self { threads, next: AtomicU64::new(0) })
+        Ok(Self { threads, in_a_row: in_a_row.max(1), next: AtomicUsize::new(0) })
     }
 
     /// Works on `socket` until its peer closes it or this is dropped.
@@ -73,17 +81,14 @@ impl Flow {
     /// Those of epoll_ctl(2).
     pub fn add(&self, socket: TcpStream, role: Role) -> io::Result<()> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let worker = &self.threads[usize::try_from(id).unwrap_or(0) % self.threads.len()];
-        worker.add(id, Carried { socket, role })
+        let worker = &self.threads[id / self.in_a_row % self.threads.len()];
+        worker.add(id as u64, Carried { socket, role, sent: AtomicUsize::new(0) })
     }
 
-    /// Bytes that this side has received so far or, as a source, given to the kernel.
+    /// Bytes that this side has received so far, and those that it has given to the kernel.
     #[must_use]
-    pub fn moved(&self, role: Role) -> u64 {
-        let of = |worker: &Arc<Worker>| match role {
-            Role::Source => worker.sent.load(Ordering::Relaxed),
-            Role::Sink | Role::Echo | Role::Both => worker.received.load(Ordering::Relaxed),
-        };
+    pub fn moved(&self) -> u64 {
+        let of = |worker: &Arc<Worker>| worker.received.load(Ordering::Relaxed) + worker.sent.load(Ordering::Relaxed);
         self.threads.iter().map(of).sum()
     }
 }
@@ -98,7 +103,7 @@ impl Worker {
     fn start() -> io::Result<Arc<Self>> {
         let worker = Arc::new(Self {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
-            data: data()?,
+            data: data::file()?,
             sockets: Mutex::default(),
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
@@ -113,7 +118,7 @@ impl Worker {
         use epoll::EventFlags as Flags;
         carried.socket.set_nonblocking(true)?;
         let interest = match carried.role {
-            Role::Source => Flags::OUT,
+            Role::Source | Role::Short => Flags::OUT,
             Role::Sink | Role::Echo => Flags::IN,
             Role::Both => Flags::IN | Flags::OUT,
         };
@@ -155,6 +160,7 @@ impl Worker {
             Role::Echo => self.echo(&carried.socket, scratch),
             Role::Sink => self.receive(&carried.socket, scratch),
             Role::Source => self.send(&carried.socket),
+            Role::Short => self.send_short(carried),
             Role::Both => {
                 let received = if readable { self.receive(&carried.socket, scratch) } else { Ok(()) };
                 if flags.contains(Flags::OUT) { received.and_then(|()| self.send(&carried.socket)) } else { received }
@@ -181,45 +187,31 @@ impl Worker {
         Ok(())
     }
 
-    /// Sends back what came. Echoes are short, and taken back whole before the next: what does not
-    /// fit is waited for.
+    /// Sends what is left of a short one; once all is sent the end is an error, as every end is.
+    fn send_short(&self, carried: &Carried) -> io::Result<()> {
+        let sent = carried.sent.load(Ordering::Relaxed);
+        let bytes = sendfile(&carried.socket, &self.data, Some(&mut 0), SHORT - sent)?;
+        carried.sent.store(sent + bytes, Ordering::Relaxed);
+        self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
+        if sent + bytes < SHORT { Ok(()) } else { Err(ErrorKind::UnexpectedEof.into()) }
+    }
+
+    /// Sends back what came, whole before the next is received: what does not fit is waited for.
     fn echo(&self, socket: &TcpStream, scratch: &mut [u8]) -> io::Result<()> {
         let (bytes, _) = recv(socket, &mut *scratch, RecvFlags::DONTWAIT)?;
         if bytes == 0 {
             return Err(ErrorKind::UnexpectedEof.into());
         }
         self.received.fetch_add(bytes as u64, Ordering::Relaxed);
-        socket.set_nonblocking(false)?;
-        let mut rest = &scratch[..bytes];
-        while !rest.is_empty() {
-            rest = &rest[send(socket, rest, SendFlags::NOSIGNAL)?..];
+        let sent = match send(socket, &scratch[..bytes], SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
+            Err(Errno::AGAIN) => 0,
+            sent => sent?,
+        };
+        if sent == bytes {
+            return Ok(());
         }
+        socket.set_nonblocking(false)?;
+        io::Write::write_all(&mut { socket }, &scratch[sent..bytes])?;
         socket.set_nonblocking(true)
-    }
-}
-
-/// A file in memory with random bytes.
-fn data() -> io::Result<OwnedFd> {
-    let file = memfd_create("bench-data", MemfdFlags::CLOEXEC)?;
-    let mut random = Random(0x9e37_79b9_7f4a_7c15);
-    let bytes: Vec<u8> = (0..DATA / 8).flat_map(|_| random.next().to_le_bytes()).collect();
-    let mut written = 0;
-    while written < bytes.len() {
-        written += rustix::io::pwrite(&file, &bytes[written..], written as u64)?;
-    }
-    Ok(file)
-}
-
-/// xorshift64: fast, repeatable, and of no other worth.
-#[derive(Clone, Debug)]
-pub struct Random(pub u64);
-
-impl Random {
-    /// The next 64 bits.
-    pub const fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
     }
 }

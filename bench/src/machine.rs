@@ -8,28 +8,61 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// Clock ticks a second in /proc: 100 on every Linux that userspace sees (`USER_HZ`).
 const TICKS: f64 = 100.0;
 
-/// CPU seconds that the whole machine has spent on anything but waiting.
-///
-/// # Errors
-/// /proc/stat cannot be read.
-pub fn busy_seconds() -> io::Result<f64> {
-    let stat = fs::read_to_string("/proc/stat")?;
-    let line = stat.lines().next().unwrap_or_default();
-    let ticks: Vec<f64> = line.split_whitespace().skip(1).take(8).filter_map(|field| field.parse().ok()).collect();
-    let waiting = ticks.get(3).unwrap_or(&0.0) + ticks.get(4).unwrap_or(&0.0);
-    Ok((ticks.iter().sum::<f64>() - waiting) / TICKS)
+/// CPU seconds of all cores since the machine started.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cpu {
+    /// Spent on anything but waiting.
+    pub busy: f64,
+    /// Wanted and not had, because the host of a virtual machine gave the core to somebody else.
+    pub stolen: f64,
+    /// All there were, idle ones included.
+    pub all: f64,
 }
 
-/// CPU seconds that process `pid` has spent.
+impl Cpu {
+    /// Looks.
+    ///
+    /// # Errors
+    /// /proc/stat cannot be read.
+    pub fn now() -> io::Result<Self> {
+        let stat = fs::read_to_string("/proc/stat")?;
+        let line = stat.lines().next().unwrap_or_default();
+        // user, nice, system, idle, iowait, irq, softirq, steal; what follows is contained in these.
+        let ticks: Vec<f64> = line.split_whitespace().skip(1).take(8).filter_map(|field| field.parse().ok()).collect();
+        let [_, _, _, idle, iowait, _, _, steal] = ticks[..] else { return Err(io::ErrorKind::InvalidData.into()) };
+        let all: f64 = ticks.iter().sum();
+        Ok(Self { busy: (all - idle - iowait - steal) / TICKS, stolen: steal / TICKS, all: all / TICKS })
+    }
+}
+
+/// CPU seconds that `pid` and its descendants have spent.
 ///
 /// # Errors
 /// There is no such process.
-pub fn process_seconds(pid: u32) -> io::Result<f64> {
+pub fn family_seconds(pid: u32) -> io::Result<f64> {
+    family(pid).into_iter().map(process_seconds).sum()
+}
+
+fn process_seconds(pid: u32) -> io::Result<f64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // The name in parentheses may hold anything; the fields behind it are numbers.
     let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
     let ticks: Vec<f64> = fields.split_whitespace().skip(11).take(2).filter_map(|field| field.parse().ok()).collect();
     Ok(ticks.iter().sum::<f64>() / TICKS)
+}
+
+/// `pid` and its descendants, whichever thread started them.
+fn family(pid: u32) -> Vec<u32> {
+    let mut family = vec![pid];
+    let mut seen = 0;
+    while let Some(pid) = family.get(seen) {
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        let children = tasks.map(|task| fs::read_to_string(task.path().join("children")).unwrap_or_default());
+        let children: Vec<String> = children.collect();
+        family.extend(children.iter().flat_map(|ids| ids.split_whitespace()).filter_map(|id| id.parse::<u32>().ok()));
+        seen += 1;
+    }
+    family
 }
 
 /// What a process, or several, hold.
@@ -49,10 +82,7 @@ pub struct Process {
 /// They cannot be read, as for another user's.
 pub fn process_family(pid: u32) -> io::Result<Process> {
     let mut sum = Process::default();
-    let mut family = vec![pid];
-    while let Some(pid) = family.pop() {
-        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-        family.extend(children.split_whitespace().filter_map(|child| child.parse::<u32>().ok()));
+    for pid in family(pid) {
         let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
         let pss = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
         sum.kib += pss.and_then(|kib| kib.trim().trim_end_matches(" kB").parse::<usize>().ok()).unwrap_or(0);
@@ -62,6 +92,12 @@ pub fn process_family(pid: u32) -> io::Result<Process> {
     Ok(sum)
 }
 
+/// How many descriptors a process may have, once it has raised its limit as far as it may.
+#[must_use]
+pub fn descriptors() -> u64 {
+    getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX)
+}
+
 /// Raises the descriptor limit to its hard limit.
 pub fn raise_descriptors() {
     let limit = getrlimit(Resource::Nofile);
@@ -69,45 +105,26 @@ pub fn raise_descriptors() {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
 
-/// The machine in a line.
-#[derive(Clone, Debug, serde::Serialize)]
-pub struct Machine {
-    /// Kernel release.
-    pub kernel: String,
-    /// Cores.
-    pub cores: usize,
-    /// Processor model.
-    pub processor: String,
-    /// The default congestion control; the bench's own sockets use cubic.
-    pub congestion_control: String,
-}
-
-impl Machine {
-    /// Looks.
-    #[must_use]
-    pub fn look() -> Self {
-        let read = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
-        let processor = read("/proc/cpuinfo");
-        let model = processor.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("");
-        Self {
-            kernel: read("/proc/sys/kernel/osrelease"),
-            cores: std::thread::available_parallelism().map_or(1, Into::into),
-            processor: model.trim_start_matches([' ', '\t', ':']).to_owned(),
-            congestion_control: read("/proc/sys/net/ipv4/tcp_congestion_control"),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn this_process_is_seen() {
-        let me = process_family(std::process::id()).unwrap();
-        assert!(me.kib > 0 && me.descriptors >= 3 && me.threads >= 1, "{me:?}");
-        assert!(busy_seconds().unwrap() > 0.0);
-        assert!(process_seconds(std::process::id()).is_ok());
-        assert!(process_seconds(0).is_err());
+    fn this_process_and_its_children_are_seen() {
+        let before = process_family(std::process::id()).unwrap();
+        assert!(before.kib > 0 && before.descriptors >= 3 && before.threads >= 1, "{before:?}");
+        assert!(family_seconds(std::process::id()).is_ok() && family_seconds(0).is_err());
+        // Started from a thread that is not the first.
+        let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        let family = family(std::process::id());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(family.contains(&child.id()), "{family:?}");
+    }
+
+    #[test]
+    fn the_parts_of_the_processor_time_are_parts() {
+        let cpu = Cpu::now().unwrap();
+        assert!(cpu.busy > 0.0 && cpu.stolen >= 0.0 && cpu.busy + cpu.stolen <= cpu.all, "{cpu:?}");
     }
 }

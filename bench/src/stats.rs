@@ -1,7 +1,7 @@
 //! Medians, spreads and percentiles.
 
 /// The samples of one measurement that was repeated.
-#[derive(Clone, Debug, Default, serde::Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Samples(pub Vec<f64>);
 
 impl Samples {

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use crate::failure::{Context, Failure, Result};
-use crate::{demo, tidy, tools};
+use crate::{tidy, tools};
 
 const FUZZ_SECONDS: u32 = 30;
 
@@ -62,17 +62,6 @@ pub fn fuzz(seconds: u32) -> Result<()> {
     succeed(&mut command)
 }
 
-/// Builds for release and compares; `arguments` go to `sluicegate-bench compare`.
-///
-/// # Errors
-/// When the build or the comparison fails.
-pub fn bench(arguments: &[String]) -> Result<()> {
-    let binaries = demo::build(&["sluicegate", "sluicegate-bench"])?;
-    let mut command = Command::new(binaries.join("sluicegate-bench"));
-    command.arg("compare").arg("--gateway").arg(binaries.join("sluicegate")).args(arguments);
-    succeed(&mut command)
-}
-
 fn cargo(arguments: &[&str]) -> Result<()> {
     succeed(&mut cargo_in_root(arguments))
 }
@@ -83,7 +72,11 @@ fn cargo_in_root(arguments: &[&str]) -> Command {
     command
 }
 
-fn succeed(command: &mut Command) -> Result<()> {
+/// Runs `command` to its end.
+///
+/// # Errors
+/// It cannot be started, or fails.
+pub(crate) fn succeed(command: &mut Command) -> Result<()> {
     let program = Path::new(command.get_program()).display().to_string();
     let status = command.status().context(format!("starting {program}"))?;
     let arguments: Vec<_> = command.get_args().map(|argument| argument.to_string_lossy()).collect();

@@ -1,6 +1,7 @@
 //! Every command that a developer or CI runs, as a library, so that the integration tests use the
 //! same migration rig as `cargo xtask demo`.
 
+pub mod bench;
 pub mod check;
 pub mod demo;
 pub mod failure;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use sluicegate_xtask::demo::{self, Size};
-use sluicegate_xtask::{check, interrupt, tidy};
+use sluicegate_xtask::{bench, check, interrupt, tidy};
 
 /// Every command that a developer or CI runs
 #[derive(Parser)]
@@ -40,9 +40,9 @@ enum Task {
         #[arg(long, default_value_t = 30)]
         seconds: u32,
     },
-    /// Compare throughput, latency and cost over no proxy, the engines and another proxy
+    /// Compare throughput, latency and cost over no proxy, the engines and other proxies
     Bench {
-        /// Passed on to `sluicegate-bench compare`
+        /// Passed on to `sluicegate-bench compare`, or to another of its commands, named first
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
@@ -54,7 +54,7 @@ fn main() -> ExitCode {
         Task::Test => check::test(),
         Task::Tidy { fix } => tidy::run(fix),
         Task::Fuzz { seconds } => check::fuzz(seconds),
-        Task::Bench { arguments } => check::bench(&arguments),
+        Task::Bench { arguments } => bench::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -42,6 +42,15 @@ pub const TESTS: &[Tool] = &[
     Tool { programs: &["python3"], package: "python3" },
 ];
 
+/// What the gateway is compared with. nginx needs two packages.
+pub const CONTENDERS: &[Tool] = &[
+    HAPROXY,
+    Tool { programs: &["nginx"], package: "nginx-light" },
+    Tool { programs: &["nginx"], package: "libnginx-mod-stream" },
+    Tool { programs: &["squid"], package: "squid" },
+    Tool { programs: &["tinyproxy"], package: "tinyproxy-bin" },
+];
+
 impl Tool {
     /// Its preferred name.
     #[must_use]

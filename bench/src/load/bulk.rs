@@ -5,46 +5,89 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::flow::{Flow, Role};
-use crate::machine::busy_seconds;
+use crate::machine::Cpu;
 use crate::origin::byte;
 use crate::socket::Way;
 
+/// In this time windows grow, the scheduler spreads the threads over the cores, and the buffers on the way are
+/// filled: what this side sends it counts when the kernel takes it.
+const WARM_UP: Duration = Duration::from_millis(250);
+
 /// What a bulk measurement gave.
-#[derive(Clone, Copy, Debug, serde::Serialize)]
+#[derive(Clone, Copy, Debug)]
 pub struct Bulk {
-    /// GiB per second, all tunnels together; with [`Role::Both`], what this side received.
+    /// GiB per second, all tunnels together; with [`Role::Both`], both directions together.
     pub gib_per_second: f64,
     /// CPU seconds of the whole machine per GiB.
     pub cpu_per_gib: f64,
 }
 
-/// Moves bytes through `tunnels` tunnels for `time`, after a warm-up of a fifth of it. `role` is what
-/// this side does.
+/// Open tunnels under load. Dropping it ends them.
+#[derive(Debug)]
+pub struct Load(Flow);
+
+impl Load {
+    /// Opens `tunnels` tunnels, lets the bytes go and warms up; `role` is what this side does.
+    ///
+    /// # Errors
+    /// A tunnel that cannot be opened.
+    pub fn start(way: &Way, tunnels: usize, role: Role) -> io::Result<Self> {
+        let flow = Flow::start(thread::available_parallelism().map_or(2, Into::into), 1)?;
+        let answers = match role {
+            Role::Sink => Role::Source,
+            Role::Source => Role::Sink,
+            other => other,
+        };
+        for _ in 0..tunnels {
+            let mut stream = way.open()?;
+            stream.write_all(&[byte(answers)])?;
+            flow.add(stream, role)?;
+        }
+        pause(WARM_UP);
+        Ok(Self(flow))
+    }
+
+    /// What goes through in `time`.
+    ///
+    /// # Errors
+    /// No byte at all.
+    pub fn alone(&self, time: Duration) -> io::Result<Bulk> {
+        let wait = || {
+            pause(time);
+            Ok(())
+        };
+        Ok(self.during(wait)?.0)
+    }
+
+    /// What goes through while `work` is done.
+    ///
+    /// # Errors
+    /// That of `work`, or no byte at all.
+    pub fn during<T>(&self, work: impl FnOnce() -> io::Result<T>) -> io::Result<(Bulk, T)> {
+        let (before, cpu, start) = (self.0.moved(), Cpu::now()?, Instant::now());
+        let value = work()?;
+        let (after, busy, took) = (self.0.moved(), Cpu::now()?.busy - cpu.busy, start.elapsed());
+        if after == before {
+            return Err(io::Error::other("no byte arrived"));
+        }
+        #[expect(clippy::cast_precision_loss, reason = "a rate")]
+        let gib = (after - before) as f64 / f64::from(1 << 30);
+        Ok((Bulk { gib_per_second: gib / took.as_secs_f64(), cpu_per_gib: busy / gib }, value))
+    }
+}
+
+/// Moves bytes through `tunnels` tunnels for `time`, after a warm-up. `role` is what this side does.
 ///
 /// # Errors
-/// A tunnel that cannot be opened, or no byte at all.
+/// Those of [`Load`].
 pub fn bulk(way: &Way, tunnels: usize, role: Role, time: Duration) -> io::Result<Bulk> {
-    let flow = Flow::start(thread::available_parallelism().map_or(2, Into::into))?;
-    let answers = match role {
-        Role::Sink => Role::Source,
-        Role::Source => Role::Sink,
-        other => other,
-    };
-    for _ in 0..tunnels {
-        let mut stream = way.open()?;
-        stream.write_all(&[byte(answers)])?;
-        flow.add(stream, role)?;
+    Load::start(way, tunnels, role)?.alone(time)
+}
+
+/// Waits for `time`, whatever wakes the thread before.
+pub fn pause(time: Duration) {
+    let end = Instant::now() + time;
+    while let Some(rest) = end.checked_duration_since(Instant::now()).filter(|rest| !rest.is_zero()) {
+        thread::park_timeout(rest);
     }
-    // What this side sends it counts when the kernel takes it: the buffers on the way are filled in
-    // the warm-up.
-    thread::park_timeout(time / 5);
-    let (before, cpu, start) = (flow.moved(role), busy_seconds()?, Instant::now());
-    thread::park_timeout(time);
-    let (after, cpu, took) = (flow.moved(role), busy_seconds()? - cpu, start.elapsed());
-    if after == before {
-        return Err(io::Error::other("no byte arrived"));
-    }
-    #[expect(clippy::cast_precision_loss, reason = "a rate")]
-    let gib = (after - before) as f64 / f64::from(1 << 30);
-    Ok(Bulk { gib_per_second: gib / took.as_secs_f64(), cpu_per_gib: cpu / gib })
 }

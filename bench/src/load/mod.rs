@@ -6,8 +6,8 @@ mod idle;
 mod ping;
 mod verify;
 
-pub use bulk::{Bulk, bulk};
-pub use connects::{Connects, connects};
-pub use idle::{Idle, idle};
-pub use ping::ping;
+pub use bulk::{Bulk, Load, bulk, pause};
+pub use connects::{Connects, connects, short, touch};
+pub use idle::{Idle, idle, open};
+pub use ping::{Beside, beside, paced, ping};
 pub use verify::verify;

@@ -1,28 +1,96 @@
-//! Latency of small messages in one tunnel.
+//! Latency of small messages in one tunnel, alone and beside bulk load.
 
 use std::io::{self, Read, Write};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::flow::Role;
-use crate::origin::byte;
+use crate::load::bulk::{Bulk, Load, pause};
+use crate::origin::PING;
+use crate::place::{self, End};
 use crate::socket::Way;
 use crate::stats::Samples;
 
-/// Sends `size` bytes and waits for them to come back, again and again for `time`: microseconds each.
+/// How often a message is sent beside bulk load. One after the other it would be a load itself, the heavier
+/// the sooner the answers come, so that the bulk tunnels would lose most beside the quickest gateway.
+const EVERY: Duration = Duration::from_millis(1);
+
+/// Sends `size` bytes and waits for them to come back, again and again for `time`: microseconds each. The
+/// first tenth is not counted.
 ///
 /// # Errors
 /// Those of the tunnel.
 pub fn ping(way: &Way, size: usize, time: Duration) -> io::Result<Samples> {
+    apart(|| round_trips(way, size, time, Duration::ZERO))
+}
+
+/// Does `work` on a thread that runs where the client of a ping-pong does.
+fn apart(work: impl FnOnce() -> io::Result<Vec<f64>> + Send) -> io::Result<Samples> {
+    let placed = || place::here(End::Client).and_then(|()| work());
+    let result = thread::scope(|scope| scope.spawn(placed).join());
+    result.map_err(|_| io::Error::other("the client of the ping-pong panicked"))?.map(Samples)
+}
+
+fn round_trips(way: &Way, size: usize, time: Duration, every: Duration) -> io::Result<Vec<f64>> {
     let mut stream = way.open()?;
-    stream.write_all(&[byte(Role::Echo)])?;
+    stream.write_all(&[PING])?;
     let (message, mut answer) = (vec![7; size], vec![0; size]);
-    let mut samples = Vec::new();
+    let mut samples = Vec::with_capacity(1 << 16);
     let start = Instant::now();
-    while start.elapsed() < time {
+    loop {
         let sent = Instant::now();
+        let since = sent - start;
+        if since >= time + time / 10 {
+            return Ok(samples);
+        }
         stream.write_all(&message)?;
         stream.read_exact(&mut answer)?;
-        samples.push(sent.elapsed().as_secs_f64() * 1e6);
+        let took = sent.elapsed();
+        if since >= time / 10 {
+            samples.push(took.as_secs_f64() * 1e6);
+        }
+        pause(every.saturating_sub(took));
     }
-    Ok(Samples(samples))
+}
+
+/// A ping-pong beside bulk load.
+#[derive(Clone, Debug)]
+pub struct Beside {
+    /// GiB per second of the bulk load by itself.
+    pub without: f64,
+    /// The same with the ping-pong beside it.
+    pub with: f64,
+    /// The round trips beside the load, microseconds.
+    pub samples: Samples,
+}
+
+/// Measures `tunnels` bulk tunnels to the client for `time`, and for as long again with a ping-pong of 64 bytes
+/// a thousand times a second in a further tunnel: in turns, so that a drift hits both.
+///
+/// # Errors
+/// Those of the tunnels.
+pub fn beside(way: &Way, tunnels: usize, time: Duration) -> io::Result<Beside> {
+    let load = Load::start(way, tunnels, Role::Sink)?;
+    let mut turns = Vec::new();
+    let mut samples = Vec::new();
+    for _ in 0..2 {
+        let without = load.alone(time / 2)?;
+        let (with, more) = load.during(|| paced(way, time / 2))?;
+        turns.push((without, with));
+        samples.extend(more.0);
+    }
+    let mean = |rate: fn(&(Bulk, Bulk)) -> f64| f64::midpoint(rate(&turns[0]), rate(&turns[1]));
+    Ok(Beside {
+        without: mean(|turn| turn.0.gib_per_second),
+        with: mean(|turn| turn.1.gib_per_second),
+        samples: Samples(samples),
+    })
+}
+
+/// The round trips of a ping-pong of 64 bytes a thousand times a second, for `time`.
+///
+/// # Errors
+/// Those of the tunnel.
+pub fn paced(way: &Way, time: Duration) -> io::Result<Samples> {
+    apart(|| round_trips(way, 64, time, EVERY))
 }

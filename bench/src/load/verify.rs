@@ -1,43 +1,85 @@
 //! Whether the bytes arrive as they were sent.
 
 use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpStream};
 use std::thread;
+use std::time::Instant;
 
-use crate::flow::{Random, Role};
+use crate::data;
+use crate::flow::Role;
 use crate::origin::byte;
 use crate::socket::Way;
 
 /// Bytes compared at once.
-const BLOCK: usize = 64 << 10;
+const BLOCK: usize = 256 << 10;
 
-/// Sends `blocks` blocks of 64 KiB of random bytes to an echo, and compares what comes back.
+/// Sends `bytes` random bytes through each of `tunnels` tunnels at once to an echo, as fast as they go, and
+/// compares what comes back. Each tunnel begins at another place of the random bytes, so that bytes of one
+/// tunnel in another are found too. Returns GiB per second, one direction, all tunnels together.
 ///
 /// # Errors
-/// Those of the tunnel, and the first byte that differs.
-pub fn verify(way: &Way, blocks: usize, seed: u64) -> io::Result<()> {
+/// Those of the tunnels, and the first byte that differs.
+pub fn verify(way: &Way, tunnels: usize, bytes: u64) -> io::Result<f64> {
+    let start = Instant::now();
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..tunnels as u64)
+            .map(|number| scope.spawn(move || one(way, number * 1_000_003, bytes).map_err(|e| named(number, &e))))
+            .collect();
+        let results =
+            threads.into_iter().map(|thread| thread.join().map_err(|_| io::Error::other("a client panicked"))?);
+        results.collect::<io::Result<()>>()
+    })?;
+    #[expect(clippy::cast_precision_loss, reason = "a rate")]
+    Ok(bytes as f64 * tunnels as f64 / f64::from(1 << 30) / start.elapsed().as_secs_f64())
+}
+
+fn named(number: u64, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("tunnel {number}: {error}"))
+}
+
+fn one(way: &Way, place: u64, bytes: u64) -> io::Result<()> {
     let mut stream = way.open()?;
     stream.write_all(&[byte(Role::Echo)])?;
-    let mut sending = stream.try_clone()?;
+    let sending = stream.try_clone()?;
     thread::scope(|scope| {
-        let sent = scope.spawn(move || {
-            let mut random = Random(seed);
-            (0..blocks).try_for_each(|_| sending.write_all(&block(&mut random)))
-        });
-        let mut random = Random(seed);
-        let mut got = vec![0; BLOCK];
-        for number in 0..blocks {
-            stream.read_exact(&mut got)?;
-            let wanted = block(&mut random);
-            if let Some(place) = (0..BLOCK).find(|place| got[*place] != wanted[*place]) {
-                let place = number * BLOCK + place;
-                stream.shutdown(std::net::Shutdown::Both)?;
-                return Err(io::Error::other(format!("the byte at {place} is not the one that was sent")));
-            }
-        }
-        sent.join().map_err(|_| io::Error::other("the sender panicked"))?
+        let sent = scope.spawn(move || send(&sending, place, bytes));
+        let received = receive(&stream, place, bytes);
+        // Wakes a sender whose bytes nobody takes any more.
+        let _ = stream.shutdown(Shutdown::Both);
+        let sent = sent.join().map_err(|_| io::Error::other("the sender panicked"))?;
+        received.and(sent)
     })
 }
 
-fn block(random: &mut Random) -> Vec<u8> {
-    (0..BLOCK / 8).flat_map(|_| random.next().to_le_bytes()).collect()
+fn send(mut stream: &TcpStream, place: u64, bytes: u64) -> io::Result<()> {
+    let mut sent = 0;
+    while sent < bytes {
+        let next = next(place + sent, bytes - sent);
+        stream.write_all(next)?;
+        sent += next.len() as u64;
+    }
+    Ok(())
+}
+
+fn receive(mut stream: &TcpStream, place: u64, bytes: u64) -> io::Result<()> {
+    let mut buffer = vec![0; BLOCK];
+    let mut received = 0;
+    while received < bytes {
+        let wanted = next(place + received, bytes - received);
+        let got = &mut buffer[..wanted.len()];
+        stream.read_exact(got)?;
+        if got != wanted {
+            let place = received + (0..got.len()).take_while(|at| got[*at] == wanted[*at]).count() as u64;
+            return Err(io::Error::other(format!("the byte at {place} is not the one that was sent")));
+        }
+        received += wanted.len() as u64;
+    }
+    Ok(())
+}
+
+/// The next bytes, at most a block of them.
+fn next(place: u64, left: u64) -> &'static [u8] {
+    let bytes = data::from(place);
+    let length = bytes.len().min(BLOCK).min(usize::try_from(left).unwrap_or(BLOCK));
+    &bytes[..length]
 }

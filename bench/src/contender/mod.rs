@@ -1,0 +1,202 @@
+//! Who is compared: no proxy, what the bench starts, and what runs already. One file for each program that
+//! is started.
+
+mod gateway;
+mod haproxy;
+mod nginx;
+mod squid;
+mod tinyproxy;
+mod tokio_uring;
+
+use std::env;
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rustix::fs::{Access, access};
+
+use crate::process::Process;
+use crate::socket::{Proxy, Way};
+
+/// The name and password of proxies that the bench starts.
+const USER: &str = "bench";
+
+/// One who is compared, and the process behind it where that is the bench's own.
+#[derive(Debug)]
+pub struct Contender {
+    /// What the table calls it.
+    pub name: String,
+    /// What it says of its version; empty where it cannot be asked.
+    pub version: String,
+    /// The way to the origin.
+    pub way: Way,
+    process: Option<Process>,
+}
+
+/// A program that can be compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+pub enum Kind {
+    /// The gateway, once for each of its engines
+    Engines,
+    /// nginx, module stream, buffers of 1 MiB
+    Nginx,
+    /// HAProxy in TCP mode, splicing through pipes of 1 MiB
+    Haproxy,
+    /// Squid, CONNECT with Basic
+    Squid,
+    /// tinyproxy, CONNECT with Basic
+    Tinyproxy,
+    /// A relay on tokio-uring, part of this tool
+    TokioUring,
+}
+
+/// Where the programs are that are started.
+#[derive(Clone, Debug)]
+pub struct Programs {
+    /// The gateway.
+    pub gateway: PathBuf,
+    /// Its engines, each with further options of `serve` behind its name.
+    pub engines: Vec<String>,
+    /// nginx; none: that of the system.
+    pub nginx: Option<PathBuf>,
+    /// HAProxy; none: that of the system.
+    pub haproxy: Option<PathBuf>,
+}
+
+impl Programs {
+    /// Starts `kind`: several for the gateway, none where its program is not installed, which is said.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start(&self, kind: Kind, origin: SocketAddr) -> io::Result<Vec<Contender>> {
+        let one = match kind {
+            Kind::Engines => {
+                let engines = self.engines.iter().map(|engine| gateway::start(&self.gateway, engine, origin));
+                return engines.collect();
+            }
+            Kind::Nginx => installed("nginx", self.nginx.as_deref(), "nginx-light libnginx-mod-stream")
+                .map(|program| nginx::start(&program, origin)),
+            Kind::Haproxy => {
+                installed("haproxy", self.haproxy.as_deref(), "haproxy").map(|program| haproxy::start(&program, origin))
+            }
+            Kind::Squid => installed("squid", None, "squid").map(|program| squid::start(&program, origin)),
+            Kind::Tinyproxy => {
+                installed("tinyproxy", None, "tinyproxy-bin").map(|program| tinyproxy::start(&program, origin))
+            }
+            Kind::TokioUring => Some(tokio_uring::start(origin)),
+        };
+        one.into_iter().collect()
+    }
+}
+
+impl Contender {
+    /// Straight to the origin.
+    #[must_use]
+    pub fn direct(origin: SocketAddr) -> Self {
+        Self::running("no proxy", None, origin)
+    }
+
+    /// One that runs already, or none.
+    #[must_use]
+    pub fn running(name: &str, proxy: Option<Proxy>, origin: SocketAddr) -> Self {
+        Self { name: name.to_owned(), version: String::new(), way: Way { proxy, origin }, process: None }
+    }
+
+    fn started(process: Process, name: &str, version: String, proxy: Proxy, origin: SocketAddr) -> Self {
+        Self { name: name.to_owned(), version, way: Way { proxy: Some(proxy), origin }, process: Some(process) }
+    }
+
+    /// The process, where the bench started it.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::id)
+    }
+
+    /// What an error of a measurement comes to: if the contender has ended, that is the cause, and it says why.
+    #[must_use]
+    pub fn blame(&mut self, what: &str, error: &io::Error) -> io::Error {
+        let dead = self.process.as_mut().and_then(|process| process.ends().map(|status| (process, status)));
+        match dead {
+            Some((process, status)) => process.failure(&format!("ended ({status}) during '{what}'")),
+            None => io::Error::new(error.kind(), format!("{}, {what}: {error}", self.name)),
+        }
+    }
+}
+
+/// Where `program` is: as named, or in the folders of programs and daemons. Says so when it is not there.
+fn installed(program: &str, named: Option<&Path>, packages: &str) -> Option<PathBuf> {
+    let found = named.map(Path::to_owned).or_else(|| find(program));
+    if found.is_none() {
+        eprintln!("{program} is not installed and left out; 'apt-get install {packages}' brings it");
+    }
+    found
+}
+
+fn find(program: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let daemons = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
+    let folders = env::split_paths(&path).chain(daemons);
+    folders.map(|folder| folder.join(program)).find(|path| path.is_file() && access(path, Access::EXEC_OK).is_ok())
+}
+
+/// What `program` answers to `option`, both its outputs together.
+fn says(program: &Path, option: &str) -> io::Result<String> {
+    let output = Command::new(program).arg(option).output();
+    let output = output.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", program.display())))?;
+    Ok([output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat())
+}
+
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().trim().to_owned()
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, Into::into)
+}
+
+fn write(folder: &Path, name: &str, text: &str) -> io::Result<PathBuf> {
+    let path = folder.join(name);
+    fs::write(&path, text)?;
+    Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::{folder, free_port};
+
+    /// Whether `program` accepts a configuration; not asked where it is not installed.
+    fn accepts(program: &str, arguments: &[&str], config: impl Fn(&Path, &Path) -> String) {
+        let Some(program) = find(program) else { return };
+        let folder = folder().unwrap();
+        let text = config(&program, folder.path());
+        let config = write(folder.path(), "config", &text).unwrap();
+        let output = Command::new(&program).args(arguments).arg(config).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{}: {said}\n{text}", program.display());
+    }
+
+    #[test]
+    fn the_programs_accept_their_configurations() {
+        let (origin, address) = (free_port().unwrap(), free_port().unwrap());
+        accepts("nginx", &["-t", "-c"], |program, folder| nginx::config(program, folder, address, origin).unwrap());
+        accepts("haproxy", &["-c", "-f"], |_, _| haproxy::config(address, origin));
+        accepts("squid", &["-k", "parse", "-f"], |_, folder| squid::config(folder, address).unwrap());
+    }
+
+    #[test]
+    fn one_that_dies_is_named_with_the_end_of_its_log() {
+        let script = "echo out of cheese >&2; exit 7";
+        let mut process = Process::start("mouse", Command::new("sh").args(["-c", script]), None).unwrap();
+        assert!(process.ready(|_| None::<()>).is_err());
+        let address = free_port().unwrap();
+        let mut contender = Contender::started(process, "mouse", String::new(), Proxy::Plain(address), address);
+        let error = contender.blame("1 tunnel", &io::ErrorKind::ConnectionRefused.into()).to_string();
+        let expected = "mouse ended (exit status: 7) during '1 tunnel'; the end of its log:\nout of cheese";
+        assert_eq!(error, expected);
+        let error = Contender::direct(address).blame("1 tunnel", &io::Error::other("no byte arrived")).to_string();
+        assert_eq!(error, "no proxy, 1 tunnel: no byte arrived");
+    }
+}

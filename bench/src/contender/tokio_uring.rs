@@ -1,0 +1,22 @@
+//! The relay on tokio-uring that is part of this tool, in a process of its own.
+
+use std::env;
+use std::io;
+use std::net::SocketAddr;
+use std::process::Command;
+
+use super::Contender;
+use crate::process::Process;
+use crate::socket::Proxy;
+
+/// Starts it.
+///
+/// # Errors
+/// It does not start, as where io_uring is refused.
+pub(super) fn start(origin: SocketAddr) -> io::Result<Contender> {
+    let mut command = Command::new(env::current_exe()?);
+    command.args(["relay", "--target", &origin.to_string()]);
+    let mut process = Process::start("tokio-uring", &mut command, None)?;
+    let address = process.ready(|process| process.log().lines().next().and_then(|line| line.parse().ok()))?;
+    Ok(Contender::started(process, "tokio-uring", "tokio-uring 0.5".into(), Proxy::Plain(address), origin))
+}

@@ -1,0 +1,92 @@
+//! What the measurements were taken on.
+
+use std::fs;
+use std::io;
+use std::process::{Command, Stdio};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{namespace, place, socket};
+
+/// The machine and the circumstances.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Host {
+    /// Kernel release.
+    pub kernel: String,
+    /// Cores that this process may use.
+    pub cores: usize,
+    /// Processor model.
+    pub processor: String,
+    /// MiB of memory.
+    pub memory_mib: u64,
+    /// The congestion control of a connection over loopback that does not choose its own.
+    pub congestion_control: String,
+    /// Whether the sockets of the bench and of the gateway could choose cubic instead.
+    pub chosen: bool,
+    /// Whether the run had a network namespace of its own.
+    pub namespace: bool,
+    /// Whether the ends of the ping-pong went before the load.
+    pub priority: bool,
+    /// The date in UTC.
+    pub date: String,
+    /// What made the load.
+    pub generator: String,
+}
+
+impl Host {
+    /// Looks; `paired` is how the origin was started.
+    ///
+    /// # Errors
+    /// /proc cannot be read.
+    pub fn look(paired: bool) -> io::Result<Self> {
+        let threads = std::thread::available_parallelism()?;
+        let ends = if paired { "the two ends of a tunnel paired" } else { "the ends of the tunnels mixed" };
+        let field = |path: &str, name: &str| {
+            let text = fs::read_to_string(path)?;
+            let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("");
+            Ok::<_, io::Error>(line.trim_start_matches([' ', '\t', ':']).to_owned())
+        };
+        let memory = field("/proc/meminfo", "MemTotal")?;
+        let memory: u64 = memory.trim_end_matches(" kB").parse().unwrap_or(0);
+        Ok(Self {
+            kernel: field("/proc/sys/kernel/osrelease", "")?,
+            cores: std::thread::available_parallelism()?.into(),
+            processor: field("/proc/cpuinfo", "model name")?,
+            memory_mib: memory >> 10,
+            congestion_control: namespace::congestion_control()?,
+            chosen: socket::may_choose(),
+            namespace: namespace::inside(),
+            priority: place::has_priority(),
+            date: date(),
+            generator: format!("epoll, {threads} threads a side, {ends}, sendfile(2) and MSG_TRUNC"),
+        })
+    }
+
+    /// In a sentence or two.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let network = if self.namespace { "a network namespace of its own" } else { "loopback of the host" };
+        let control = &self.congestion_control;
+        let others = if self.chosen && control != socket::CONGESTION_CONTROL {
+            " for those who cannot choose, cubic for the bench and the gateway"
+        } else {
+            ""
+        };
+        let priority = if self.priority { "" } else { " The ends of the ping-pong had no priority over the load." };
+        format!(
+            "{date}, Linux {kernel}, {cores} cores shared with the load generator ({processor}), {network}, {control}{others}. \
+             Load generator: {generator}.{priority}",
+            date = self.date,
+            kernel = self.kernel,
+            cores = self.cores,
+            processor = self.processor,
+            generator = self.generator
+        )
+    }
+}
+
+/// Today, as date(1) says it: the standard library knows no calendar.
+fn date() -> String {
+    let output = Command::new("date").args(["-u", "+%Y-%m-%d"]).stderr(Stdio::null()).output();
+    output.map_or_else(|_| "undated".to_owned(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}

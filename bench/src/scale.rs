@@ -1,0 +1,197 @@
+//! How the cost of a tunnel grows with their number: from 1 to 64 that are all busy, over 1,000 of which 50
+//! are, to 9,500 that are idle.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::compare::percentiles;
+use crate::contender::Contender;
+use crate::everybody::Everybody;
+use crate::flow::Role;
+use crate::load::{self, Idle, Load, pause};
+use crate::machine::{self, family_seconds, process_family};
+use crate::report::{Row, tunnels, unit};
+use crate::stats::Samples;
+
+/// Tunnels from which on memory is divided by their number: below, what is there once is most of it.
+const MANY: usize = 1_000;
+
+/// Tunnels that are opened before the memory of the idle ones is counted.
+const FIRST: usize = 100;
+
+/// Descriptors of a gateway beside two for each tunnel: pipes, listeners, its rings.
+const RESERVE: u64 = 1_000;
+
+/// Tunnels, and how many of them are busy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Size {
+    /// Open at once.
+    pub open: usize,
+    /// Moving bytes to the client.
+    pub busy: usize,
+}
+
+/// What was measured at one size.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Point {
+    /// How many tunnels.
+    pub size: Size,
+    /// The measurements.
+    pub rows: Vec<Row>,
+}
+
+/// How much is measured.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Rounds of which the median counts.
+    pub rounds: usize,
+    /// The length of one measurement.
+    pub time: Duration,
+    /// The sizes, in this order.
+    pub sizes: Vec<Size>,
+}
+
+impl Plan {
+    /// Ten seconds for each contender.
+    #[must_use]
+    pub fn quick() -> Self {
+        Self { rounds: 1, time: Duration::from_millis(500), sizes: sizes(&[1, 4, 16, 64], &[1_000], &[9_500]) }
+    }
+
+    /// More points and rounds.
+    #[must_use]
+    pub fn full() -> Self {
+        let sizes = sizes(&[1, 2, 4, 8, 16, 32, 64], &[100, 300, 1_000], &[1_000, 3_000, 9_500]);
+        Self { rounds: 3, time: Duration::from_millis(700), sizes }
+    }
+}
+
+fn sizes(busy: &[usize], mixed: &[usize], idle: &[usize]) -> Vec<Size> {
+    let room = machine::descriptors().saturating_sub(RESERVE) / 2;
+    let room = usize::try_from(room).unwrap_or(usize::MAX);
+    let busy = busy.iter().map(|&number| Size { open: number, busy: number });
+    let mixed = mixed.iter().map(|&open| Size { open: open.min(room), busy: 50 });
+    let idle = idle.iter().map(|&open| Size { open: open.min(room), busy: 0 });
+    let mut sizes: Vec<Size> = busy.chain(mixed).chain(idle).collect();
+    sizes.dedup();
+    sizes
+}
+
+/// Runs the plan.
+///
+/// # Errors
+/// The first measurement that fails, and whose.
+pub fn scale(contenders: &mut [Contender], plan: &Plan) -> io::Result<Vec<Point>> {
+    let steps = plan.rounds * plan.sizes.len() * contenders.len();
+    let mut all = Everybody::new(contenders, steps);
+    let mut points = Vec::new();
+    for &size in &plan.sizes {
+        let name = name(size);
+        let units = units();
+        let names: Vec<(&str, &str)> = units.iter().map(|unit| (name.as_str(), *unit)).collect();
+        let mut rows = all.rounds(plan.rounds, &names, |contender| measure(contender, size, plan.time))?;
+        rows.retain(|row| row.samples.iter().any(|samples| !samples.0.is_empty()));
+        points.push(Point { size, rows });
+    }
+    Ok(points)
+}
+
+/// What the table calls a size.
+#[must_use]
+pub fn name(size: Size) -> String {
+    match size.busy {
+        0 => format!("{} idle", tunnels(size.open)),
+        busy if busy == size.open => format!("{} busy", tunnels(busy)),
+        busy => format!("{}, {busy} of them busy", tunnels(size.open)),
+    }
+}
+
+fn units() -> Vec<&'static str> {
+    let mut units = vec![unit::RATE, unit::CPU];
+    units.extend(unit::PERCENTILES.map(|(_, unit)| unit));
+    units.extend([unit::OPENED, unit::KIB, unit::DESCRIPTORS, unit::THREADS, unit::WAITING]);
+    units
+}
+
+/// The values of [`units`].
+fn measure(contender: &Contender, size: Size, time: Duration) -> io::Result<Vec<Option<f64>>> {
+    let quiet = size.open - size.busy;
+    let first = load::open(&contender.way, FIRST.min(quiet))?;
+    let before = contender.pid().map(process_family).transpose()?;
+    let (start, counted) = (Instant::now(), quiet - first.len());
+    let rest = load::open(&contender.way, counted)?;
+    let took = start.elapsed();
+    let idle = before.filter(|_| counted + FIRST >= MANY).zip(contender.pid());
+    let idle = idle.map(|(before, pid)| Ok::<_, io::Error>(Idle::between(before, process_family(pid)?, counted)));
+    let idle = idle.transpose()?;
+    let (mut values, latency) = if size.busy == 0 {
+        (vec![None, None], load::paced(&contender.way, time)?)
+    } else {
+        let load = Load::start(&contender.way, size.busy, Role::Sink)?;
+        let (bulk, latency) = load.during(|| load::paced(&contender.way, time))?;
+        (vec![Some(bulk.gib_per_second), Some(bulk.cpu_per_gib)], latency)
+    };
+    values.extend(percentiles(&latency));
+    #[expect(clippy::cast_precision_loss, reason = "a rate")]
+    values.push((counted > 0).then(|| counted as f64 / took.as_secs_f64()));
+    let each: [fn(&Idle) -> f64; 3] = [|idle| idle.kib, |idle| idle.descriptors, |idle| idle.threads];
+    values.extend(each.map(|each| idle.as_ref().map(each)));
+    values.push(if size.busy == 0 { waiting(contender, time)? } else { None });
+    drop((first, rest));
+    Ok(values)
+}
+
+/// What the gateway spends on tunnels in which nothing moves, in milliseconds a second.
+fn waiting(contender: &Contender, time: Duration) -> io::Result<Option<f64>> {
+    let Some(pid) = contender.pid() else { return Ok(None) };
+    let (before, start) = (family_seconds(pid)?, Instant::now());
+    pause(time);
+    Ok(Some((family_seconds(pid)? - before) * 1e3 / start.elapsed().as_secs_f64()))
+}
+
+/// The rows of all points.
+pub fn rows(points: &[Point]) -> impl Iterator<Item = &Row> {
+    points.iter().flat_map(|point| &point.rows)
+}
+
+/// The medians of contender `number` over the sizes that `wanted` picks.
+#[must_use]
+#[expect(clippy::cast_precision_loss, reason = "a number of tunnels")]
+pub fn curve(points: &[Point], unit: &str, number: usize, wanted: impl Fn(Size) -> bool) -> Vec<(f64, f64)> {
+    let points = points.iter().filter(|point| wanted(point.size));
+    let median = |point: &Point| {
+        let row = point.rows.iter().find(|row| row.unit == unit)?;
+        let median = row.samples.get(number).map(Samples::median).filter(|median| median.is_finite())?;
+        Some((point.size.open as f64, median))
+    };
+    points.filter_map(median).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_size_is_named_by_what_its_tunnels_do() {
+        let name = |open, busy| name(Size { open, busy });
+        assert_eq!(name(1, 1), "1 tunnel busy");
+        assert_eq!(name(1_000, 50), "1000 tunnels, 50 of them busy");
+        assert_eq!(name(9_500, 0), "9500 tunnels idle");
+    }
+
+    #[test]
+    fn a_curve_holds_what_was_measured() {
+        let row = |values: &[f64]| Row {
+            what: String::new(),
+            unit: unit::RATE.into(),
+            samples: vec![Samples(values.to_vec()), Samples::default()],
+        };
+        let point = |open, busy, values: &[f64]| Point { size: Size { open, busy }, rows: vec![row(values)] };
+        let points = [point(1, 1, &[3.0, 9.0, 4.0]), point(4, 4, &[]), point(9, 0, &[2.0])];
+        assert_eq!(curve(&points, unit::RATE, 0, |size| size.busy > 0), [(1.0, 4.0)]);
+        assert_eq!(curve(&points, unit::RATE, 1, |_| true), []);
+        assert_eq!(curve(&points, unit::CPU, 0, |_| true), []);
+    }
+}
