@@ -111,19 +111,12 @@ impl<P: Poller> Loop<P> {
 
     /// Looks for events or a message for a moment, where that pays; true when there was one.
     fn spin(&mut self, events: &mut Vec<Event>) -> bool {
-        let Some(budget) = self.spin.budget().filter(|_| !self.carried.is_empty()) else { return false };
-        let until = Instant::now() + budget;
-        let found = loop {
-            if self.poller.glance(events).is_err() || self.handle().inbox.is_full() || !events.is_empty() {
-                break true;
-            }
-            if Instant::now() >= until {
-                break false;
-            }
-            std::hint::spin_loop();
-        };
-        self.spin.ended(found);
-        found
+        if self.carried.is_empty() {
+            return false;
+        }
+        let Self { poller, spin, crews, class, number, .. } = self;
+        let inbox = &crews.of(*class)[*number].inbox;
+        spin.until(|| poller.glance(events).is_err() || inbox.is_full() || !events.is_empty())
     }
 
     /// How long there is nothing to do but for what the kernel reports.

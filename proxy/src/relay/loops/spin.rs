@@ -1,7 +1,9 @@
 //! Looking for work for a moment before sleeping: a message that comes back within that moment does not
 //! wait for a thread to be woken. It is for interactive loops, and only while it pays.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use rustix::thread::sched_yield;
 
 /// Spins of which is judged whether they pay.
 const JURY: u32 = 16;
@@ -9,7 +11,10 @@ const JURY: u32 = 16;
 /// Waits without a spin after spins that did not pay; doubled each time, up to the second number.
 const REST: (u32, u32) = (64, 4096);
 
-/// Whether to spin.
+/// Whoever has to wait for longer when he offers the core to others has given it to somebody.
+const CROWDED: Duration = Duration::from_micros(10);
+
+/// Whether and how to spin.
 #[derive(Debug)]
 pub(super) struct Spin {
     budget: Duration,
@@ -25,31 +30,58 @@ impl Spin {
         Self { budget, spins: 0, won: 0, resting: 0, rest: REST.0 }
     }
 
-    /// How long to spin before the wait that comes now, if at all.
-    pub(super) fn budget(&mut self) -> Option<Duration> {
-        if self.budget.is_zero() {
-            return None;
+    /// Asks for work again and again, for as long as it is worth it; true when there was some.
+    ///
+    /// Between two looks the core is offered to other threads, which may be the very ones that the work
+    /// comes from: where one takes it, sleeping is better.
+    pub(super) fn until(&mut self, mut found: impl FnMut() -> bool) -> bool {
+        if self.budget.is_zero() || self.is_resting() {
+            return false;
         }
-        if self.resting > 0 {
-            self.resting -= 1;
-            return None;
+        let mut now = Instant::now();
+        let end = now + self.budget;
+        loop {
+            if found() {
+                self.ended(true);
+                return true;
+            }
+            sched_yield();
+            let before = std::mem::replace(&mut now, Instant::now());
+            if now - before > CROWDED {
+                self.give_up();
+                return found();
+            }
+            if now >= end {
+                self.ended(false);
+                return false;
+            }
         }
-        Some(self.budget)
     }
 
-    /// How the spin ended: with work, or with its time.
-    pub(super) fn ended(&mut self, found_work: bool) {
+    fn is_resting(&mut self) -> bool {
+        let resting = self.resting > 0;
+        self.resting = self.resting.saturating_sub(1);
+        resting
+    }
+
+    /// A spin came to its end, with work or without.
+    fn ended(&mut self, with_work: bool) {
         self.spins += 1;
-        self.won += u32::from(found_work);
+        self.won += u32::from(with_work);
         if self.spins < JURY {
             return;
         }
         if self.won * 2 < self.spins {
-            self.resting = self.rest;
-            self.rest = (self.rest * 2).min(REST.1);
-        } else {
-            self.rest = REST.0;
+            return self.give_up();
         }
+        self.rest = REST.0;
+        (self.spins, self.won) = (0, 0);
+    }
+
+    /// Does without for a while, and for twice as long if that comes again.
+    fn give_up(&mut self) {
+        self.resting = self.rest;
+        self.rest = (self.rest * 2).min(REST.1);
         (self.spins, self.won) = (0, 0);
     }
 }
@@ -59,11 +91,11 @@ mod tests {
     use super::*;
 
     /// The share of so many waits that is spun before, where each spin ends like this.
-    fn share(spin: &mut Spin, waits: u32, found_work: bool) -> f64 {
+    fn share(spin: &mut Spin, waits: u32, with_work: bool) -> f64 {
         let mut spun = 0;
         for _ in 0..waits {
-            if spin.budget().is_some() {
-                spin.ended(found_work);
+            if !spin.is_resting() {
+                spin.ended(with_work);
                 spun += 1;
             }
         }
@@ -79,7 +111,30 @@ mod tests {
     }
 
     #[test]
-    fn without_a_budget_there_is_none() {
-        assert_eq!(Spin::new(Duration::ZERO).budget(), None);
+    fn a_crowded_core_is_left_to_others() {
+        let mut spin = Spin::new(Duration::from_secs(20));
+        let start = Instant::now();
+        // A look that takes so long is as a thread that has the core meanwhile.
+        assert!(!spin.until(|| {
+            let look = Instant::now();
+            while look.elapsed() < CROWDED * 2 {
+                std::hint::spin_loop();
+            }
+            false
+        }));
+        assert!(start.elapsed() < Duration::from_secs(10));
+        assert!(spin.is_resting());
+    }
+
+    #[test]
+    fn work_is_found_and_without_a_budget_nobody_looks() {
+        let mut looks = 0;
+        let mut third = || {
+            looks += 1;
+            looks == 3
+        };
+        assert!(!Spin::new(Duration::ZERO).until(&mut third));
+        assert!(Spin::new(Duration::from_secs(20)).until(&mut third) || looks == 3);
+        assert_eq!(looks, 3);
     }
 }
