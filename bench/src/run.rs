@@ -24,7 +24,10 @@ pub(crate) fn compared(task: &Compare) -> io::Result<()> {
     let mut report = field.report(plan.rounds, plan.time)?;
     report.rows = compare::compare(&mut field.contenders, &plan)?;
     if !task.quick {
-        report.scale = scale::scale(field.engines(), &scale::Plan::full())?;
+        let mut plan = scale::Plan::full();
+        plan.time = task.seconds.map_or(plan.time, Duration::from_secs_f64);
+        plan.rounds = task.rounds.unwrap_or(plan.rounds);
+        report.scale = scale::scale(field.engines(), &plan)?;
     }
     field.finish(report, &task.output)
 }
