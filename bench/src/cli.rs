@@ -110,9 +110,9 @@ pub(crate) enum Task {
         /// Where
         #[arg(long, default_value = "127.0.0.1:0")]
         listen: SocketAddr,
-        /// Give sockets to threads as the client does
+        /// Give each thread sockets of every thread of the client
         #[arg(long)]
-        paired: bool,
+        mixed: bool,
     },
     /// Relay to a fixed target by tokio-uring; prints its address, and ends with its standard input
     Relay {
@@ -127,7 +127,7 @@ pub(crate) enum Task {
 
 #[derive(Args)]
 pub(crate) struct Compare {
-    /// A minute instead of a quarter of an hour
+    /// A minute instead of a quarter of an hour: less of everything, and no scaling
     #[arg(long)]
     pub(crate) quick: bool,
     #[command(flatten)]
@@ -203,9 +203,9 @@ pub(crate) struct Rivals {
     /// An origin of this tool that runs already (`sluicegate-bench origin`); none: one of its own
     #[arg(long, value_name = "HOST:PORT", value_parser = resolve)]
     pub(crate) target: Option<SocketAddr>,
-    /// Let the two ends of a tunnel meet in the same two threads: the most that no proxy can reach on one machine
+    /// Do not let the two ends of a tunnel meet in the same two threads, which is what no proxy is fastest with
     #[arg(long, conflicts_with = "target")]
-    pub(crate) paired: bool,
+    pub(crate) mixed: bool,
 }
 
 impl Rivals {
@@ -245,15 +245,15 @@ pub(crate) struct Path {
     /// An origin of this tool that runs already; none: one of its own
     #[arg(long, value_name = "HOST:PORT", value_parser = resolve)]
     target: Option<SocketAddr>,
-    /// Let the two ends of a tunnel meet in the same two threads: the most that no proxy can reach on one machine
+    /// Do not let the two ends of a tunnel meet in the same two threads, which is what no proxy is fastest with
     #[arg(long, conflicts_with = "target")]
-    paired: bool,
+    mixed: bool,
 }
 
 impl Path {
     /// Measures over it.
     pub(crate) fn on(self, measure: impl FnOnce(&Way) -> io::Result<()>) -> io::Result<()> {
-        let (_own, origin) = far_end(self.target, self.paired)?;
+        let (_own, origin) = far_end(self.target, self.mixed)?;
         let proxy = self.proxy.map(|address| match self.plain {
             true => Proxy::Plain(address),
             false => Proxy::Connect { address, user: self.user },
@@ -263,11 +263,11 @@ impl Path {
 }
 
 /// The origin at `target`, or one of the bench's own, which lives as long as the process that comes with it.
-pub(crate) fn far_end(target: Option<SocketAddr>, paired: bool) -> io::Result<(Option<Process>, SocketAddr)> {
+pub(crate) fn far_end(target: Option<SocketAddr>, mixed: bool) -> io::Result<(Option<Process>, SocketAddr)> {
     if let Some(target) = target {
         return Ok((None, target));
     }
-    let (process, address) = origin::spawn(SocketAddr::from(([127, 0, 0, 1], 0)), paired)?;
+    let (process, address) = origin::spawn(SocketAddr::from(([127, 0, 0, 1], 0)), mixed)?;
     Ok((Some(process), address))
 }
 

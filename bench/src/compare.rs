@@ -187,8 +187,9 @@ impl Session<'_> {
     fn idle(&mut self) -> io::Result<Vec<Row>> {
         let number = self.plan.idle;
         let idle = self.all.once("idle tunnels", |contender| {
-            let Some(pid) = contender.pid() else { return Ok(None) };
-            match load::idle(&contender.way, number, pid) {
+            let Some(fresh) = contender.fresh()? else { return Ok(None) };
+            let Some(pid) = fresh.pid() else { return Ok(None) };
+            match load::idle(&fresh.way, number, pid) {
                 // A program that hides from others of its own user, as Squid does.
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(None),
                 idle => idle.map(Some),

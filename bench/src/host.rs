@@ -34,13 +34,13 @@ pub struct Host {
 }
 
 impl Host {
-    /// Looks; `paired` is how the origin was started.
+    /// Looks; `mixed` is how the origin was started.
     ///
     /// # Errors
     /// /proc cannot be read.
-    pub fn look(paired: bool) -> io::Result<Self> {
+    pub fn look(mixed: bool) -> io::Result<Self> {
         let threads = std::thread::available_parallelism()?;
-        let ends = if paired { "the two ends of a tunnel paired" } else { "the ends of the tunnels mixed" };
+        let ends = if mixed { "their tunnels mixed" } else { "their tunnels paired" };
         let field = |path: &str, name: &str| {
             let text = fs::read_to_string(path)?;
             let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("");

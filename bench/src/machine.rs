@@ -43,6 +43,22 @@ pub fn family_seconds(pid: u32) -> io::Result<f64> {
     family(pid).into_iter().map(process_seconds).sum()
 }
 
+/// CPU seconds that the threads of `pid` and its descendants have spent which live now: to the nanosecond, where
+/// [`family_seconds`] counts ticks, but what a thread spent is gone with it.
+///
+/// # Errors
+/// There is no such process, or the kernel keeps no schedstat.
+pub fn threads_seconds(pid: u32) -> io::Result<f64> {
+    let mut nanoseconds = 0.0;
+    for pid in family(pid) {
+        for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+            let stat = fs::read_to_string(task?.path().join("schedstat"))?;
+            nanoseconds += stat.split(' ').next().and_then(|field| field.parse::<f64>().ok()).unwrap_or(0.0);
+        }
+    }
+    Ok(nanoseconds / 1e9)
+}
+
 fn process_seconds(pid: u32) -> io::Result<f64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // The name in parentheses may hold anything; the fields behind it are numbers.
@@ -114,6 +130,7 @@ mod tests {
         let before = process_family(std::process::id()).unwrap();
         assert!(before.kib > 0 && before.descriptors >= 3 && before.threads >= 1, "{before:?}");
         assert!(family_seconds(std::process::id()).is_ok() && family_seconds(0).is_err());
+        assert!(threads_seconds(std::process::id()).unwrap() > 0.0);
         // Started from a thread that is not the first.
         let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
         let family = family(std::process::id());

@@ -31,7 +31,7 @@ fn main() -> ExitCode {
 
 fn run(task: Task) -> io::Result<()> {
     match task {
-        Task::Origin { listen, paired } => serve(origin::start(listen, paired)?),
+        Task::Origin { listen, mixed } => serve(origin::start(listen, mixed)?),
         Task::Relay { listen, target } => {
             let threads = std::thread::available_parallelism()?.into();
             serve(relay::start(listen, target, threads)?)

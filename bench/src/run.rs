@@ -24,7 +24,10 @@ pub(crate) fn compared(task: &Compare) -> io::Result<()> {
     let mut report = field.report(plan.rounds, plan.time)?;
     report.rows = compare::compare(&mut field.contenders, &plan)?;
     if !task.quick {
-        report.scale = scale::scale(field.engines(), &scale::Plan::full())?;
+        let mut plan = scale::Plan::full();
+        plan.time = task.seconds.map_or(plan.time, Duration::from_secs_f64);
+        plan.rounds = task.rounds.unwrap_or(plan.rounds);
+        report.scale = scale::scale(field.engines(), &plan)?;
     }
     field.finish(report, &task.output)
 }
@@ -61,7 +64,7 @@ struct Field {
     /// How many of them are no proxy, one that runs already, and the engines.
     own: usize,
     began: Cpu,
-    paired: bool,
+    mixed: bool,
     _origin: Option<Process>,
 }
 
@@ -73,7 +76,7 @@ impl Field {
             namespace::enter()?;
         }
         interrupt::catch()?;
-        let (process, origin) = far_end(rivals.target, rivals.paired)?;
+        let (process, origin) = far_end(rivals.target, rivals.mixed)?;
         let mut contenders = vec![Contender::direct(origin)];
         let running = rivals.against.map(|address| Contender::running(&address.to_string(), rivals.running(), origin));
         contenders.extend(running);
@@ -83,7 +86,7 @@ impl Field {
             contenders.extend(programs.start(kind, origin)?);
             own = if kind == Kind::Engines { contenders.len() } else { own };
         }
-        Ok(Self { contenders, own, began: Cpu::now()?, paired: rivals.paired, _origin: process })
+        Ok(Self { contenders, own, began: Cpu::now()?, mixed: rivals.mixed, _origin: process })
     }
 
     /// Those of which the scaling is measured.
@@ -95,7 +98,7 @@ impl Field {
     fn report(&self, rounds: usize, time: Duration) -> io::Result<Report> {
         let named = |contender: &Contender| Named { name: contender.name.clone(), version: contender.version.clone() };
         Ok(Report {
-            host: Host::look(self.paired)?,
+            host: Host::look(self.mixed)?,
             contenders: self.contenders.iter().map(named).collect(),
             rounds,
             seconds: time.as_secs_f64(),

@@ -11,7 +11,7 @@ use crate::contender::Contender;
 use crate::everybody::Everybody;
 use crate::flow::Role;
 use crate::load::{self, Idle, Load, pause};
-use crate::machine::{self, family_seconds, process_family};
+use crate::machine::{self, process_family, threads_seconds};
 use crate::report::{Row, tunnels, unit};
 use crate::stats::Samples;
 
@@ -117,13 +117,15 @@ fn units() -> Vec<&'static str> {
 
 /// The values of [`units`].
 fn measure(contender: &Contender, size: Size, time: Duration) -> io::Result<Vec<Option<f64>>> {
+    let fresh = if size.busy == 0 { contender.fresh()? } else { None };
+    let contender = fresh.as_ref().unwrap_or(contender);
     let quiet = size.open - size.busy;
     let first = load::open(&contender.way, FIRST.min(quiet))?;
     let before = contender.pid().map(process_family).transpose()?;
     let (start, counted) = (Instant::now(), quiet - first.len());
     let rest = load::open(&contender.way, counted)?;
     let took = start.elapsed();
-    let idle = before.filter(|_| counted + FIRST >= MANY).zip(contender.pid());
+    let idle = before.filter(|_| size.busy == 0 && size.open >= MANY).zip(contender.pid());
     let idle = idle.map(|(before, pid)| Ok::<_, io::Error>(Idle::between(before, process_family(pid)?, counted)));
     let idle = idle.transpose()?;
     let (mut values, latency) = if size.busy == 0 {
@@ -146,9 +148,9 @@ fn measure(contender: &Contender, size: Size, time: Duration) -> io::Result<Vec<
 /// What the gateway spends on tunnels in which nothing moves, in milliseconds a second.
 fn waiting(contender: &Contender, time: Duration) -> io::Result<Option<f64>> {
     let Some(pid) = contender.pid() else { return Ok(None) };
-    let (before, start) = (family_seconds(pid)?, Instant::now());
+    let (before, start) = (threads_seconds(pid)?, Instant::now());
     pause(time);
-    Ok(Some((family_seconds(pid)? - before) * 1e3 / start.elapsed().as_secs_f64()))
+    Ok(Some((threads_seconds(pid)? - before) * 1e3 / start.elapsed().as_secs_f64()))
 }
 
 /// The rows of all points.

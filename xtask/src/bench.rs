@@ -52,7 +52,7 @@ fn install(arguments: &[String]) {
 
 /// The options that write the results to the usual place, unless they are given.
 fn output(command: &str, arguments: &[String]) -> Vec<String> {
-    let folder = root().join(FOLDER);
+    let folder = root().canonicalize().unwrap_or_else(|_| root().to_owned()).join(FOLDER);
     let mut options = Vec::new();
     for (option, path) in [("--json", folder.join(format!("{command}.json"))), ("--plots", folder)] {
         if !has(arguments, option) {

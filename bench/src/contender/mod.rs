@@ -33,6 +33,8 @@ pub struct Contender {
     /// The way to the origin.
     pub way: Way,
     process: Option<Process>,
+    /// What to start for another one like it.
+    recipe: Option<(Programs, Kind)>,
 }
 
 /// A program that can be compared.
@@ -71,23 +73,32 @@ impl Programs {
     /// # Errors
     /// It cannot be started.
     pub fn start(&self, kind: Kind, origin: SocketAddr) -> io::Result<Vec<Contender>> {
-        let one = match kind {
-            Kind::Engines => {
-                let engines = self.engines.iter().map(|engine| gateway::start(&self.gateway, engine, origin));
-                return engines.collect();
-            }
-            Kind::Nginx => installed("nginx", self.nginx.as_deref(), "nginx-light libnginx-mod-stream")
-                .map(|program| nginx::start(&program, origin)),
-            Kind::Haproxy => {
-                installed("haproxy", self.haproxy.as_deref(), "haproxy").map(|program| haproxy::start(&program, origin))
-            }
-            Kind::Squid => installed("squid", None, "squid").map(|program| squid::start(&program, origin)),
-            Kind::Tinyproxy => {
-                installed("tinyproxy", None, "tinyproxy-bin").map(|program| tinyproxy::start(&program, origin))
-            }
-            Kind::TokioUring => Some(tokio_uring::start(origin)),
+        if kind == Kind::Engines {
+            let engine = |engine: &String| Self { engines: vec![engine.clone()], ..self.clone() }.one(kind, origin);
+            return self.engines.iter().filter_map(|name| engine(name).transpose()).collect();
+        }
+        Ok(self.one(kind, origin)?.into_iter().collect())
+    }
+
+    /// Starts `kind`, with the first engine.
+    fn one(&self, kind: Kind, origin: SocketAddr) -> io::Result<Option<Contender>> {
+        let program = match kind {
+            Kind::Engines | Kind::TokioUring => Some(self.gateway.clone()),
+            Kind::Nginx => installed("nginx", self.nginx.as_deref(), "nginx-light libnginx-mod-stream"),
+            Kind::Haproxy => installed("haproxy", self.haproxy.as_deref(), "haproxy"),
+            Kind::Squid => installed("squid", None, "squid"),
+            Kind::Tinyproxy => installed("tinyproxy", None, "tinyproxy-bin"),
         };
-        one.into_iter().collect()
+        let Some(program) = program else { return Ok(None) };
+        let contender = match kind {
+            Kind::Engines => gateway::start(&program, self.engines.first().map_or("", |name| name), origin),
+            Kind::Nginx => nginx::start(&program, origin),
+            Kind::Haproxy => haproxy::start(&program, origin),
+            Kind::Squid => squid::start(&program, origin),
+            Kind::Tinyproxy => tinyproxy::start(&program, origin),
+            Kind::TokioUring => tokio_uring::start(origin),
+        }?;
+        Ok(Some(Contender { recipe: Some((self.clone(), kind)), ..contender }))
     }
 }
 
@@ -101,11 +112,22 @@ impl Contender {
     /// One that runs already, or none.
     #[must_use]
     pub fn running(name: &str, proxy: Option<Proxy>, origin: SocketAddr) -> Self {
-        Self { name: name.to_owned(), version: String::new(), way: Way { proxy, origin }, process: None }
+        Self { name: name.to_owned(), version: String::new(), way: Way { proxy, origin }, process: None, recipe: None }
     }
 
     fn started(process: Process, name: &str, version: String, proxy: Proxy, origin: SocketAddr) -> Self {
-        Self { name: name.to_owned(), version, way: Way { proxy: Some(proxy), origin }, process: Some(process) }
+        let way = Way { proxy: Some(proxy), origin };
+        Self { name: name.to_owned(), version, way, process: Some(process), recipe: None }
+    }
+
+    /// Another one like it, which has served nobody yet: the memory of one that has holds what it may use again.
+    /// None where the bench did not start it.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn fresh(&self) -> io::Result<Option<Self>> {
+        let Some((programs, kind)) = &self.recipe else { return Ok(None) };
+        programs.one(*kind, self.way.origin)
     }
 
     /// The process, where the bench started it.
