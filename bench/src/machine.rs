@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 
+use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Clock ticks a second in /proc: 100 on every Linux that userspace sees (`USER_HZ`).
@@ -40,7 +41,7 @@ impl Cpu {
 /// # Errors
 /// There is no such process.
 pub fn family_seconds(pid: u32) -> io::Result<f64> {
-    family(pid).into_iter().map(process_seconds).sum()
+    Ok(of_family(pid, process_seconds)?.into_iter().sum())
 }
 
 /// CPU seconds that the threads of `pid` and its descendants have spent which live now: to the nanosecond, where
@@ -49,14 +50,31 @@ pub fn family_seconds(pid: u32) -> io::Result<f64> {
 /// # Errors
 /// There is no such process, or the kernel keeps no schedstat.
 pub fn threads_seconds(pid: u32) -> io::Result<f64> {
-    let mut nanoseconds = 0.0;
-    for pid in family(pid) {
-        for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-            let stat = fs::read_to_string(task?.path().join("schedstat"))?;
-            nanoseconds += stat.split(' ').next().and_then(|field| field.parse::<f64>().ok()).unwrap_or(0.0);
-        }
-    }
-    Ok(nanoseconds / 1e9)
+    Ok(of_family(pid, threads)?.into_iter().flatten().sum())
+}
+
+/// What each thread that lives has spent.
+fn threads(pid: u32) -> io::Result<Vec<f64>> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task"))?;
+    let spent = |task: fs::DirEntry| {
+        let stat = fs::read_to_string(task.path().join("schedstat"))?;
+        let nanoseconds = stat.split(' ').next().and_then(|field| field.parse::<f64>().ok());
+        Ok(nanoseconds.unwrap_or(0.0) / 1e9)
+    };
+    // A thread may end between the list and the look; a kernel without schedstat has it for none.
+    let all: Vec<io::Result<f64>> = tasks.flatten().map(spent).collect();
+    if all.iter().all(Result::is_err) { all.into_iter().collect() } else { Ok(all.into_iter().flatten().collect()) }
+}
+
+/// What `look` sees of `pid` and of those of its descendants that do not end meanwhile.
+fn of_family<T>(pid: u32, look: impl Fn(u32) -> io::Result<T>) -> io::Result<Vec<T>> {
+    let first = look(pid)?;
+    let seen = family(pid).into_iter().skip(1).map(look).filter(|seen| !seen.as_ref().is_err_and(is_gone));
+    std::iter::once(Ok(first)).chain(seen).collect()
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || Errno::from_io_error(error) == Some(Errno::SRCH)
 }
 
 fn process_seconds(pid: u32) -> io::Result<f64> {
@@ -97,15 +115,19 @@ pub struct Process {
 /// # Errors
 /// They cannot be read, as for another user's.
 pub fn process_family(pid: u32) -> io::Result<Process> {
-    let mut sum = Process::default();
-    for pid in family(pid) {
-        let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
-        let pss = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
-        sum.kib += pss.and_then(|kib| kib.trim().trim_end_matches(" kB").parse::<usize>().ok()).unwrap_or(0);
-        sum.descriptors += fs::read_dir(format!("/proc/{pid}/fd"))?.count();
-        sum.threads += fs::read_dir(format!("/proc/{pid}/task"))?.count();
-    }
-    Ok(sum)
+    let all = of_family(pid, process)?;
+    let sum = |value: fn(&Process) -> usize| all.iter().map(value).sum();
+    Ok(Process { kib: sum(|p| p.kib), descriptors: sum(|p| p.descriptors), threads: sum(|p| p.threads) })
+}
+
+fn process(pid: u32) -> io::Result<Process> {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+    let pss = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
+    Ok(Process {
+        kib: pss.and_then(|kib| kib.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0),
+        descriptors: fs::read_dir(format!("/proc/{pid}/fd"))?.count(),
+        threads: fs::read_dir(format!("/proc/{pid}/task"))?.count(),
+    })
 }
 
 /// How many descriptors a process may have, once it has raised its limit as far as it may.

@@ -28,8 +28,9 @@ pub fn readme(report: &Report, images: Option<&str>) -> String {
         let cells: Vec<_> = idle.into_iter().map(|cell| cell.unwrap_or_else(|| "-".into())).collect();
         let _ = writeln!(text, "| an idle tunnel: KiB, descriptors, threads | {} |", cells.join(" | "));
     }
-    for (file, what) in super::plots::FILES.iter().filter(|_| images.is_some()) {
-        let _ = writeln!(text, "\n![{what}]({}/{file})", images.unwrap_or_default());
+    if let Some(folder) = images {
+        let drawn = super::plots::FILES.iter().filter(|(file, _)| *file != "scale.svg" || !report.scale.is_empty());
+        drawn.for_each(|(file, what)| text.push_str(&format!("\n![{what}]({folder}/{file})\n")));
     }
     let versions = report.contenders.iter().filter(|contender| !contender.version.is_empty());
     let versions: Vec<_> = versions.map(|contender| format!("{}: {}", contender.name, contender.version)).collect();
