@@ -8,3 +8,4 @@ pub mod ring;
 pub mod socket;
 pub mod stream;
 pub mod tcp;
+pub mod thread;
