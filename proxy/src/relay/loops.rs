@@ -2,8 +2,8 @@
 //!
 //! A loop has its own poller, tunnels and pipes, and shares nothing with the others. There are two
 //! crews of them, a thread per core each: **interactive** loops, where every tunnel begins, and **bulk**
-//! loops, which give way to others, to which a tunnel moves while it behaves like bulk ([`pace`]), so that a message never
-//! waits behind somebody's mebibytes.
+//! loops, which give way to others. A tunnel moves there while it behaves like bulk ([`pace`]), so that a
+//! message never waits behind somebody's mebibytes.
 
 use std::io;
 use std::sync::Arc;
