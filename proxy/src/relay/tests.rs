@@ -236,18 +236,18 @@ fn an_end_behind_urgent_data_comes_behind_it() {
 #[test]
 fn a_reader_that_stalls_when_all_has_ended_loses_nothing() {
     for &engine in Engine::ALL {
-        let user_timeout = Duration::from_secs(1);
+        let user_timeout = Duration::from_secs(2);
+        let stall = Duration::from_secs(5);
         let rig =
             Rig::with(&Options { engines: vec![engine], user_timeout, threads: 1, ..Options::default() }, [b"", b""]);
         let sent = noise(2 << 20, 8);
         rig.client.shutdown(Shutdown::Write).unwrap();
         assert!(read_all(&rig.origin).unwrap().is_empty(), "the client's end was passed on");
-        (&rig.origin).write_all(&sent).unwrap();
+        (&rig.origin).write_all(&sent).unwrap_or_else(|error| panic!("{engine}: {error}"));
         rig.origin.shutdown(Shutdown::Write).unwrap();
         // The stall itself is what is tested: both sides have ended, and only the gateway still sends.
-        rig.origin.set_read_timeout(Some(user_timeout * 4)).unwrap();
         let (silent, _peer) = pair();
-        silent.set_read_timeout(Some(user_timeout * 4)).unwrap();
+        silent.set_read_timeout(Some(stall)).unwrap();
         assert!((&silent).read(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock));
         assert!(read_all(&rig.client).unwrap() == sent, "{engine}");
         assert_eq!(rig.end(), (Reason::ClientClosed, 0, sent.len() as u64), "{engine}");
