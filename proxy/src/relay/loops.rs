@@ -35,11 +35,6 @@ use event_loop::Loop;
 use inbox::{Inbox, Message};
 use pace::Class;
 
-/// How much less of a core a bulk loop gets than others where not all can have what they want
-/// (nice(2)). Raising it needs no privilege. A little is right: at 5 and 10 sixty-four tunnels lose a
-/// tenth and a fifth to their own senders and receivers on the same cores, at 0 one tunnel does.
-const BULK_NICE: i32 = 1;
-
 /// The loop threads of one engine.
 #[derive(Debug)]
 pub(super) struct Loops {
@@ -131,8 +126,8 @@ fn spawn<P: Poller>(
         let handle = &crews.of(class)[number];
         let _presence = Presence(handle);
         if class == Class::Bulk {
-            // Refused or not: this is for the good of others.
-            let _ = rustix::process::nice(BULK_NICE);
+            // Refused or not: this is for the good of others. A nice value takes too much: at 5 sixty-four
+            // tunnels lose a tenth to their own senders and receivers on the same cores.
             let _ = never_push_in();
         }
         match P::new(handle.inbox.wake()) {
