@@ -182,8 +182,8 @@ pub(crate) struct Rivals {
     /// The gateway to start
     #[arg(long, default_value = "target/release/sluicegate", value_name = "PROGRAM")]
     gateway: PathBuf,
-    /// Its engines; options of `serve` may stand behind a name, as in 'uring --spin'
-    #[arg(long, default_value = "uring,splice,copy", value_delimiter = ',', value_name = "LIST")]
+    /// Its engines; options of `serve` may stand behind a name, as in 'uring --spin 0s'
+    #[arg(long, default_value = "uring,uring --spin 0s,splice,copy", value_delimiter = ',', value_name = "LIST")]
     engines: Vec<String>,
     /// Another nginx than the system's
     #[arg(long, value_name = "PROGRAM")]

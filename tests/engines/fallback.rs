@@ -16,9 +16,9 @@ use crate::support::{Gateway, Noise, Origin, Setup, client, connect, eventually}
 /// Engines that cannot work, in their order, what of each is refused, and the cause that is counted.
 type Unfit = [(&'static str, &'static str, &'static str)];
 
-const NO_RING: &Unfit = &[("uring", "io_uring_setup", "not_permitted")];
-const NO_CALL: &Unfit = &[("uring", "io_uring_setup", "not_supported")];
-const NO_MEMORY: &Unfit = &[("uring", "io_uring_setup", "memory")];
+const NO_RING: &Unfit = &[("uring", "io_uring", "not_permitted")];
+const NO_CALL: &Unfit = &[("uring", "io_uring", "not_supported")];
+const NO_MEMORY: &Unfit = &[("uring", "io_uring", "memory")];
 const NO_SPLICING: &Unfit = &[("uring", "splice", "not_permitted"), ("splice", "splice", "not_permitted")];
 const NO_PIPES: &Unfit = &[("uring", "splice", "pipe_budget"), ("splice", "splice", "pipe_budget")];
 

@@ -6,14 +6,15 @@
 use std::future::pending;
 use std::io::{self, ErrorKind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
+use std::thread;
 use std::time::Duration;
 
 use rustix::net::Shutdown;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, interval_at, sleep, timeout_at};
+use tokio::time::{Instant, interval_at, sleep};
 
 use super::watch::Watch;
 use super::{Adopted, Fault, LAST_BYTES, Options, clean_end};
@@ -37,6 +38,7 @@ pub(super) struct Copy {
 impl Copy {
     /// Starts the threads.
     pub(super) fn start(options: &Options) -> io::Result<Self> {
+        has_threads(options.threads.max(1) + 1)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(options.threads.max(1))
             .thread_name("copy")
@@ -80,6 +82,19 @@ impl Copy {
         });
         Ok(ended)
     }
+}
+
+/// Whether so many threads can be had at once: where they cannot, the runtime would panic.
+fn has_threads(count: usize) -> io::Result<()> {
+    let (hold, held) = mpsc::channel::<()>();
+    let held = Mutex::new(held);
+    thread::scope(|scope| {
+        let wait = || held.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let started = (0..count).map(|_| thread::Builder::new().spawn_scoped(scope, wait).map(drop));
+        let result = started.collect::<io::Result<()>>();
+        drop(hold);
+        result
+    })
 }
 
 impl Drop for Copy {
@@ -179,7 +194,6 @@ impl Pair {
     /// sockets are dropped.
     async fn pass_last(&self, direction: Direction, passing: impl Future<Output = Result<(), Fault>>) {
         let (_, sound) = self.ends(direction);
-        let until = Instant::now() + LAST_BYTES;
         let arrived = async {
             if !self.passed[direction.index()].load(Ordering::Relaxed) {
                 let _ = passing.await;
@@ -188,7 +202,19 @@ impl Pair {
                 sleep(Duration::from_millis(2)).await;
             }
         };
-        let _ = timeout_at(until, arrived).await;
+        let standstill = async {
+            let acknowledged =
+                || self.flow.moved(direction).saturating_sub(tcp::unacknowledged(sound).unwrap_or(0) as u64);
+            let mut before = acknowledged();
+            loop {
+                sleep(LAST_BYTES).await;
+                let now = acknowledged();
+                if std::mem::replace(&mut before, now) == now {
+                    return;
+                }
+            }
+        };
+        tokio::select! { () = arrived => {} () = standstill => {} }
     }
 
     fn ends(&self, direction: Direction) -> (&TcpStream, &TcpStream) {

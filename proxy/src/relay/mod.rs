@@ -49,8 +49,8 @@ const TURN: usize = 1 << 20;
 /// host, or in the same rack, answers.
 pub const SPIN: Duration = Duration::from_micros(50);
 
-/// How long what was received before a reset may take to reach the other side, before that one is
-/// reset too. A connection that broke is not worth a longer wait, and a retry waits for the reset.
+/// How long what was received before a reset may stand still on its way to the other side, before that
+/// one is reset too. A reader that stops is not worth a longer wait, and a retry waits for the reset.
 const LAST_BYTES: Duration = Duration::from_secs(1);
 
 /// What the engines are told at start.

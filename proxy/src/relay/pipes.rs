@@ -2,15 +2,24 @@
 //! tunnel costs none.
 
 use std::io;
+use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
 use tracing::warn;
 
 use super::Engine;
 use crate::metrics;
-use crate::sys::pipe::{LEAST_CAPACITY, Pipe};
+use crate::sys::pipe::{LEAST_CAPACITY, Pipe, WANTED_CAPACITY};
 
 /// Empty pipes that a loop keeps for the next burst; more are closed when they come back.
 const KEPT: usize = 32;
+
+/// How often the stock is looked at: what was not needed between two looks goes.
+const TRIMMING: Duration = Duration::from_secs(2);
+
+/// Descriptors below the limit that pipes leave alone.
+const SPARED: u64 = 128;
 
 /// After a refusal the host is not asked again for so many borrowings: asking costs system calls, and
 /// what is short stays short for a while.
@@ -24,11 +33,15 @@ pub(super) struct Pipes {
     refusals_left: u32,
     /// The last try gave none.
     short: bool,
+    /// The fewest that were free since the last trimming: so many nobody needed.
+    spare: usize,
+    /// When the stock is trimmed next.
+    next_trim: Instant,
 }
 
 impl Pipes {
-    pub(super) const fn new(engine: Engine) -> Self {
-        Self { engine, free: Vec::new(), refusals_left: 0, short: false }
+    pub(super) fn new(engine: Engine) -> Self {
+        Self { engine, free: Vec::new(), refusals_left: 0, short: false, spare: 0, next_trim: Instant::now() }
     }
 
     /// A direction goes on without a pipe.
@@ -40,6 +53,7 @@ impl Pipes {
     /// used up, or the user's pipe pages (`/proc/sys/fs/pipe-user-pages-soft`).
     pub(super) fn borrow(&mut self) -> Option<Pipe> {
         if let Some(pipe) = self.free.pop() {
+            self.spare = self.spare.min(self.free.len());
             return Some(pipe);
         }
         if self.refusals_left > 0 {
@@ -66,13 +80,34 @@ impl Pipes {
         if pipe.capacity() < LEAST_CAPACITY {
             return Err(pipe.too_small());
         }
+        // Pipes must not take the descriptors that handshakes, dials and the admin address need.
+        if getrlimit(Resource::Nofile).current.is_some_and(|limit| pipe.descriptor() + SPARED > limit) {
+            return Err(Errno::MFILE.into());
+        }
         metrics::PIPE_BYTES.gauge(&[]).increment(size(&pipe));
         Ok(pipe)
     }
 
+    /// How long the stock stays as it is; for ever when it is empty.
+    pub(super) fn wait(&self, now: Instant) -> Option<Duration> {
+        (!self.free.is_empty()).then(|| self.next_trim.saturating_duration_since(now))
+    }
+
+    /// Closes what nobody has needed for a while: the user's pipe pages are not this loop's alone.
+    pub(super) fn trim(&mut self, now: Instant) {
+        if now < self.next_trim {
+            return;
+        }
+        self.next_trim = now + TRIMMING;
+        let spare = self.spare.min(self.free.len());
+        self.free.drain(..spare).for_each(Self::close);
+        self.spare = self.free.len();
+    }
+
     /// Takes an empty pipe back.
     pub(super) fn give_back(&mut self, pipe: Pipe) {
-        if self.free.len() < KEPT {
+        // A small one is from a time of shortage, which may be over.
+        if self.free.len() < KEPT && pipe.capacity() >= WANTED_CAPACITY {
             self.free.push(pipe);
         } else {
             Self::close(pipe);
@@ -95,4 +130,29 @@ impl Drop for Pipes {
 #[expect(clippy::cast_precision_loss, reason = "a gauge is a float; a pipe's size is far below 2^52")]
 fn size(pipe: &Pipe) -> f64 {
     pipe.capacity() as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nobody_needs_is_closed() {
+        let mut pipes = Pipes::new(Engine::Splice);
+        let start = Instant::now();
+        let borrowed: Vec<Pipe> = (0..5).map_while(|_| pipes.borrow()).collect();
+        assert_eq!((borrowed.len(), pipes.wait(start)), (5, None));
+        borrowed.into_iter().for_each(|pipe| pipes.give_back(pipe));
+        let at = |looks: u32| start + TRIMMING * looks + Duration::from_millis(1);
+        // They were all in use since the last look, one is since this one, and none after that.
+        pipes.trim(at(1));
+        assert_eq!(pipes.free.len(), 5);
+        let pipe = pipes.borrow().unwrap();
+        pipes.give_back(pipe);
+        pipes.trim(at(2));
+        assert_eq!(pipes.free.len(), 1);
+        assert!(pipes.wait(at(2)).is_some_and(|wait| wait <= TRIMMING));
+        pipes.trim(at(3));
+        assert_eq!((pipes.free.len(), pipes.wait(at(3))), (0, None));
+    }
 }

@@ -4,7 +4,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::thread;
+use std::thread::{self, Builder};
 use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -36,9 +36,20 @@ pub(super) fn run(adopt: impl FnOnce(Tunnel) -> Adopted) -> io::Result<()> {
     let tunnel = Tunnel { client: near, origin: far, prefix: [up[..cut].to_vec(), Vec::new()], flow };
     let _end = adopt(tunnel).map_err(|(_, error)| error)?;
     thread::scope(|scope| {
-        let sending_up = scope.spawn(|| send(&client, &up[cut..]));
-        let sending_down = scope.spawn(|| send(&origin, &down));
-        let receiving = scope.spawn(|| expect(&client, &down));
+        // A host that is short of threads is an error here, and no panic.
+        let sending_up = Builder::new().spawn_scoped(scope, || send(&client, &up[cut..]));
+        let sending_down = Builder::new().spawn_scoped(scope, || send(&origin, &down));
+        let receiving = Builder::new().spawn_scoped(scope, || expect(&client, &down));
+        let (sending_up, sending_down, receiving) = match (sending_up, sending_down, receiving) {
+            (Ok(up), Ok(down), Ok(receiving)) => (up, down, receiving),
+            (Err(error), ..) | (_, Err(error), _) | (.., Err(error)) => {
+                // Those that were started do not wait for the ones that were not.
+                for end in [&client, &origin] {
+                    end.shutdown(Shutdown::Both)?;
+                }
+                return Err(error);
+            }
+        };
         let result = expect(&origin, &up);
         for thread in [sending_up, sending_down, receiving] {
             thread.join().map_err(|_| io::Error::other("a thread of the self-test panicked"))??;

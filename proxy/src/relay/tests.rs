@@ -129,6 +129,36 @@ fn a_reset_is_passed_on_as_a_reset_behind_the_bytes_that_came_before() {
     }
 }
 
+/// For longer than a reader may stand still, but it never does.
+#[test]
+fn a_slow_reader_gets_all_that_came_before_a_reset() {
+    for &engine in Engine::ALL {
+        let rig = Rig::new(engine, [b"", b""]);
+        socket2::SockRef::from(&rig.client).set_recv_buffer_size(256 << 10).unwrap();
+        let sent = noise(3 << 20, 9);
+        (&rig.origin).write_all(&sent).unwrap();
+        let deadline = Instant::now() + DEADLINE;
+        while tcp::unacknowledged(&rig.origin).unwrap() > 0 {
+            assert!(Instant::now() < deadline);
+            thread::yield_now();
+        }
+        tcp::reset(&rig.origin).unwrap();
+        let (mut received, mut piece) = (Vec::new(), vec![0; 64 << 10]);
+        let error = loop {
+            match (&rig.client).read(&mut piece) {
+                Ok(0) => panic!("{engine}: a clean end behind {} bytes", received.len()),
+                Ok(bytes) => received.extend_from_slice(&piece[..bytes]),
+                Err(error) => break error,
+            }
+            // Its slowness is what is tested: some two seconds in all.
+            thread::park_timeout(Duration::from_millis(40));
+        };
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{engine}");
+        assert!(received == sent, "{engine}: {} of {} bytes", received.len(), sent.len());
+        assert_eq!(rig.end().0, Reason::OriginReset, "{engine}");
+    }
+}
+
 #[test]
 fn a_reset_reaches_a_side_that_does_not_read() {
     for &engine in Engine::ALL {

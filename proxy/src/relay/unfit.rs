@@ -33,7 +33,7 @@ impl Unfit {
     pub const fn what(&self) -> &'static str {
         match (self.part, self.engine) {
             (Part::Splice, _) => "splice",
-            (Part::Threads, Engine::Uring) => "io_uring_setup",
+            (Part::Threads, Engine::Uring) => "io_uring",
             (Part::Threads, _) => "loop threads",
             (Part::Tunnel, _) => "self-test",
         }
@@ -57,6 +57,7 @@ pub(super) fn cause(error: &io::Error) -> &'static str {
         Some(libc::EPERM | libc::EACCES) => "not_permitted",
         Some(libc::ENOSYS | libc::EOPNOTSUPP | libc::EINVAL) => "not_supported",
         Some(libc::EMFILE | libc::ENFILE) => "descriptors",
+        Some(libc::EAGAIN) => "threads",
         Some(libc::ENOMEM | libc::ENOBUFS | libc::ENOSPC) => "memory",
         _ => match error.kind() {
             io::ErrorKind::QuotaExceeded => "pipe_budget",
@@ -74,9 +75,9 @@ mod tests {
     fn what_was_refused_is_named_and_counted_by_its_cause() {
         let unfit = |engine, part, errno| Unfit { engine, part, error: io::Error::from_raw_os_error(errno) };
         for (engine, part, errno, said, cause) in [
-            (Engine::Uring, Part::Threads, libc::EPERM, "uring: io_uring_setup: Operation not", "not_permitted"),
-            (Engine::Uring, Part::Threads, libc::ENOSYS, "uring: io_uring_setup: Function not", "not_supported"),
-            (Engine::Uring, Part::Threads, libc::ENOMEM, "uring: io_uring_setup: Cannot allocate", "memory"),
+            (Engine::Uring, Part::Threads, libc::EPERM, "uring: io_uring: Operation not", "not_permitted"),
+            (Engine::Uring, Part::Threads, libc::ENOSYS, "uring: io_uring: Function not", "not_supported"),
+            (Engine::Uring, Part::Threads, libc::ENOMEM, "uring: io_uring: Cannot allocate", "memory"),
             (Engine::Splice, Part::Threads, libc::EMFILE, "splice: loop threads: Too many open", "descriptors"),
             (Engine::Splice, Part::Splice, libc::EPERM, "splice: splice: Operation not", "not_permitted"),
             (Engine::Copy, Part::Tunnel, libc::EIO, "copy: self-test: Input/output", "self_test"),

@@ -1,7 +1,7 @@
 //! Pipes as the buffer between two sockets, and the system calls that move bytes through them.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with, splice};
 
@@ -38,6 +38,14 @@ impl Pipe {
         Ok(Self { read, write, capacity })
     }
 
+    /// The higher of its two descriptors. The kernel gives the lowest that is free (open(2)), so it tells how
+    /// many are in use.
+    #[must_use]
+    pub fn descriptor(&self) -> u64 {
+        let highest = self.read.as_raw_fd().max(self.write.as_raw_fd());
+        u64::try_from(highest).unwrap_or(0)
+    }
+
     /// Bytes that fit when every page is full. Small writes take a page each, so that less may fit.
     #[must_use]
     pub const fn capacity(&self) -> usize {
@@ -53,13 +61,13 @@ impl Pipe {
         io::Error::new(io::ErrorKind::QuotaExceeded, said)
     }
 
-    /// Moves what `from` has received into the pipe; `Ok(0)` is the end of the stream.
+    /// Moves up to `most` bytes of what `from` has received into the pipe; `Ok(0)` is the end of the stream.
     ///
     /// # Errors
     /// `WouldBlock` when nothing is there or the pipe is full; otherwise the socket's error, which
     /// comes only after the bytes that were received before it.
-    pub fn fill(&self, from: &impl AsFd) -> io::Result<usize> {
-        Ok(splice(from, None, &self.write, None, self.capacity, SpliceFlags::NONBLOCK | SpliceFlags::MOVE)?)
+    pub fn fill(&self, from: &impl AsFd, most: usize) -> io::Result<usize> {
+        Ok(splice(from, None, &self.write, None, most.min(self.capacity), SpliceFlags::NONBLOCK | SpliceFlags::MOVE)?)
     }
 
     /// Moves up to `length` bytes out of the pipe to `to`, which must be a non-blocking socket: the

@@ -4,6 +4,7 @@
 use std::io::{self, Write};
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use super::pipe::Pipe;
 use super::ring::Ring;
@@ -15,7 +16,8 @@ use super::ring::Ring;
 /// kernel without; ENOMEM by `RLIMIT_MEMLOCK`; EMFILE or ENFILE for want of descriptors
 /// (io_uring_setup(2)).
 pub fn ring() -> io::Result<()> {
-    Ring::new().map(drop)
+    // Set up and entered: a filter may refuse either.
+    Ring::new()?.wait(Some(Duration::ZERO))
 }
 
 /// Moves a byte from one socket to another by splice(2).
@@ -27,7 +29,7 @@ pub fn splice() -> io::Result<()> {
     near.set_nonblocking(true)?;
     far.write_all(&[0])?;
     let pipe = Pipe::new()?;
-    let held = pipe.fill(&near)?;
+    let held = pipe.fill(&near, 1)?;
     pipe.drain(&near, held).map(drop)
 }
 

@@ -36,7 +36,10 @@ pub(super) struct Broken {
     /// The direction whose source failed.
     pub(super) last: Direction,
     pub(super) why: Reason,
+    /// When its time is over, unless more arrives until then.
     pub(super) until: Instant,
+    /// Bytes of `last` that the sound side had acknowledged.
+    pub(super) acknowledged: u64,
 }
 
 impl Carried {
@@ -53,6 +56,12 @@ impl Carried {
     /// Bytes moved so far, both ways.
     pub(super) fn moved(&self) -> u64 {
         Direction::BOTH.map(|direction| self.pump.flow.moved(direction)).into_iter().sum()
+    }
+
+    /// Bytes of a direction that its destination has acknowledged.
+    pub(super) fn acknowledged(&self, direction: Direction) -> u64 {
+        let under_way = tcp::unacknowledged(&self.pump.leg(direction.opposite()).socket).unwrap_or(0);
+        self.pump.flow.moved(direction).saturating_sub(under_way as u64)
     }
 
     /// It may go to another loop: neither broken nor at its end, which are a matter of moments.

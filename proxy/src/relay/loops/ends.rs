@@ -23,7 +23,8 @@ impl<P: Poller> Loop<P> {
             }
             return;
         }
-        carried.broken = Some(Broken { last: fault.source_of, why: fault.reason(), until: now + LAST_BYTES });
+        let (last, why, until) = (fault.source_of, fault.reason(), now + LAST_BYTES);
+        carried.broken = Some(Broken { last, why, until, acknowledged: carried.acknowledged(last) });
         carried.pump.break_source(fault.source_of);
         self.breaking.push(id);
         self.enqueue(id);
@@ -33,7 +34,12 @@ impl<P: Poller> Loop<P> {
     pub(super) fn finish_breaking(&mut self, now: Instant) {
         for id in std::mem::take(&mut self.breaking) {
             let Some(carried) = self.carried.get_mut(&id) else { continue };
-            let Some(broken) = carried.broken else { continue };
+            let acknowledged = carried.broken.map_or(0, |broken| carried.acknowledged(broken.last));
+            let Some(broken) = &mut carried.broken else { continue };
+            if acknowledged > broken.acknowledged {
+                (broken.acknowledged, broken.until) = (acknowledged, now + LAST_BYTES);
+            }
+            let broken = *broken;
             let drained = carried.pump.is_drained(broken.last);
             let sound = &carried.pump.leg(broken.last.opposite()).socket;
             if now >= broken.until || (drained && tcp::unacknowledged(sound).is_ok_and(|bytes| bytes == 0)) {

@@ -81,6 +81,7 @@ impl<P: Poller> Loop<P> {
             self.finish_breaking(now);
             self.look(now);
             self.rest(now);
+            self.pipes.trim(now);
             self.close_ended();
         }
     }
@@ -128,9 +129,9 @@ impl<P: Poller> Loop<P> {
             return Some(LAST_BYTES_POLL);
         }
         let now = Instant::now();
-        let look = self.rounds.wait(now)?;
-        let pacing = self.next_pacing.saturating_duration_since(now);
-        Some(if self.class == Class::Bulk { look.min(pacing) } else { look })
+        let bulk = self.class == Class::Bulk && !self.carried.is_empty();
+        let pacing = bulk.then(|| self.next_pacing.saturating_duration_since(now));
+        [self.rounds.wait(now), self.pipes.wait(now), pacing].into_iter().flatten().min()
     }
 
     /// Takes note of an event.

@@ -58,8 +58,9 @@ impl Pace {
 
     /// An interactive tunnel has become bulk. To be asked after each turn, with all that it has moved.
     pub(super) fn is_bulk(&mut self, moved: u64, now: Instant, line: &Thresholds) -> bool {
-        let bulk = moved - self.moved >= line.bulk;
-        if bulk || now.saturating_duration_since(self.since) >= line.window {
+        let in_time = now.saturating_duration_since(self.since) < line.window;
+        let bulk = in_time && moved - self.moved >= line.bulk;
+        if bulk || !in_time {
             *self = Self { since: now, moved };
         }
         bulk
@@ -94,7 +95,8 @@ mod tests {
         for second in 0..1_000 {
             assert!(!pace.is_bulk(second * 9, at(second), &LINE), "{second}");
         }
-        assert!(pace.is_bulk(9_100, at(1_000), &LINE));
+        assert!(!pace.is_bulk(1_000_000, at(2_000), &LINE), "a long time ago it was less");
+        assert!(pace.is_bulk(1_000_100, at(2_001), &LINE));
     }
 
     #[test]

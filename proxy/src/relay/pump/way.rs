@@ -42,7 +42,7 @@ impl Way<'_> {
             if moved >= TURN {
                 return Turn::More;
             }
-            match self.pull(pipes, scratch) {
+            match self.pull(pipes, scratch, TURN - moved) {
                 Ok(Some(bytes)) => moved += bytes,
                 Ok(None) => return Turn::Waits,
                 Err(fault) => return Turn::Failed(fault),
@@ -78,7 +78,7 @@ impl Way<'_> {
     /// Takes what the source has received into a pipe. `None`: nothing there, or no room.
     ///
     /// It is called with an empty pipe alone, so that `WouldBlock` cannot mean a full one.
-    fn pull(&mut self, pipes: &mut Pipes, scratch: &mut [u8]) -> Result<Option<usize>, Fault> {
+    fn pull(&mut self, pipes: &mut Pipes, scratch: &mut [u8], most: usize) -> Result<Option<usize>, Fault> {
         if self.source.urgent {
             let passed = self.pass_without_pipe(scratch);
             self.source.urgent = self.source.readable;
@@ -91,8 +91,8 @@ impl Way<'_> {
             return self.pass_without_pipe(scratch);
         };
         self.half.pipeless = false;
-        let filled = pipe.fill(&self.source.socket);
-        let capacity = pipe.capacity();
+        let filled = pipe.fill(&self.source.socket, most);
+        let slots = pipe.capacity() / rustix::param::page_size();
         self.half.pipe = Some(pipe);
         if matches!(filled, Ok(0)) && self.source.has_more() {
             self.source.urgent = true;
@@ -101,7 +101,7 @@ impl Way<'_> {
         self.half.held = self.note_read(filled)?.unwrap_or(0);
         // Fewer bytes than the pipe has slots cannot have filled it, so the socket is empty; unless
         // its end is near, which comes in the same event as the last bytes.
-        if self.half.held < capacity / 4096 && !self.source.read_closed {
+        if self.half.held < slots.min(most) && !self.source.read_closed {
             self.source.readable = false;
         }
         self.look_for_urgent();
@@ -140,7 +140,9 @@ impl Way<'_> {
             }
             left -= taken;
         }
-        self.flow.add(self.direction, sent as u64, self.now);
+        if sent > 0 {
+            self.flow.add(self.direction, sent as u64, self.now);
+        }
         Ok(Some(sent))
     }
 
