@@ -6,8 +6,7 @@
 use std::future::pending;
 use std::io::{self, ErrorKind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
-use std::thread;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use rustix::net::Shutdown;
@@ -24,8 +23,10 @@ use crate::sys::tcp;
 use crate::tunnel::{Direction, Flow, Tunnel};
 
 mod buffer;
+mod threads;
 
 use buffer::Buffer;
+use threads::has_threads;
 
 /// A runtime of its own, so that bulk copying does not hold up handshakes.
 #[derive(Debug)]
@@ -82,19 +83,6 @@ impl Copy {
         });
         Ok(ended)
     }
-}
-
-/// Whether so many threads can be had at once: where they cannot, the runtime would panic.
-fn has_threads(count: usize) -> io::Result<()> {
-    let (hold, held) = mpsc::channel::<()>();
-    let held = Mutex::new(held);
-    thread::scope(|scope| {
-        let wait = || held.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let started = (0..count).map(|_| thread::Builder::new().spawn_scoped(scope, wait).map(drop));
-        let result = started.collect::<io::Result<()>>();
-        drop(hold);
-        result
-    })
 }
 
 impl Drop for Copy {

@@ -1,0 +1,28 @@
+//! Whether the host has threads for a runtime.
+
+use std::io;
+use std::sync::{Mutex, PoisonError, mpsc};
+use std::thread;
+
+/// Whether so many threads can be had at once: where they cannot, the runtime would panic.
+pub(super) fn has_threads(count: usize) -> io::Result<()> {
+    let (hold, held) = mpsc::channel::<()>();
+    let held = Mutex::new(held);
+    thread::scope(|scope| {
+        let wait = || held.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let started = (0..count).map(|_| thread::Builder::new().spawn_scoped(scope, wait).map(drop));
+        let result = started.collect::<io::Result<()>>();
+        drop(hold);
+        result
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_few_can_be_had() {
+        has_threads(3).unwrap();
+    }
+}
