@@ -16,13 +16,14 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, interval_at, sleep};
 
 use super::watch::Watch;
-use super::{Adopted, Fault, LAST_BYTES, Options, clean_end};
+use super::{Adopted, Fault, Options, clean_end};
 use crate::metrics::LimitedSide;
 use crate::reason::Reason;
 use crate::sys::tcp;
 use crate::tunnel::{Direction, Flow, Tunnel};
 
 mod buffer;
+mod last;
 mod threads;
 
 use buffer::Buffer;
@@ -176,33 +177,6 @@ impl Pair {
             sleep(pause).await;
             pause = (pause * 2).min(Duration::from_millis(500));
         }
-    }
-
-    /// Lets what came before a failure reach the sound side, for a moment; the reset comes when the
-    /// sockets are dropped.
-    async fn pass_last(&self, direction: Direction, passing: impl Future<Output = Result<(), Fault>>) {
-        let (_, sound) = self.ends(direction);
-        let arrived = async {
-            if !self.passed[direction.index()].load(Ordering::Relaxed) {
-                let _ = passing.await;
-            }
-            while tcp::unacknowledged(sound).is_ok_and(|bytes| bytes > 0) {
-                sleep(Duration::from_millis(2)).await;
-            }
-        };
-        let standstill = async {
-            let acknowledged =
-                || self.flow.moved(direction).saturating_sub(tcp::unacknowledged(sound).unwrap_or(0) as u64);
-            let mut before = acknowledged();
-            loop {
-                sleep(LAST_BYTES).await;
-                let now = acknowledged();
-                if std::mem::replace(&mut before, now) == now {
-                    return;
-                }
-            }
-        };
-        tokio::select! { () = arrived => {} () = standstill => {} }
     }
 
     fn ends(&self, direction: Direction) -> (&TcpStream, &TcpStream) {

@@ -1,0 +1,40 @@
+//! What is still passed on when a tunnel has broken.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::Pair;
+use crate::relay::{Fault, LAST_BYTES};
+use crate::sys::tcp;
+use crate::tunnel::Direction;
+
+impl Pair {
+    /// Lets what came before a failure reach the sound side, for a moment; the reset comes when the
+    /// sockets are dropped.
+    pub(super) async fn pass_last(&self, direction: Direction, passing: impl Future<Output = Result<(), Fault>>) {
+        let (_, sound) = self.ends(direction);
+        let arrived = async {
+            if !self.passed[direction.index()].load(Ordering::Relaxed) {
+                let _ = passing.await;
+            }
+            while tcp::unacknowledged(sound).is_ok_and(|bytes| bytes > 0) {
+                sleep(Duration::from_millis(2)).await;
+            }
+        };
+        let standstill = async {
+            let acknowledged =
+                || self.flow.moved(direction).saturating_sub(tcp::unacknowledged(sound).unwrap_or(0) as u64);
+            let mut before = acknowledged();
+            loop {
+                sleep(LAST_BYTES).await;
+                let now = acknowledged();
+                if std::mem::replace(&mut before, now) == now {
+                    return;
+                }
+            }
+        };
+        tokio::select! { () = arrived => {} () = standstill => {} }
+    }
+}
