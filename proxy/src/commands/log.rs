@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use tracing_subscriber::fmt::MakeWriter;
 
 /// Bytes that may wait for a reader who is slow, some 10,000 lines; what comes beyond is dropped, since
-/// a log that nobody reads must not hold up the gateway.
+/// a log that nobody reads must not hold up the gateway. How many were dropped is a line of its own.
 const MOST: usize = 4 << 20;
 
 /// How long lines may wait for others, once some were written.
@@ -38,6 +38,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Waiting {
     bytes: Vec<u8>,
+    /// Lines that found no room since that was last said.
+    dropped: u64,
     /// The thread has written all and wants to be told of the next line.
     idle: bool,
     ending: bool,
@@ -68,10 +70,15 @@ impl Lines {
         let mut batch = Vec::new();
         loop {
             let ending = self.take(&mut batch);
-            // Whoever reads standard error may have gone: the lines are lost, the gateway is not.
-            let _ = to.write_all(&batch).and_then(|()| to.flush());
+            write_whole(&mut to, &batch);
             batch.clear();
             let mut waiting = self.waiting();
+            let lines = std::mem::take(&mut waiting.dropped);
+            if lines > 0 {
+                drop(waiting);
+                tracing::warn!(lines, "log lines were dropped: standard error is read too slowly");
+                waiting = self.waiting();
+            }
             if ending && waiting.bytes.is_empty() {
                 waiting.ended = true;
                 return self.0.gone.notify_all();
@@ -94,12 +101,29 @@ impl Lines {
     }
 }
 
+/// Writes all, also to what somebody else has made non-blocking. Whoever reads standard error may have gone:
+/// then the lines are lost, and the gateway is not.
+fn write_whole(to: &mut impl Write, mut bytes: &[u8]) {
+    while !bytes.is_empty() {
+        match to.write(bytes) {
+            Ok(0) => return,
+            Ok(written) => bytes = &bytes[written..],
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::park_timeout(PAUSE),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return,
+        }
+    }
+    let _ = to.flush();
+}
+
 impl Write for Lines {
     /// Takes a whole line, or drops it.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let mut waiting = self.waiting();
         if waiting.bytes.len() + line.len() <= MOST {
             waiting.bytes.extend_from_slice(line);
+        } else {
+            waiting.dropped += 1;
         }
         if std::mem::replace(&mut waiting.idle, false) {
             drop(waiting);
@@ -194,5 +218,32 @@ mod tests {
         drop(written);
         drop(flush);
         assert!(lines.waiting().ended);
+    }
+
+    #[test]
+    fn a_reader_that_is_not_ready_gets_the_rest_later_and_what_finds_no_room_is_counted() {
+        /// Takes three bytes, then none, in turn.
+        struct Slow(Vec<u8>, bool);
+        impl Write for Slow {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.1 = !self.1;
+                if self.1 {
+                    return Err(io::ErrorKind::WouldBlock.into());
+                }
+                let taken = bytes.len().min(3);
+                self.0.extend_from_slice(&bytes[..taken]);
+                Ok(taken)
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let mut slow = Slow(Vec::new(), false);
+        write_whole(&mut slow, b"a line\n");
+        assert_eq!(slow.0, b"a line\n");
+        let mut lines = Lines::default();
+        lines.write_all(&vec![b'x'; MOST]).unwrap();
+        lines.write_all(b"no room\n").unwrap();
+        assert_eq!(lines.waiting().dropped, 1);
     }
 }
