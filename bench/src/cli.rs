@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::effort::Effort;
 use sluicegate_bench::contender::{Kind, Programs};
 use sluicegate_bench::flow::Role;
 use sluicegate_bench::origin;
@@ -135,12 +136,8 @@ pub(crate) struct Compare {
     /// Numbers of bulk tunnels
     #[arg(long, default_value = "1,4,64", value_delimiter = ',', value_name = "LIST")]
     pub(crate) tunnels: Vec<usize>,
-    /// Seconds of each measurement
-    #[arg(long)]
-    pub(crate) seconds: Option<f64>,
-    /// Rounds, of which the median counts
-    #[arg(long)]
-    pub(crate) rounds: Option<usize>,
+    #[command(flatten)]
+    pub(crate) effort: Effort,
     #[command(flatten)]
     pub(crate) output: Output,
 }
@@ -152,12 +149,8 @@ pub(crate) struct Scale {
     pub(crate) quick: bool,
     #[command(flatten)]
     pub(crate) rivals: Rivals,
-    /// Seconds of each measurement
-    #[arg(long)]
-    pub(crate) seconds: Option<f64>,
-    /// Rounds, of which the median counts
-    #[arg(long)]
-    pub(crate) rounds: Option<usize>,
+    #[command(flatten)]
+    pub(crate) effort: Effort,
     #[command(flatten)]
     pub(crate) output: Output,
 }

@@ -1,6 +1,7 @@
 //! Measures tunnel gateways by their address alone: load generator, origin, comparison.
 
 mod cli;
+mod effort;
 mod run;
 
 use std::io;

@@ -19,14 +19,12 @@ use sluicegate_bench::{compare, interrupt, namespace, scale};
 pub(crate) fn compared(task: &Compare) -> io::Result<()> {
     let mut field = Field::line_up(&task.rivals, Kind::value_variants())?;
     let mut plan = if task.quick { compare::Plan::quick } else { compare::Plan::full }(task.tunnels.clone());
-    plan.time = task.seconds.map_or(plan.time, Duration::from_secs_f64);
-    plan.rounds = task.rounds.unwrap_or(plan.rounds);
+    task.effort.change(&mut plan.time, &mut plan.rounds);
     let mut report = field.report(plan.rounds, plan.time)?;
     report.rows = compare::compare(&mut field.contenders, &plan)?;
     if !task.quick {
         let mut plan = scale::Plan::full();
-        plan.time = task.seconds.map_or(plan.time, Duration::from_secs_f64);
-        plan.rounds = task.rounds.unwrap_or(plan.rounds);
+        task.effort.change(&mut plan.time, &mut plan.rounds);
         report.scale = scale::scale(field.engines(), &plan)?;
     }
     field.finish(report, &task.output)
@@ -36,8 +34,7 @@ pub(crate) fn compared(task: &Compare) -> io::Result<()> {
 pub(crate) fn scaled(task: &Scale) -> io::Result<()> {
     let mut field = Field::line_up(&task.rivals, &[Kind::Engines])?;
     let mut plan = if task.quick { scale::Plan::quick() } else { scale::Plan::full() };
-    plan.time = task.seconds.map_or(plan.time, Duration::from_secs_f64);
-    plan.rounds = task.rounds.unwrap_or(plan.rounds);
+    task.effort.change(&mut plan.time, &mut plan.rounds);
     let mut report = field.report(plan.rounds, plan.time)?;
     report.scale = scale::scale(&mut field.contenders, &plan)?;
     field.finish(report, &task.output)

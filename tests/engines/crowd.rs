@@ -1,19 +1,17 @@
 //! Thousands of tunnels that end in any way at any moment, several at a time.
 
 use std::net::{Shutdown, TcpStream};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use sluicegate::metrics;
 use sluicegate::relay::Engine;
 
-use super::rig::{Ends, Rig};
+use super::rig::{self, Ends, Rig};
 use crate::support::noise::End;
 use crate::support::process::descriptors;
-use crate::support::{Noise, Origin, client, eventually};
+use crate::support::{Noise, client, eventually};
 
 const TUNNELS: u64 = 2_000;
-const AT_ONCE: usize = 12;
 const LARGEST: u64 = 256 << 10;
 
 /// Pipes that the engine may keep for the next burst: in each loop thread 32, of two descriptors; and for
@@ -116,28 +114,15 @@ fn check(plan: &Plan, rig: &Rig, ends: &Ends, seen: [Seen; 2]) {
 fn crowd(engine: Engine) {
     let rig = Rig::new(engine);
     let before = descriptors(rig.gateway.pid());
-    let next = AtomicU64::new(0);
-    thread::scope(|scope| {
-        for _ in 0..AT_ONCE {
-            scope.spawn(|| {
-                // An origin of its own, so that the connection accepted is that of this tunnel.
-                let origin = Origin::new();
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= TUNNELS / 2 {
-                        return;
-                    }
-                    let plan = Plan::new(seed + 1_000_000 * engine as u64);
-                    let ends = rig.tunnel_to(&origin, b"");
-                    let seen = thread::scope(|scope| {
-                        let client = scope.spawn(|| play(&plan, 0, &ends.client));
-                        let origin = play(&plan, 1, &ends.origin);
-                        [client.join().expect("the client's side is right"), origin]
-                    });
-                    check(&plan, &rig, &ends, seen);
-                }
-            });
-        }
+    rig::crowd(TUNNELS / 2, |origin, seed| {
+        let plan = Plan::new(seed + 1_000_000 * engine as u64);
+        let ends = rig.tunnel_to(origin, b"");
+        let seen = thread::scope(|scope| {
+            let client = scope.spawn(|| play(&plan, 0, &ends.client));
+            let origin = play(&plan, 1, &ends.origin);
+            [client.join().expect("the client's side is right"), origin]
+        });
+        check(&plan, &rig, &ends, seen);
     });
     let lines = |way| rig.gateway.log.sum(way, |line| line.message() == "tunnel closed");
     let sums = (lines("to_origin"), lines("to_client"));

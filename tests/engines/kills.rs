@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -10,12 +9,11 @@ use rustix::process::Pid;
 use sluicegate::metrics;
 use sluicegate::relay::Engine;
 
-use super::rig::{Ends, Rig};
+use super::rig::{self, Ends, Rig};
 use crate::support::noise::End;
-use crate::support::{Noise, Origin, admin, eventually};
+use crate::support::{Noise, admin, eventually};
 
 const TUNNELS: u64 = 1_000;
-const AT_ONCE: usize = 12;
 
 /// Both sides receive until they hear of the end, and most of them send.
 fn live(ends: &Ends, seed: u64) {
@@ -48,57 +46,47 @@ fn kill(rig: &Rig, ends: &Ends, seed: u64) {
     assert_eq!(answer.status, 204, "seed {seed}");
 }
 
+/// The descriptors of a process, and what each is of.
+fn descriptors(pid: Pid) -> Vec<(String, String)> {
+    let links = fs::read_dir(format!("/proc/{pid}/fd")).expect("a process of ours").flatten();
+    let links = links.filter_map(|link| Some((link.file_name(), fs::read_link(link.path()).ok()?)));
+    links.map(|(name, to)| (name.to_string_lossy().into_owned(), to.to_string_lossy().into_owned())).collect()
+}
+
+fn sockets(pid: Pid) -> usize {
+    descriptors(pid).iter().filter(|(_, to)| to.starts_with("socket:")).count()
+}
+
 /// Polls that the rings of a process have under way (`/proc/PID/fdinfo`, `io_uring/fdinfo.c`), by ring.
 fn polls(pid: Pid) -> Vec<usize> {
-    let links = fs::read_dir(format!("/proc/{pid}/fd")).expect("a process of ours").flatten();
-    let rings = links.filter(|link| fs::read_link(link.path()).is_ok_and(|to| to.ends_with("anon_inode:[io_uring]")));
-    let info = rings.map(|ring| format!("/proc/{pid}/fdinfo/{}", ring.file_name().to_string_lossy()));
-    info.map(|path| fs::read_to_string(path).expect("its state").matches("  op=6, ").count()).collect()
+    let rings = descriptors(pid).into_iter().filter(|(_, to)| to.ends_with("anon_inode:[io_uring]"));
+    let info = rings.map(|(ring, _)| fs::read_to_string(format!("/proc/{pid}/fdinfo/{ring}")).expect("its state"));
+    info.map(|info| info.matches("  op=6, ").count()).collect()
 }
 
 /// Pipes of which a process holds both ends.
 fn pipes(pid: Pid) -> usize {
-    let links = fs::read_dir(format!("/proc/{pid}/fd")).expect("a process of ours").flatten();
     let mut ends = HashMap::new();
-    for to in links.filter_map(|link| fs::read_link(link.path()).ok()) {
-        if to.to_string_lossy().starts_with("pipe:") {
-            *ends.entry(to).or_insert(0) += 1;
-        }
+    for (_, to) in descriptors(pid).into_iter().filter(|(_, to)| to.starts_with("pipe:")) {
+        *ends.entry(to).or_insert(0) += 1;
     }
     ends.values().filter(|count| **count == 2).count()
 }
 
 fn killed_at_any_moment(engine: Engine) {
     let rig = Rig::new(engine);
-    let sockets = |pid: Pid| {
-        let links = fs::read_dir(format!("/proc/{pid}/fd")).expect("a process of ours").flatten();
-        links
-            .filter(|link| fs::read_link(link.path()).is_ok_and(|to| to.to_string_lossy().starts_with("socket:")))
-            .count()
-    };
     let (pid, before) = (rig.gateway.pid(), sockets(rig.gateway.pid()));
-    let (idle_polls, next) = (polls(pid), AtomicU64::new(0));
+    let idle_polls = polls(pid);
     assert_eq!(idle_polls.iter().sum::<usize>(), idle_polls.len(), "each ring polls what wakes it");
     assert_eq!(idle_polls.is_empty(), engine != Engine::Uring);
-    thread::scope(|scope| {
-        for _ in 0..AT_ONCE {
-            scope.spawn(|| {
-                let origin = Origin::new();
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= TUNNELS {
-                        return;
-                    }
-                    let ends = rig.tunnel_to(&origin, b"");
-                    thread::scope(|scope| {
-                        scope.spawn(|| live(&ends, seed));
-                        kill(&rig, &ends, seed);
-                    });
-                    let line = rig.closing_line(&ends);
-                    assert_eq!(line.text("outcome"), "killed", "{}", line.raw);
-                }
-            });
-        }
+    rig::crowd(TUNNELS, |origin, seed| {
+        let ends = rig.tunnel_to(origin, b"");
+        thread::scope(|scope| {
+            scope.spawn(|| live(&ends, seed));
+            kill(&rig, &ends, seed);
+        });
+        let line = rig.closing_line(&ends);
+        assert_eq!(line.text("outcome"), "killed", "{}", line.raw);
     });
     assert_eq!(rig.gateway.metric(&metrics::TUNNELS, &[engine.label(), "killed"]), TUNNELS);
     assert_eq!(rig.gateway.metric(&metrics::TUNNELS_ACTIVE, &[engine.label()]), 0);

@@ -3,6 +3,8 @@
 use std::io::Write;
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 
 use sluicegate::metrics;
 use sluicegate::reason::Reason;
@@ -31,6 +33,29 @@ pub(super) struct Ends {
     pub(super) from: SocketAddr,
     /// Where the log was before: client ports come back, and with them lines that look alike.
     pub(super) position: usize,
+}
+
+/// Tunnels of a crowd that are open at once.
+const AT_ONCE: usize = 12;
+
+/// Does something so many times, several at a time, with the number of each; whoever does it has an origin
+/// of its own, so that the connection accepted is that of its tunnel.
+pub(super) fn crowd(tunnels: u64, one: impl Fn(&Origin, u64) + Sync) {
+    let next = AtomicU64::new(0);
+    thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                let origin = Origin::new();
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= tunnels {
+                        return;
+                    }
+                    one(&origin, number);
+                }
+            });
+        }
+    });
 }
 
 /// Runs a test with every engine in turn.

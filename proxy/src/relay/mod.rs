@@ -9,7 +9,7 @@
 //! | `pipes` | a loop's stock of pipes |
 //! | `copy` | the portable engine: read and write, on tokio |
 //! | `selftest` | whether an engine works on this host |
-//! | `unfit` | why one does not, and what to do about it |
+//! | `unfit` | why one does not |
 //! | `watch` | what TCP says of a tunnel every few seconds |
 
 use std::io;
