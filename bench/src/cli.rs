@@ -111,7 +111,7 @@ pub(crate) enum Task {
         /// Where
         #[arg(long, default_value = "127.0.0.1:0")]
         listen: SocketAddr,
-        /// Give each thread sockets of every thread of the client
+        /// Have the sockets of each thread of the client on all threads in turn
         #[arg(long)]
         mixed: bool,
     },

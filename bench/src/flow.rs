@@ -17,6 +17,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
 use crate::data;
+use crate::place::Place;
 
 /// What a turn of one socket moves at most.
 const TURN: usize = 1 << 20;
@@ -43,8 +44,12 @@ pub enum Role {
 #[derive(Debug)]
 pub struct Flow {
     threads: Vec<Arc<Worker>>,
-    in_a_row: usize,
-    next: AtomicUsize,
+    /// Sockets so far, by the number of the thread that they were given to.
+    given: Vec<AtomicUsize>,
+    mixed: bool,
+    next_id: AtomicU64,
+    /// Sockets that all of them have.
+    open: Arc<AtomicUsize>,
 }
 
 #[derive(Debug)]
@@ -66,23 +71,35 @@ struct Carried {
 }
 
 impl Flow {
-    /// Starts `threads` of them. Each gets so many sockets `in_a_row` before the next one does.
+    /// Starts `threads` of them. If they are `mixed`, what is given to one goes to all of them in turn.
     ///
     /// # Errors
     /// Those of epoll_create(2), memfd_create(2) and of starting threads.
-    pub fn start(threads: usize, in_a_row: usize) -> io::Result<Self> {
-        let threads = (0..threads.max(1)).map(|_| Worker::start()).collect::<io::Result<_>>()?;
-        Ok(Self { threads, in_a_row: in_a_row.max(1), next: AtomicUsize::new(0) })
+    pub fn start(threads: usize, mixed: bool) -> io::Result<Self> {
+        let (open, count) = (Arc::<AtomicUsize>::default(), threads.max(1));
+        let start = |number| Worker::start(Place::new(number)?, open.clone(), count);
+        let threads = (0..count).map(start).collect::<io::Result<Vec<_>>>()?;
+        let given = threads.iter().map(|_| AtomicUsize::new(0)).collect();
+        Ok(Self { threads, given, mixed, next_id: AtomicU64::new(0), open })
     }
 
-    /// Works on `socket` until its peer closes it or this is dropped.
+    /// Works on `socket` until its peer closes it or this is dropped, on the thread of that number, counted
+    /// round.
     ///
     /// # Errors
     /// Those of epoll_ctl(2).
-    pub fn add(&self, socket: TcpStream, role: Role) -> io::Result<()> {
-        let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let worker = &self.threads[id / self.in_a_row % self.threads.len()];
-        worker.add(id as u64, Carried { socket, role, sent: AtomicUsize::new(0) })
+    pub fn add(&self, socket: TcpStream, role: Role, thread: usize) -> io::Result<()> {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let worker = &self.threads[self.place(thread)];
+        self.open.fetch_add(1, Ordering::Relaxed);
+        worker.add(id, Carried { socket, role, sent: AtomicUsize::new(0) })
+    }
+
+    /// Which thread has the next socket for the thread of that number.
+    fn place(&self, thread: usize) -> usize {
+        let thread = thread % self.threads.len();
+        let earlier = self.given[thread].fetch_add(1, Ordering::Relaxed);
+        if self.mixed { (thread + earlier) % self.threads.len() } else { thread }
     }
 
     /// Bytes that this side has received so far, and those that it has given to the kernel.
@@ -100,7 +117,8 @@ impl Drop for Flow {
 }
 
 impl Worker {
-    fn start() -> io::Result<Arc<Self>> {
+    /// It keeps to its place while `open` are as many as there are threads.
+    fn start(mut place: Place, open: Arc<AtomicUsize>, threads: usize) -> io::Result<Arc<Self>> {
         let worker = Arc::new(Self {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             data: data::file()?,
@@ -110,7 +128,9 @@ impl Worker {
             stop: AtomicBool::new(false),
         });
         let working = worker.clone();
-        thread::Builder::new().name("flow".into()).spawn(move || working.run())?;
+        thread::Builder::new().name("flow".into()).spawn(move || {
+            working.run(&open, |open| place.keep(open >= threads));
+        })?;
         Ok(worker)
     }
 
@@ -131,12 +151,13 @@ impl Worker {
         self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn run(&self) {
+    fn run(&self, open: &AtomicUsize, mut settle: impl FnMut(usize)) {
         let mut events = Vec::with_capacity(64);
         let mut scratch = vec![0; TURN];
         let tick = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
         while !self.stop.load(Ordering::Relaxed) {
             events.clear();
+            settle(open.load(Ordering::Relaxed));
             if epoll::wait(&self.epoll, spare_capacity(&mut events), Some(&tick)).is_err() {
                 continue;
             }
@@ -146,6 +167,7 @@ impl Worker {
                 if self.turn(&carried, event.flags, &mut scratch).is_err() {
                     let _ = epoll::delete(&self.epoll, &carried.socket);
                     self.sockets().remove(&id);
+                    open.fetch_sub(1, Ordering::Relaxed);
                 }
             }
         }
@@ -213,5 +235,20 @@ impl Worker {
         socket.set_nonblocking(false)?;
         io::Write::write_all(&mut { socket }, &scratch[sent..bytes])?;
         socket.set_nonblocking(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_thread_has_what_is_given_to_it_and_all_have_it_if_they_are_mixed() {
+        let places = |mixed| {
+            let flow = Flow::start(2, mixed).unwrap();
+            [0, 1, 2, 3, 0, 0].map(|thread| flow.place(thread))
+        };
+        assert_eq!(places(false), [0, 1, 0, 1, 0, 0]);
+        assert_eq!(places(true), [0, 1, 1, 0, 0, 1]);
     }
 }

@@ -1,14 +1,17 @@
-//! The far end: the first byte of a connection says what is wanted of it.
+//! The far end: the first byte of a connection, its wish, says what is wanted of it.
 //!
-//! | byte | what the origin does |
+//! | lower three bits | what the origin does |
 //! |---|---|
-//! | `S` | sends for as long as it is taken |
-//! | `K` | receives and forgets |
-//! | `D` | both at once |
-//! | `E` | sends back what comes |
-//! | `N` | sends 64 KiB and closes |
-//! | `P` | sends back what comes, from a thread of its own on the last core |
-//! | `T` | sends that byte back, then nothing |
+//! | 0 | sends for as long as it is taken |
+//! | 1 | receives and forgets |
+//! | 2 | both at once |
+//! | 3 | sends back what comes |
+//! | 4 | sends 64 KiB and closes |
+//! | 5 | sends back what comes, from a thread of its own on the last core |
+//! | 6 | sends that byte back, then nothing |
+//!
+//! The upper five are the number of the thread that the client has the connection on. To go by the order in
+//! which wishes arrive would pair the ends without a proxy, and only now and then behind one.
 
 use std::collections::HashMap;
 use std::env;
@@ -27,33 +30,46 @@ use crate::process::Process;
 use crate::socket;
 
 /// Asks for a ping-pong.
-pub const PING: u8 = b'P';
+pub const PING: u8 = 5;
 
 /// Asks for one byte back.
-pub const TOUCH: u8 = b'T';
+pub const TOUCH: u8 = 6;
 
+/// By the lower bits of their wishes.
 const ROLES: [Role; 5] = [Role::Source, Role::Sink, Role::Both, Role::Echo, Role::Short];
+
+/// Where the number of the thread begins.
+const THREAD: u32 = 3;
 
 /// The epoll number of the listener.
 const LISTENER: u64 = 0;
 
-/// The byte that asks for a role.
+/// Asks for a role, for a connection that the client has on that thread.
 #[must_use]
-pub const fn byte(role: Role) -> u8 {
-    match role {
-        Role::Source => b'S',
-        Role::Sink => b'K',
-        Role::Both => b'D',
-        Role::Echo => b'E',
-        Role::Short => b'N',
-    }
+#[expect(clippy::cast_possible_truncation, reason = "what does not fit is left away")]
+pub const fn wish(role: Role, thread: usize) -> u8 {
+    let role = match role {
+        Role::Source => 0,
+        Role::Sink => 1,
+        Role::Both => 2,
+        Role::Echo => 3,
+        Role::Short => 4,
+    };
+    role | (thread as u8) << THREAD
+}
+
+/// What a wish asks for.
+fn wished(wish: u8) -> Option<(Role, usize)> {
+    let (role, thread) = (wish & ((1 << THREAD) - 1), wish >> THREAD);
+    Some((*ROLES.get(usize::from(role))?, thread.into()))
 }
 
 /// Binds an origin and serves it on threads of its own.
 ///
-/// The client gives its sockets to its threads in turn, and so does the origin: without a proxy the two ends of a
-/// tunnel then meet in the same two threads, which the scheduler soon puts on one core, where what is sent is
-/// received out of its cache. That is the most that a machine can reach, and so what gateways are compared with.
+/// The client gives its sockets to its threads in turn, and the origin has each on the thread of the same number: the
+/// two ends of a tunnel meet in the same two threads, with and without a proxy. The scheduler soon puts those on one
+/// core, where what is sent is received out of its cache: the most that a machine can reach, and so what gateways
+/// are compared with.
 /// If the ends are `mixed`, each thread here gets sockets of every thread there, which is more like two machines,
 /// varies less, and is slower by a quarter to a half without a proxy and by little with one.
 ///
@@ -66,7 +82,7 @@ pub fn start(address: SocketAddr, mixed: bool) -> io::Result<SocketAddr> {
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     epoll::add(&epoll, &listener, epoll::EventData::new_u64(LISTENER), epoll::EventFlags::IN)?;
     let threads = thread::available_parallelism().map_or(2, Into::into);
-    let flow = Flow::start(threads, if mixed { threads } else { 1 })?;
+    let flow = Flow::start(threads, mixed)?;
     let mut door = Door { listener, epoll, flow, waiting: HashMap::new(), next: LISTENER + 1 };
     thread::Builder::new().name("origin".into()).spawn(move || door.run())?;
     Ok(address)
@@ -108,7 +124,7 @@ impl Door {
             for event in &events {
                 match event.data.u64() {
                     LISTENER => self.accept(),
-                    id => self.wished(id),
+                    id => self.hear(id),
                 }
             }
         }
@@ -125,7 +141,7 @@ impl Door {
     }
 
     fn admit(&mut self, stream: TcpStream) {
-        // An error here, as in `wished`, is a connection that its peer has given up.
+        // An error here, as in `hear`, is a connection that its peer has given up.
         if let Ok(Some(stream)) = stream.set_nonblocking(true).and_then(|()| self.look(stream)) {
             let id = self.next;
             self.next += 1;
@@ -135,7 +151,7 @@ impl Door {
         }
     }
 
-    fn wished(&mut self, id: u64) {
+    fn hear(&mut self, id: u64) {
         let Some(stream) = self.waiting.remove(&id) else { return };
         if let Ok(Some(stream)) = self.look(stream) {
             self.waiting.insert(id, stream);
@@ -159,8 +175,8 @@ impl Door {
         if wish[0] == PING {
             return ping(stream).map(|()| None);
         }
-        let role = ROLES.into_iter().find(|role| byte(*role) == wish[0]).ok_or(ErrorKind::InvalidData)?;
-        self.flow.add(stream, role).map(|()| None)
+        let (role, thread) = wished(wish[0]).ok_or(ErrorKind::InvalidData)?;
+        self.flow.add(stream, role, thread).map(|()| None)
     }
 }
 
@@ -179,4 +195,17 @@ fn ping(mut stream: TcpStream) -> io::Result<()> {
         }
     };
     thread::Builder::new().name("ping".into()).spawn(answer).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wish_is_understood_and_those_without_a_role_are_not() {
+        for (role, thread) in ROLES.into_iter().zip([0, 1, 2, 30, 31]) {
+            assert_eq!(wished(wish(role, thread)), Some((role, thread)));
+        }
+        assert_eq!((wished(PING), wished(TOUCH)), (None, None));
+    }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::flow::{Flow, Role};
 use crate::machine::Cpu;
-use crate::origin::byte;
+use crate::origin::wish;
 use crate::socket::Way;
 
 /// In this time windows grow, the scheduler spreads the threads over the cores, and the buffers on the way are
@@ -32,16 +32,16 @@ impl Load {
     /// # Errors
     /// A tunnel that cannot be opened.
     pub fn start(way: &Way, tunnels: usize, role: Role) -> io::Result<Self> {
-        let flow = Flow::start(thread::available_parallelism().map_or(2, Into::into), 1)?;
+        let flow = Flow::start(thread::available_parallelism().map_or(2, Into::into), false)?;
         let answers = match role {
             Role::Sink => Role::Source,
             Role::Source => Role::Sink,
             other => other,
         };
-        for _ in 0..tunnels {
+        for thread in 0..tunnels {
             let mut stream = way.open()?;
-            stream.write_all(&[byte(answers)])?;
-            flow.add(stream, role)?;
+            stream.write_all(&[wish(answers, thread)])?;
+            flow.add(stream, role, thread)?;
         }
         pause(WARM_UP);
         Ok(Self(flow))

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::net::{RecvFlags, recv};
 
 use crate::flow::{Role, SHORT};
-use crate::origin::{TOUCH, byte};
+use crate::origin::{TOUCH, wish};
 use crate::socket::Way;
 use crate::stats::Samples;
 
@@ -26,7 +26,7 @@ pub struct Connects {
 /// # Errors
 /// Those of any tunnel.
 pub fn connects(way: &Way, clients: usize, time: Duration) -> io::Result<Connects> {
-    repeat(clients, time, || touch(way).map(drop))
+    repeat(clients, time, |_| touch(way).map(drop))
 }
 
 /// Lets `clients` open a tunnel, take the 64 KiB that come, and close, again and again for `time`.
@@ -34,9 +34,9 @@ pub fn connects(way: &Way, clients: usize, time: Duration) -> io::Result<Connect
 /// # Errors
 /// Those of any tunnel, and one that ends with more or less than that.
 pub fn short(way: &Way, clients: usize, time: Duration) -> io::Result<Connects> {
-    repeat(clients, time, || {
+    repeat(clients, time, |client| {
         let mut stream = way.open()?;
-        stream.write_all(&[byte(Role::Short)])?;
+        stream.write_all(&[wish(Role::Short, client)])?;
         let mut arrived = 0;
         let mut scratch = [0; SHORT];
         loop {
@@ -62,19 +62,19 @@ pub fn touch(way: &Way) -> io::Result<TcpStream> {
     if answer == [TOUCH] { Ok(stream) } else { Err(ErrorKind::InvalidData.into()) }
 }
 
-fn repeat(clients: usize, time: Duration, tunnel: impl Fn() -> io::Result<()> + Sync) -> io::Result<Connects> {
+fn repeat(clients: usize, time: Duration, tunnel: impl Fn(usize) -> io::Result<()> + Sync) -> io::Result<Connects> {
     let start = Instant::now();
-    let client = || {
+    let client = |number| {
         let mut latencies = Vec::new();
         while start.elapsed() < time {
             let opened = Instant::now();
-            tunnel()?;
+            tunnel(number)?;
             latencies.push(opened.elapsed().as_secs_f64() * 1e6);
         }
         Ok(latencies)
     };
     let latency = thread::scope(|scope| {
-        let threads: Vec<_> = (0..clients).map(|_| scope.spawn(client)).collect();
+        let threads: Vec<_> = (0..clients).map(|number| scope.spawn(move || client(number))).collect();
         let results =
             threads.into_iter().map(|thread| thread.join().map_err(|_| io::Error::other("a client panicked"))?);
         results.collect::<io::Result<Vec<_>>>()

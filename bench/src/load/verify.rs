@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use crate::data;
 use crate::flow::Role;
-use crate::origin::byte;
+use crate::origin::wish;
 use crate::socket::Way;
 
 /// Bytes compared at once.
@@ -23,7 +23,7 @@ pub fn verify(way: &Way, tunnels: usize, bytes: u64) -> io::Result<f64> {
     let start = Instant::now();
     thread::scope(|scope| {
         let threads: Vec<_> = (0..tunnels as u64)
-            .map(|number| scope.spawn(move || one(way, number * 1_000_003, bytes).map_err(|e| named(number, &e))))
+            .map(|number| scope.spawn(move || one(way, number, bytes).map_err(|e| named(number, &e))))
             .collect();
         let results =
             threads.into_iter().map(|thread| thread.join().map_err(|_| io::Error::other("a client panicked"))?);
@@ -37,9 +37,11 @@ fn named(number: u64, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("tunnel {number}: {error}"))
 }
 
-fn one(way: &Way, place: u64, bytes: u64) -> io::Result<()> {
+fn one(way: &Way, number: u64, bytes: u64) -> io::Result<()> {
+    let place = number * 1_000_003;
     let mut stream = way.open()?;
-    stream.write_all(&[byte(Role::Echo)])?;
+    #[expect(clippy::cast_possible_truncation, reason = "only to spread them")]
+    stream.write_all(&[wish(Role::Echo, number as usize)])?;
     let sending = stream.try_clone()?;
     thread::scope(|scope| {
         let sent = scope.spawn(move || send(&sending, place, bytes));
