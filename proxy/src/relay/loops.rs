@@ -28,6 +28,7 @@ mod inbox;
 mod moving;
 pub(super) mod pace;
 mod rounds;
+mod seat;
 mod spin;
 
 use carried::Carried;
@@ -151,12 +152,16 @@ impl Crews {
     /// else to the one with the fewest. Gives it back when none is left.
     ///
     /// Who keeps his number keeps the company in which he was spread evenly, and with that, mostly, the
-    /// core: four bulk tunnels that changed it were slower by a third.
+    /// core: four bulk tunnels that changed it were slower by a third. For the same reason a new tunnel
+    /// goes by the tunnels of both classes: the one before it may be bulk already.
     fn hand(&self, class: Class, from: Option<usize>, mut carried: Box<Carried>) -> Result<(), Box<Carried>> {
         let load = |number: usize| self.of(class)[number].load.load(Ordering::Relaxed);
         let mut numbers: Vec<usize> = (0..self.of(class).len()).collect();
-        numbers.sort_by_key(|number| load(*number));
-        let least = numbers.first().map_or(0, |number| load(*number));
+        match from {
+            Some(_) => numbers.sort_by_key(|number| load(*number)),
+            None => numbers.sort_by_key(|number| self.tunnels_of(*number)),
+        }
+        let least = numbers.iter().map(|number| load(*number)).min().unwrap_or(0);
         let same = from.filter(|number| load(*number) <= least + 1 + least / 4);
         for number in same.into_iter().chain(numbers) {
             let handle = &self.of(class)[number];
@@ -170,6 +175,11 @@ impl Crews {
             }
         }
         Err(carried)
+    }
+
+    /// The tunnels of both loops of that number.
+    fn tunnels_of(&self, number: usize) -> usize {
+        self.loops.iter().map(|crew| crew[number].load.load(Ordering::Relaxed)).sum()
     }
 
     fn count_move(&self, to: Class) {

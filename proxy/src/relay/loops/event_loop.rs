@@ -9,6 +9,7 @@ use super::carried::Carried;
 use super::inbox::Message;
 use super::pace::Class;
 use super::rounds::Rounds;
+use super::seat::Seat;
 use super::spin::Spin;
 use super::{Crews, Handle};
 use crate::reason::Reason;
@@ -42,6 +43,7 @@ pub(super) struct Loop<P> {
     rounds: Rounds,
     pub(super) next_pacing: Instant,
     spin: Spin,
+    seat: Seat,
     retired: bool,
 }
 
@@ -63,6 +65,7 @@ impl<P: Poller> Loop<P> {
             rounds: Rounds::new(options.look_interval()),
             next_pacing: Instant::now(),
             spin: Spin::new(if spins { options.spin } else { Duration::ZERO }),
+            seat: Seat::new(),
             retired: false,
             options,
         }
@@ -139,6 +142,9 @@ impl<P: Poller> Loop<P> {
         let id = key.tunnel;
         let Some(carried) = self.carried.get_mut(&id).filter(|carried| carried.stay == key.stay) else { return };
         let leg = carried.pump.source(key.direction);
+        if self.class == Class::Bulk && mask.readable() {
+            self.seat.note(&leg.socket);
+        }
         if mask.lost() || mask.over() && self.poller.watch(&leg.socket, key).is_err() {
             return self.remove(id, Reason::EngineFailed);
         }

@@ -43,12 +43,13 @@ impl<P: Poller> Loop<P> {
         carried.stay = carried.stay.wrapping_add(1);
         // A place in the queue here is none there; what is reported there gives it one.
         carried.queued = false;
-        self.handle().load.fetch_sub(1, Ordering::Relaxed);
-        self.crews.count_move(class);
-        if let Err(carried) = self.crews.hand(class, Some(self.number), carried) {
+        match self.crews.hand(class, Some(self.number), carried) {
+            Ok(()) => {
+                self.handle().load.fetch_sub(1, Ordering::Relaxed);
+                self.crews.count_move(class);
+            }
             // Nobody is there: it stays.
-            self.handle().load.fetch_add(1, Ordering::Relaxed);
-            self.take_over(carried);
+            Err(carried) => self.take_over(carried),
         }
     }
 }
