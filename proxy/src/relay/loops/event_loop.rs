@@ -102,6 +102,7 @@ impl<P: Poller> Loop<P> {
             Ok(())
         } else if self.handle().inbox.may_sleep() {
             let waited = self.poller.wait(limit, events);
+            self.seat.slept();
             self.handle().inbox.woke();
             waited
         } else {
