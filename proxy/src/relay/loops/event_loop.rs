@@ -2,8 +2,11 @@
 //! over.
 
 use std::collections::{HashMap, VecDeque};
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use tracing::warn;
 
 use super::carried::Carried;
 use super::inbox::Message;
@@ -98,30 +101,50 @@ impl<P: Poller> Loop<P> {
         let limit = self.limit();
         let waited = if limit == Some(Duration::ZERO) || self.handle().inbox.is_full() {
             self.poller.glance(events)
-        } else if self.spin(events) {
-            Ok(())
-        } else if self.handle().inbox.may_sleep() {
-            let waited = self.poller.wait(limit, events);
-            self.seat.slept();
-            self.handle().inbox.woke();
-            waited
         } else {
-            Ok(())
+            match self.spin(events) {
+                Ok(false) if self.handle().inbox.may_sleep() => {
+                    let waited = self.poller.wait(limit, events);
+                    self.seat.slept();
+                    self.handle().inbox.woke();
+                    waited
+                }
+                spun => spun.map(drop),
+            }
         };
         if let Err(error) = waited {
-            // The descriptor is sound and the memory is there: see epoll_wait(2), io_uring_enter(2).
-            unreachable!("a loop cannot wait: {error}");
+            self.renew_poller(&error);
+        }
+    }
+
+    /// Makes a new poller and watches every socket anew, which has all reported that it is ready for. Where
+    /// memory is short io_uring drops reports, and says so once (`EBADR`, io_uring_enter(2)): which, nobody knows.
+    ///
+    /// # Panics
+    /// There is no new one. The thread ends and its tunnels with it, by a reset.
+    fn renew_poller(&mut self, error: &io::Error) {
+        warn!(%error, engine = P::ENGINE.label(), "a loop could not wait; every socket is watched anew");
+        let renewed = P::new(self.handle().inbox.wake());
+        self.poller = renewed.unwrap_or_else(|again| panic!("a loop can no longer wait: {error}, {again}"));
+        for (_, mut carried) in std::mem::take(&mut self.carried) {
+            carried.stay = carried.stay.wrapping_add(1);
+            self.take_over(carried);
         }
     }
 
     /// Looks for events or a message for a moment, where that pays; true when there was one.
-    fn spin(&mut self, events: &mut Vec<Event>) -> bool {
+    fn spin(&mut self, events: &mut Vec<Event>) -> io::Result<bool> {
         if self.carried.is_empty() {
-            return false;
+            return Ok(false);
         }
         let Self { poller, spin, crews, class, number, .. } = self;
         let inbox = &crews.of(*class)[*number].inbox;
-        spin.until(|| poller.glance(events).is_err() || inbox.is_full() || !events.is_empty())
+        let mut result = Ok(());
+        let found = spin.until(|| {
+            result = poller.glance(events);
+            result.is_err() || inbox.is_full() || !events.is_empty()
+        });
+        result.map(|()| found)
     }
 
     /// How long there is nothing to do but for what the kernel reports.
@@ -259,5 +282,108 @@ impl<P: Poller> Loop<P> {
                 self.enqueue(id);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{Shutdown, TcpListener, TcpStream};
+    use std::os::fd::OwnedFd;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use rustix::io::Errno;
+
+    use super::*;
+    use crate::relay::loops::Loops;
+    use crate::relay::poller::{Epoll, Key, Uring};
+    use crate::relay::{Engine, Thresholds};
+    use crate::tunnel::{Flow, Tunnel};
+
+    /// Failures of all [`Flaky`] ones.
+    static FAILURES: AtomicU32 = AtomicU32::new(0);
+
+    /// One that drops every third lot of reports, and says that it did.
+    struct Flaky<P> {
+        sound: P,
+        lots: u32,
+    }
+
+    impl<P> Flaky<P> {
+        fn drop_some(&mut self, events: &mut Vec<Event>) -> io::Result<()> {
+            self.lots += u32::from(!events.is_empty());
+            if self.lots < 3 {
+                return Ok(());
+            }
+            self.lots = 0;
+            events.clear();
+            FAILURES.fetch_add(1, Ordering::Relaxed);
+            Err(Errno::BADR.into())
+        }
+    }
+
+    impl<P: Poller> Poller for Flaky<P> {
+        const ENGINE: Engine = P::ENGINE;
+
+        fn new(wake: &OwnedFd) -> io::Result<Self> {
+            Ok(Self { sound: P::new(wake)?, lots: 0 })
+        }
+
+        fn watch(&mut self, socket: &TcpStream, key: Key) -> io::Result<()> {
+            self.sound.watch(socket, key)
+        }
+
+        fn unwatch(&mut self, socket: &TcpStream, key: Key) {
+            self.sound.unwatch(socket, key);
+        }
+
+        fn settle(&mut self) {
+            self.sound.settle();
+        }
+
+        fn wait(&mut self, limit: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()> {
+            self.sound.wait(limit, events)?;
+            self.drop_some(events)
+        }
+
+        fn glance(&mut self, events: &mut Vec<Event>) -> io::Result<()> {
+            self.sound.glance(events)?;
+            self.drop_some(events)
+        }
+    }
+
+    fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let one = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        one.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let near = listener.accept().unwrap().0;
+        near.set_nonblocking(true).unwrap();
+        (one, near)
+    }
+
+    fn goes_on<P: Poller>() {
+        let thresholds = Thresholds { bulk: 1 << 20, ..Thresholds::default() };
+        let options = Options { threads: 2, thresholds, ..Options::default() };
+        let loops = Loops::start::<Flaky<P>>(&options).unwrap();
+        let ((client, near), (origin, far)) = (pair(), pair());
+        let tunnel = Tunnel { client: near, origin: far, prefix: Default::default(), flow: Arc::new(Flow::default()) };
+        let ended = loops.adopt(tunnel).map_err(|(_, error)| error).unwrap();
+        let sent: Vec<u8> = (0..20 << 20_u32).map(|at| (at / 7 + at / 4093) as u8).collect();
+        let before = FAILURES.load(Ordering::Relaxed);
+        let received = std::thread::scope(|scope| {
+            scope.spawn(|| { &client }.write_all(&sent).and_then(|()| client.shutdown(Shutdown::Write)));
+            let mut received = Vec::new();
+            { &origin }.read_to_end(&mut received).map(|_| received)
+        });
+        assert!(received.unwrap() == sent, "{}: other bytes than were sent", P::ENGINE);
+        assert!(FAILURES.load(Ordering::Relaxed) > before, "{}: nothing failed", P::ENGINE);
+        drop(origin);
+        assert_eq!(ended.blocking_recv(), Ok(Reason::ClientClosed), "{}", P::ENGINE);
+    }
+
+    #[test]
+    fn a_loop_whose_poller_drops_reports_asks_anew_and_loses_nothing() {
+        goes_on::<Epoll>();
+        goes_on::<Uring>();
     }
 }
