@@ -73,7 +73,7 @@ pub(super) fn io_uring(host: &Host, ring: &io::Result<()>) -> Row {
 pub(super) fn splice(host: &Host, splice: &io::Result<()>) -> Row {
     let needed = "a byte goes from socket to socket";
     let Err(error) = splice else { return Row::ok("splice", "works", needed) };
-    let Refusal { cause, fix } = refusal::of_calls(host, &["splice"], error);
+    let Refusal { cause, fix } = refusal::of_calls(host, refusal::SPLICE, error);
     // `cargo xtask bench`: copy against splice at one to 64 tunnels.
     let costs = "half of the throughput, 1.7 times the CPU a byte: copy runs";
     Row::ok("splice", format!("{error}; {cause}"), needed).costs(State::Fails, costs).fixes(fix)
@@ -155,7 +155,7 @@ mod tests {
         let filter = Tree::new(&[("proc/self/status", "Seccomp:\t2\n"), ("proc/sys/kernel/io_uring_disabled", "0")]);
         let row = splice(&filter.host(), &error(Errno::PERM));
         assert!(row.state == State::Fails && row.found.contains("the seccomp filter"), "{row:?}");
-        assert!(row.fix.iter().any(|fix| fix.contains("\"names\":[\"splice\"]")), "{row:?}");
+        assert!(row.fix.iter().any(|fix| fix.contains("\"names\":[\"splice\",\"pipe2\"]")), "{row:?}");
         let row = io_uring(&filter.host(), &error(Errno::PERM));
         assert!(row.found.contains("seccomp") && row.found.contains("io_uring_disabled 0"), "{row:?}");
         assert!(!row.costs.is_empty() && row.fix.iter().any(|fix| fix.contains("io_uring_setup")), "{row:?}");

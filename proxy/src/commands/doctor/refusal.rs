@@ -47,7 +47,7 @@ impl Trials {
 pub(super) fn of_engine(host: &Host, engine: &str, error: &io::Error, trials: &Trials) -> Refusal {
     match (engine, &trials.ring, &trials.splice) {
         ("uring", Err(refused), _) => of_ring(host, refused),
-        ("uring" | "splice", _, Err(refused)) => of_calls(host, &["splice"], refused),
+        ("uring" | "splice", _, Err(refused)) => of_calls(host, SPLICE, refused),
         _ => of_want(error),
     }
 }
@@ -64,6 +64,9 @@ pub(super) fn of_ring(host: &Host, error: &io::Error) -> Refusal {
         _ => of_calls(host, RING_CALLS, error),
     }
 }
+
+/// What it takes to move bytes by splice(2), the call itself first.
+pub(super) const SPLICE: &[&str] = &["splice", "pipe2"];
 
 /// Why calls failed that no sysctl turns off.
 pub(super) fn of_calls(host: &Host, calls: &[&str], error: &io::Error) -> Refusal {

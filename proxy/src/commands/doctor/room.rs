@@ -78,13 +78,17 @@ pub(super) fn pipes(host: &Host, pipes: &Pipes, engine: Option<Engine>) -> Row {
 /// (`pipe_is_unprivileged_user`, `fs/pipe.c`).
 fn limits(host: &Host) -> Result<String, Unread> {
     let value = |name| host.sysctl(name);
-    let free = host.has(Capability::SysResource)? || host.has(Capability::SysAdmin)?;
+    let lifted = match (host.has(Capability::SysResource)?, host.has(Capability::SysAdmin)?) {
+        (true, _) => ", lifted by CAP_SYS_RESOURCE",
+        (false, true) => ", lifted by CAP_SYS_ADMIN",
+        (false, false) => "",
+    };
     Ok(format!(
         "pipe-max-size {}, pipe-user-pages-soft {}, -hard {}{}",
         value("fs.pipe-max-size")?,
         value("fs.pipe-user-pages-soft")?,
         value("fs.pipe-user-pages-hard")?,
-        if free { ", lifted by CAP_SYS_RESOURCE" } else { "" }
+        lifted
     ))
 }
 
