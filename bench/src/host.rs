@@ -58,7 +58,7 @@ impl Host {
             namespace: namespace::inside(),
             priority: place::has_priority(),
             date: date(),
-            generator: format!("epoll, {threads} threads a side, {ends}, sendfile(2) and MSG_TRUNC"),
+            generator: format!("epoll, {threads} threads a side, each on a core, {ends}, sendfile(2) and MSG_TRUNC"),
         })
     }
 
