@@ -3,7 +3,8 @@
 //! A loop has its own poller, tunnels and pipes, and shares nothing with the others. There are two
 //! crews of them, a thread per core each: **interactive** loops, where every tunnel begins, and **bulk**
 //! loops, which give way to others. A tunnel moves there while it behaves like bulk ([`pace`]), so that a
-//! message never waits behind somebody's mebibytes.
+//! message never waits behind somebody's mebibytes. Where a bulk loop runs is chosen by where its bytes come
+//! in ([`seat`]).
 
 use std::io;
 use std::sync::Arc;
@@ -81,7 +82,7 @@ impl Loops {
         Ok(this)
     }
 
-    /// Hands a tunnel to the interactive loop with the fewest.
+    /// Hands a tunnel to an interactive loop.
     pub(super) fn adopt(&self, tunnel: Tunnel) -> Adopted {
         // Whatever kills the process in mid-stream must not look like the end of the stream.
         let guarded = [&tunnel.client, &tunnel.origin].into_iter().try_for_each(|leg| tcp::reset_on_close(leg, true));
@@ -91,8 +92,10 @@ impl Loops {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let flow = tunnel.flow.clone();
         let (end, ended) = oneshot::channel();
-        let carried = Box::new(Carried::new(id, Pump::new(tunnel), end));
-        if let Err(carried) = self.crews.hand(Class::Interactive, None, carried) {
+        // Round the loops, in the order in which tunnels come.
+        let home = usize::try_from(id).unwrap_or(0) % self.crews.of(Class::Bulk).len();
+        let carried = Box::new(Carried::new(id, home, Pump::new(tunnel), end));
+        if let Err(carried) = self.crews.hand(Class::Interactive, carried) {
             return Err((Box::new(carried.pump.into_tunnel()), io::Error::other("every loop thread has panicked")));
         }
         let crews = self.crews.clone();
@@ -148,22 +151,20 @@ impl Crews {
         &self.loops[class as usize]
     }
 
-    /// Hands a tunnel to a loop of a class: to the one with the same number as where it comes from, or
-    /// else to the one with the fewest. Gives it back when none is left.
+    /// Hands a tunnel to a loop of a class, and gives it back when none is left.
     ///
-    /// Who keeps his number keeps the company in which he was spread evenly, and with that, mostly, the
-    /// core: four bulk tunnels that changed it were slower by a third. For the same reason a new tunnel
-    /// goes by the tunnels of both classes: the one before it may be bulk already.
-    fn hand(&self, class: Class, from: Option<usize>, mut carried: Box<Carried>) -> Result<(), Box<Carried>> {
+    /// A bulk loop is that of the tunnel's own number, unless others have far fewer: tunnels that came one
+    /// after the other are bulk side by side, each with the same neighbours however soon it became so. Four
+    /// that mixed were slower by a third.
+    ///
+    /// An interactive loop is the one with the fewest.
+    fn hand(&self, class: Class, mut carried: Box<Carried>) -> Result<(), Box<Carried>> {
         let load = |number: usize| self.of(class)[number].load.load(Ordering::Relaxed);
         let mut numbers: Vec<usize> = (0..self.of(class).len()).collect();
-        match from {
-            Some(_) => numbers.sort_by_key(|number| load(*number)),
-            None => numbers.sort_by_key(|number| self.tunnels_of(*number)),
-        }
-        let least = numbers.iter().map(|number| load(*number)).min().unwrap_or(0);
-        let same = from.filter(|number| load(*number) <= least + 1 + least / 4);
-        for number in same.into_iter().chain(numbers) {
+        numbers.sort_by_key(|number| load(*number));
+        let least = numbers.first().map_or(0, |number| load(*number));
+        let own = Some(carried.home).filter(|home| class == Class::Bulk && load(*home) <= least + 1 + least / 4);
+        for number in own.into_iter().chain(numbers) {
             let handle = &self.of(class)[number];
             handle.load.fetch_add(1, Ordering::Relaxed);
             match handle.inbox.tell(Message::Adopt(carried)) {
@@ -175,11 +176,6 @@ impl Crews {
             }
         }
         Err(carried)
-    }
-
-    /// The tunnels of both loops of that number.
-    fn tunnels_of(&self, number: usize) -> usize {
-        self.loops.iter().map(|crew| crew[number].load.load(Ordering::Relaxed)).sum()
     }
 
     fn count_move(&self, to: Class) {

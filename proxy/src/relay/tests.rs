@@ -406,6 +406,11 @@ fn a_small_tunnel_has_its_turn_beside_those_that_never_stop() {
                 scope.spawn(|| send_while(client, 21, || !over.load(std::sync::atomic::Ordering::Relaxed)));
                 scope.spawn(|| receive_while(origin, 21));
             }
+            let moved = || bulk.iter().map(|(_, _, flow)| flow.moved(Direction::ToOrigin)).min().unwrap_or(0);
+            let deadline = Instant::now() + DEADLINE;
+            while moved() == 0 && Instant::now() < deadline {
+                thread::yield_now();
+            }
             for _ in 0..500 {
                 (&rig.client).write_all(b"ping").unwrap();
                 (&rig.origin).read_exact(&mut [0; 4]).unwrap();

@@ -15,6 +15,8 @@ use crate::tunnel::Direction;
 #[derive(Debug)]
 pub(super) struct Carried {
     pub(super) id: u64,
+    /// The number of the loop at which it is bulk.
+    pub(super) home: usize,
     /// See [`Key::stay`].
     pub(super) stay: u8,
     pub(super) pump: Pump,
@@ -43,9 +45,9 @@ pub(super) struct Broken {
 }
 
 impl Carried {
-    pub(super) fn new(id: u64, pump: Pump, end: oneshot::Sender<Reason>) -> Self {
+    pub(super) fn new(id: u64, home: usize, pump: Pump, end: oneshot::Sender<Reason>) -> Self {
         let pace = Pace::new(pump.flow.started());
-        Self { id, stay: 0, pump, end: Some(end), queued: false, broken: None, settled: false, pace }
+        Self { id, home, stay: 0, pump, end: Some(end), queued: false, broken: None, settled: false, pace }
     }
 
     /// What the socket that `direction` reads from is known as to the poller.

@@ -43,7 +43,7 @@ impl<P: Poller> Loop<P> {
         carried.stay = carried.stay.wrapping_add(1);
         // A place in the queue here is none there; what is reported there gives it one.
         carried.queued = false;
-        match self.crews.hand(class, Some(self.number), carried) {
+        match self.crews.hand(class, carried) {
             Ok(()) => {
                 self.handle().load.fetch_sub(1, Ordering::Relaxed);
                 self.crews.count_move(class);
