@@ -128,7 +128,7 @@ pub(crate) enum Task {
 
 #[derive(Args)]
 pub(crate) struct Compare {
-    /// A minute instead of a quarter of an hour: less of everything, and no scaling
+    /// Two minutes instead of twenty: less of everything, and no scaling
     #[arg(long)]
     pub(crate) quick: bool,
     #[command(flatten)]

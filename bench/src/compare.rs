@@ -42,14 +42,14 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// A minute or so.
+    /// Two minutes or so.
     #[must_use]
     pub fn quick(tunnels: Vec<usize>) -> Self {
         let (rounds, time) = (3, Duration::from_millis(250));
         Self { rounds, time, tunnels, roles: vec![Role::Sink], sizes: vec![64], thorough: false, idle: 500 }
     }
 
-    /// A quarter of an hour.
+    /// A quarter of an hour, without the scaling.
     #[must_use]
     pub fn full(tunnels: Vec<usize>) -> Self {
         let (roles, sizes) = (vec![Role::Sink, Role::Source], vec![64, 1024, 16384]);

@@ -22,6 +22,9 @@ use crate::place::Place;
 /// What a turn of one socket moves at most.
 const TURN: usize = 1 << 20;
 
+/// Threads of a side: as many as a wish can name ([`crate::origin::wish`]).
+pub const MOST: usize = 32;
+
 /// What a short tunnel carries: 64 KiB.
 pub const SHORT: usize = 64 << 10;
 
@@ -71,12 +74,12 @@ struct Carried {
 }
 
 impl Flow {
-    /// Starts `threads` of them. If they are `mixed`, what is given to one goes to all of them in turn.
+    /// Starts `threads` of them, of [`MOST`] at most. If they are `mixed`, what is given to one goes to all of them in turn.
     ///
     /// # Errors
     /// Those of epoll_create(2), memfd_create(2) and of starting threads.
     pub fn start(threads: usize, mixed: bool) -> io::Result<Self> {
-        let (open, count) = (Arc::<AtomicUsize>::default(), threads.max(1));
+        let (open, count) = (Arc::<AtomicUsize>::default(), threads.clamp(1, MOST));
         let start = |number| Worker::start(Place::new(number)?, open.clone(), count);
         let threads = (0..count).map(start).collect::<io::Result<Vec<_>>>()?;
         let given = threads.iter().map(|_| AtomicUsize::new(0)).collect();

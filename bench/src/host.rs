@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 
 use serde::{Deserialize, Serialize};
 
+use crate::flow;
 use crate::{namespace, place, socket};
 
 /// The machine and the circumstances.
@@ -39,7 +40,7 @@ impl Host {
     /// # Errors
     /// /proc cannot be read.
     pub fn look(mixed: bool) -> io::Result<Self> {
-        let threads = std::thread::available_parallelism()?;
+        let threads = usize::from(std::thread::available_parallelism()?).min(flow::MOST);
         let ends = if mixed { "their tunnels mixed" } else { "their tunnels paired" };
         let field = |path: &str, name: &str| {
             let text = fs::read_to_string(path)?;
@@ -58,7 +59,9 @@ impl Host {
             namespace: namespace::inside(),
             priority: place::has_priority(),
             date: date(),
-            generator: format!("epoll, {threads} threads a side, each on a core, {ends}, sendfile(2) and MSG_TRUNC"),
+            generator: format!(
+                "epoll, {threads} threads a side, on a core each where there are as many tunnels, {ends}, sendfile(2) and MSG_TRUNC"
+            ),
         })
     }
 

@@ -13,6 +13,7 @@ use std::sync::mpsc;
 use std::thread;
 
 use tokio::sync::oneshot;
+use tracing::error;
 
 use super::poller::Poller;
 use super::pump::Pump;
@@ -96,11 +97,20 @@ impl Loops {
         let home = usize::try_from(id).unwrap_or(0) % self.crews.of(Class::Bulk).len();
         let carried = Box::new(Carried::new(id, home, Pump::new(tunnel), end));
         if let Err(carried) = self.crews.hand(Class::Interactive, carried) {
-            return Err((Box::new(carried.pump.into_tunnel()), io::Error::other("every loop thread has panicked")));
+            return Err((
+                Box::new(carried.pump.into_tunnel()),
+                io::Error::new(io::ErrorKind::BrokenPipe, "every loop thread has panicked"),
+            ));
         }
         let crews = self.crews.clone();
         flow.on_stop(move |why| crews.tell_all(|| Message::Stop { id, why }));
         Ok(ended)
+    }
+
+    /// Tunnels of each bulk loop.
+    #[cfg(test)]
+    pub(super) fn bulk(&self) -> Vec<usize> {
+        self.crews.of(Class::Bulk).iter().map(|handle| handle.load.load(Ordering::Relaxed)).collect()
     }
 
     /// Times that a tunnel went to another loop so far.
@@ -162,7 +172,7 @@ impl Crews {
         let load = |number: usize| self.of(class)[number].load.load(Ordering::Relaxed);
         let mut numbers: Vec<usize> = (0..self.of(class).len()).collect();
         numbers.sort_by_key(|number| load(*number));
-        let least = numbers.first().map_or(0, |number| load(*number));
+        let least = self.fewest(class).map_or(0, |(_, load)| load);
         let own = Some(carried.home).filter(|home| class == Class::Bulk && load(*home) <= least + 1 + least / 4);
         for number in own.into_iter().chain(numbers) {
             let handle = &self.of(class)[number];
@@ -176,6 +186,12 @@ impl Crews {
             }
         }
         Err(carried)
+    }
+
+    /// The loop of a class with the fewest tunnels, and how many those are.
+    fn fewest(&self, class: Class) -> Option<(usize, usize)> {
+        let loads = self.of(class).iter().map(|handle| handle.load.load(Ordering::Relaxed));
+        loads.enumerate().min_by_key(|(_, load)| *load)
     }
 
     fn count_move(&self, to: Class) {
@@ -203,5 +219,10 @@ struct Presence<'a>(&'a Handle);
 impl Drop for Presence<'_> {
     fn drop(&mut self) {
         self.0.inbox.close();
+        if thread::panicking() {
+            error!(
+                "a loop thread has panicked: its tunnels are reset, and a restart brings it back; please report what it said"
+            );
+        }
     }
 }

@@ -38,6 +38,11 @@ pub(super) trait Poller: Sized {
     /// Lets the kernel forget the sockets that were released: closing them is the end of them then.
     fn settle(&mut self) {}
 
+    /// Watches the eventfd anew, where its reports may have been lost; those of sockets are watched by their keys.
+    fn watch_wake_anew(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Waits until there is something to report, or for as long as `limit` says, and appends it.
     fn wait(&mut self, limit: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()>;
 

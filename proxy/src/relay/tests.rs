@@ -423,6 +423,34 @@ fn a_small_tunnel_has_its_turn_beside_those_that_never_stop() {
     }
 }
 
+#[test]
+fn bulk_tunnels_share_the_loops_evenly_whoever_came_between() {
+    for engine in OF_LOOPS {
+        let thresholds = Thresholds { bulk: 1 << 20, window: DEADLINE, calm: 0, rest: Duration::from_millis(20) };
+        let options = Options { engines: vec![engine], threads: 2, thresholds, ..Options::default() };
+        let rig = Rig::with(&options, [b"", b""]);
+        // An idle one behind each: by their numbers all four belong to the same loop.
+        let bulk: Vec<_> = (0..4).map(|_| [more(&rig), more(&rig)]).collect();
+        let over = std::sync::atomic::AtomicBool::new(false);
+        let shares = || match &rig._relay.running[0] {
+            super::Running::Loops(_, loops) => loops.bulk(),
+            super::Running::Copy(_) => Vec::new(),
+        };
+        thread::scope(|scope| {
+            for [(client, origin, _), _] in &bulk {
+                scope.spawn(|| send_while(client, 21, || !over.load(std::sync::atomic::Ordering::Relaxed)));
+                scope.spawn(|| receive_while(origin, 21));
+            }
+            let deadline = Instant::now() + DEADLINE;
+            while shares() != [2, 2] && Instant::now() < deadline {
+                thread::yield_now();
+            }
+            over.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        assert_eq!(shares(), [2, 2], "{engine}");
+    }
+}
+
 /// Another tunnel of the same relay.
 fn more(rig: &Rig) -> (TcpStream, TcpStream, Arc<Flow>) {
     let ((client, near), (origin, far)) = (pair(), pair());

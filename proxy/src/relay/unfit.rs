@@ -61,6 +61,8 @@ pub(super) fn cause(error: &io::Error) -> &'static str {
         Some(libc::ENOMEM | libc::ENOBUFS | libc::ENOSPC) => "memory",
         _ => match error.kind() {
             io::ErrorKind::QuotaExceeded => "pipe_budget",
+            // Of the loops, none is left.
+            io::ErrorKind::BrokenPipe => "threads",
             io::ErrorKind::TimedOut => "self_test_timeout",
             _ => "self_test",
         },

@@ -5,7 +5,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use io_uring::squeue::Entry;
 use io_uring::types::{Fd, SubmitArgs, Timespec};
@@ -21,6 +21,10 @@ const COMPLETIONS: u32 = 4096;
 /// Calls in which what was handed over is through: one may begin what the next one completes, as the
 /// cancelling of a poll that is about to report. Bounded, since peers may go on making work.
 const ROUNDS: usize = 4;
+
+/// How long a new ring is tried for that the user has no locked memory left for: the kernel gives back that of a
+/// ring that is closed, as of a gateway that was just stopped, some milliseconds later.
+const MEMORY: Duration = Duration::from_millis(500);
 
 /// The key of what cancelling itself completes with, which nobody waits for.
 const NOBODY: u64 = u64::MAX;
@@ -57,11 +61,14 @@ impl Ring {
     /// ENOSYS where a filter or the kernel has none, ENOMEM past RLIMIT_MEMLOCK; EOPNOTSUPP for a
     /// kernel that is older than 5.13 or loses completions.
     pub fn new() -> io::Result<Self> {
-        let ring = match Self::deferring() {
-            Err(error) if Errno::from_io_error(&error) == Some(Errno::INVAL) => {
-                IoUring::builder().setup_cqsize(COMPLETIONS).setup_clamp().build(SUBMISSIONS)?
+        let start = Instant::now();
+        let ring = loop {
+            match Self::set_up() {
+                Err(error) if Errno::from_io_error(&error) == Some(Errno::NOMEM) && start.elapsed() < MEMORY => {
+                    std::thread::park_timeout(MEMORY / 50);
+                }
+                other => break other?,
             }
-            other => other?,
         };
         let params = ring.params();
         // Tagged resources came with 5.13, as multishot polls did, which have no flag of their own.
@@ -71,6 +78,15 @@ impl Ring {
         // Waiting for a peer is no waiting for a disk: an idle gateway must not look like one.
         let enter = if params.is_feature_no_iowait() { EnterFlags::NO_IOWAIT } else { EnterFlags::empty() };
         Ok(Self { ring, enter })
+    }
+
+    fn set_up() -> io::Result<IoUring> {
+        match Self::deferring() {
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::INVAL) => {
+                IoUring::builder().setup_cqsize(COMPLETIONS).setup_clamp().build(SUBMISSIONS)
+            }
+            other => other,
+        }
     }
 
     fn deferring() -> io::Result<IoUring> {

@@ -72,7 +72,7 @@ pub(super) const SPLICE: &[&str] = &["splice", "pipe2"];
 pub(super) fn of_calls(host: &Host, calls: &[&str], error: &io::Error) -> Refusal {
     match Errno::from_io_error(error) {
         Some(Errno::PERM | Errno::ACCESS | Errno::NOSYS) if is_filtered(host) => {
-            Refusal::new(format!("the seccomp filter that is in force refuses {}", calls[0]), permit(calls))
+            Refusal::new(format!("the seccomp filter that is in force refuses {}", calls.join(" or ")), permit(calls))
         }
         Some(Errno::PERM | Errno::ACCESS) => Refusal::new(
             "neither a sysctl nor a seccomp filter: a security module, as SELinux; see `dmesg`",

@@ -25,6 +25,12 @@ use crate::tunnel::Direction;
 /// What a look at a socket may hold when there is no pipe.
 const SCRATCH: usize = 64 << 10;
 
+/// Failures to wait that follow each other within this are one.
+const LASTING: Duration = Duration::from_secs(1);
+
+/// How long a loop rests that failed to wait, and failed before.
+const RETRY: Duration = Duration::from_millis(10);
+
 /// How often a tunnel that broke is asked whether its last bytes have arrived.
 const LAST_BYTES_POLL: Duration = Duration::from_millis(2);
 
@@ -47,6 +53,8 @@ pub(super) struct Loop<P> {
     pub(super) next_pacing: Instant,
     spin: Spin,
     seat: Seat,
+    /// When it last said that it could not wait.
+    failed: Option<Instant>,
     retired: bool,
 }
 
@@ -68,7 +76,8 @@ impl<P: Poller> Loop<P> {
             rounds: Rounds::new(options.look_interval()),
             next_pacing: Instant::now(),
             spin: Spin::new(if spins { options.spin } else { Duration::ZERO }),
-            seat: Seat::new(),
+            seat: Seat::new(class),
+            failed: None,
             retired: false,
             options,
         }
@@ -113,20 +122,27 @@ impl<P: Poller> Loop<P> {
             }
         };
         if let Err(error) = waited {
-            self.renew_poller(&error);
+            self.watch_anew(&error);
         }
     }
 
-    /// Makes a new poller and watches every socket anew, which has all reported that it is ready for. Where
-    /// memory is short io_uring drops reports, and says so once (`EBADR`, io_uring_enter(2)): which, nobody knows.
-    ///
-    /// # Panics
-    /// There is no new one. The thread ends and its tunnels with it, by a reset.
-    fn renew_poller(&mut self, error: &io::Error) {
-        warn!(%error, engine = P::ENGINE.label(), "a loop could not wait; every socket is watched anew");
-        let renewed = P::new(self.handle().inbox.wake());
-        self.poller = renewed.unwrap_or_else(|again| panic!("a loop can no longer wait: {error}, {again}"));
+    /// Watches every socket anew, which has all reported that it is ready for. Where memory is short io_uring
+    /// drops reports, and says so once (`EBADR`, io_uring_enter(2)): which, nobody knows. What lasts is told once
+    /// a moment, and meanwhile the loop goes on by looking.
+    fn watch_anew(&mut self, error: &io::Error) {
+        let lasts = self.failed.is_some_and(|last| last.elapsed() < LASTING);
+        if lasts {
+            std::thread::park_timeout(RETRY);
+        } else {
+            warn!(%error, engine = P::ENGINE.label(), "a loop could not wait; every socket is watched anew");
+            self.failed = Some(Instant::now());
+        }
+        // Where even that fails, the next wait does too.
+        let _ = self.poller.watch_wake_anew();
         for (_, mut carried) in std::mem::take(&mut self.carried) {
+            for direction in Direction::BOTH {
+                self.poller.unwatch(&carried.pump.leg(direction).socket, carried.key(direction));
+            }
             carried.stay = carried.stay.wrapping_add(1);
             self.take_over(carried);
         }
@@ -210,8 +226,9 @@ impl<P: Poller> Loop<P> {
     pub(super) fn take_over(&mut self, carried: Box<Carried>) {
         let id = carried.id;
         let watched = Direction::BOTH.into_iter().try_for_each(|direction| {
-            let socket = &carried.pump.leg(direction).socket;
-            self.poller.watch(socket, carried.key(direction))
+            let (socket, key) = (&carried.pump.leg(direction).socket, carried.key(direction));
+            // Once more, since memory may have been short for a moment.
+            self.poller.watch(socket, key).or_else(|_| self.poller.watch(socket, key))
         });
         // Who stopped it told every loop, but not those that had it in their inbox.
         let stopped = carried.pump.flow.stopped();
@@ -339,6 +356,10 @@ mod tests {
 
         fn settle(&mut self) {
             self.sound.settle();
+        }
+
+        fn watch_wake_anew(&mut self) -> io::Result<()> {
+            self.sound.watch_wake_anew()
         }
 
         fn wait(&mut self, limit: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()> {

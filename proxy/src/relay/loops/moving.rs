@@ -32,6 +32,22 @@ impl<P: Poller> Loop<P> {
         for id in calm.collect::<Vec<_>>() {
             self.move_to(Class::Interactive, id);
         }
+        self.share();
+    }
+
+    /// Sends tunnels to the bulk loop with the fewest, where that leaves both with as many: those whose neighbours
+    /// have ended, or that came in between others, may have met on one loop.
+    fn share(&mut self) {
+        let Some((number, fewest)) = self.crews.fewest(Class::Bulk) else { return };
+        let surplus = self.carried.len().saturating_sub(fewest) / 2;
+        let movable = self.carried.values_mut().filter(|carried| carried.may_move()).take(surplus);
+        let leaving = movable.map(|carried| {
+            carried.home = number;
+            carried.id
+        });
+        for id in leaving.collect::<Vec<_>>() {
+            self.move_to(Class::Bulk, id);
+        }
     }
 
     /// Hands a tunnel to a loop of another class, as it is: what is under way stays in its pipes.

@@ -5,12 +5,16 @@
 //! The scheduler does not see it, and a busy loop sleeps so seldom that it stays where it once came to be. So such a
 //! one asks its sockets now and then (`SO_INCOMING_CPU`, socket(7)) and goes where they say. It is a move and no
 //! binding: whoever balances the load may move it on. A loop that sleeps leaves room on its core, and the
-//! scheduler chooses a place for it at each wake-up: it stays out of that.
+//! scheduler chooses a place for it at each wake-up: it stays out of that. And it stays where it is when somebody
+//! has chosen cores for it, by taskset or a cpuset.
 
+use std::io;
 use std::net::TcpStream;
 
 use rustix::net::sockopt::socket_incoming_cpu;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
+
+use super::pace::Class;
 
 /// Events of which one is asked about.
 const ONE_IN: u32 = 16;
@@ -31,6 +35,8 @@ const CALM: u32 = 64;
 /// What a loop knows of where it should be.
 #[derive(Debug)]
 pub(super) struct Seat {
+    /// It is a bulk loop, and the kernel lets it.
+    may_move: bool,
     events: u32,
     answers: u32,
     /// A core, and by how many answers it is ahead of the others: at the end that which most of them
@@ -43,14 +49,21 @@ pub(super) struct Seat {
 }
 
 impl Seat {
-    pub(super) const fn new() -> Self {
-        Self { events: 0, answers: 0, ahead: (0, 0), sleeps: 0, resting: 0, rest: REST.0, calm: 0 }
+    /// For the calling thread. It learns at once what a seccomp filter thinks of moving: one that kills had
+    /// better do that before there are tunnels.
+    pub(super) fn new(class: Class) -> Self {
+        let may_move = class == Class::Bulk && move_to(sched_getcpu()).is_ok();
+        Self { may_move, ..Self::still() }
+    }
+
+    const fn still() -> Self {
+        Self { may_move: false, events: 0, answers: 0, ahead: (0, 0), sleeps: 0, resting: 0, rest: REST.0, calm: 0 }
     }
 
     /// Takes note of an event of a socket, and moves the calling thread when it is time.
     pub(super) fn note(&mut self, socket: &TcpStream) {
         self.events = (self.events + 1) % ONE_IN;
-        if self.events != 0 {
+        if self.events != 0 || !self.may_move {
             return;
         }
         // The kernel's "none yet" is a number that no core has.
@@ -104,16 +117,34 @@ impl Seat {
     }
 }
 
-/// Moves the calling thread to that core, if it may run there, and leaves it as free as it was.
-fn move_to(core: usize) -> rustix::io::Result<()> {
+/// Moves the calling thread to that core and leaves it as free as it was, if it may run on every core.
+///
+/// What it is given back is every core that could be: of those the kernel lets it have what its cpuset has, now and
+/// when that changes (`kernel/sched/syscalls.c`, `__sched_setaffinity`).
+fn move_to(core: usize) -> io::Result<()> {
     let permitted = sched_getaffinity(None)?;
-    if core >= CpuSet::MAX_CPU || !permitted.is_set(core) {
+    if core >= CpuSet::MAX_CPU || !permitted.is_set(core) || (permitted.count() as usize) < online()? {
         return Ok(());
     }
-    let mut there = CpuSet::new();
+    let (mut there, mut anywhere) = (CpuSet::new(), CpuSet::new());
     there.set(core);
+    (0..CpuSet::MAX_CPU).for_each(|core| anywhere.set(core));
     sched_setaffinity(None, &there)?;
-    sched_setaffinity(None, &permitted)
+    Ok(sched_setaffinity(None, &anywhere)?)
+}
+
+/// Cores that are online (`Documentation/admin-guide/cputopology.rst`: "0-3,7").
+fn online() -> io::Result<usize> {
+    let text = std::fs::read_to_string("/sys/devices/system/cpu/online")?;
+    in_list(text.trim()).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+fn in_list(list: &str) -> Option<usize> {
+    let length = |range: &str| {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        Some(last.parse::<usize>().ok()?.checked_sub(first.parse().ok()?)? + 1)
+    };
+    list.split(',').map(length).sum()
 }
 
 #[cfg(test)]
@@ -122,7 +153,7 @@ mod tests {
 
     /// How often a loop on core 0 is told to go elsewhere, where so many of eight answers name core 1.
     fn moves(of_eight: u32, answers: u32) -> Vec<usize> {
-        let mut seat = Seat::new();
+        let mut seat = Seat::still();
         (0..answers).filter_map(|answer| seat.count(usize::from(answer % 8 < of_eight), 0)).collect()
     }
 
@@ -136,7 +167,7 @@ mod tests {
 
     #[test]
     fn one_that_sleeps_is_left_to_the_scheduler() {
-        let mut seat = Seat::new();
+        let mut seat = Seat::still();
         let goes = (0..100 * JURY).any(|_| {
             seat.slept();
             seat.slept();
@@ -148,7 +179,7 @@ mod tests {
     #[test]
     fn one_that_is_moved_back_each_time_gives_it_up_and_tries_anew_after_a_while() {
         assert!(moves(8, 1000 * JURY).len() <= 10);
-        let mut seat = Seat::new();
+        let mut seat = Seat::still();
         let mut verdicts = |core: usize, number: u32| (0..number * JURY).filter_map(|_| seat.count(core, 0)).count();
         assert_eq!(verdicts(1, 4), 2);
         assert_eq!(verdicts(0, CALM + 4), 0);
@@ -156,13 +187,26 @@ mod tests {
     }
 
     #[test]
-    fn a_move_is_no_binding() {
+    fn a_move_is_no_binding_and_a_binding_is_respected() {
         let before = sched_getaffinity(None).unwrap();
-        for core in (0..CpuSet::MAX_CPU).filter(|core| before.is_set(*core)) {
-            move_to(core).unwrap();
+        let cores: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|core| before.is_set(*core)).collect();
+        for core in &cores {
+            move_to(*core).unwrap();
             assert_eq!(sched_getaffinity(None).unwrap(), before);
         }
         move_to(CpuSet::MAX_CPU).unwrap();
         assert_eq!(sched_getaffinity(None).unwrap(), before);
+        let mut bound = CpuSet::new();
+        bound.set(cores[0]);
+        sched_setaffinity(None, &bound).unwrap();
+        cores.iter().for_each(|core| move_to(*core).unwrap());
+        assert_eq!(sched_getaffinity(None).unwrap(), bound);
+    }
+
+    #[test]
+    fn a_list_of_cores_is_counted() {
+        assert_eq!(in_list("0"), Some(1));
+        assert_eq!(in_list("0-3,7,9-10"), Some(7));
+        assert_eq!((in_list(""), in_list("3-1"), in_list("x")), (None, None, None));
     }
 }

@@ -43,6 +43,11 @@ impl Poller for Uring {
         let _ = self.ring.submit();
     }
 
+    fn watch_wake_anew(&mut self) -> io::Result<()> {
+        self.ring.cancel(WAKE)?;
+        self.watch_wake()
+    }
+
     fn wait(&mut self, limit: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()> {
         if limit.is_some_and(|limit| limit.is_zero()) {
             return self.glance(events);
@@ -68,7 +73,7 @@ impl Uring {
     fn take(&mut self, events: &mut Vec<Event>) -> io::Result<()> {
         while let Some(Polled { key, events: polled, more }) = self.ring.take() {
             if key == WAKE {
-                if !more {
+                if !more && polled != Err(Errno::CANCELED) {
                     self.watch_wake()?;
                 }
                 continue;
