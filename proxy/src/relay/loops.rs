@@ -32,6 +32,7 @@ pub(super) mod pace;
 mod rounds;
 mod seat;
 mod spin;
+mod waiting;
 
 use carried::Carried;
 use event_loop::Loop;
