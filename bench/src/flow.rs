@@ -22,8 +22,14 @@ use crate::place::Place;
 /// What a turn of one socket moves at most.
 const TURN: usize = 1 << 20;
 
-/// Threads of a side: as many as a wish can name ([`crate::origin::wish`]).
-pub const MOST: usize = 32;
+/// As many threads as a wish can name ([`crate::origin::wish`]).
+const MOST: usize = 32;
+
+/// Threads of a side: one for each core, as far as they have names.
+#[must_use]
+pub fn threads() -> usize {
+    thread::available_parallelism().map_or(2, usize::from).min(MOST)
+}
 
 /// What a short tunnel carries: 64 KiB.
 pub const SHORT: usize = 64 << 10;
@@ -74,12 +80,12 @@ struct Carried {
 }
 
 impl Flow {
-    /// Starts `threads` of them, of [`MOST`] at most. If they are `mixed`, what is given to one goes to all of them in turn.
+    /// Starts `threads` of them. If they are `mixed`, what is given to one goes to all of them in turn.
     ///
     /// # Errors
     /// Those of epoll_create(2), memfd_create(2) and of starting threads.
     pub fn start(threads: usize, mixed: bool) -> io::Result<Self> {
-        let (open, count) = (Arc::<AtomicUsize>::default(), threads.clamp(1, MOST));
+        let (open, count) = (Arc::<AtomicUsize>::default(), threads.max(1));
         let start = |number| Worker::start(Place::new(number)?, open.clone(), count);
         let threads = (0..count).map(start).collect::<io::Result<Vec<_>>>()?;
         let given = threads.iter().map(|_| AtomicUsize::new(0)).collect();

@@ -40,7 +40,7 @@ impl Host {
     /// # Errors
     /// /proc cannot be read.
     pub fn look(mixed: bool) -> io::Result<Self> {
-        let threads = usize::from(std::thread::available_parallelism()?).min(flow::MOST);
+        let threads = flow::threads();
         let ends = if mixed { "their tunnels mixed" } else { "their tunnels paired" };
         let field = |path: &str, name: &str| {
             let text = fs::read_to_string(path)?;

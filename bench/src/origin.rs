@@ -24,7 +24,7 @@ use std::thread;
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll;
 
-use crate::flow::{Flow, Role};
+use crate::flow::{Flow, Role, threads};
 use crate::place::{self, End};
 use crate::process::Process;
 use crate::socket;
@@ -81,8 +81,7 @@ pub fn start(address: SocketAddr, mixed: bool) -> io::Result<SocketAddr> {
     let address = listener.local_addr()?;
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     epoll::add(&epoll, &listener, epoll::EventData::new_u64(LISTENER), epoll::EventFlags::IN)?;
-    let threads = thread::available_parallelism().map_or(2, Into::into);
-    let flow = Flow::start(threads, mixed)?;
+    let flow = Flow::start(threads(), mixed)?;
     let mut door = Door { listener, epoll, flow, waiting: HashMap::new(), next: LISTENER + 1 };
     thread::Builder::new().name("origin".into()).spawn(move || door.run())?;
     Ok(address)

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::flow::{Flow, Role};
+use crate::flow::{Flow, Role, threads};
 use crate::machine::Cpu;
 use crate::origin::wish;
 use crate::socket::Way;
@@ -32,7 +32,7 @@ impl Load {
     /// # Errors
     /// A tunnel that cannot be opened.
     pub fn start(way: &Way, tunnels: usize, role: Role) -> io::Result<Self> {
-        let flow = Flow::start(thread::available_parallelism().map_or(2, Into::into), false)?;
+        let flow = Flow::start(threads(), false)?;
         let answers = match role {
             Role::Sink => Role::Source,
             Role::Source => Role::Sink,

@@ -29,6 +29,7 @@ mod event_loop;
 mod inbox;
 mod moving;
 pub(super) mod pace;
+mod respite;
 mod rounds;
 mod seat;
 mod spin;
@@ -173,7 +174,7 @@ impl Crews {
         let load = |number: usize| self.of(class)[number].load.load(Ordering::Relaxed);
         let mut numbers: Vec<usize> = (0..self.of(class).len()).collect();
         numbers.sort_by_key(|number| load(*number));
-        let least = self.fewest(class).map_or(0, |(_, load)| load);
+        let least = numbers.first().map_or(0, |number| load(*number));
         let own = Some(carried.home).filter(|home| class == Class::Bulk && load(*home) <= least + 1 + least / 4);
         for number in own.into_iter().chain(numbers) {
             let handle = &self.of(class)[number];

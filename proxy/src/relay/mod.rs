@@ -13,6 +13,7 @@
 //! | `watch` | what TCP says of a tunnel every few seconds |
 
 use std::io;
+use std::os::fd::AsFd;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
@@ -20,7 +21,8 @@ use tokio::sync::oneshot;
 
 use crate::metrics;
 use crate::reason::Reason;
-use crate::tunnel::{Direction, Tunnel};
+use crate::sys::tcp;
+use crate::tunnel::{Direction, Flow, Tunnel};
 
 mod copy;
 mod engine;
@@ -52,6 +54,14 @@ pub const SPIN: Duration = Duration::from_micros(50);
 /// How long what was received before a reset may stand still on its way to the other side, before that
 /// one is reset too. A reader that stops is not worth a longer wait, and a retry waits for the reset.
 const LAST_BYTES: Duration = Duration::from_secs(1);
+
+/// How often a tunnel that broke is asked whether its last bytes have arrived.
+const LAST_BYTES_POLL: Duration = Duration::from_millis(2);
+
+/// Bytes of `direction` that its destination has acknowledged.
+fn acknowledged(flow: &Flow, direction: Direction, destination: &impl AsFd) -> u64 {
+    flow.moved(direction).saturating_sub(tcp::unacknowledged(destination).unwrap_or(0) as u64)
+}
 
 /// What the engines are told at start.
 #[derive(Clone, Debug)]
@@ -170,8 +180,8 @@ impl Relay {
                 }
             }
         }
-        let _ = crate::sys::tcp::reset(&tunnel.client);
-        let _ = crate::sys::tcp::reset(&tunnel.origin);
+        let _ = tcp::reset(&tunnel.client);
+        let _ = tcp::reset(&tunnel.origin);
         Err(Reason::EngineFailed)
     }
 }

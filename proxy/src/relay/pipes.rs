@@ -10,7 +10,7 @@ use tracing::warn;
 
 use super::Engine;
 use crate::metrics;
-use crate::sys::pipe::{LEAST_CAPACITY, Pipe, WANTED_CAPACITY};
+use crate::sys::pipe::{Pipe, WANTED_CAPACITY};
 
 /// Empty pipes that a loop keeps for the next burst; more are closed when they come back.
 const KEPT: usize = 32;
@@ -76,10 +76,7 @@ impl Pipes {
     }
 
     fn make() -> io::Result<Pipe> {
-        let pipe = Pipe::new()?;
-        if pipe.capacity() < LEAST_CAPACITY {
-            return Err(pipe.too_small());
-        }
+        let pipe = Pipe::worthwhile()?;
         // Pipes must not take the descriptors that handshakes, dials and the admin address need.
         if getrlimit(Resource::Nofile).current.is_some_and(|limit| pipe.descriptor() + SPARED > limit) {
             return Err(Errno::MFILE.into());

@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use super::Adopted;
-use crate::sys::pipe::{LEAST_CAPACITY, Pipe};
+use crate::sys::pipe::Pipe;
 use crate::sys::probe;
 use crate::tunnel::{Flow, Tunnel};
 
@@ -62,8 +62,7 @@ pub(super) fn run(adopt: impl FnOnce(Tunnel) -> Adopted) -> io::Result<()> {
 /// is told: of a tunnel that broke there is only a reset to be seen. And a pipe has to be worth having.
 pub(super) fn splice() -> io::Result<()> {
     probe::splice()?;
-    let pipe = Pipe::new()?;
-    if pipe.capacity() < LEAST_CAPACITY { Err(pipe.too_small()) } else { Ok(()) }
+    Pipe::worthwhile().map(drop)
 }
 
 fn pair() -> io::Result<(TcpStream, TcpStream)> {

@@ -11,7 +11,7 @@ pub const WANTED_CAPACITY: usize = 1 << 20;
 
 /// Below this a pipe is not worth having: its owner's pages are used up (`pipe-user-pages-soft`,
 /// pipe(7)) and each system call would move two pages.
-pub const LEAST_CAPACITY: usize = 64 << 10;
+const LEAST_CAPACITY: usize = 64 << 10;
 
 /// A non-blocking pipe that holds bytes on their way from one socket to another.
 #[derive(Debug)]
@@ -52,9 +52,16 @@ impl Pipe {
         self.capacity
     }
 
-    /// The error that a pipe below [`LEAST_CAPACITY`] is.
-    #[must_use]
-    pub fn too_small(&self) -> io::Error {
+    /// Makes one that is worth having.
+    ///
+    /// # Errors
+    /// Those of [`Pipe::new`], and `QuotaExceeded` for one below [`LEAST_CAPACITY`].
+    pub fn worthwhile() -> io::Result<Self> {
+        let pipe = Self::new()?;
+        if pipe.capacity < LEAST_CAPACITY { Err(pipe.too_small()) } else { Ok(pipe) }
+    }
+
+    fn too_small(&self) -> io::Error {
         let held = self.capacity >> 10;
         let remedy = "raise fs.pipe-user-pages-soft or give the gateway CAP_SYS_RESOURCE";
         let said = format!("a pipe of {held} KiB is all that the user's pipe budget leaves: {remedy}");

@@ -1,12 +1,11 @@
 //! What is still passed on when a tunnel has broken.
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use tokio::time::sleep;
 
 use super::Pair;
-use crate::relay::{Fault, LAST_BYTES};
+use crate::relay::{Fault, LAST_BYTES, LAST_BYTES_POLL, acknowledged};
 use crate::sys::tcp;
 use crate::tunnel::Direction;
 
@@ -20,16 +19,14 @@ impl Pair {
                 let _ = passing.await;
             }
             while tcp::unacknowledged(sound).is_ok_and(|bytes| bytes > 0) {
-                sleep(Duration::from_millis(2)).await;
+                sleep(LAST_BYTES_POLL).await;
             }
         };
         let standstill = async {
-            let acknowledged =
-                || self.flow.moved(direction).saturating_sub(tcp::unacknowledged(sound).unwrap_or(0) as u64);
-            let mut before = acknowledged();
+            let mut before = acknowledged(&self.flow, direction, sound);
             loop {
                 sleep(LAST_BYTES).await;
-                let now = acknowledged();
+                let now = acknowledged(&self.flow, direction, sound);
                 if std::mem::replace(&mut before, now) == now {
                     return;
                 }

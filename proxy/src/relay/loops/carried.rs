@@ -6,6 +6,7 @@ use tokio::sync::oneshot;
 
 use super::pace::Pace;
 use crate::reason::Reason;
+use crate::relay::acknowledged;
 use crate::relay::poller::Key;
 use crate::relay::pump::Pump;
 use crate::sys::tcp;
@@ -62,8 +63,7 @@ impl Carried {
 
     /// Bytes of a direction that its destination has acknowledged.
     pub(super) fn acknowledged(&self, direction: Direction) -> u64 {
-        let under_way = tcp::unacknowledged(&self.pump.leg(direction.opposite()).socket).unwrap_or(0);
-        self.pump.flow.moved(direction).saturating_sub(under_way as u64)
+        acknowledged(&self.pump.flow, direction, &self.pump.leg(direction.opposite()).socket)
     }
 
     /// It may go to another loop: neither broken nor at its end, which are a matter of moments.

@@ -98,7 +98,7 @@ impl<P: Poller> Loop<P> {
         let id = key.tunnel;
         let Some(carried) = self.carried.get_mut(&id).filter(|carried| carried.stay == key.stay) else { return };
         let leg = carried.pump.source(key.direction);
-        if self.class == Class::Bulk && mask.readable() {
+        if mask.readable() {
             self.seat.note(&leg.socket);
         }
         if mask.lost() || mask.over() && self.poller.watch(&leg.socket, key).is_err() {

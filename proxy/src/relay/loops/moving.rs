@@ -1,8 +1,9 @@
-//! How a loop hands tunnels to loops of the other class.
+//! How a loop hands tunnels to other loops.
 
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use super::carried::Carried;
 use super::event_loop::Loop;
 use super::pace::Class;
 use crate::relay::poller::Poller;
@@ -50,13 +51,18 @@ impl<P: Poller> Loop<P> {
         }
     }
 
-    /// Hands a tunnel to a loop of another class, as it is: what is under way stays in its pipes.
-    fn move_to(&mut self, class: Class, id: u64) {
-        let Some(mut carried) = self.carried.remove(&id) else { return };
+    /// Watches a tunnel no longer; what is still reported of it is of a stay that is over.
+    pub(super) fn end_stay(&mut self, carried: &mut Carried) {
         for direction in Direction::BOTH {
             self.poller.unwatch(&carried.pump.leg(direction).socket, carried.key(direction));
         }
         carried.stay = carried.stay.wrapping_add(1);
+    }
+
+    /// Hands a tunnel to another loop, as it is: what is under way stays in its pipes.
+    fn move_to(&mut self, class: Class, id: u64) {
+        let Some(mut carried) = self.carried.remove(&id) else { return };
+        self.end_stay(&mut carried);
         // A place in the queue here is none there; what is reported there gives it one.
         carried.queued = false;
         match self.crews.hand(class, carried) {

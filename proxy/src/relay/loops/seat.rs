@@ -15,6 +15,7 @@ use rustix::net::sockopt::socket_incoming_cpu;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 
 use super::pace::Class;
+use super::respite::Respite;
 
 /// Events of which one is asked about.
 const ONE_IN: u32 = 16;
@@ -25,8 +26,8 @@ const JURY: u32 = 64;
 /// Who sleeps more often in the time of a verdict, that is once in sixteen events, is not busy.
 const SLEEPS: u32 = JURY;
 
-/// Verdicts that are ignored after a move; doubled by each, so that a loop that is moved back again and again gives
-/// it up, and forgotten after [`CALM`] verdicts without one.
+/// Verdicts that are ignored after a move, at first and at most: a loop that is moved back again and again gives it
+/// up. Forgotten after [`CALM`] verdicts without one.
 const REST: (u32, u32) = (1, 1 << 10);
 
 /// See [`REST`].
@@ -43,8 +44,7 @@ pub(super) struct Seat {
     /// name, if there is one (Boyer and Moore's majority vote).
     ahead: (usize, u32),
     sleeps: u32,
-    resting: u32,
-    rest: u32,
+    respite: Respite,
     calm: u32,
 }
 
@@ -57,7 +57,8 @@ impl Seat {
     }
 
     const fn still() -> Self {
-        Self { may_move: false, events: 0, answers: 0, ahead: (0, 0), sleeps: 0, resting: 0, rest: REST.0, calm: 0 }
+        let respite = Respite::new(REST.0, REST.1);
+        Self { may_move: false, events: 0, answers: 0, ahead: (0, 0), sleeps: 0, respite, calm: 0 }
     }
 
     /// Takes note of an event of a socket, and moves the calling thread when it is time.
@@ -99,20 +100,19 @@ impl Seat {
     }
 
     fn verdict(&mut self, elsewhere: Option<usize>) -> Option<usize> {
-        if self.resting > 0 {
-            self.resting -= 1;
+        if self.respite.takes() {
             return None;
         }
         if elsewhere.is_none() {
             self.calm += 1;
             if self.calm >= CALM {
-                (self.calm, self.rest) = (0, REST.0);
+                self.calm = 0;
+                self.respite.forget();
             }
             return None;
         }
         self.calm = 0;
-        self.resting = self.rest;
-        self.rest = (self.rest * 2).min(REST.1);
+        self.respite.begin();
         elsewhere
     }
 }

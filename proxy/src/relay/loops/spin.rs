@@ -5,10 +5,12 @@ use std::time::{Duration, Instant};
 
 use rustix::thread::sched_yield;
 
+use super::respite::Respite;
+
 /// Spins of which is judged whether they pay.
 const JURY: u32 = 16;
 
-/// Waits without a spin after spins that did not pay; doubled each time, up to the second number.
+/// Waits without a spin after spins that did not pay: at first, and at most.
 const REST: (u32, u32) = (64, 4096);
 
 /// Whoever has to wait for longer when he offers the core to others has given it to somebody.
@@ -20,14 +22,13 @@ pub(super) struct Spin {
     budget: Duration,
     spins: u32,
     won: u32,
-    resting: u32,
-    rest: u32,
+    respite: Respite,
 }
 
 impl Spin {
     /// A budget of zero is no spinning.
     pub(super) const fn new(budget: Duration) -> Self {
-        Self { budget, spins: 0, won: 0, resting: 0, rest: REST.0 }
+        Self { budget, spins: 0, won: 0, respite: Respite::new(REST.0, REST.1) }
     }
 
     /// Asks for work again and again, for as long as it is worth it; true when there was some.
@@ -35,7 +36,7 @@ impl Spin {
     /// Between two looks the core is offered to other threads, which may be the very ones that the work
     /// comes from: where one takes it, sleeping is better.
     pub(super) fn until(&mut self, mut found: impl FnMut() -> bool) -> bool {
-        if self.budget.is_zero() || self.is_resting() {
+        if self.budget.is_zero() || self.respite.takes() {
             return false;
         }
         let mut now = Instant::now();
@@ -58,12 +59,6 @@ impl Spin {
         }
     }
 
-    fn is_resting(&mut self) -> bool {
-        let resting = self.resting > 0;
-        self.resting = self.resting.saturating_sub(1);
-        resting
-    }
-
     /// A spin came to its end, with work or without.
     fn ended(&mut self, with_work: bool) {
         self.spins += 1;
@@ -74,14 +69,13 @@ impl Spin {
         if self.won * 2 < self.spins {
             return self.give_up();
         }
-        self.rest = REST.0;
+        self.respite.forget();
         (self.spins, self.won) = (0, 0);
     }
 
-    /// Does without for a while, and for twice as long if that comes again.
+    /// Does without for a while.
     fn give_up(&mut self) {
-        self.resting = self.rest;
-        self.rest = (self.rest * 2).min(REST.1);
+        self.respite.begin();
         (self.spins, self.won) = (0, 0);
     }
 }
@@ -94,7 +88,7 @@ mod tests {
     fn share(spin: &mut Spin, waits: u32, with_work: bool) -> f64 {
         let mut spun = 0;
         for _ in 0..waits {
-            if !spin.is_resting() {
+            if !spin.respite.takes() {
                 spin.ended(with_work);
                 spun += 1;
             }
@@ -123,7 +117,7 @@ mod tests {
             false
         }));
         assert!(start.elapsed() < Duration::from_secs(10));
-        assert!(spin.is_resting());
+        assert!(spin.respite.takes());
     }
 
     #[test]

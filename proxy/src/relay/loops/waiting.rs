@@ -7,17 +7,14 @@ use tracing::warn;
 
 use super::event_loop::Loop;
 use super::pace::Class;
+use crate::relay::LAST_BYTES_POLL;
 use crate::relay::poller::{Event, Poller};
-use crate::tunnel::Direction;
 
 /// Failures to wait that follow each other within this are one.
 const LASTING: Duration = Duration::from_secs(1);
 
 /// How long a loop rests that failed to wait, and failed before.
 const RETRY: Duration = Duration::from_millis(10);
-
-/// How often a tunnel that broke is asked whether its last bytes have arrived.
-const LAST_BYTES_POLL: Duration = Duration::from_millis(2);
 
 impl<P: Poller> Loop<P> {
     /// Waits for events, for a message, or for the time of whatever is next.
@@ -55,10 +52,7 @@ impl<P: Poller> Loop<P> {
         // Where even that fails, the next wait does too.
         let _ = self.poller.watch_wake_anew();
         for (_, mut carried) in std::mem::take(&mut self.carried) {
-            for direction in Direction::BOTH {
-                self.poller.unwatch(&carried.pump.leg(direction).socket, carried.key(direction));
-            }
-            carried.stay = carried.stay.wrapping_add(1);
+            self.end_stay(&mut carried);
             self.take_over(carried);
         }
     }
@@ -96,7 +90,7 @@ impl<P: Poller> Loop<P> {
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
-    use std::net::{Shutdown, TcpListener, TcpStream};
+    use std::net::{Shutdown, TcpStream};
     use std::os::fd::OwnedFd;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU32, Ordering};
@@ -107,6 +101,7 @@ mod tests {
     use crate::reason::Reason;
     use crate::relay::loops::Loops;
     use crate::relay::poller::{Epoll, Key, Uring};
+    use crate::relay::tests::pair;
     use crate::relay::{Engine, Options, Thresholds};
     use crate::tunnel::{Flow, Tunnel};
 
@@ -166,20 +161,14 @@ mod tests {
         }
     }
 
-    fn pair() -> (TcpStream, TcpStream) {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let one = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        one.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        let near = listener.accept().unwrap().0;
-        near.set_nonblocking(true).unwrap();
-        (one, near)
-    }
-
     fn goes_on<P: Poller>() {
         let thresholds = Thresholds { bulk: 1 << 20, ..Thresholds::default() };
         let options = Options { threads: 2, thresholds, ..Options::default() };
         let loops = Loops::start::<Flaky<P>>(&options).unwrap();
         let ((client, near), (origin, far)) = (pair(), pair());
+        for socket in [&near, &far] {
+            socket.set_nonblocking(true).unwrap();
+        }
         let tunnel = Tunnel { client: near, origin: far, prefix: Default::default(), flow: Arc::new(Flow::default()) };
         let ended = loops.adopt(tunnel).map_err(|(_, error)| error).unwrap();
         let sent: Vec<u8> = (0..20 << 20_u32).map(|at| (at / 7 + at / 4093) as u8).collect();

@@ -1,18 +1,13 @@
 //! Both pollers say the same of the same sockets.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener};
+use std::net::Shutdown;
 use std::time::Instant;
 
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::*;
-
-fn pair() -> (TcpStream, TcpStream) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let one = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    (one, listener.accept().unwrap().0)
-}
+use crate::relay::tests::pair;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 

@@ -1,0 +1,34 @@
+//! Doing without for a while what has not paid, and for twice as long when that comes again.
+
+/// How long to do without, counted in chances to do it.
+#[derive(Debug)]
+pub(super) struct Respite {
+    shortest: u32,
+    longest: u32,
+    left: u32,
+    next: u32,
+}
+
+impl Respite {
+    pub(super) const fn new(shortest: u32, longest: u32) -> Self {
+        Self { shortest, longest, left: 0, next: shortest }
+    }
+
+    /// Whether this chance is one to do without.
+    pub(super) const fn takes(&mut self) -> bool {
+        let takes = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        takes
+    }
+
+    /// It did not pay.
+    pub(super) fn begin(&mut self) {
+        self.left = self.next;
+        self.next = (self.next * 2).min(self.longest);
+    }
+
+    /// It does pay: the next respite is a short one again.
+    pub(super) const fn forget(&mut self) {
+        self.next = self.shortest;
+    }
+}
