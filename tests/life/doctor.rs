@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::support::gateway::{BINARY, Setup, in_clean_environment};
 use crate::support::process::{Outcome, raise_descriptor_limit, run, sluicegate};
-use crate::support::seccomp::{DOCKER, NO_SPLICE, PODMAN, Refused, refusing};
+use crate::support::seccomp::{DOCKER, NO_EPOLL, NO_EVENTFD, NO_SPLICE, PODMAN, Refused, refusing};
 use crate::support::stranger::Stranger;
 
 /// The engine of `auto` where nothing is refused, and what `doctor` exits with.
@@ -131,6 +131,9 @@ fn doctor_agrees_with_serve_wherever_both_run() {
     no_splice().agrees(WITHOUT_SPLICE, ("splice", "fails", "the seccomp filter that is in force refuses splice"));
     no_splice().options(&["--engine", "splice"]).agrees(NOTHING, ("seccomp", "slow", "splice (Operation not"));
     no_splice().options(&["--engine", "copy"]).agrees((Some("copy"), 0), ("splice", "fails", "refuses splice"));
+    for lacking in [NO_EPOLL, NO_EVENTFD] {
+        Environment::refusing(lacking).agrees(NOTHING, ("event_loop", "fails", "in force refuses epoll_create1"));
+    }
     Environment::descriptors(600).agrees(DEGRADED, ("descriptors", "slow", "600: 44 tunnels"));
     for none in [400, 12] {
         Environment::descriptors(none).agrees(NOTHING, ("descriptors", "fails", ": 0 tunnels"));

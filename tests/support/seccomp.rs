@@ -22,6 +22,11 @@ pub(crate) const PODMAN: &[Refused] = &[(RING, libc::ENOSYS), (EBPF, libc::EPERM
 pub(crate) const NO_SPLICE: &[Refused] =
     &[(RING, libc::EPERM), (EBPF, libc::EPERM), (&[libc::SYS_splice], libc::EPERM)];
 
+/// Without either of these there is no event loop.
+pub(crate) const NO_EPOLL: &[Refused] = &[(&[libc::SYS_epoll_create1], libc::EPERM)];
+/// See [`NO_EPOLL`].
+pub(crate) const NO_EVENTFD: &[Refused] = &[(&[libc::SYS_eventfd2], libc::ENOSYS)];
+
 /// Runs something to whose child processes the kernel refuses these calls: a filter on a thread goes over to
 /// what it starts.
 pub(crate) fn refusing<T: Send>(refused: &[Refused], run: impl FnOnce() -> T + Send) -> T {

@@ -1,8 +1,10 @@
 //! `serve` and `check`.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use tokio::runtime::Runtime;
 use tracing::level_filters::LevelFilter;
 use tracing::{info, warn};
 
@@ -30,14 +32,8 @@ pub fn serve(options: &Serve) -> Result<(), Failure> {
     let _log = start_log(options.log)?;
     let metrics = admin::recorder();
     let settings = Settings::new(options).map_err(Failure::Usage)?;
-    // One thread: it opens as many tunnels a second as several do, at less CPU each (`bench connects`:
-    // 6,000 on two cores shared with the load), and the bytes pass on threads of their own.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Failure::Work(format!("no threads: {error}")))?;
-    let signals = {
-        let _context = runtime.enter();
-        Signals::watch().map_err(|error| Failure::Work(format!("no signals: {error}")))?
-    };
+    let Control { runtime, signals } =
+        Control::new().map_err(|error| Failure::Work(format!("no event loop: {error}; see `sluicegate doctor`")))?;
     let listeners = Listeners::bind(&options.rules.listen, options.rules.admin, &settings.client_leg);
     let listeners = listeners.map_err(Failure::Work)?;
     let (clients, admin_address) = addresses(&listeners)?;
@@ -69,6 +65,28 @@ pub fn serve(options: &Serve) -> Result<(), Failure> {
     result.map_err(|error| Failure::Work(error.to_string()))
 }
 
+/// What everything runs on but the bytes of tunnels.
+pub(super) struct Control {
+    runtime: Runtime,
+    signals: Signals,
+}
+
+impl Control {
+    /// One thread, the calling one: it opens as many tunnels a second as several do, at less CPU each (`bench
+    /// connects`: 6,000 on two cores shared with the load), and the bytes pass on threads of their own.
+    ///
+    /// # Errors
+    /// Those of the system calls of an event loop, and of sigaction(2).
+    pub(super) fn new() -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let signals = {
+            let _context = runtime.enter();
+            Signals::watch()?
+        };
+        Ok(Self { runtime, signals })
+    }
+}
+
 /// Validates a configuration and says what it comes to.
 ///
 /// # Errors
@@ -90,12 +108,11 @@ fn start_log(format: LogFormat) -> Result<Flush, Failure> {
     let level = level.unwrap_or_else(|| "info".to_owned());
     let filter: LevelFilter =
         level.parse().map_err(|_| Failure::Usage(format!("{LOG_LEVEL}={level}: use error, warn, info or debug")))?;
-    let (lines, flush) =
-        Lines::start(std::io::stderr()).map_err(|error| Failure::Work(format!("no threads: {error}")))?;
+    let (lines, flush) = Lines::start(io::stderr()).map_err(|error| Failure::Work(format!("no threads: {error}")))?;
     let log = tracing_subscriber::fmt().with_writer(lines).with_max_level(filter).with_target(false);
     let log = log.log_internal_errors(false);
     match format {
-        LogFormat::Text => log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
+        LogFormat::Text => log.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).init(),
         LogFormat::Json => log.json().init(),
     }
     Ok(flush)

@@ -7,10 +7,12 @@
 //! in ([`seat`]).
 
 use std::io;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tracing::error;
@@ -39,6 +41,9 @@ use carried::Carried;
 use event_loop::Loop;
 use inbox::{Inbox, Message};
 use pace::Class;
+
+/// How long a loop rests after a panic: one that panics at once should not fill the log.
+const AFTER_PANIC: Duration = Duration::from_millis(50);
 
 /// The loop threads of one engine.
 #[derive(Debug)]
@@ -101,7 +106,7 @@ impl Loops {
         if let Err(carried) = self.crews.hand(Class::Interactive, carried) {
             return Err((
                 Box::new(carried.pump.into_tunnel()),
-                io::Error::new(io::ErrorKind::BrokenPipe, "every loop thread has panicked"),
+                io::Error::new(io::ErrorKind::BrokenPipe, "every loop thread has left"),
             ));
         }
         let crews = self.crews.clone();
@@ -146,16 +151,32 @@ fn spawn<P: Poller>(
             // tunnels lose a tenth to their own senders and receivers on the same cores.
             let _ = never_push_in();
         }
-        match P::new(handle.inbox.wake()) {
-            Ok(poller) => {
-                let _ = started.send(Ok(()));
-                drop(started);
-                Loop::new(poller, &crews, class, number, options).run();
+        let mut started = Some(started);
+        while let Some(poller) = new_poller::<P>(handle, started.take()) {
+            // What it had is dropped with it, and nothing else is shared that a panic could leave half done.
+            let run = AssertUnwindSafe(|| Loop::new(poller, &crews, class, number, options.clone()).run());
+            if panic::catch_unwind(run).is_ok() {
+                return;
             }
-            Err(error) => drop(started.send(Err(error))),
+            error!("a loop thread has panicked: its tunnels are reset, and it goes on without them; please report it");
+            thread::park_timeout(AFTER_PANIC);
         }
     })?;
     Ok(())
+}
+
+/// A poller for a loop, and word of it to whoever waits for the loop's start.
+fn new_poller<P: Poller>(handle: &Handle, started: Option<mpsc::Sender<io::Result<()>>>) -> Option<P> {
+    let (poller, said) = match P::new(handle.inbox.wake()) {
+        Ok(poller) => (Some(poller), Ok(())),
+        Err(error) => (None, Err(error)),
+    };
+    match (started, said) {
+        (Some(started), said) => drop(started.send(said)),
+        (None, Err(error)) => error!(%error, "a loop thread leaves, since it cannot watch sockets any more"),
+        (None, Ok(())) => {}
+    }
+    poller
 }
 
 impl Crews {
@@ -215,16 +236,76 @@ impl Handle {
     }
 }
 
-/// Lets nobody choose a loop whose thread has left, as by a panic. Its tunnels are reset then.
+/// Lets nobody choose a loop whose thread has left.
 struct Presence<'a>(&'a Handle);
 
 impl Drop for Presence<'_> {
     fn drop(&mut self) {
         self.0.inbox.close();
-        if thread::panicking() {
-            error!(
-                "a loop thread has panicked: its tunnels are reset, and a restart brings it back; please report what it said"
-            );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+    use crate::reason::Reason;
+    use crate::relay::poller::tampered::{Tamper, Tampered};
+    use crate::relay::poller::{Epoll, Event, Uring};
+    use crate::relay::tests::pair;
+    use crate::tunnel::Flow;
+
+    /// A tunnel with a hand on both its ends, and word of its end.
+    pub(super) fn open(loops: &Loops) -> (TcpStream, TcpStream, oneshot::Receiver<Reason>) {
+        let ((client, near), (origin, far)) = (pair(), pair());
+        for socket in [&near, &far] {
+            socket.set_nonblocking(true).unwrap();
         }
+        let tunnel = Tunnel { client: near, origin: far, prefix: Default::default(), flow: Arc::new(Flow::default()) };
+        let ended = loops.adopt(tunnel).map_err(|(_, error)| error).unwrap();
+        (client, origin, ended)
+    }
+
+    /// The next loop to see a report panics.
+    static LOADED: AtomicBool = AtomicBool::new(false);
+
+    #[derive(Default)]
+    struct Mine;
+
+    impl Tamper for Mine {
+        fn tamper(&mut self, events: &mut Vec<Event>) -> io::Result<()> {
+            assert!(events.is_empty() || !LOADED.swap(false, Ordering::Relaxed), "as the test wants it");
+            Ok(())
+        }
+    }
+
+    fn echo(mut client: &TcpStream, mut origin: &TcpStream) -> io::Result<u8> {
+        client.write_all(b"x")?;
+        let mut byte = [0];
+        origin.read_exact(&mut byte)?;
+        Ok(byte[0])
+    }
+
+    fn survives<P: Poller>() {
+        let loops = Loops::start::<Tampered<P, Mine>>(&Options { threads: 1, ..Options::default() }).unwrap();
+        for round in 0..5 {
+            let (client, origin, ended) = open(&loops);
+            assert_eq!(echo(&client, &origin).unwrap(), b'x', "{} round {round}", P::ENGINE);
+            LOADED.store(true, Ordering::Relaxed);
+            let broken = echo(&client, &origin).map_err(|error| error.kind());
+            assert_eq!(broken, Err(io::ErrorKind::ConnectionReset), "{} round {round}", P::ENGINE);
+            assert!(ended.blocking_recv().is_err(), "the loop that would say why is gone");
+            let interactive = &loops.crews.of(Class::Interactive)[0];
+            assert_eq!(interactive.load.load(Ordering::Relaxed), 0, "{} round {round}", P::ENGINE);
+        }
+    }
+
+    #[test]
+    fn a_loop_that_panics_resets_its_tunnels_and_carries_the_next() {
+        survives::<Epoll>();
+        survives::<Uring>();
     }
 }

@@ -144,4 +144,6 @@ impl Mask {
 }
 
 #[cfg(test)]
+pub(super) mod tampered;
+#[cfg(test)]
 mod tests;

@@ -79,6 +79,16 @@ pub(super) fn splice(host: &Host, splice: &io::Result<()>) -> Row {
     Row::ok("splice", format!("{error}; {cause}"), needed).costs(State::Fails, costs).fixes(fix)
 }
 
+/// Whether handshakes can be served, which all engines need.
+pub(super) fn event_loop(host: &Host, failed: Option<&io::Error>) -> Row {
+    let needed = "epoll, an eventfd and a thread for the log";
+    let Some(error) = failed else { return Row::ok("event_loop", "works", needed) };
+    let Refusal { cause, fix } = refusal::of_calls(host, refusal::EVENT_LOOP, error);
+    let found = if cause.is_empty() { error.to_string() } else { format!("{error}; {cause}") };
+    let row = Row::ok("event_loop", found, needed).costs(State::Fails, "everything: the gateway does not start");
+    Row { degrades: true, ..row.fixes(fix) }
+}
+
 /// What the host has for an engine on eBPF's maps of sockets. There is none in this version, so nothing is
 /// lost.
 pub(super) fn sockmap(host: &Host, sockhash: &io::Result<()>) -> Row {

@@ -42,7 +42,8 @@ use verdict::Outcome;
 const EXIT_CODES: &str = "\
 Exit code 0: the first engine of --engine runs. 1: it runs degraded, which means a lesser engine of the \
 list, fewer than 32 pipes of 1 MiB for an engine that uses pipes, or descriptors for fewer than 200 tunnels. \
-2: the gateway cannot run here, since no engine passes its self-test or no tunnel fits in the descriptors; \
+2: the gateway cannot run here, since no engine passes its self-test, no tunnel fits in the descriptors, or \
+there is no event loop; \
 or the usage is wrong. Whatever else is slow is advice and changes no exit code.
 
 Run it as the user, in the container and under the unit that the gateway runs in: limits differ.";

@@ -68,6 +68,9 @@ pub(super) fn of_ring(host: &Host, error: &io::Error) -> Refusal {
 /// What it takes to move bytes by splice(2), the call itself first.
 pub(super) const SPLICE: &[&str] = &["splice", "pipe2"];
 
+/// What it takes to wait for many sockets.
+pub(super) const EVENT_LOOP: &[&str] = &["epoll_create1", "epoll_ctl", "epoll_wait", "epoll_pwait", "eventfd2"];
+
 /// Why calls failed that no sysctl turns off.
 pub(super) fn of_calls(host: &Host, calls: &[&str], error: &io::Error) -> Refusal {
     match Errno::from_io_error(error) {
@@ -87,6 +90,7 @@ fn of_want(error: &io::Error) -> Refusal {
     match Errno::from_io_error(error) {
         Some(Errno::NOMEM | Errno::NOBUFS) => Refusal::new("locked memory is used up (RLIMIT_MEMLOCK)", more_locked()),
         Some(Errno::MFILE | Errno::NFILE) => Refusal::new("descriptors are used up, or pipe pages", more_descriptors()),
+        Some(Errno::AGAIN) => Refusal::new("threads are used up", more_threads()),
         _ => Refusal::default(),
     }
 }
@@ -146,6 +150,17 @@ fn more_locked() -> Vec<String> {
     ["ulimit -l unlimited    # as root", "systemd unit: LimitMEMLOCK=infinity", "podman run --ulimit memlock=-1 ..."]
         .map(str::to_owned)
         .to_vec()
+}
+
+/// How to get more threads (RLIMIT_NPROC counts all of the user, getrlimit(2); pids.max those of the cgroup).
+fn more_threads() -> Vec<String> {
+    [
+        "ulimit -u unlimited    # as root",
+        "systemd unit: TasksMax=infinity, LimitNPROC=infinity",
+        "podman run --pids-limit -1 ...",
+    ]
+    .map(str::to_owned)
+    .to_vec()
 }
 
 /// How to get a higher limit of descriptors.

@@ -1,5 +1,6 @@
 //! Everything that was found, in the order in which it is shown.
 
+use std::io;
 use std::thread::available_parallelism;
 
 use serde::Serialize;
@@ -13,6 +14,8 @@ use super::room::{self, Limit, Pipes};
 use super::row::Row;
 use super::tcp::{self, Chosen};
 use super::verdict::{Outcome, Tried, Verdict, engine_of, try_engines};
+use crate::commands::log::Lines;
+use crate::commands::serve::Control;
 use crate::relay::{Engine, Options};
 use crate::sys::probe;
 
@@ -45,9 +48,13 @@ impl Report {
         // Before the engines, whose loop threads may hold pipes for a moment after they were told to leave.
         let pipes = Pipes::tried();
         let trials = Trials::made();
+        // Held while the engines are tried, since `serve` has them by then: threads may be few.
+        let control = Control::new().and_then(|control| Ok((control, Lines::start(io::sink())?)));
         let options = Options { engines, threads, ..Options::default() };
-        let tried = try_engines(host, &options, &trials, limit.has_room());
+        let tried = try_engines(host, &options, &trials, control.is_ok() && limit.has_room());
         let mut checks = calls(host, &trials);
+        checks.push(kernel::event_loop(host, control.as_ref().err()));
+        drop(control);
         checks.push(room::pipes(host, &pipes, engine_of(&tried)));
         checks.extend([room::process(limit), room::machine(host, limit)]);
         checks.extend(network(host, chosen));

@@ -29,9 +29,9 @@ fn label<S: Serializer>(engine: &Engine, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_str(engine.label())
 }
 
-/// Tries each engine as `serve` does at its start. Without room for a tunnel it does not come to that.
-pub(super) fn try_engines(host: &Host, options: &Options, trials: &Trials, has_room: bool) -> Vec<Tried> {
-    if !has_room {
+/// Tries each engine as `serve` does at its start. Where the gateway cannot start it does not come to that.
+pub(super) fn try_engines(host: &Host, options: &Options, trials: &Trials, may_start: bool) -> Vec<Tried> {
+    if !may_start {
         return options.engines.iter().map(|engine| Tried::not(*engine)).collect();
     }
     // One by one: `serve` leaves out what comes behind the first that works.

@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::carried::Carried;
@@ -44,6 +45,13 @@ pub(super) struct Loop<P> {
     /// When it last said that it could not wait.
     pub(super) failed: Option<Instant>,
     retired: bool,
+}
+
+impl<P> Drop for Loop<P> {
+    /// Those that it still has, as after a panic, are no load for the one that comes after it.
+    fn drop(&mut self) {
+        self.crews.of(self.class)[self.number].load.fetch_sub(self.carried.len(), Ordering::Relaxed);
+    }
 }
 
 impl<P: Poller> Loop<P> {

@@ -90,9 +90,7 @@ impl<P: Poller> Loop<P> {
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
-    use std::net::{Shutdown, TcpStream};
-    use std::os::fd::OwnedFd;
-    use std::sync::Arc;
+    use std::net::Shutdown;
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use rustix::io::Errno;
@@ -100,22 +98,22 @@ mod tests {
     use super::*;
     use crate::reason::Reason;
     use crate::relay::loops::Loops;
-    use crate::relay::poller::{Epoll, Key, Uring};
-    use crate::relay::tests::pair;
-    use crate::relay::{Engine, Options, Thresholds};
-    use crate::tunnel::{Flow, Tunnel};
+    use crate::relay::loops::tests::open;
+    use crate::relay::poller::tampered::{Tamper, Tampered};
+    use crate::relay::poller::{Epoll, Uring};
+    use crate::relay::{Options, Thresholds};
 
     /// Failures of all [`Flaky`] ones.
     static FAILURES: AtomicU32 = AtomicU32::new(0);
 
-    /// One that drops every third lot of reports, and says that it did.
-    struct Flaky<P> {
-        sound: P,
+    /// Drops every third lot of reports, and says so.
+    #[derive(Default)]
+    struct Flaky {
         lots: u32,
     }
 
-    impl<P> Flaky<P> {
-        fn drop_some(&mut self, events: &mut Vec<Event>) -> io::Result<()> {
+    impl Tamper for Flaky {
+        fn tamper(&mut self, events: &mut Vec<Event>) -> io::Result<()> {
             self.lots += u32::from(!events.is_empty());
             if self.lots < 3 {
                 return Ok(());
@@ -127,50 +125,11 @@ mod tests {
         }
     }
 
-    impl<P: Poller> Poller for Flaky<P> {
-        const ENGINE: Engine = P::ENGINE;
-
-        fn new(wake: &OwnedFd) -> io::Result<Self> {
-            Ok(Self { sound: P::new(wake)?, lots: 0 })
-        }
-
-        fn watch(&mut self, socket: &TcpStream, key: Key) -> io::Result<()> {
-            self.sound.watch(socket, key)
-        }
-
-        fn unwatch(&mut self, socket: &TcpStream, key: Key) {
-            self.sound.unwatch(socket, key);
-        }
-
-        fn settle(&mut self) {
-            self.sound.settle();
-        }
-
-        fn watch_wake_anew(&mut self) -> io::Result<()> {
-            self.sound.watch_wake_anew()
-        }
-
-        fn wait(&mut self, limit: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()> {
-            self.sound.wait(limit, events)?;
-            self.drop_some(events)
-        }
-
-        fn glance(&mut self, events: &mut Vec<Event>) -> io::Result<()> {
-            self.sound.glance(events)?;
-            self.drop_some(events)
-        }
-    }
-
     fn goes_on<P: Poller>() {
         let thresholds = Thresholds { bulk: 1 << 20, ..Thresholds::default() };
         let options = Options { threads: 2, thresholds, ..Options::default() };
-        let loops = Loops::start::<Flaky<P>>(&options).unwrap();
-        let ((client, near), (origin, far)) = (pair(), pair());
-        for socket in [&near, &far] {
-            socket.set_nonblocking(true).unwrap();
-        }
-        let tunnel = Tunnel { client: near, origin: far, prefix: Default::default(), flow: Arc::new(Flow::default()) };
-        let ended = loops.adopt(tunnel).map_err(|(_, error)| error).unwrap();
+        let loops = Loops::start::<Tampered<P, Flaky>>(&options).unwrap();
+        let (client, origin, ended) = open(&loops);
         let sent: Vec<u8> = (0..20 << 20_u32).map(|at| (at / 7 + at / 4093) as u8).collect();
         let before = FAILURES.load(Ordering::Relaxed);
         let received = std::thread::scope(|scope| {

@@ -1,0 +1,55 @@
+//! A poller that works but for what a test does to its reports.
+
+use std::io;
+use std::net::TcpStream;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use super::{Event, Key, Poller};
+use crate::relay::Engine;
+
+/// What is done to the reports of one loop.
+pub(in crate::relay) trait Tamper: Default {
+    /// Sees what was reported before the loop does; an error is one of the wait.
+    fn tamper(&mut self, events: &mut Vec<Event>) -> io::Result<()>;
+}
+
+/// A poller whose reports pass through a [`Tamper`].
+pub(in crate::relay) struct Tampered<P, T> {
+    sound: P,
+    tamper: T,
+}
+
+impl<P: Poller, T: Tamper> Poller for Tampered<P, T> {
+    const ENGINE: Engine = P::ENGINE;
+
+    fn new(wake: &OwnedFd) -> io::Result<Self> {
+        Ok(Self { sound: P::new(wake)?, tamper: T::default() })
+    }
+
+    fn watch(&mut self, socket: &TcpStream, key: Key) -> io::Result<()> {
+        self.sound.watch(socket, key)
+    }
+
+    fn unwatch(&mut self, socket: &TcpStream, key: Key) {
+        self.sound.unwatch(socket, key);
+    }
+
+    fn settle(&mut self) {
+        self.sound.settle();
+    }
+
+    fn watch_wake_anew(&mut self) -> io::Result<()> {
+        self.sound.watch_wake_anew()
+    }
+
+    fn wait(&mut self, limit: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()> {
+        self.sound.wait(limit, events)?;
+        self.tamper.tamper(events)
+    }
+
+    fn glance(&mut self, events: &mut Vec<Event>) -> io::Result<()> {
+        self.sound.glance(events)?;
+        self.tamper.tamper(events)
+    }
+}
