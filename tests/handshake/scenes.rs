@@ -11,6 +11,7 @@ use sluicegate::reason::Reason;
 
 use super::reasons::{Refused, check};
 use crate::support::client::{ask, dial, request};
+use crate::support::log::Line;
 use crate::support::process::{raise_descriptor_limit, skipped};
 use crate::support::{Gateway, Origin, Setup, client, connect, connect_as, eventually};
 
@@ -18,6 +19,14 @@ use crate::support::{Gateway, Origin, Setup, client, connect, connect_as, eventu
 fn refused(gateway: &Gateway, bytes: &[u8]) -> Refused {
     let (from, answer) = ask(gateway.address, bytes);
     Refused { from, answer }
+}
+
+/// What the one that a log line is about was answered; the others hang up then.
+fn refused_of(streams: Vec<TcpStream>, line: &Line) -> Refused {
+    let from = |stream: &TcpStream| stream.local_addr().expect("an address");
+    let (refused, _others): (Vec<_>, Vec<_>) = streams.into_iter().partition(|stream| line.is_of(from(stream)));
+    let refused = refused.into_iter().next().expect("it was one of these");
+    Refused { from: from(&refused), answer: client::answer(refused) }
 }
 
 pub(super) fn head_too_large() {
@@ -57,11 +66,9 @@ pub(super) fn auth_busy() {
         turned_away()
     });
     let line = gateway.log_line("busy", |line| line.text("reason") == "auth_busy");
-    let guess = guesses.into_iter().find(|guess| line.is_of(guess.local_addr().expect("an address")));
-    let guess = guess.expect("it was one of these");
-    let from = guess.local_addr().expect("an address");
+    let refused = refused_of(guesses, &line);
     let line = "503 Service Unavailable: 64 unverified credentials of this source wait already";
-    check(&gateway, Reason::AuthBusy, line, &Refused { from, answer: client::answer(guess) });
+    check(&gateway, Reason::AuthBusy, line, &refused);
 }
 
 pub(super) fn resolve_failed() {
@@ -169,11 +176,12 @@ pub(super) fn handshake_limit() {
         return skipped("4,096 handshakes need a higher hard limit of descriptors (ulimit -Hn)");
     }
     let gateway = Gateway::open(&[]);
-    let silent: Vec<_> = (0..HANDSHAKES).map(|_| dial(gateway.address)).collect();
-    let refused = refused(&gateway, b"");
+    let silent: Vec<_> = (0..=HANDSHAKES).map(|_| dial(gateway.address)).collect();
+    // Each core accepts in order, but one does not wait for another.
+    let line = gateway.log_line("one too many", |line| line.text("reason") == "handshake_limit");
+    let refused = refused_of(silent, &line);
     let line = format!("503 Service Unavailable: {HANDSHAKES} handshakes are under way");
     check(&gateway, Reason::HandshakeLimit, &line, &refused);
-    drop(silent);
 }
 
 /// A gateway with few descriptors, and more silent clients than those are enough for.

@@ -47,8 +47,20 @@ impl Registry {
     /// A connection from `client` was accepted.
     #[must_use]
     pub fn accepted(self: &Arc<Self>, client: SocketAddr) -> Account {
-        self.connections.send_modify(|connections| *connections += 1);
-        Account::new(Arc::clone(self), self.next.fetch_add(1, Ordering::Relaxed), client)
+        self.accepted_among(client).0
+    }
+
+    /// The same, with the number of handshakes under way, this one included: of connections that are accepted at
+    /// the same time no two have the same.
+    #[must_use]
+    pub fn accepted_among(self: &Arc<Self>, client: SocketAddr) -> (Account, usize) {
+        let mut open = 0;
+        self.connections.send_modify(|connections| {
+            *connections += 1;
+            open = *connections;
+        });
+        let account = Account::new(Arc::clone(self), self.next.fetch_add(1, Ordering::Relaxed), client);
+        (account, open.saturating_sub(self.active()))
     }
 
     /// The number of tunnels that stand.

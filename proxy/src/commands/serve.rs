@@ -4,7 +4,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use tokio::runtime::Runtime;
 use tracing::level_filters::LevelFilter;
 use tracing::{info, warn};
 
@@ -18,7 +17,7 @@ use crate::connection::Gateway;
 use crate::dial::Dialer;
 use crate::policy::Policy;
 use crate::relay::{Engine, Relay, Unfit};
-use crate::server::{Listeners, Server, Signals};
+use crate::server::{Control, Listeners, Server};
 use crate::sys::socket::is_local_address;
 
 /// The variable with the level of the log: error, warn, info or debug.
@@ -32,9 +31,9 @@ pub fn serve(options: &Serve) -> Result<(), Failure> {
     let _log = start_log(options.log)?;
     let metrics = admin::recorder();
     let settings = Settings::new(options).map_err(Failure::Usage)?;
-    let Control { runtime, signals } =
-        Control::new().map_err(|error| Failure::Work(format!("no event loop: {error}; see `sluicegate doctor`")))?;
-    let listeners = Listeners::bind(&options.rules.listen, options.rules.admin, &settings.client_leg);
+    let control = Control::new();
+    let control = control.map_err(|error| Failure::Work(format!("no event loop: {error}; see `sluicegate doctor`")))?;
+    let listeners = Listeners::bind(&options.rules.listen, options.rules.admin, &settings.client_leg, control.cores());
     let listeners = listeners.map_err(Failure::Work)?;
     let (clients, admin_address) = addresses(&listeners)?;
     let relay = start_relay(&settings)?;
@@ -59,32 +58,8 @@ pub fn serve(options: &Serve) -> Result<(), Failure> {
     let listen = clients.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
     info!(listen, admin = %admin_address, engine, version = env!("CARGO_PKG_VERSION"), "listening");
     let admin = Admin::new(registry, readiness, metrics);
-    let result = runtime.block_on(server.run(signals, listeners, admin));
-    // A look-up that hangs in the resolver is not waited for.
-    runtime.shutdown_background();
+    let result = control.run(server, listeners, admin);
     result.map_err(|error| Failure::Work(error.to_string()))
-}
-
-/// What everything runs on but the bytes of tunnels.
-pub(super) struct Control {
-    runtime: Runtime,
-    signals: Signals,
-}
-
-impl Control {
-    /// One thread, the calling one: it opens as many tunnels a second as several do, at less CPU each (`bench
-    /// connects`: 6,000 on two cores shared with the load), and the bytes pass on threads of their own.
-    ///
-    /// # Errors
-    /// Those of the system calls of an event loop, and of sigaction(2).
-    pub(super) fn new() -> io::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let signals = {
-            let _context = runtime.enter();
-            Signals::watch()?
-        };
-        Ok(Self { runtime, signals })
-    }
 }
 
 /// Validates a configuration and says what it comes to.

@@ -3,8 +3,12 @@
 //! A loop has its own poller, tunnels and pipes, and shares nothing with the others. There are two
 //! crews of them, a thread per core each: **interactive** loops, where every tunnel begins, and **bulk**
 //! loops, which give way to others. A tunnel moves there while it behaves like bulk ([`pace`]), so that a
-//! message never waits behind somebody's mebibytes. Where a bulk loop runs is chosen by where its bytes come
-//! in ([`seat`]).
+//! message never waits behind somebody's mebibytes.
+//!
+//! An interactive loop keeps to a core, where all of that can be had, and has the tunnels that were accepted or
+//! became calm there: a thread that wakes another on its own core does so at a tenth of what the interrupt costs
+//! that wakes one on another, and opening and closing a tunnel takes a dozen such. Where a bulk loop runs is chosen
+//! by where its bytes come in ([`seat`]).
 
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
@@ -22,7 +26,7 @@ use super::pump::Pump;
 use super::{Adopted, Engine, Options};
 use crate::metrics;
 use crate::sys::tcp;
-use crate::sys::thread::never_push_in;
+use crate::sys::thread::{here, keep_to, never_push_in};
 use crate::tunnel::Tunnel;
 
 mod carried;
@@ -42,6 +46,10 @@ use event_loop::Loop;
 use inbox::{Inbox, Message};
 use pace::Class;
 
+/// So many tunnels more than others have an interactive loop may have without a loss worth mention: each moves less
+/// than what makes it bulk, and a core moves hundreds of times that.
+const MORE_HERE: usize = 16;
+
 /// How long a loop rests after a panic: one that panics at once should not fill the log.
 const AFTER_PANIC: Duration = Duration::from_millis(50);
 
@@ -58,6 +66,8 @@ struct Crews {
     engine: Engine,
     /// By [`Class`].
     loops: [Vec<Handle>; 2],
+    /// The core of each interactive loop, or none if they keep to none.
+    cores: Vec<usize>,
     /// Times that a tunnel went to another loop.
     moves: AtomicU64,
 }
@@ -77,7 +87,9 @@ impl Loops {
     /// Those of making a poller, or of starting a thread.
     pub(super) fn start<P: Poller>(options: &Options) -> io::Result<Self> {
         let crew = || (0..options.threads.max(1)).map(|_| Handle::new()).collect::<io::Result<Vec<_>>>();
-        let crews = Arc::new(Crews { engine: P::ENGINE, loops: [crew()?, crew()?], moves: AtomicU64::new(0) });
+        let cores = if options.cores.len() == options.threads { options.cores.clone() } else { Vec::new() };
+        let crews = Crews { engine: P::ENGINE, loops: [crew()?, crew()?], cores, moves: AtomicU64::new(0) };
+        let crews = Arc::new(crews);
         let this = Self { crews, next_id: AtomicU64::new(1) };
         let (started, ready) = mpsc::channel();
         for class in Class::BOTH {
@@ -150,6 +162,9 @@ fn spawn<P: Poller>(
             // Refused or not: this is for the good of others. A nice value takes too much: at 5 sixty-four
             // tunnels lose a tenth to their own senders and receivers on the same cores.
             let _ = never_push_in();
+        } else if let Some(core) = crews.cores.get(number) {
+            // It is for speed alone: refused, it runs where the scheduler lets it.
+            let _ = keep_to(&[*core]);
         }
         let mut started = Some(started);
         while let Some(poller) = new_poller::<P>(handle, started.take()) {
@@ -190,13 +205,18 @@ impl Crews {
     /// after the other are bulk side by side, each with the same neighbours however soon it became so. Four
     /// that mixed were slower by a third.
     ///
-    /// An interactive loop is the one with the fewest.
+    /// An interactive loop is the one on this core, unless others have far fewer: a network card with one queue
+    /// reports everything to one core.
     fn hand(&self, class: Class, mut carried: Box<Carried>) -> Result<(), Box<Carried>> {
         let load = |number: usize| self.of(class)[number].load.load(Ordering::Relaxed);
         let mut numbers: Vec<usize> = (0..self.of(class).len()).collect();
         numbers.sort_by_key(|number| load(*number));
         let least = numbers.first().map_or(0, |number| load(*number));
-        let own = Some(carried.home).filter(|home| class == Class::Bulk && load(*home) <= least + 1 + least / 4);
+        let (own, more) = match class {
+            Class::Bulk => (Some(carried.home), 1),
+            Class::Interactive => (self.on_this_core(), MORE_HERE),
+        };
+        let own = own.filter(|own| load(*own) <= least + more + least / 4);
         for number in own.into_iter().chain(numbers) {
             let handle = &self.of(class)[number];
             handle.load.fetch_add(1, Ordering::Relaxed);
@@ -209,6 +229,12 @@ impl Crews {
             }
         }
         Err(carried)
+    }
+
+    /// The interactive loop that keeps to the core of the calling thread.
+    fn on_this_core(&self) -> Option<usize> {
+        let here = here();
+        self.cores.iter().position(|core| *core == here)
     }
 
     /// The loop of a class with the fewest tunnels, and how many those are.

@@ -21,7 +21,7 @@ use tokio::sync::oneshot;
 
 use crate::metrics;
 use crate::reason::Reason;
-use crate::sys::tcp;
+use crate::sys::{tcp, thread};
 use crate::tunnel::{Direction, Flow, Tunnel};
 
 mod copy;
@@ -74,6 +74,8 @@ pub struct Options {
     pub user_timeout: Duration,
     /// Loop threads of each class, or threads of the copy engine.
     pub threads: usize,
+    /// The cores that interactive loops keep to, if there are as many as threads; otherwise the scheduler places them.
+    pub cores: Vec<usize>,
     /// How long an interactive loop looks for work before it sleeps, where that pays; zero: not at all.
     pub spin: Duration,
     /// Where bulk begins.
@@ -87,6 +89,7 @@ impl Default for Options {
             idle_timeout: None,
             user_timeout: Duration::ZERO,
             threads: available_parallelism().map_or(1, Into::into),
+            cores: thread::whole_cores(),
             spin: SPIN,
             thresholds: Thresholds::default(),
         }

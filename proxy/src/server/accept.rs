@@ -1,11 +1,12 @@
 //! The accept loop.
 
 use std::io;
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tracing::warn;
 
@@ -26,14 +27,32 @@ const BACK_OFF: (Duration, Duration) = (Duration::from_millis(5), Duration::from
 /// already would be reset by closing the listener.
 const LAST: usize = 4096;
 
+/// Accepts at all of these listeners until `draining` is true and their queues are empty; says on `started` whether
+/// the calling runtime watches them.
+pub(super) async fn accept_at(
+    listeners: Vec<TcpListener>,
+    gateway: Arc<Gateway>,
+    registry: Arc<Registry>,
+    draining: watch::Receiver<bool>,
+    started: oneshot::Sender<io::Result<()>>,
+) {
+    match listeners.into_iter().map(Listener::new).collect::<io::Result<Vec<_>>>() {
+        Ok(listeners) => {
+            let _ = started.send(Ok(()));
+            let accepting = |listener| accept(listener, gateway.clone(), registry.clone(), draining.clone());
+            listeners.into_iter().map(accepting).collect::<JoinSet<()>>().join_all().await;
+        }
+        Err(error) => drop(started.send(Err(error))),
+    }
+}
+
 /// Accepts until `draining` is true and the queue is empty.
-pub(super) async fn accept(
+async fn accept(
     listener: Listener,
     gateway: Arc<Gateway>,
     registry: Arc<Registry>,
     mut draining: watch::Receiver<bool>,
 ) {
-    let connections = registry.connections();
     let (mut pause, mut last) = (BACK_OFF.0, LAST);
     loop {
         if *draining.borrow() {
@@ -47,9 +66,8 @@ pub(super) async fn accept(
         match accepted {
             Ok((stream, client)) => {
                 pause = BACK_OFF.0;
-                let handshakes = connections.borrow().saturating_sub(registry.active());
-                let account = registry.accepted(client);
-                if handshakes < HANDSHAKES {
+                let (account, handshakes) = registry.accepted_among(client);
+                if handshakes <= HANDSHAKES {
                     tokio::spawn(serve(gateway.clone(), stream, account));
                 } else {
                     tokio::spawn(turn_away(stream, account));

@@ -1,13 +1,12 @@
-//! Binds the addresses of the gateway.
+//! Binds the addresses of the gateway, once for each core that connections come in on.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 
+use rustix::net::sockopt::set_socket_reuseport;
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::TcpListener;
 
-use crate::sys::socket::{LegOptions, apply};
-use crate::sys::stream::Listener;
+use crate::sys::socket::{LegOptions, apply, prefer_core};
 
 /// Connections that wait to be accepted, bounded by `net.core.somaxconn`: all the volumes of a
 /// migration connect at once.
@@ -16,24 +15,29 @@ const BACKLOG: i32 = 4096;
 /// The bound sockets, which accept nothing before the server runs.
 #[derive(Debug)]
 pub struct Listeners {
-    clients: Vec<std::net::TcpListener>,
-    admin: std::net::TcpListener,
+    /// For each core, or for all of them together, one at each address.
+    pub(super) clients: Vec<Vec<TcpListener>>,
+    pub(super) admin: TcpListener,
 }
 
 impl Listeners {
-    /// Binds all addresses; options of accepted connections are set on the listeners, from which
-    /// Linux copies them (`net/ipv4/inet_connection_sock.c`, `inet_csk_clone_lock`).
+    /// Binds all addresses, those for clients once for each of `cores`; options of accepted connections are set on
+    /// the listeners, from which Linux copies them (`net/ipv4/inet_connection_sock.c`, `inet_csk_clone_lock`).
     ///
     /// # Errors
     /// The address, the cause and the remedy.
-    pub fn bind(clients: &[SocketAddr], admin: SocketAddr, leg: &LegOptions) -> Result<Self, String> {
+    pub fn bind(clients: &[SocketAddr], admin: SocketAddr, leg: &LegOptions, cores: &[usize]) -> Result<Self, String> {
         // `[::]:3128` takes IPv4 as well, unless that has a listener of its own.
         let has_own_v4 = |port| clients.iter().any(|other| other.is_ipv4() && other.port() == port && port != 0);
-        let bind = |option: &str, address: SocketAddr, leg: Option<&LegOptions>| {
-            listener(address, has_own_v4(address.port()), leg).map_err(|error| explain(option, address, &error))
-        };
-        let clients = clients.iter().map(|&address| bind("--listen", address, Some(leg)));
-        Ok(Self { clients: clients.collect::<Result<_, _>>()?, admin: bind("--admin", admin, None)? })
+        let mut by_core: Vec<Vec<TcpListener>> = (0..cores.len().max(1)).map(|_| Vec::new()).collect();
+        for &address in clients {
+            let bound = one_for_each(address, has_own_v4(address.port()), leg, cores);
+            let bound = bound.map_err(|error| explain("--listen", address, &error))?;
+            by_core.iter_mut().zip(bound).for_each(|(listeners, listener)| listeners.push(listener));
+        }
+        let admin_listener = bind(admin, false, None, false).and_then(|socket| listen(socket, None));
+        let admin = admin_listener.map_err(|error| explain("--admin", admin, &error))?;
+        Ok(Self { clients: by_core, admin })
     }
 
     /// Where clients are accepted, with the ports that the kernel chose for port 0.
@@ -41,7 +45,7 @@ impl Listeners {
     /// # Errors
     /// The error of getsockname(2).
     pub fn client_addresses(&self) -> io::Result<Vec<SocketAddr>> {
-        self.clients.iter().map(std::net::TcpListener::local_addr).collect()
+        self.clients.first().into_iter().flatten().map(TcpListener::local_addr).collect()
     }
 
     /// Where the admin server listens.
@@ -51,18 +55,34 @@ impl Listeners {
     pub fn admin_address(&self) -> io::Result<SocketAddr> {
         self.admin.local_addr()
     }
-
-    /// Registers them with the runtime: first where clients are accepted, then the admin server's.
-    pub(super) fn into_tokio(self) -> io::Result<(Vec<Listener>, TcpListener)> {
-        let clients = self.clients.into_iter().map(Listener::new).collect::<io::Result<_>>()?;
-        Ok((clients, TcpListener::from_std(self.admin)?))
-    }
 }
 
-fn listener(address: SocketAddr, only_v6: bool, leg: Option<&LegOptions>) -> io::Result<std::net::TcpListener> {
+/// A listener for each core, or one for all.
+///
+/// The first is bound like any other socket, so that an address that somebody has is refused, even where he would
+/// share it: two gateways that share a port by mistake would each get a part of the clients. Only then it is
+/// shared, with this process's own.
+fn one_for_each(address: SocketAddr, only_v6: bool, leg: &LegOptions, cores: &[usize]) -> io::Result<Vec<TcpListener>> {
+    let first = bind(address, only_v6, Some(leg), false)?;
+    let Some((first_core, others)) = cores.split_first().filter(|(_, others)| !others.is_empty()) else {
+        return Ok(vec![listen(first, None)?]);
+    };
+    set_socket_reuseport(&first, true)?;
+    let address = first.local_addr()?.as_socket().unwrap_or(address);
+    let mut listeners = vec![listen(first, Some(*first_core))?];
+    for core in others {
+        listeners.push(listen(bind(address, only_v6, Some(leg), true)?, Some(*core))?);
+    }
+    Ok(listeners)
+}
+
+fn bind(address: SocketAddr, only_v6: bool, leg: Option<&LegOptions>, shared: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
+    if shared {
+        set_socket_reuseport(&socket, true)?;
+    }
     if address.is_ipv6() {
         socket.set_only_v6(only_v6)?;
     }
@@ -70,6 +90,13 @@ fn listener(address: SocketAddr, only_v6: bool, leg: Option<&LegOptions>) -> io:
         apply(&socket, leg)?;
     }
     socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+fn listen(socket: Socket, core: Option<usize>) -> io::Result<TcpListener> {
+    if let Some(core) = core {
+        prefer_core(&socket, core)?;
+    }
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
@@ -91,13 +118,24 @@ mod tests {
     #[test]
     fn both_families_share_a_port_and_a_taken_one_is_explained() {
         let admin = "127.0.0.1:0".parse().unwrap();
-        let bind = |clients: &[SocketAddr]| Listeners::bind(clients, admin, &LegOptions::default());
-        let first = bind(&["0.0.0.0:0".parse().unwrap()]).unwrap();
-        let port = first.client_addresses().unwrap()[0].port();
-        let taken = bind(&[SocketAddr::new("0.0.0.0".parse().unwrap(), port)]).unwrap_err();
-        assert!(taken.starts_with("--listen ") && taken.contains("another process listens there"), "{taken}");
-        drop(first);
-        let both = ["0.0.0.0", "::"].map(|ip| SocketAddr::new(ip.parse().unwrap(), port));
-        assert_eq!(bind(&both).unwrap().client_addresses().unwrap(), both);
+        for cores in [&[][..], &[0], &[0, 1, 2]] {
+            let bind = |clients: &[SocketAddr]| Listeners::bind(clients, admin, &LegOptions::default(), cores);
+            let first = bind(&["0.0.0.0:0".parse().unwrap()]).unwrap();
+            let port = first.client_addresses().unwrap()[0].port();
+            for other in [&[][..], &[0, 1]] {
+                let taken = SocketAddr::new("0.0.0.0".parse().unwrap(), port);
+                let taken = Listeners::bind(&[taken], admin, &LegOptions::default(), other).unwrap_err();
+                assert!(taken.starts_with("--listen ") && taken.contains("another process listens there"), "{taken}");
+            }
+            drop(first);
+            let both = ["0.0.0.0", "::"].map(|ip| SocketAddr::new(ip.parse().unwrap(), port));
+            let bound = bind(&both).unwrap();
+            assert_eq!(bound.client_addresses().unwrap(), both);
+            assert_eq!(bound.clients.len(), cores.len().max(1));
+            for listeners in &bound.clients {
+                let addresses = listeners.iter().map(|listener| listener.local_addr().unwrap());
+                assert_eq!(addresses.collect::<Vec<_>>(), both);
+            }
+        }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! | file | what is in it |
 //! |---|---|
+//! | `control` | the threads, one for each core where that can be |
 //! | `listen` | binding, before anything else can fail |
 //! | `accept` | the accept loop, its back-off and its limit |
 //! | `descriptors` | the descriptor limit and what fits in it |
@@ -11,8 +12,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
+use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tracing::{error, info, warn};
@@ -23,10 +25,14 @@ use crate::connection::Gateway;
 use crate::reason::Reason;
 
 mod accept;
+mod control;
 pub mod descriptors;
 mod listen;
 
+pub use control::Control;
 pub use listen::Listeners;
+
+use control::Worker;
 
 /// How often the users file is looked at and long tunnels are asked for their interim line.
 const TICK: Duration = Duration::from_secs(1);
@@ -52,21 +58,39 @@ impl Server {
     /// so that clients with several gateways go to the next; open tunnels live on until they end,
     /// `drain_timeout` is over, or a second signal comes.
     ///
-    /// # Errors
-    /// When a listener cannot be registered.
-    pub async fn run(self, signals: Signals, listeners: Listeners, admin: Admin) -> io::Result<()> {
+    /// The first listeners are this thread's, the others have a worker each.
+    async fn run(self, signals: Signals, listeners: Listeners, admin: Admin, workers: &[Worker]) -> io::Result<()> {
         let Signals { mut stop, hangup } = signals;
-        let (clients, admin_listener) = listeners.into_tokio()?;
+        let Listeners { clients, admin: admin_listener } = listeners;
+        let admin_listener = TcpListener::from_std(admin_listener)?;
+        let (drain, draining) = watch::channel(false);
+        let (_until_the_end, end) = watch::channel(());
+        let mut accepting = JoinSet::new();
+        for (number, listeners) in clients.into_iter().enumerate() {
+            let (started, has_started) = oneshot::channel();
+            let (gateway, registry) = (self.gateway.clone(), self.registry.clone());
+            let accept = accept::accept_at(listeners, gateway, registry, draining.clone(), started);
+            match number.checked_sub(1).and_then(|number| workers.get(number)) {
+                None => drop(accepting.spawn(accept)),
+                Some(worker) => {
+                    let (accepted, has_accepted) = oneshot::channel::<()>();
+                    let mut end = end.clone();
+                    worker.run(async move {
+                        accept.await;
+                        drop(accepted);
+                        // Handshakes are still under way here.
+                        let _ = end.changed().await;
+                    });
+                    accepting.spawn(async { drop(has_accepted.await) });
+                }
+            }
+            has_started.await.map_err(io::Error::other)??;
+        }
+        self.readiness.set(Ready::Ready);
+        // Not before that: whoever reads in the log that it listens may ask at once whether it is ready.
         let mut background = JoinSet::new();
         background.spawn(admin.run(admin_listener));
         background.spawn(housekeeping(self.gateway.clone(), self.registry.clone(), hangup));
-        let mut accepting = JoinSet::new();
-        let (drain, draining) = watch::channel(false);
-        for listener in clients {
-            let draining = draining.clone();
-            accepting.spawn(accept::accept(listener, self.gateway.clone(), self.registry.clone(), draining));
-        }
-        self.readiness.set(Ready::Ready);
         notify(&[NotifyState::Ready]);
 
         let signal = stop.next().await;

@@ -151,24 +151,30 @@ pub fn apply(socket: &impl AsFd, options: &LegOptions) -> io::Result<()> {
 /// # Errors
 /// The error of setsockopt(2) or bind(2); `EADDRNOTAVAIL` means that the host has no such address.
 pub fn bind_source(socket: &impl AsFd, source: IpAddr) -> io::Result<()> {
+    set(socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;
     let descriptor = socket.as_fd();
-    let on: libc::c_int = 1;
-    let length = libc::socklen_t::try_from(size_of_val(&on)).expect("the size of an int");
-    // SAFETY: `on` is this function's own and outlives the call; the kernel reads `length` bytes of
-    // it, which is its size, and keeps no pointer. The descriptor is borrowed for the call.
-    let result = unsafe {
-        libc::setsockopt(
-            descriptor.as_raw_fd(),
-            libc::IPPROTO_IP,
-            libc::IP_BIND_ADDRESS_NO_PORT,
-            (&raw const on).cast(),
-            length,
-        )
-    };
-    if result != 0 {
-        return Err(io::Error::last_os_error());
-    }
     SockRef::from(&descriptor).bind(&std::net::SocketAddr::new(source, 0).into())
+}
+
+/// Has the kernel prefer a listener, among those that share its address by `SO_REUSEPORT`, for connections whose
+/// first packet is received on `core` (`SO_INCOMING_CPU`, socket(7); `net/core/sock_reuseport.c`, since 6.2, before
+/// that the choice is by a hash alone). Those of a core that no listener has go to any.
+///
+/// # Errors
+/// The error of setsockopt(2).
+pub fn prefer_core(listener: &impl AsFd, core: usize) -> io::Result<()> {
+    let core = libc::c_int::try_from(core).map_err(|_| io::ErrorKind::InvalidInput)?;
+    set(listener, libc::SOL_SOCKET, libc::SO_INCOMING_CPU, core)
+}
+
+/// Sets an option that is a number, and that socket2 and rustix do not set.
+fn set(socket: &impl AsFd, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    let length = libc::socklen_t::try_from(size_of_val(&value)).expect("the size of an int");
+    // SAFETY: `value` is this function's own and outlives the call; the kernel reads `length` bytes of
+    // it, which is its size, and keeps no pointer. The descriptor is borrowed for the call.
+    let result =
+        unsafe { libc::setsockopt(socket.as_fd().as_raw_fd(), level, option, (&raw const value).cast(), length) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Whether `address` is one of this host's: one that a socket can be bound to.

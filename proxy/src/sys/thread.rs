@@ -1,6 +1,35 @@
-//! How the kernel schedules a thread.
+//! How the kernel schedules a thread, and where.
 
 use std::io;
+use std::thread::available_parallelism;
+
+use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
+
+/// The cores that this process may run on, where it may use all of each: none where a control group grants it less
+/// time than that, since threads that keep to cores then do so among strangers.
+#[must_use]
+pub fn whole_cores() -> Vec<usize> {
+    let Ok(permitted) = sched_getaffinity(None) else { return Vec::new() };
+    let cores: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|core| permitted.is_set(*core)).collect();
+    // What a quota leaves is counted in (cgroup-v2.rst, `cpu.max`).
+    if available_parallelism().is_ok_and(|parallel| parallel.get() == cores.len()) { cores } else { Vec::new() }
+}
+
+/// Has the calling thread, and what it starts from then on, run on these cores only.
+///
+/// # Errors
+/// That of sched_setaffinity(2): none of them is permitted, or a seccomp filter refuses the call.
+pub fn keep_to(cores: &[usize]) -> io::Result<()> {
+    let mut set = CpuSet::new();
+    cores.iter().for_each(|core| set.set(*core));
+    Ok(sched_setaffinity(None, &set)?)
+}
+
+/// The core that the calling thread runs on.
+#[must_use]
+pub fn here() -> usize {
+    sched_getcpu()
+}
 
 /// Has the scheduler take the calling thread for one that computes: when it is woken it does not push
 /// another thread off its core, so that it finds more to do at once (`SCHED_BATCH`, sched(7);
@@ -19,6 +48,22 @@ pub fn never_push_in() -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_thread_keeps_to_the_cores_that_it_is_given_and_is_let_off_again() {
+        let cores = whole_cores();
+        let thread = std::thread::spawn(move || {
+            for core in &cores {
+                keep_to(&[*core]).unwrap();
+                assert_eq!(here(), *core);
+                // A thread that is kept to one core has no other.
+                assert_eq!(whole_cores(), [*core]);
+            }
+            keep_to(&cores).unwrap();
+            assert_eq!(whole_cores(), cores);
+        });
+        thread.join().unwrap();
+    }
 
     #[test]
     fn a_thread_may_always_ask_for_less() {

@@ -15,8 +15,8 @@ use super::row::Row;
 use super::tcp::{self, Chosen};
 use super::verdict::{Outcome, Tried, Verdict, engine_of, try_engines};
 use crate::commands::log::Lines;
-use crate::commands::serve::Control;
 use crate::relay::{Engine, Options};
+use crate::server::Control;
 use crate::sys::probe;
 
 /// The object that `--json` prints; its keys are an interface.
