@@ -282,6 +282,7 @@ mod tests {
     use crate::relay::poller::tampered::{Tamper, Tampered};
     use crate::relay::poller::{Epoll, Event, Uring};
     use crate::relay::tests::pair;
+    use crate::sys::thread::whole_cores;
     use crate::tunnel::Flow;
 
     /// A tunnel with a hand on both its ends, and word of its end.
@@ -333,5 +334,33 @@ mod tests {
     fn a_loop_that_panics_resets_its_tunnels_and_carries_the_next() {
         survives::<Epoll>();
         survives::<Uring>();
+    }
+
+    #[test]
+    fn a_tunnel_goes_to_the_loop_on_its_core_unless_that_has_far_more_than_others() {
+        let cores = whole_cores();
+        let options = Options { threads: cores.len(), cores, ..Options::default() };
+        let loops = Loops::start::<Epoll>(&options).unwrap();
+        let loads = || {
+            let crew = loops.crews.of(Class::Interactive);
+            crew.iter().map(|handle| handle.load.load(Ordering::Relaxed)).collect::<Vec<_>>()
+        };
+        let mut tunnels = Vec::new();
+        let mut open_on = |core: usize| {
+            let open = || keep_to(&[core]).map(|()| open(&loops)).unwrap();
+            tunnels.push(thread::scope(|scope| scope.spawn(open).join().unwrap()));
+        };
+        let mut expected = vec![0; options.cores.len()];
+        for (number, core) in options.cores.iter().enumerate() {
+            open_on(*core);
+            expected[number] += 1;
+            assert_eq!(loads(), expected);
+        }
+        if let [first, _, ..] = options.cores[..] {
+            (0..3 * MORE_HERE).for_each(|_| open_on(first));
+            let loads = loads();
+            let least = loads.iter().min().unwrap();
+            assert!(loads[0] > MORE_HERE && loads[0] <= least + MORE_HERE + least / 4 + 1, "{loads:?}");
+        }
     }
 }

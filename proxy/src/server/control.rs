@@ -115,3 +115,27 @@ fn runtime(cores: &[usize]) -> io::Result<Runtime> {
     };
     Builder::new_current_thread().enable_all().on_thread_start(free).build()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::thread::here;
+
+    #[test]
+    fn a_worker_is_on_its_core_and_what_blocks_is_where_there_is_room() {
+        let cores = whole_cores();
+        let control = Control::new().unwrap();
+        assert_eq!(control.workers.len(), cores.len().saturating_sub(1));
+        for (worker, core) in control.workers.iter().zip(&cores[1..]) {
+            let (report, reports) = mpsc::channel();
+            worker.run(async move {
+                let blocking = tokio::task::spawn_blocking(whole_cores).await.unwrap();
+                report.send((here(), whole_cores(), blocking)).unwrap();
+            });
+            assert_eq!(reports.recv().unwrap(), (*core, vec![*core], cores.clone()));
+        }
+        // Nobody is kept waiting by workers that had nothing to do.
+        drop(Control::new().unwrap());
+        assert_eq!(whole_cores(), cores, "the calling thread was kept to a core before it had a gateway to run");
+    }
+}

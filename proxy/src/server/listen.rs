@@ -113,7 +113,11 @@ fn explain(option: &str, address: SocketAddr, error: &io::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpStream;
+    use std::thread;
+
     use super::*;
+    use crate::sys::thread::{keep_to, whole_cores};
 
     #[test]
     fn both_families_share_a_port_and_a_taken_one_is_explained() {
@@ -135,6 +139,38 @@ mod tests {
             for listeners in &bound.clients {
                 let addresses = listeners.iter().map(|listener| listener.local_addr().unwrap());
                 assert_eq!(addresses.collect::<Vec<_>>(), both);
+            }
+        }
+    }
+
+    /// Before that the kernel chooses among listeners by a hash alone.
+    fn kernel_prefers_cores() -> bool {
+        let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+        let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|number| number.parse::<u32>().ok());
+        numbers.next().zip(numbers.next()).is_some_and(|version| version >= (6, 2))
+    }
+
+    #[test]
+    fn a_connection_comes_to_the_listener_of_the_core_that_its_packets_come_to() {
+        let cores = whole_cores();
+        if cores.len() < 2 || !kernel_prefers_cores() {
+            return;
+        }
+        let any = ["127.0.0.1:0", "[::1]:0"].map(|address| address.parse().unwrap());
+        let listeners = Listeners::bind(&any, any[0], &LegOptions::default(), &cores).unwrap();
+        let addresses = listeners.client_addresses().unwrap();
+        for (number, core) in cores.iter().enumerate().cycle().take(3 * cores.len()) {
+            for (place, address) in addresses.iter().enumerate() {
+                let connect = || {
+                    // What is sent over loopback is received on the core of the sender.
+                    keep_to(&[*core]).unwrap();
+                    TcpStream::connect(address).unwrap()
+                };
+                let client = thread::scope(|scope| scope.spawn(connect).join().unwrap());
+                let came: Vec<bool> = listeners.clients.iter().map(|core| core[place].accept().is_ok()).collect();
+                let expected: Vec<bool> = (0..cores.len()).map(|other| other == number).collect();
+                assert_eq!(came, expected, "{address} from core {core}");
+                drop(client);
             }
         }
     }
