@@ -1,12 +1,14 @@
 //! Signals, draining, and the end of one tunnel among others.
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write as _};
 use std::net::TcpStream;
 use std::os::unix::net::UnixDatagram;
+use std::thread;
 
 use rustix::process::Signal;
 use serde_json::Value;
 use sluicegate::metrics;
+use sluicegate::sys::thread::{keep_to, whole_cores};
 
 use crate::support::noise::End;
 use crate::support::process::sluicegate;
@@ -36,6 +38,54 @@ fn a_drain_waits_for_open_tunnels() {
     let line = gateway.closing_line(stream.local_addr().unwrap());
     assert_eq!((line.text("outcome"), line.number("to_origin")), ("client_closed", 1 << 20));
     assert_eq!(gateway.log.count(|line| line.message() == "stopped"), 1);
+}
+
+/// Several times, since the runtime may hear of the queue in time.
+#[test]
+fn whoever_is_in_the_queue_when_a_drain_begins_is_served() {
+    let origin = Origin::echo();
+    let request = client::request(origin.address, None);
+    let cores = whole_cores();
+    for _ in 0..8 {
+        let mut gateway = Gateway::open(&["--listen", "[::1]:0"]);
+        // It does not get the processor for a moment.
+        gateway.signal(Signal::STOP);
+        let dial = |number: usize| {
+            if let Some(core) = cores.get(number % cores.len().max(1)) {
+                keep_to(&[*core]).unwrap();
+            }
+            gateway.listeners.iter().map(|listener| client::dial(*listener)).collect::<Vec<_>>()
+        };
+        let dial = |number| thread::scope(|scope| scope.spawn(|| dial(number)).join().unwrap());
+        let clients: Vec<TcpStream> = (0..8).flat_map(dial).collect();
+        for mut client in &clients {
+            client.write_all(request.as_bytes()).unwrap();
+        }
+        gateway.signal(Signal::TERM);
+        gateway.signal(Signal::CONT);
+        for client in &clients {
+            assert_eq!(client::read_head(client), client::ESTABLISHED);
+            client::echoes(client, 1_000);
+        }
+        clients.iter().for_each(client::hang_up);
+        assert_eq!(gateway.wait().code(), Some(0));
+    }
+}
+
+#[test]
+fn handshakes_that_a_drain_gives_up_have_their_lines() {
+    const CLIENTS: usize = 8;
+    let mut gateway = Gateway::open(&["--drain-timeout", "200ms"]);
+    let clients: Vec<TcpStream> = (0..CLIENTS).map(|_| client::dial(gateway.address)).collect();
+    for mut client in &clients {
+        client.write_all(b"CONNECT 127.0.0.1:1 HTTP/1.1\r\nHo").unwrap();
+    }
+    gateway.signal(Signal::TERM);
+    assert_eq!(gateway.wait().code(), Some(0));
+    let refused = |client: &TcpStream| gateway.refusal_line(client.local_addr().unwrap());
+    for client in &clients {
+        assert_eq!(refused(client).text("reason"), "shutdown");
+    }
 }
 
 #[test]

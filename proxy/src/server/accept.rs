@@ -55,13 +55,17 @@ async fn accept(
 ) {
     let (mut pause, mut last) = (BACK_OFF.0, LAST);
     loop {
-        if *draining.borrow() {
-            last -= 1;
-        }
         let accepted = tokio::select! {
             biased;
-            accepted = listener.accept(), if last > 0 => accepted,
-            _ = draining.wait_for(|draining| *draining) => return,
+            _ = draining.wait_for(|draining| *draining) => {
+                if last == 0 {
+                    return;
+                }
+                last -= 1;
+                // The runtime may not have heard yet of what is in the queue.
+                listener.accept_now()
+            }
+            accepted = listener.accept() => accepted,
         };
         match accepted {
             Ok((stream, client)) => {

@@ -6,13 +6,13 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::mpsc;
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use tokio::runtime::{Builder, Runtime};
 
 use super::{Listeners, Server, Signals};
 use crate::admin::Admin;
-use crate::sys::thread::{keep_to, whole_cores};
+use crate::sys::thread::{keep_to, permitted, whole_cores};
 
 /// What everything runs on but the bytes of tunnels.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ impl Control {
         let workers = cores.iter().skip(1).map(|core| start(*core)).collect::<io::Result<_>>()?;
         drop(started);
         ready.iter().collect::<io::Result<()>>()?;
-        let runtime = runtime(&cores)?;
+        let runtime = runtime(cores.first().copied(), &cores)?;
         let signals = {
             let _context = runtime.enter();
             Signals::watch()?
@@ -46,7 +46,7 @@ impl Control {
     /// The cores that listeners are wanted for; none if one for all will do.
     #[must_use]
     pub fn cores(&self) -> &[usize] {
-        if self.workers.is_empty() { &[] } else { &self.cores }
+        &self.cores
     }
 
     /// Runs a gateway until it has drained.
@@ -62,6 +62,8 @@ impl Control {
         let result = runtime.block_on(server.run(signals, listeners, admin, &workers));
         // A look-up that hangs in the resolver is not waited for.
         runtime.shutdown_background();
+        // What they still had is accounted for when they are gone.
+        workers.into_iter().for_each(Worker::join);
         result
     }
 }
@@ -73,6 +75,7 @@ type Job = Pin<Box<dyn Future<Output = ()> + Send>>;
 #[derive(Debug)]
 pub(super) struct Worker {
     job: mpsc::Sender<Job>,
+    thread: JoinHandle<()>,
 }
 
 impl Worker {
@@ -80,8 +83,8 @@ impl Worker {
     fn start(core: usize, cores: &[usize], started: mpsc::Sender<io::Result<()>>) -> io::Result<Self> {
         let (job, jobs) = mpsc::channel::<Job>();
         let cores = cores.to_vec();
-        thread::Builder::new().name(format!("control-{core}")).spawn(move || {
-            let runtime = match runtime(&cores) {
+        let thread = thread::Builder::new().name(format!("control-{core}")).spawn(move || {
+            let runtime = match runtime(Some(core), &cores) {
                 Ok(runtime) => runtime,
                 Err(error) => return drop(started.send(Err(error))),
             };
@@ -94,7 +97,14 @@ impl Worker {
             }
             runtime.shutdown_background();
         })?;
-        Ok(Self { job })
+        Ok(Self { job, thread })
+    }
+
+    /// Waits until it has left, which it does without a job or after it.
+    fn join(self) {
+        drop(self.job);
+        // A panic of its was told when it happened.
+        let _ = self.thread.join();
     }
 
     /// Gives it its job.
@@ -104,16 +114,16 @@ impl Worker {
     }
 }
 
-/// A runtime for the calling thread. The threads that it starts for what blocks, as for password hashes, are not
-/// kept to a core with it.
-fn runtime(cores: &[usize]) -> io::Result<Runtime> {
+/// A runtime for a thread that will keep to `core`. The threads that it starts for what blocks, as for password
+/// hashes, do not: they are let off to all of `cores`, unless somebody has chosen others for the thread since.
+fn runtime(core: Option<usize>, cores: &[usize]) -> io::Result<Runtime> {
     let cores = cores.to_vec();
-    let free = move || {
-        if !cores.is_empty() {
+    let let_off = move || {
+        if core.is_some_and(|core| permitted() == [core]) {
             let _ = keep_to(&cores);
         }
     };
-    Builder::new_current_thread().enable_all().on_thread_start(free).build()
+    Builder::new_current_thread().enable_all().on_thread_start(let_off).build()
 }
 
 #[cfg(test)]
@@ -126,16 +136,30 @@ mod tests {
         let cores = whole_cores();
         let control = Control::new().unwrap();
         assert_eq!(control.workers.len(), cores.len().saturating_sub(1));
-        for (worker, core) in control.workers.iter().zip(&cores[1..]) {
+        for (worker, core) in control.workers.into_iter().zip(cores.iter().skip(1)) {
             let (report, reports) = mpsc::channel();
+            let blocking = || tokio::task::spawn_blocking(permitted);
             worker.run(async move {
-                let blocking = tokio::task::spawn_blocking(whole_cores).await.unwrap();
-                report.send((here(), whole_cores(), blocking)).unwrap();
+                let let_off = blocking().await.unwrap();
+                report.send((here(), permitted(), let_off)).unwrap();
             });
             assert_eq!(reports.recv().unwrap(), (*core, vec![*core], cores.clone()));
+            worker.join();
         }
-        // Nobody is kept waiting by workers that had nothing to do.
-        drop(Control::new().unwrap());
-        assert_eq!(whole_cores(), cores, "the calling thread was kept to a core before it had a gateway to run");
+        // Workers that had nothing to do keep nobody waiting.
+        Control::new().unwrap().workers.into_iter().for_each(Worker::join);
+        assert_eq!(whole_cores(), cores, "the calling thread keeps to a core before it has a gateway to run");
+    }
+
+    #[test]
+    fn what_blocks_is_not_let_off_from_where_somebody_else_has_put_the_thread() {
+        let cores = whole_cores();
+        let [core, other, ..] = cores[..] else { return };
+        let thread = thread::spawn(move || {
+            let runtime = runtime(Some(core), &cores).unwrap();
+            keep_to(&[other]).unwrap();
+            runtime.block_on(runtime.spawn_blocking(permitted)).unwrap()
+        });
+        assert_eq!(thread.join().unwrap(), [other]);
     }
 }

@@ -35,7 +35,7 @@ impl Listeners {
             let bound = bound.map_err(|error| explain("--listen", address, &error))?;
             by_core.iter_mut().zip(bound).for_each(|(listeners, listener)| listeners.push(listener));
         }
-        let admin_listener = bind(admin, false, None, false).and_then(|socket| listen(socket, None));
+        let admin_listener = bind(admin, false, None, false).and_then(listen);
         let admin = admin_listener.map_err(|error| explain("--admin", admin, &error))?;
         Ok(Self { clients: by_core, admin })
     }
@@ -57,21 +57,27 @@ impl Listeners {
     }
 }
 
-/// A listener for each core, or one for all.
+/// A listener for each core, or one for all where the kernel does not let an address be shared.
 ///
-/// The first is bound like any other socket, so that an address that somebody has is refused, even where he would
-/// share it: two gateways that share a port by mistake would each get a part of the clients. Only then it is
-/// shared, with this process's own.
+/// The first is bound and listens like any other socket, so that an address that somebody has is refused, even where
+/// he would share it: two gateways that share a port by mistake would each get a part of the clients. Only then it
+/// is shared, with this process's own: the kernel looks for an address that is taken in bind(2) and, since two may
+/// be bound that do not listen yet, once more in listen(2).
 fn one_for_each(address: SocketAddr, only_v6: bool, leg: &LegOptions, cores: &[usize]) -> io::Result<Vec<TcpListener>> {
-    let first = bind(address, only_v6, Some(leg), false)?;
+    let first = listen(bind(address, only_v6, Some(leg), false)?)?;
     let Some((first_core, others)) = cores.split_first().filter(|(_, others)| !others.is_empty()) else {
-        return Ok(vec![listen(first, None)?]);
+        return Ok(vec![first]);
     };
-    set_socket_reuseport(&first, true)?;
-    let address = first.local_addr()?.as_socket().unwrap_or(address);
-    let mut listeners = vec![listen(first, Some(*first_core))?];
+    let address = first.local_addr()?;
+    // For speed alone: refused, as by a seccomp filter, one serves all.
+    if prefer_core(&first, *first_core).and_then(|()| Ok(set_socket_reuseport(&first, true)?)).is_err() {
+        return Ok(vec![first]);
+    }
+    let mut listeners = vec![first];
     for core in others {
-        listeners.push(listen(bind(address, only_v6, Some(leg), true)?, Some(*core))?);
+        let shared = bind(address, only_v6, Some(leg), true)?;
+        prefer_core(&shared, *core)?;
+        listeners.push(listen(shared)?);
     }
     Ok(listeners)
 }
@@ -93,10 +99,7 @@ fn bind(address: SocketAddr, only_v6: bool, leg: Option<&LegOptions>, shared: bo
     Ok(socket)
 }
 
-fn listen(socket: Socket, core: Option<usize>) -> io::Result<TcpListener> {
-    if let Some(core) = core {
-        prefer_core(&socket, core)?;
-    }
+fn listen(socket: Socket) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
@@ -141,6 +144,20 @@ mod tests {
                 assert_eq!(addresses.collect::<Vec<_>>(), both);
             }
         }
+    }
+
+    #[test]
+    fn of_two_that_start_at_the_same_moment_one_is_refused() {
+        let cores = [0, 1];
+        let leg = LegOptions::default();
+        let own = |address| one_for_each(address, false, &leg, &cores);
+        let free = bind("127.0.0.1:0".parse().unwrap(), false, None, false).unwrap();
+        let address = free.local_addr().unwrap().as_socket().unwrap();
+        // Both are bound before either listens, which the kernel permits.
+        let listeners = own(address).unwrap();
+        assert_eq!(listeners.len(), 2);
+        assert_eq!(listen(free).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(own(address).unwrap_err().kind(), io::ErrorKind::AddrInUse);
     }
 
     /// Before that the kernel chooses among listeners by a hash alone.

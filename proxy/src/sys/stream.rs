@@ -139,6 +139,14 @@ impl Listener {
     pub async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
         self.0.async_io(Interest::READABLE, accept).await
     }
+
+    /// The next connection in the queue, without a look at what the runtime knows of it.
+    ///
+    /// # Errors
+    /// The error of accept(2): `EAGAIN` when the queue is empty.
+    pub fn accept_now(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        accept(self.0.get_ref())
+    }
 }
 
 fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {

@@ -6,13 +6,21 @@ use std::thread::available_parallelism;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 
 /// The cores that this process may run on, where it may use all of each: none where a control group grants it less
-/// time than that, since threads that keep to cores then do so among strangers.
+/// time than that, since threads that keep to cores then do so among strangers; and none if there is only one, which
+/// leaves no choice now, and may later.
 #[must_use]
 pub fn whole_cores() -> Vec<usize> {
-    let Ok(permitted) = sched_getaffinity(None) else { return Vec::new() };
-    let cores: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|core| permitted.is_set(*core)).collect();
+    let cores = permitted();
     // What a quota leaves is counted in (cgroup-v2.rst, `cpu.max`).
-    if available_parallelism().is_ok_and(|parallel| parallel.get() == cores.len()) { cores } else { Vec::new() }
+    let whole = available_parallelism().is_ok_and(|parallel| parallel.get() == cores.len());
+    if whole && cores.len() > 1 { cores } else { Vec::new() }
+}
+
+/// The cores that the calling thread may run on; none where that is not told.
+#[must_use]
+pub fn permitted() -> Vec<usize> {
+    let Ok(permitted) = sched_getaffinity(None) else { return Vec::new() };
+    (0..CpuSet::MAX_CPU).filter(|core| permitted.is_set(*core)).collect()
 }
 
 /// Has the calling thread, and what it starts from then on, run on these cores only.
@@ -55,9 +63,8 @@ mod tests {
         let thread = std::thread::spawn(move || {
             for core in &cores {
                 keep_to(&[*core]).unwrap();
-                assert_eq!(here(), *core);
-                // A thread that is kept to one core has no other.
-                assert_eq!(whole_cores(), [*core]);
+                assert_eq!((here(), permitted()), (*core, vec![*core]));
+                assert!(whole_cores().is_empty(), "a thread that is kept to one core has no choice");
             }
             keep_to(&cores).unwrap();
             assert_eq!(whole_cores(), cores);
