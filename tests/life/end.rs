@@ -52,7 +52,7 @@ fn whoever_is_in_the_queue_when_a_drain_begins_is_served() {
         gateway.signal(Signal::STOP);
         let dial = |number: usize| {
             if let Some(core) = cores.get(number % cores.len().max(1)) {
-                keep_to(&[*core]).unwrap();
+                keep_to([*core]).unwrap();
             }
             gateway.listeners.iter().map(|listener| client::dial(*listener)).collect::<Vec<_>>()
         };

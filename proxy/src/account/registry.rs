@@ -44,16 +44,10 @@ impl Registry {
         })
     }
 
-    /// A connection from `client` was accepted.
+    /// A connection from `client` was accepted: its account, and the number of handshakes under way, this one
+    /// included. Of connections that are accepted at the same time no two have the same.
     #[must_use]
-    pub fn accepted(self: &Arc<Self>, client: SocketAddr) -> Account {
-        self.accepted_among(client).0
-    }
-
-    /// The same, with the number of handshakes under way, this one included: of connections that are accepted at
-    /// the same time no two have the same.
-    #[must_use]
-    pub fn accepted_among(self: &Arc<Self>, client: SocketAddr) -> (Account, usize) {
+    pub fn accepted(self: &Arc<Self>, client: SocketAddr) -> (Account, usize) {
         let mut open = 0;
         self.connections.send_modify(|connections| {
             *connections += 1;

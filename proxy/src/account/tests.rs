@@ -92,7 +92,7 @@ fn origin() -> SocketAddr {
 
 /// A tunnel of ann's that is established; `flow` is the end that an engine would hold.
 fn established(registry: &Arc<Registry>, flow: &Arc<Flow>) -> Account {
-    let mut account = registry.accepted(client());
+    let mut account = registry.accepted(client()).0;
     account.heard();
     account.user(Some("ann".into()));
     account.target(&target());
@@ -157,7 +157,7 @@ fn a_tunnel_is_counted_and_logged_once() {
 fn every_refusal_is_counted_and_logged_once() {
     for &reason in Reason::ALL.iter().filter(|reason| reason.status().is_some()) {
         let trace = Trace::of(|registry| {
-            let mut account = registry.accepted(client());
+            let mut account = registry.accepted(client()).0;
             account.target(&target());
             account.refused(&Refusal::new(reason, "the rule that did it"));
         });
@@ -199,7 +199,7 @@ fn what_is_only_dropped_is_accounted_too() {
         (panicked, true, Reason::EngineFailed),
     ] {
         let trace = Trace::of(|registry| {
-            let account = if stood { established(registry, &Arc::default()) } else { registry.accepted(client()) };
+            let account = if stood { established(registry, &Arc::default()) } else { registry.accepted(client()).0 };
             fate(registry, account);
         });
         let case = format!("stood: {stood}, {reason}");
@@ -221,7 +221,7 @@ fn a_task_that_panics_or_is_cancelled_is_accounted() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let trace = Trace::of(|registry| {
         let account = established(registry, &Arc::default());
-        let cancelled = registry.accepted(client());
+        let cancelled = registry.accepted(client()).0;
         runtime.block_on(async {
             let failed = tokio::spawn(async move {
                 tokio::task::yield_now().await;
@@ -289,7 +289,7 @@ fn the_half_of_its_life_decides_how_an_end_is_counted() {
     let trace = Trace::of(|registry| {
         let mut unanswered = established(registry, &Arc::default());
         unanswered.refused(&Refusal::new(Reason::ClientGone, "left before the 200 was written"));
-        registry.accepted(client()).closed(Reason::Shutdown);
+        registry.accepted(client()).0.closed(Reason::Shutdown);
     });
     assert_eq!(trace.value("tunnels_total{engine=\"splice\",outcome=\"client_gone\"}"), 1.0);
     assert_eq!(trace.value("connect_requests_total{code=\"none\",reason=\"shutdown\"}"), 1.0);
@@ -316,7 +316,7 @@ fn port_checks_are_for_the_debug_level() {
     }
     for (heard, level) in [(false, "DEBUG"), (true, "INFO")] {
         let trace = Trace::of(|registry| {
-            let mut account = registry.accepted(client());
+            let mut account = registry.accepted(client()).0;
             if heard {
                 account.heard();
             }
@@ -333,12 +333,12 @@ fn a_peer_cannot_write_into_the_log() {
     const EVIL: &str = "eve\" outcome=forged\r\n2026 INFO tunnel closed id=9\u{1b}[2J\u{9b}31m\u{7f}\u{202e}";
     let end_both = |registry: &Arc<Registry>| {
         let evil = Target { host: Host::Name(EVIL.into()), port: 1 };
-        let mut account = registry.accepted(client());
+        let mut account = registry.accepted(client()).0;
         account.heard();
         account.user(Some(EVIL.into()));
         account.target(&evil);
         account.refused(&Refusal::new(Reason::Denied, EVIL));
-        let mut account = registry.accepted(client());
+        let mut account = registry.accepted(client()).0;
         account.user(Some(EVIL.into()));
         account.target(&evil);
         account.established(origin(), "splice", Arc::default());
@@ -457,10 +457,10 @@ fn a_slot_comes_back_however_the_connection_ends() {
         drop,
     ];
     for end in ends {
-        let mut account = registry.accepted(client());
+        let mut account = registry.accepted(client()).0;
         account.reserve().unwrap();
         account.reserve().expect("a second reservation is the same one");
-        let refusal = registry.accepted(client()).reserve().unwrap_err();
+        let refusal = registry.accepted(client()).0.reserve().unwrap_err();
         assert_eq!(refusal, Refusal::new(Reason::TunnelLimit, "--max-tunnels 1 reached"));
         end(account);
     }
@@ -470,7 +470,7 @@ fn a_slot_comes_back_however_the_connection_ends() {
 fn a_drain_sees_handshakes_too() {
     let registry = Registry::new(LIMITS);
     let connections = registry.connections();
-    let handshake = registry.accepted(client());
+    let handshake = registry.accepted(client()).0;
     assert_eq!((*connections.borrow(), registry.active()), (1, 0));
     drop(handshake);
     assert_eq!(*connections.borrow(), 0);

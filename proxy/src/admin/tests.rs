@@ -64,7 +64,7 @@ impl Scene {
         let flow = Arc::new(Flow::default());
         let engine = Arc::clone(&told);
         flow.on_stop(move |why| *engine.lock().unwrap() = Some(why));
-        let mut account = self.admin.registry.accepted("192.0.2.7:40000".parse().unwrap());
+        let mut account = self.admin.registry.accepted("192.0.2.7:40000".parse().unwrap()).0;
         account.user(Some("ann".into()));
         account.target(&Target::from("198.51.100.1:443".parse::<SocketAddr>().unwrap()));
         account.established("198.51.100.1:443".parse().unwrap(), "splice", Arc::clone(&flow));

@@ -148,7 +148,7 @@ mod tests {
     }
 
     fn tunnel(registry: &Arc<Registry>, flow: &Arc<Flow>) -> Account {
-        let mut account = registry.accepted("192.0.2.7:40000".parse().unwrap());
+        let mut account = registry.accepted("192.0.2.7:40000".parse().unwrap()).0;
         account.user(Some("ann".into()));
         account.target(&Target::from("198.51.100.1:443".parse::<SocketAddr>().unwrap()));
         account.established("198.51.100.1:443".parse().unwrap(), "splice", Arc::clone(flow));

@@ -11,6 +11,7 @@
 //! by where its bytes come in ([`seat`]).
 
 use std::io;
+use std::iter;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -164,7 +165,7 @@ fn spawn<P: Poller>(
             let _ = never_push_in();
         } else if let Some(core) = crews.cores.get(number) {
             // It is for speed alone: refused, it runs where the scheduler lets it.
-            let _ = keep_to(&[*core]);
+            let _ = keep_to([*core]);
         }
         let mut started = Some(started);
         while let Some(poller) = new_poller::<P>(handle, started.take()) {
@@ -209,15 +210,19 @@ impl Crews {
     /// reports everything to one core.
     fn hand(&self, class: Class, mut carried: Box<Carried>) -> Result<(), Box<Carried>> {
         let load = |number: usize| self.of(class)[number].load.load(Ordering::Relaxed);
-        let mut numbers: Vec<usize> = (0..self.of(class).len()).collect();
-        numbers.sort_by_key(|number| load(*number));
-        let least = numbers.first().map_or(0, |number| load(*number));
+        let least = self.fewest(class).map_or(0, |(_, load)| load);
         let (own, more) = match class {
             Class::Bulk => (Some(carried.home), 1),
             Class::Interactive => (self.on_this_core(), MORE_HERE),
         };
         let own = own.filter(|own| load(*own) <= least + more + least / 4);
-        for number in own.into_iter().chain(numbers) {
+        // Made only for those that have none of their own, or whose own has left.
+        let others = iter::once_with(|| {
+            let mut numbers: Vec<usize> = (0..self.of(class).len()).collect();
+            numbers.sort_by_key(|number| load(*number));
+            numbers
+        });
+        for number in own.into_iter().chain(others.flatten()) {
             let handle = &self.of(class)[number];
             handle.load.fetch_add(1, Ordering::Relaxed);
             match handle.inbox.tell(Message::Adopt(carried)) {
@@ -347,7 +352,7 @@ mod tests {
         };
         let mut tunnels = Vec::new();
         let mut open_on = |core: usize| {
-            let open = || keep_to(&[core]).map(|()| open(&loops)).unwrap();
+            let open = || keep_to([core]).map(|()| open(&loops)).unwrap();
             tunnels.push(thread::scope(|scope| scope.spawn(open).join().unwrap()));
         };
         let mut expected = vec![0; options.cores.len()];

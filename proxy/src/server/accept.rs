@@ -1,12 +1,11 @@
 //! The accept loop.
 
 use std::io;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{oneshot, watch};
-use tokio::task::JoinSet;
+use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::warn;
 
@@ -27,27 +26,8 @@ const BACK_OFF: (Duration, Duration) = (Duration::from_millis(5), Duration::from
 /// already would be reset by closing the listener.
 const LAST: usize = 4096;
 
-/// Accepts at all of these listeners until `draining` is true and their queues are empty; says on `started` whether
-/// the calling runtime watches them.
-pub(super) async fn accept_at(
-    listeners: Vec<TcpListener>,
-    gateway: Arc<Gateway>,
-    registry: Arc<Registry>,
-    draining: watch::Receiver<bool>,
-    started: oneshot::Sender<io::Result<()>>,
-) {
-    match listeners.into_iter().map(Listener::new).collect::<io::Result<Vec<_>>>() {
-        Ok(listeners) => {
-            let _ = started.send(Ok(()));
-            let accepting = |listener| accept(listener, gateway.clone(), registry.clone(), draining.clone());
-            listeners.into_iter().map(accepting).collect::<JoinSet<()>>().join_all().await;
-        }
-        Err(error) => drop(started.send(Err(error))),
-    }
-}
-
 /// Accepts until `draining` is true and the queue is empty.
-async fn accept(
+pub(super) async fn accept(
     listener: Listener,
     gateway: Arc<Gateway>,
     registry: Arc<Registry>,
@@ -70,7 +50,7 @@ async fn accept(
         match accepted {
             Ok((stream, client)) => {
                 pause = BACK_OFF.0;
-                let (account, handshakes) = registry.accepted_among(client);
+                let (account, handshakes) = registry.accepted(client);
                 if handshakes <= HANDSHAKES {
                     tokio::spawn(serve(gateway.clone(), stream, account));
                 } else {

@@ -180,7 +180,7 @@ mod tests {
             for (place, address) in addresses.iter().enumerate() {
                 let connect = || {
                     // What is sent over loopback is received on the core of the sender.
-                    keep_to(&[*core]).unwrap();
+                    keep_to([*core]).unwrap();
                     TcpStream::connect(address).unwrap()
                 };
                 let client = thread::scope(|scope| scope.spawn(connect).join().unwrap());

@@ -8,13 +8,15 @@
 //! | `descriptors` | the descriptor limit and what fits in it |
 
 use std::io;
+use std::iter;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tracing::{error, info, warn};
@@ -23,6 +25,7 @@ use crate::account::Registry;
 use crate::admin::{Admin, Readiness, Ready};
 use crate::connection::Gateway;
 use crate::reason::Reason;
+use crate::sys::stream::Listener;
 
 mod accept;
 mod control;
@@ -62,35 +65,22 @@ impl Server {
     async fn run(self, signals: Signals, listeners: Listeners, admin: Admin, workers: &[Worker]) -> io::Result<()> {
         let Signals { mut stop, hangup } = signals;
         let Listeners { clients, admin: admin_listener } = listeners;
-        let admin_listener = TcpListener::from_std(admin_listener)?;
-        let (drain, draining) = watch::channel(false);
-        let (_until_the_end, end) = watch::channel(());
+        let mut background = JoinSet::new();
+        background.spawn(admin.run(TcpListener::from_std(admin_listener)?));
+        background.spawn(housekeeping(self.gateway.clone(), self.registry.clone(), hangup));
         let mut accepting = JoinSet::new();
-        for (number, listeners) in clients.into_iter().enumerate() {
-            let (started, has_started) = oneshot::channel();
-            let (gateway, registry) = (self.gateway.clone(), self.registry.clone());
-            let accept = accept::accept_at(listeners, gateway, registry, draining.clone(), started);
-            match number.checked_sub(1).and_then(|number| workers.get(number)) {
-                None => drop(accepting.spawn(accept)),
-                Some(worker) => {
-                    let (accepted, has_accepted) = oneshot::channel::<()>();
-                    let mut end = end.clone();
-                    worker.run(async move {
-                        accept.await;
-                        drop(accepted);
-                        // Handshakes are still under way here.
-                        let _ = end.changed().await;
-                    });
-                    accepting.spawn(async { drop(has_accepted.await) });
-                }
+        let (drain, draining) = watch::channel(false);
+        let runtimes = iter::once(Handle::current()).chain(workers.iter().map(|worker| worker.runtime.clone()));
+        for (runtime, listeners) in runtimes.zip(clients) {
+            // A listener is watched by the runtime that serves what it accepts.
+            let _context = runtime.enter();
+            for listener in listeners {
+                let (gateway, registry) = (self.gateway.clone(), self.registry.clone());
+                let accept = accept::accept(Listener::new(listener)?, gateway, registry, draining.clone());
+                accepting.spawn_on(accept, &runtime);
             }
-            has_started.await.map_err(io::Error::other)??;
         }
         self.readiness.set(Ready::Ready);
-        // Not before that: whoever reads in the log that it listens may ask at once whether it is ready.
-        let mut background = JoinSet::new();
-        background.spawn(admin.run(admin_listener));
-        background.spawn(housekeeping(self.gateway.clone(), self.registry.clone(), hangup));
         notify(&[NotifyState::Ready]);
 
         let signal = stop.next().await;

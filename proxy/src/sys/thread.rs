@@ -10,26 +10,28 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity}
 /// leaves no choice now, and may later.
 #[must_use]
 pub fn whole_cores() -> Vec<usize> {
-    let cores = permitted();
+    let cores = permitted().unwrap_or_default();
     // What a quota leaves is counted in (cgroup-v2.rst, `cpu.max`).
     let whole = available_parallelism().is_ok_and(|parallel| parallel.get() == cores.len());
     if whole && cores.len() > 1 { cores } else { Vec::new() }
 }
 
-/// The cores that the calling thread may run on; none where that is not told.
-#[must_use]
-pub fn permitted() -> Vec<usize> {
-    let Ok(permitted) = sched_getaffinity(None) else { return Vec::new() };
-    (0..CpuSet::MAX_CPU).filter(|core| permitted.is_set(*core)).collect()
+/// The cores that the calling thread may run on.
+///
+/// # Errors
+/// That of sched_getaffinity(2), as where a seccomp filter refuses the call.
+pub fn permitted() -> io::Result<Vec<usize>> {
+    let permitted = sched_getaffinity(None)?;
+    Ok((0..CpuSet::MAX_CPU).filter(|core| permitted.is_set(*core)).collect())
 }
 
 /// Has the calling thread, and what it starts from then on, run on these cores only.
 ///
 /// # Errors
 /// That of sched_setaffinity(2): none of them is permitted, or a seccomp filter refuses the call.
-pub fn keep_to(cores: &[usize]) -> io::Result<()> {
+pub fn keep_to(cores: impl IntoIterator<Item = usize>) -> io::Result<()> {
     let mut set = CpuSet::new();
-    cores.iter().for_each(|core| set.set(*core));
+    cores.into_iter().for_each(|core| set.set(core));
     Ok(sched_setaffinity(None, &set)?)
 }
 
@@ -62,11 +64,11 @@ mod tests {
         let cores = whole_cores();
         let thread = std::thread::spawn(move || {
             for core in &cores {
-                keep_to(&[*core]).unwrap();
-                assert_eq!((here(), permitted()), (*core, vec![*core]));
+                keep_to([*core]).unwrap();
+                assert_eq!((here(), permitted().unwrap()), (*core, vec![*core]));
                 assert!(whole_cores().is_empty(), "a thread that is kept to one core has no choice");
             }
-            keep_to(&cores).unwrap();
+            keep_to(cores.clone()).unwrap();
             assert_eq!(whole_cores(), cores);
         });
         thread.join().unwrap();

@@ -12,10 +12,11 @@ use std::io;
 use std::net::TcpStream;
 
 use rustix::net::sockopt::socket_incoming_cpu;
-use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
+use rustix::thread::CpuSet;
 
 use super::pace::Class;
 use super::respite::Respite;
+use crate::sys::thread::{here, keep_to, permitted};
 
 /// Events of which one is asked about.
 const ONE_IN: u32 = 16;
@@ -52,7 +53,7 @@ impl Seat {
     /// For the calling thread. It learns at once what a seccomp filter thinks of moving: one that kills had
     /// better do that before there are tunnels.
     pub(super) fn new(class: Class) -> Self {
-        let may_move = class == Class::Bulk && move_to(sched_getcpu()).is_ok();
+        let may_move = class == Class::Bulk && move_to(here()).is_ok();
         Self { may_move, ..Self::still() }
     }
 
@@ -69,7 +70,7 @@ impl Seat {
         }
         // The kernel's "none yet" is a number that no core has.
         let Ok(core) = socket_incoming_cpu(socket) else { return };
-        if let Some(core) = self.count(core as usize, sched_getcpu()) {
+        if let Some(core) = self.count(core as usize, here()) {
             // It is for speed alone: where it is refused the loop stays.
             let _ = move_to(core);
         }
@@ -122,15 +123,12 @@ impl Seat {
 /// What it is given back is every core that could be: of those the kernel lets it have what its cpuset has, now and
 /// when that changes (`kernel/sched/syscalls.c`, `__sched_setaffinity`).
 fn move_to(core: usize) -> io::Result<()> {
-    let permitted = sched_getaffinity(None)?;
-    if core >= CpuSet::MAX_CPU || !permitted.is_set(core) || (permitted.count() as usize) < online()? {
+    let permitted = permitted()?;
+    if !permitted.contains(&core) || permitted.len() < online()? {
         return Ok(());
     }
-    let (mut there, mut anywhere) = (CpuSet::new(), CpuSet::new());
-    there.set(core);
-    (0..CpuSet::MAX_CPU).for_each(|core| anywhere.set(core));
-    sched_setaffinity(None, &there)?;
-    Ok(sched_setaffinity(None, &anywhere)?)
+    keep_to([core])?;
+    keep_to(0..CpuSet::MAX_CPU)
 }
 
 /// Cores that are online (`Documentation/admin-guide/cputopology.rst`: "0-3,7").
@@ -188,19 +186,17 @@ mod tests {
 
     #[test]
     fn a_move_is_no_binding_and_a_binding_is_respected() {
-        let before = sched_getaffinity(None).unwrap();
-        let cores: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|core| before.is_set(*core)).collect();
-        for core in &cores {
+        let before = permitted().unwrap();
+        for core in &before {
             move_to(*core).unwrap();
-            assert_eq!(sched_getaffinity(None).unwrap(), before);
+            assert_eq!(permitted().unwrap(), before);
         }
         move_to(CpuSet::MAX_CPU).unwrap();
-        assert_eq!(sched_getaffinity(None).unwrap(), before);
-        let mut bound = CpuSet::new();
-        bound.set(cores[0]);
-        sched_setaffinity(None, &bound).unwrap();
-        cores.iter().for_each(|core| move_to(*core).unwrap());
-        assert_eq!(sched_getaffinity(None).unwrap(), bound);
+        assert_eq!(permitted().unwrap(), before);
+        let bound = [before[0]];
+        keep_to(bound).unwrap();
+        before.iter().for_each(|core| move_to(*core).unwrap());
+        assert_eq!(permitted().unwrap(), bound);
     }
 
     #[test]
