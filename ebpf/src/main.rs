@@ -1,0 +1,83 @@
+//! The program that redirects between the two sockets of a tunnel, in the kernel.
+//!
+//! It runs for each segment that a socket in [`SOURCES`] has received (`BPF_SK_SKB_STREAM_VERDICT`, `net/core/skmsg.c`,
+//! `sk_psock_verdict_recv`).
+#![no_std]
+#![no_main]
+
+use aya_ebpf::bindings::sk_action::{SK_DROP, SK_PASS};
+use aya_ebpf::helpers::{
+    bpf_get_socket_cookie, bpf_map_lookup_elem, bpf_probe_read_kernel, bpf_sk_release, bpf_skc_to_tcp_sock,
+};
+use aya_ebpf::macros::{map, stream_verdict};
+use aya_ebpf::maps::{Array, HashMap, RingBuf, SockMap};
+use aya_ebpf::programs::SkBuffContext;
+use aya_ebpf::{EbpfContext as _, Global};
+use sluicegate_ebpf::{Direction, Verdict};
+
+/// `BPF_F_MMAPABLE` (bpf(2)): userspace reads and writes it without a call.
+const MAPPED: u32 = 1 << 10;
+
+#[map]
+static DIRECTIONS: Array<Direction> = Array::with_max_entries(1, MAPPED);
+#[map]
+static SLOTS: HashMap<u64, u32> = HashMap::with_max_entries(1, 0);
+#[map]
+static DESTINATIONS: SockMap = SockMap::with_max_entries(1, 0);
+#[map]
+static SOURCES: SockMap = SockMap::with_max_entries(1, 0);
+#[map]
+static FULL: RingBuf = RingBuf::with_byte_size(4096, 0);
+
+#[unsafe(no_mangle)]
+static BYTES_ACKED: Global<u32> = Global::new(0);
+
+#[stream_verdict]
+fn redirect(context: SkBuffContext) -> u32 {
+    let length = context.len();
+    // A bare FIN: redirected it would be an error of the destination. The gateway passes it on.
+    if length == 0 {
+        return SK_DROP;
+    }
+    let cookie = unsafe { bpf_get_socket_cookie(context.as_ptr()) };
+    let Some(slot) = (unsafe { SLOTS.get(cookie) }).copied() else { return SK_PASS };
+    let Some(direction) = DIRECTIONS.get_ptr_mut(slot) else { return SK_PASS };
+    let direction = unsafe { &mut *direction };
+    let destination = slot ^ 1;
+    // Who is not there any more has acknowledged nothing.
+    let acked = acked(destination).unwrap_or(direction.acked_before);
+    match direction.judge(length, acked) {
+        Verdict::Redirect => (unsafe { DESTINATIONS.redirect_skb(&context, destination, 0) }) as u32,
+        Verdict::Pass => SK_PASS,
+        Verdict::Full => {
+            let _ = FULL.output::<u32>(slot, 0);
+            SK_PASS
+        }
+    }
+}
+
+fn acked(slot: u32) -> Option<u64> {
+    let map = (&raw const DESTINATIONS).cast_mut().cast();
+    let socket = unsafe { bpf_map_lookup_elem(map, (&raw const slot).cast()) };
+    if socket.is_null() {
+        return None;
+    }
+    let tcp = unsafe { bpf_skc_to_tcp_sock(socket) };
+    let acked = if tcp.is_null() {
+        None
+    } else {
+        let field = unsafe { tcp.cast::<u8>().add(BYTES_ACKED.load() as usize) };
+        unsafe { bpf_probe_read_kernel(field.cast::<u64>()) }.ok()
+    };
+    unsafe { bpf_sk_release(socket) };
+    acked
+}
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 4] = *b"GPL\0";
