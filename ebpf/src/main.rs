@@ -39,14 +39,19 @@ fn redirect(context: SkBuffContext) -> u32 {
     if length == 0 {
         return SK_DROP;
     }
+    // SAFETY: the context is the one that the kernel called this with, as the verifier checks.
     let cookie = unsafe { bpf_get_socket_cookie(context.as_ptr()) };
+    // SAFETY: userspace takes an entry out only after its socket has left SOURCES, so that it lives while it is read.
     let Some(slot) = (unsafe { SLOTS.get(cookie) }).copied() else { return SK_PASS };
     let Some(direction) = DIRECTIONS.get_ptr_mut(slot) else { return SK_PASS };
+    // SAFETY: entries of an array are never freed and are aligned to 8 bytes; the program runs for one segment of a
+    // source at a time, under its lock, and userspace writes fields of its own alone, each in one store.
     let direction = unsafe { &mut *direction };
     let destination = slot ^ 1;
     // Who is not there any more has acknowledged nothing.
     let acked = acked(destination).unwrap_or(direction.acked_before);
     match direction.judge(length, acked) {
+        // SAFETY: the context is the kernel's, and the flags are none.
         Verdict::Redirect => (unsafe { DESTINATIONS.redirect_skb(&context, destination, 0) }) as u32,
         Verdict::Pass => SK_PASS,
         Verdict::Full => {
@@ -56,19 +61,26 @@ fn redirect(context: SkBuffContext) -> u32 {
     }
 }
 
+/// What the peer of the destination in `slot` has acknowledged; `None` if there is no such socket.
 fn acked(slot: u32) -> Option<u64> {
     let map = (&raw const DESTINATIONS).cast_mut().cast();
+    // SAFETY: the map is one of sockets and `slot` a key of its type; what is found is a socket with a reference, which
+    // is given back below on every way.
     let socket = unsafe { bpf_map_lookup_elem(map, (&raw const slot).cast()) };
     if socket.is_null() {
         return None;
     }
+    // SAFETY: `socket` is not null.
     let tcp = unsafe { bpf_skc_to_tcp_sock(socket) };
     let acked = if tcp.is_null() {
         None
     } else {
+        // SAFETY: whoever loads the program has the offset from the kernel's own types, so that it is within the struct.
         let field = unsafe { tcp.cast::<u8>().add(BYTES_ACKED.load() as usize) };
+        // SAFETY: the helper checks the address itself.
         unsafe { bpf_probe_read_kernel(field.cast::<u64>()) }.ok()
     };
+    // SAFETY: the reference of the look-up, given back once.
     unsafe { bpf_sk_release(socket) };
     acked
 }
@@ -78,6 +90,7 @@ fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     loop {}
 }
 
+// The helpers that read the kernel's memory are for programs under its licence (`kernel/bpf/core.c`).
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 4] = *b"GPL\0";

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use crate::failure::{Context, Failure, Result};
-use crate::{tidy, tools};
+use crate::{ebpf, tidy, tools};
 
 const FUZZ_SECONDS: u32 = 30;
 
@@ -20,6 +20,7 @@ pub fn test() -> Result<()> {
     step("clippy", || cargo(&["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     step("licences", || cargo(&["deny", "--log-level", "error", "check", "bans", "licenses", "sources"]))?;
     step("tidy", || tidy::run(false))?;
+    step("kernel program", ebpf::check)?;
     step("fuzz", || fuzz(FUZZ_SECONDS))?;
     // Last, so that the results of the tests are what is read first.
     step("tests", || succeed(cargo_in_root(&["test", "--workspace"]).env("SLUICEGATE_TEST_FULL", "1")))?;

@@ -4,6 +4,7 @@
 pub mod bench;
 pub mod check;
 pub mod demo;
+pub mod ebpf;
 pub mod failure;
 pub mod interrupt;
 pub mod migration;

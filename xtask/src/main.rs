@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use sluicegate_xtask::demo::{self, Size};
-use sluicegate_xtask::{bench, check, interrupt, tidy};
+use sluicegate_xtask::{bench, check, ebpf, interrupt, tidy};
 
 /// Every command that a developer or CI runs
 #[derive(Parser)]
@@ -40,6 +40,12 @@ enum Task {
         #[arg(long, default_value_t = 30)]
         seconds: u32,
     },
+    /// Build the kernel program of the engine sockmap, which is committed as ebpf/redirect.o
+    Ebpf {
+        /// Only say whether the committed one is what the source gives
+        #[arg(long)]
+        check: bool,
+    },
     /// Compare throughput, latency and cost over no proxy, the engines and other proxies
     Bench {
         /// Passed on to `sluicegate-bench compare`, or to another of its commands, named first
@@ -54,6 +60,8 @@ fn main() -> ExitCode {
         Task::Test => check::test(),
         Task::Tidy { fix } => tidy::run(fix),
         Task::Fuzz { seconds } => check::fuzz(seconds),
+        Task::Ebpf { check: false } => ebpf::build(),
+        Task::Ebpf { check: true } => ebpf::check(),
         Task::Bench { arguments } => bench::run(&arguments),
     };
     match result {

@@ -42,7 +42,7 @@ pub(super) fn check_rust(source: &Source) -> Vec<Finding> {
 fn unsafe_code(source: &Source, code: &str) -> Vec<Finding> {
     let at_home = source.path.starts_with("proxy/src/sys/") || source.path.starts_with("ebpf/");
     let lines = if at_home { Vec::new() } else { lines_with_word(code, "unsafe") };
-    let rule = "unsafe code lives in proxy/src/sys alone";
+    let rule = "unsafe code of the product lives in proxy/src/sys alone";
     lines.into_iter().map(|line| Finding::new(&source.path, line, rule, "add a safe function there")).collect()
 }
 
