@@ -4,6 +4,8 @@
 //! A direction of a tunnel goes from its source to its destination, two sockets of the gateway. The program runs for
 //! each segment that a source has received, with that socket locked, so that nobody else runs it for the same
 //! direction at the same time.
+//!
+//! Nothing links this crate yet: the gateway has no engine `sockmap`.
 #![cfg_attr(target_arch = "bpf", no_std)]
 
 /// The map with the state of each direction ([`Direction`]), an array that userspace maps into its memory, by slot.

@@ -84,7 +84,7 @@ mod tests {
         assert_eq!(committed.differs_from(&Program::parse(&bytes).unwrap()), None);
         for (section, said) in [("sk_skb/stream_verdict", "instructions of"), ("maps", "map DESTINATIONS")] {
             let mut changed = bytes.clone();
-            let (at, _) = object::place(&bytes, section).unwrap();
+            let at = object::place(&bytes, section).unwrap();
             // The first field of a map is its type, and the first of an instruction its operation.
             changed[at] ^= 1;
             let said_of = committed.differs_from(&Program::parse(&changed).unwrap());

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::failure::{Context, Failure, Result};
+use crate::failure::{Failure, Result};
 use crate::tools::{self, Tool};
 
 /// Where Debian has LLVM, for the build of bpf-linker.
@@ -31,7 +31,7 @@ pub(super) enum Toolchain {
 
 impl fmt::Display for Toolchain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let version = output(self.rustc().arg("--version")).unwrap_or_default();
+        let version = output(self.program("rustc").arg("--version")).unwrap_or_default();
         f.write_str(if version.is_empty() { "rustc" } else { &version })
     }
 }
@@ -42,10 +42,12 @@ impl Toolchain {
     /// # Errors
     /// When neither is here and the packages cannot be installed, with what to type.
     pub(super) fn find_or_install() -> Result<Self> {
-        let toolchain = match (has_debian(), has_nightly()) {
-            (true, _) => Self::Debian,
-            (false, true) => Self::Nightly,
-            (false, false) => Self::install()?,
+        let toolchain = if has_debian() {
+            Self::Debian
+        } else if has_nightly() {
+            Self::Nightly
+        } else {
+            Self::install()?
         };
         toolchain.install_linker()?;
         Ok(toolchain)
@@ -78,18 +80,7 @@ impl Toolchain {
 
     /// The build of the program, which leaves its files in `target`.
     pub(super) fn cargo_build(&self, target: &Path) -> Command {
-        let mut build = match self {
-            Self::Debian => {
-                let mut cargo = Command::new(DEBIAN[1].programs[0]);
-                cargo.env("RUSTC", DEBIAN[0].programs[0]);
-                cargo
-            }
-            Self::Nightly => {
-                let mut cargo = Command::new("rustup");
-                cargo.args(["run", "nightly", "cargo"]).env_remove("RUSTC");
-                cargo
-            }
-        };
+        let mut build = self.program("cargo");
         let linker = linker().unwrap_or_else(|| PathBuf::from("bpf-linker"));
         build
             .args(["build", "--quiet", "--release", "--locked", "--package", "sluicegate-ebpf"])
@@ -108,13 +99,18 @@ impl Toolchain {
         build
     }
 
-    fn rustc(&self) -> Command {
+    /// A program of this toolchain, which takes its compiler from there as well.
+    fn program(&self, name: &str) -> Command {
         match self {
-            Self::Debian => Command::new(DEBIAN[0].programs[0]),
+            Self::Debian => {
+                let mut program = Command::new(format!("/usr/bin/{name}"));
+                program.env("RUSTC", "/usr/bin/rustc");
+                program
+            }
             Self::Nightly => {
-                let mut rustc = Command::new("rustup");
-                rustc.args(["run", "nightly", "rustc"]);
-                rustc
+                let mut program = Command::new("rustup");
+                program.args(["run", "nightly", name]).env_remove("RUSTC");
+                program
             }
         }
     }
@@ -123,7 +119,7 @@ impl Toolchain {
 /// Everything of Debian's is here, and is new enough for this workspace.
 fn has_debian() -> bool {
     let there = DEBIAN.iter().all(|tool| tool.programs.iter().any(|path| Path::new(path).exists()));
-    there && output(Command::new(DEBIAN[0].programs[0]).arg("--version")).is_some_and(|version| is_recent(&version))
+    there && output(Toolchain::Debian.program("rustc").arg("--version")).is_some_and(|version| is_recent(&version))
 }
 
 /// Whether what `rustc --version` says is at least what the workspace asks for.
@@ -135,7 +131,7 @@ fn is_recent(version: &str) -> bool {
 }
 
 fn has_nightly() -> bool {
-    let sysroot = output(Command::new("rustup").args(["run", "nightly", "rustc", "--print", "sysroot"]));
+    let sysroot = output(Toolchain::Nightly.program("rustc").args(["--print", "sysroot"]));
     sysroot.is_some_and(|path| Path::new(&path).join("lib/rustlib/src/rust/library/core/src/lib.rs").exists())
 }
 
@@ -148,7 +144,7 @@ fn linker() -> Option<PathBuf> {
 
 /// What a command printed, if it ended well.
 fn output(command: &mut Command) -> Option<String> {
-    let output = command.stderr(Stdio::null()).output().context("starting it").ok()?;
+    let output = command.stderr(Stdio::null()).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
