@@ -175,9 +175,10 @@ pub(crate) struct Rivals {
     /// The gateway to start
     #[arg(long, default_value = "target/release/sluicegate", value_name = "PROGRAM")]
     gateway: PathBuf,
-    /// Its engines; options of `serve` may stand behind a name, as in 'uring --spin 0s'
-    #[arg(long, default_value = "uring,uring --spin 0s,splice,copy", value_delimiter = ',', value_name = "LIST")]
-    engines: Vec<String>,
+    /// Its engines; options of `serve` may stand behind a name, as in 'uring --spin 0s' [default: all of them, and that
+    /// one; `sockmap` for root alone]
+    #[arg(long, value_delimiter = ',', value_name = "LIST")]
+    engines: Option<Vec<String>>,
     /// Another nginx than the system's
     #[arg(long, value_name = "PROGRAM")]
     nginx: Option<PathBuf>,
@@ -210,7 +211,7 @@ impl Rivals {
         kinds.dedup();
         let programs = Programs {
             gateway: self.gateway.clone(),
-            engines: self.engines.clone(),
+            engines: self.engines.clone().unwrap_or_else(usual_engines),
             nginx: self.nginx.clone(),
             haproxy: self.haproxy.clone(),
         };
@@ -222,6 +223,13 @@ impl Rivals {
         let proxy = |address| Proxy::Connect { address, user: self.user.clone() };
         self.against.map(|address| if self.plain { Proxy::Plain(address) } else { proxy(address) })
     }
+}
+
+/// One of the engines needs capabilities to start.
+fn usual_engines() -> Vec<String> {
+    let all = ["uring", "uring --spin 0s", "splice", "sockmap", "copy"];
+    let may = |engine: &&str| *engine != "sockmap" || rustix::process::geteuid().is_root();
+    all.into_iter().filter(may).map(str::to_owned).collect()
 }
 
 #[derive(Args)]

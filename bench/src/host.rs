@@ -24,6 +24,9 @@ pub struct Host {
     pub congestion_control: String,
     /// Whether the sockets of the bench and of the gateway could choose cubic instead.
     pub chosen: bool,
+    /// `net.core.wmem_max`: what a send buffer is given without CAP_NET_ADMIN, in bytes.
+    #[serde(default)]
+    pub send_buffers: u64,
     /// Whether the run had a network namespace of its own.
     pub namespace: bool,
     /// Whether the ends of the ping-pong went before the load.
@@ -56,6 +59,7 @@ impl Host {
             memory_mib: memory >> 10,
             congestion_control: namespace::congestion_control()?,
             chosen: socket::may_choose(),
+            send_buffers: field("/proc/sys/net/core/wmem_max", "")?.parse().unwrap_or(0),
             namespace: namespace::inside(),
             priority: place::has_priority(),
             date: date(),
@@ -77,9 +81,11 @@ impl Host {
         };
         let priority = if self.priority { "" } else { " The ends of the ping-pong had no priority over the load." };
         format!(
-            "{date}, Linux {kernel}, {cores} cores shared with the load generator ({processor}), {network}, {control}{others}. \
+            "{date}, Linux {kernel}, {cores} cores shared with the load generator ({processor}), {network}, {control}{others}, send buffers up to {buffers} KiB \
+             (net.core.wmem_max). \
              Load generator: {generator}.{priority}",
             date = self.date,
+            buffers = self.send_buffers >> 10,
             kernel = self.kernel,
             cores = self.cores,
             processor = self.processor,

@@ -4,8 +4,6 @@
 //! A direction of a tunnel goes from its source to its destination, two sockets of the gateway. The program runs for
 //! each segment that a source has received, with that socket locked, so that nobody else runs it for the same
 //! direction at the same time.
-//!
-//! Nothing links this crate yet: the gateway has no engine `sockmap`.
 #![cfg_attr(target_arch = "bpf", no_std)]
 
 /// The map with the state of each direction ([`Direction`]), an array that userspace maps into its memory, by slot.
@@ -22,9 +20,16 @@ pub const SOURCES: &str = "SOURCES";
 pub const FULL: &str = "FULL";
 /// The program.
 pub const PROGRAM: &str = "redirect";
-/// Where `bytes_acked` is within the kernel's `struct tcp_sock`, in bytes: set by whoever loads the program, from the
-/// types of the running kernel (BTF).
-pub const BYTES_ACKED: &str = "BYTES_ACKED";
+/// Where the program finds what it reads of a destination within the kernel's `struct tcp_sock`, in bytes, in the order
+/// of [`FIELDS`]: set by whoever loads it, from the types of the running kernel (BTF).
+pub const OFFSETS: &str = "OFFSETS";
+/// Those fields: the struct that each is declared in, which all begin with one another, and its name.
+pub const FIELDS: [(&str, &str); 4] =
+    [("tcp_sock", "bytes_acked"), ("tcp_sock", "write_seq"), ("sock", "sk_wmem_queued"), ("sock", "sk_sndbuf")];
+
+/// The compiled program and its maps: an ELF object, which has to be copied to where it is aligned before it is read.
+#[cfg(not(target_arch = "bpf"))]
+pub const OBJECT: &[u8] = include_bytes!(env!("OBJECT"));
 
 /// The state of a direction, as it lies in the map: a cache line.
 #[repr(C)]
@@ -45,7 +50,21 @@ pub struct Direction {
     pub acked_before: u64,
     /// Redirecting may begin if it is not zero.
     pub engaged: u64,
-    _reserved: u64,
+    /// `write_seq` of the destination when nothing was under way; the program writes it with the first segment.
+    pub written_before: u64,
+}
+
+/// What the program reads of a destination.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Destination {
+    /// Bytes that its peer has acknowledged (`tcp_sock.bytes_acked`).
+    pub acked: u64,
+    /// The sequence number of what is written to it next (`tcp_sock.write_seq`).
+    pub written: u32,
+    /// Memory that its send buffer takes (`sock.sk_wmem_queued`).
+    pub queued: u32,
+    /// Memory that it may take (`sock.sk_sndbuf`).
+    pub buffer: u32,
 }
 
 /// What becomes of a segment.
@@ -55,37 +74,53 @@ pub enum Verdict {
     Redirect,
     /// It stays with the source for userspace to read.
     Pass,
-    /// The same, and it is the first that does.
+    /// The same, and it is the first of what stays.
     Full,
 }
 
+/// A segment of so many bytes spends little memory on anything else.
+const LARGE: u64 = 2048;
+
 impl Direction {
-    /// Judges a segment of `length` bytes, and counts it; `acked` is what the destination's peer has acknowledged of
-    /// that socket so far (`tcp_sock.bytes_acked`).
+    /// Judges a segment of `length` bytes, and counts it.
     ///
-    /// One that would go beyond the limit stays, so that the limit holds exactly, but for a destination that holds
-    /// nothing: a segment larger than the limit would never go. From then on every segment stays, in its order, until
-    /// userspace has passed on all that stayed and half of the limit is free: as nobody but the program adds to what
-    /// stays, nothing is left then that the next segment could overtake.
+    /// One that would go beyond the limit stays, so that the limit holds exactly; so does one for which the send buffer
+    /// of the destination has no room beside what is still on its way there. In the kernel's queue before that buffer
+    /// would also stand what the destination itself leaves to userspace (`net/core/skmsg.c`, `sk_psock_backlog`): two
+    /// sides that both wait for the other to read would never go on. A destination that holds nothing takes any
+    /// segment: one that is too large would never go.
+    ///
+    /// From then on every segment stays, in its order, until userspace has passed on all that stayed and half of the
+    /// limit and of the buffer is free: as nobody but the program adds to what stays, nothing is left then that the
+    /// next segment could overtake.
     #[inline(always)]
-    pub fn judge(&mut self, length: u32, acked: u64) -> Verdict {
+    pub fn judge(&mut self, length: u32, destination: Destination) -> Verdict {
         let length = length as u64;
         let given = self.redirected.wrapping_add(self.relayed);
-        let under_way = given.wrapping_sub(acked.wrapping_sub(self.acked_before));
-        let room = if self.redirects == 0 { self.limit / 2 } else { self.limit };
-        let fits = under_way == 0 || under_way.wrapping_add(length) <= room;
-        if self.redirects == 0 && !(fits && self.engaged != 0 && self.relayed == self.passed) {
-            self.passed += length;
-            return Verdict::Pass;
+        if given == 0 && self.passed == 0 {
+            self.written_before = destination.written as u64;
         }
-        self.redirects = fits as u64;
-        if fits {
+        let under_way = given.wrapping_sub(destination.acked.wrapping_sub(self.acked_before));
+        // Sequence numbers are of 32 bits, and far more than ever is on its way.
+        let taken = destination.written.wrapping_sub(self.written_before as u32);
+        let on_the_way = (given as u32).wrapping_sub(taken) as u64;
+        // What a send buffer spends on a page of data or more is a few hundredths; on a few bytes it is twice as much
+        // as those, since each of its segments takes seventeen pieces at most (`MAX_SKB_FRAGS`).
+        let comes = on_the_way + length;
+        let spent = if length < LARGE { comes * 2 } else { comes / 4 };
+        let memory = destination.queued as u64 + comes + spent;
+        let (limit, buffer) = (self.limit, destination.buffer as u64);
+        let (limit, buffer) = if self.redirects == 0 { (limit / 2, buffer / 2) } else { (limit, buffer) };
+        let fits = under_way == 0 || under_way.wrapping_add(length) <= limit && memory <= buffer;
+        let nothing_left = self.relayed == self.passed;
+        if fits && (self.redirects != 0 || self.engaged != 0 && nothing_left) {
+            self.redirects = 1;
             self.redirected += length;
-            Verdict::Redirect
-        } else {
-            self.passed += length;
-            Verdict::Full
+            return Verdict::Redirect;
         }
+        self.redirects = 0;
+        self.passed += length;
+        if nothing_left { Verdict::Full } else { Verdict::Pass }
     }
 }
 
@@ -98,51 +133,88 @@ mod tests {
         Direction { limit, acked_before: 1_000, engaged: 1, ..Direction::default() }
     }
 
+    /// One with room for anything that has acknowledged so much, which nothing waits for.
+    fn roomy(acked: u64, given: u64) -> Destination {
+        Destination { acked, written: 7_u32.wrapping_add(given as u32), queued: 0, buffer: 1 << 30 }
+    }
+
+    /// Judges a segment for such a destination.
+    fn judge(direction: &mut Direction, length: u32, acked: u64) -> Verdict {
+        let given = direction.redirected + direction.relayed;
+        direction.judge(length, roomy(acked, given))
+    }
+
     #[test]
     fn what_is_under_way_never_exceeds_the_limit() {
         let mut full = direction(100);
-        assert_eq!(full.judge(60, 1_000), Verdict::Redirect);
-        assert_eq!(full.judge(40, 1_000), Verdict::Redirect);
+        assert_eq!(judge(&mut full, 60, 1_000), Verdict::Redirect);
+        assert_eq!(judge(&mut full, 40, 1_000), Verdict::Redirect);
         assert_eq!((full.redirected, full.passed), (100, 0));
-        assert_eq!(full.judge(1, 1_000), Verdict::Full);
+        assert_eq!(judge(&mut full, 1, 1_000), Verdict::Full);
         assert_eq!((full.redirected, full.passed, full.redirects), (100, 1, 0));
         let mut drained = direction(100);
-        assert_eq!(drained.judge(100, 1_000), Verdict::Redirect);
-        assert_eq!(drained.judge(60, 1_060), Verdict::Redirect);
-        assert_eq!(drained.judge(41, 1_060), Verdict::Full);
+        assert_eq!(judge(&mut drained, 100, 1_000), Verdict::Redirect);
+        assert_eq!(judge(&mut drained, 60, 1_060), Verdict::Redirect);
+        assert_eq!(judge(&mut drained, 41, 1_060), Verdict::Full);
+    }
+
+    #[test]
+    fn nothing_waits_before_a_send_buffer_that_is_full() {
+        let mut full = direction(1 << 20);
+        let to = |written, queued| Destination { acked: 1_001, written, queued, buffer: 1_000 };
+        // Sequence numbers wrap.
+        let start = u32::MAX - 50;
+        assert_eq!(full.judge(100, to(start, 0)), Verdict::Redirect);
+        assert_eq!(full.judge(233, to(start, 0)), Verdict::Redirect, "100 on its way and 233 take 999");
+        assert_eq!(full.judge(1, to(start, 0)), Verdict::Full);
+        let mut moved_on = direction(1 << 20);
+        assert_eq!(moved_on.judge(100, to(start, 0)), Verdict::Redirect);
+        assert_eq!(moved_on.judge(200, to(start.wrapping_add(100), 400)), Verdict::Redirect);
+        assert_eq!(moved_on.judge(1, to(start.wrapping_add(300), 998)), Verdict::Full);
+        moved_on.relayed = 1;
+        assert_eq!(moved_on.judge(50, to(start.wrapping_add(301), 351)), Verdict::Full, "more than half of the buffer");
+        moved_on.relayed = 51;
+        assert_eq!(moved_on.judge(50, to(start.wrapping_add(351), 350)), Verdict::Redirect);
+        // Large segments spend less.
+        let mut large = direction(1 << 20);
+        let to = |written| Destination { acked: 1_001, written, queued: 0, buffer: 100_000 };
+        assert_eq!(large.judge(40_000, to(start)), Verdict::Redirect);
+        assert_eq!(large.judge(40_000, to(start)), Verdict::Redirect);
+        assert_eq!(large.judge(2_048, to(start)), Verdict::Full);
     }
 
     #[test]
     fn nothing_overtakes_what_stayed_and_redirecting_begins_anew_when_there_is_room() {
         let mut full = direction(100);
-        assert_eq!(full.judge(100, 1_000), Verdict::Redirect);
-        assert_eq!(full.judge(10, 1_000), Verdict::Full);
+        assert_eq!(judge(&mut full, 100, 1_000), Verdict::Redirect);
+        assert_eq!(judge(&mut full, 10, 1_000), Verdict::Full);
         // All is acknowledged, but something stayed that has not been passed on.
-        assert_eq!(full.judge(10, 1_100), Verdict::Pass);
+        full.relayed = 1;
+        assert_eq!(judge(&mut full, 10, 1_100), Verdict::Pass);
         full.relayed = 10;
-        assert_eq!(full.judge(10, 1_100), Verdict::Pass);
-        // All that stayed is passed on, and not acknowledged yet.
+        assert_eq!(judge(&mut full, 10, 1_100), Verdict::Pass);
+        // All that stayed is passed on, and not acknowledged yet: userspace is told anew.
         full.relayed = 30;
-        assert_eq!(full.judge(30, 1_100), Verdict::Pass);
+        assert_eq!(judge(&mut full, 30, 1_100), Verdict::Full);
         full.relayed = 60;
-        assert_eq!(full.judge(20, 1_130), Verdict::Redirect);
+        assert_eq!(judge(&mut full, 20, 1_130), Verdict::Redirect);
         assert_eq!((full.redirected, full.passed, full.redirects), (120, 60, 1));
-        assert_eq!(full.judge(50, 1_130), Verdict::Redirect);
-        assert_eq!(full.judge(1, 1_130), Verdict::Full);
+        assert_eq!(judge(&mut full, 50, 1_130), Verdict::Redirect);
+        assert_eq!(judge(&mut full, 1, 1_130), Verdict::Full);
     }
 
     #[test]
     fn a_segment_larger_than_the_limit_goes_when_nothing_is_under_way() {
         let mut large = direction(10);
-        assert_eq!(large.judge(65_536, 1_000), Verdict::Redirect);
-        assert_eq!(large.judge(1, 1_000 + 65_530), Verdict::Redirect);
-        assert_eq!(large.judge(10, 1_000 + 65_530), Verdict::Full);
+        assert_eq!(judge(&mut large, 65_536, 1_000), Verdict::Redirect);
+        assert_eq!(judge(&mut large, 1, 1_000 + 65_530), Verdict::Redirect);
+        assert_eq!(judge(&mut large, 10, 1_000 + 65_530), Verdict::Full);
     }
 
     #[test]
     fn a_direction_that_is_not_engaged_counts_what_it_leaves() {
         let mut off = Direction { engaged: 0, ..direction(100) };
-        assert_eq!([off.judge(3, 1_000), off.judge(4, 1_000)], [Verdict::Pass; 2]);
+        assert_eq!([judge(&mut off, 3, 1_000), judge(&mut off, 4, 1_000)], [Verdict::Full, Verdict::Pass]);
         assert_eq!((off.redirected, off.passed), (0, 7));
     }
 
@@ -157,7 +229,8 @@ mod tests {
             offset_of!(Direction, limit),
             offset_of!(Direction, acked_before),
             offset_of!(Direction, engaged),
+            offset_of!(Direction, written_before),
         ];
-        assert_eq!(offsets, [0, 8, 16, 24, 32, 40, 48]);
+        assert_eq!(offsets, [0, 8, 16, 24, 32, 40, 48, 56]);
     }
 }

@@ -13,7 +13,7 @@ use aya_ebpf::macros::{map, stream_verdict};
 use aya_ebpf::maps::{Array, HashMap, RingBuf, SockMap};
 use aya_ebpf::programs::SkBuffContext;
 use aya_ebpf::{EbpfContext as _, Global};
-use sluicegate_ebpf::{Direction, Verdict};
+use sluicegate_ebpf::{Destination, Direction, Verdict};
 
 /// `BPF_F_MMAPABLE` (bpf(2)): userspace reads and writes it without a call.
 const MAPPED: u32 = 1 << 10;
@@ -27,10 +27,10 @@ static DESTINATIONS: SockMap = SockMap::with_max_entries(1, 0);
 #[map]
 static SOURCES: SockMap = SockMap::with_max_entries(1, 0);
 #[map]
-static FULL: RingBuf = RingBuf::with_byte_size(4096, 0);
+static FULL: RingBuf = RingBuf::with_byte_size(1 << 16, 0);
 
 #[unsafe(no_mangle)]
-static BYTES_ACKED: Global<u32> = Global::new(0);
+static OFFSETS: Global<[u32; 4]> = Global::new([0; 4]);
 
 #[stream_verdict]
 fn redirect(context: SkBuffContext) -> u32 {
@@ -48,9 +48,9 @@ fn redirect(context: SkBuffContext) -> u32 {
     // source at a time, under its lock, and userspace writes fields of its own alone, each in one store.
     let direction = unsafe { &mut *direction };
     let destination = slot ^ 1;
-    // Who is not there any more has acknowledged nothing.
-    let acked = acked(destination).unwrap_or(direction.acked_before);
-    match direction.judge(length, acked) {
+    // A destination that is gone was reset, and its source is about to be: nothing can be given to it, or is counted.
+    let Some(found) = look_at(destination) else { return SK_DROP };
+    match direction.judge(length, found) {
         // SAFETY: the context is the kernel's, and the flags are none.
         Verdict::Redirect => (unsafe { DESTINATIONS.redirect_skb(&context, destination, 0) }) as u32,
         Verdict::Pass => SK_PASS,
@@ -61,8 +61,8 @@ fn redirect(context: SkBuffContext) -> u32 {
     }
 }
 
-/// What the peer of the destination in `slot` has acknowledged; `None` if there is no such socket.
-fn acked(slot: u32) -> Option<u64> {
+/// What there is to know of the destination in `slot`; `None` if there is no such socket.
+fn look_at(slot: u32) -> Option<Destination> {
     let map = (&raw const DESTINATIONS).cast_mut().cast();
     // SAFETY: the map is one of sockets and `slot` a key of its type; what is found is a socket with a reference, which
     // is given back below on every way.
@@ -72,17 +72,30 @@ fn acked(slot: u32) -> Option<u64> {
     }
     // SAFETY: `socket` is not null.
     let tcp = unsafe { bpf_skc_to_tcp_sock(socket) };
-    let acked = if tcp.is_null() {
-        None
-    } else {
-        // SAFETY: whoever loads the program has the offset from the kernel's own types, so that it is within the struct.
-        let field = unsafe { tcp.cast::<u8>().add(BYTES_ACKED.load() as usize) };
-        // SAFETY: the helper checks the address itself.
-        unsafe { bpf_probe_read_kernel(field.cast::<u64>()) }.ok()
-    };
+    let found = if tcp.is_null() { None } else { read_fields(tcp.cast()) };
     // SAFETY: the reference of the look-up, given back once.
     unsafe { bpf_sk_release(socket) };
-    acked
+    found
+}
+
+#[inline(always)]
+fn read_fields(tcp: *const u8) -> Option<Destination> {
+    let [acked, written, queued, buffer] = OFFSETS.load();
+    Some(Destination {
+        acked: read(tcp, acked)?,
+        written: read(tcp, written)?,
+        queued: read(tcp, queued)?,
+        buffer: read(tcp, buffer)?,
+    })
+}
+
+/// A field of the kernel's, by its place.
+#[inline(always)]
+fn read<T>(tcp: *const u8, place: u32) -> Option<T> {
+    // SAFETY: whoever loads the program has the place from the kernel's own types, so that it is within the struct.
+    let field = unsafe { tcp.add(place as usize) };
+    // SAFETY: the helper checks the address itself.
+    unsafe { bpf_probe_read_kernel(field.cast::<T>()) }.ok()
 }
 
 #[panic_handler]

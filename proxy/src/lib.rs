@@ -41,8 +41,8 @@
 //! 3. A name is resolved once; the address that was checked is the address that is dialled.
 //! 4. No cargo feature changes behaviour: engines are chosen at run time, by a self-test, and each
 //!    fallback is counted with its cause.
-//! 5. In the engines uring and splice no tunnel byte lives only in process memory once the tunnel is
-//!    established: it is in a socket or in a pipe, also while the tunnel moves from loop to loop.
+//! 5. In the engines uring, splice and sockmap no tunnel byte lives only in process memory once the tunnel is
+//!    established: it is in a socket or in a pipe, also while the tunnel moves from loop to loop or to the kernel.
 //! 6. Everything has a limit: head bytes, header lines, handshake, dial, slots, queues.
 //! 7. An idle tunnel costs two descriptors and no kernel worker thread; pipes are held only while
 //!    bytes are in flight.

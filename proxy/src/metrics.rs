@@ -74,6 +74,8 @@ metrics_table! {
         "Times that a tunnel went to a loop for bulk, or back to an interactive one";
     TCP_LIMITED: Kind::Counter, "tcp_limited_seconds_total", ["side", "by"],
         "Whole seconds that sending to a side was held up by its window (receiver), by the send buffer (gateway) or by the path (network)";
+    SOCKMAP_SECONDS: Kind::Counter, "sockmap_seconds_total", ["by"],
+        "Whole seconds that directions of tunnels were redirected by the kernel, or passed on in userspace because the receiver did not keep up";
     PIPE_BYTES: Kind::Gauge, "pipe_bytes", [],
         "Capacity of all the pipes that the engine holds, in use or pooled";
     BUILD_INFO: Kind::Gauge, "build_info", ["version"],
@@ -172,6 +174,38 @@ pub fn tcp_limited(side: LimitedSide, by: LimitedBy, time: Duration) {
     let seconds = whole_seconds(&REST[side as usize][by as usize], time);
     if seconds > 0 {
         TCP_LIMITED.counter(&[side.label(), by.label()]).increment(seconds);
+    }
+}
+
+/// Who passes the bytes of a direction of the engine `sockmap` on: a value of the `by` label of [`SOCKMAP_SECONDS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carrier {
+    /// The kernel redirects.
+    Kernel,
+    /// A loop does, until the receiver has drained.
+    Userspace,
+}
+
+impl Carrier {
+    /// Both, in the order of their discriminants.
+    pub const ALL: [Self; 2] = [Self::Kernel, Self::Userspace];
+
+    /// The value of the label.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Kernel => "kernel",
+            Self::Userspace => "userspace",
+        }
+    }
+}
+
+/// Adds time of one direction to [`SOCKMAP_SECONDS`], as [`tcp_limited`] does.
+pub fn sockmap_time(by: Carrier, time: Duration) {
+    static REST: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+    let seconds = whole_seconds(&REST[by as usize], time);
+    if seconds > 0 {
+        SOCKMAP_SECONDS.counter(&[by.label()]).increment(seconds);
     }
 }
 

@@ -3,7 +3,7 @@
 //! Past this type there is no HTTP, no user and no policy, only two sockets and bytes.
 
 use std::net::TcpStream;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -75,6 +75,15 @@ pub struct Flow {
     /// Milliseconds after `started` at which a byte last moved.
     last_moved: AtomicU64,
     stop: Mutex<Stop>,
+    /// There is, or was, somebody else who counts.
+    counted: AtomicBool,
+    counts: Mutex<Option<Arc<dyn Counts>>>,
+}
+
+/// What counts bytes that the engine does not see.
+pub trait Counts: std::fmt::Debug + Send + Sync {
+    /// Bytes that went in `direction` so far; never less than before.
+    fn moved(&self, direction: Direction) -> u64;
 }
 
 impl Default for Flow {
@@ -84,6 +93,8 @@ impl Default for Flow {
             moved: Default::default(),
             last_moved: AtomicU64::new(0),
             stop: Mutex::default(),
+            counted: AtomicBool::new(false),
+            counts: Mutex::default(),
         }
     }
 }
@@ -92,6 +103,11 @@ impl Flow {
     /// Adds bytes that went in `direction`, at `now`.
     pub fn add(&self, direction: Direction, bytes: u64, now: Instant) {
         self.moved[direction.index()].fetch_add(bytes, Ordering::Relaxed);
+        self.moved_at(now);
+    }
+
+    /// A byte moved at `now`, or not long before.
+    pub fn moved_at(&self, now: Instant) {
         let since = u64::try_from(now.duration_since(self.started).as_millis()).unwrap_or(u64::MAX);
         self.last_moved.store(since, Ordering::Relaxed);
     }
@@ -99,7 +115,29 @@ impl Flow {
     /// Bytes that went in `direction` so far.
     #[must_use]
     pub fn moved(&self, direction: Direction) -> u64 {
-        self.moved[direction.index()].load(Ordering::Relaxed)
+        let moved = || self.moved[direction.index()].load(Ordering::Relaxed);
+        if !self.counted.load(Ordering::Acquire) {
+            return moved();
+        }
+        // Both figures under the lock, since one becomes part of the other.
+        let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        moved() + counts.as_ref().map_or(0, |counts| counts.moved(direction))
+    }
+
+    /// Has what `counts` says added to what the engine does.
+    pub fn counted_by(&self, counts: Arc<dyn Counts>) {
+        *self.counts.lock().unwrap_or_else(PoisonError::into_inner) = Some(counts);
+        self.counted.store(true, Ordering::Release);
+    }
+
+    /// Takes over for good what was counted by somebody else, who counts no longer.
+    pub fn counted(&self) {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(counts) = counts.take() {
+            for direction in Direction::BOTH {
+                self.moved[direction.index()].fetch_add(counts.moved(direction), Ordering::Relaxed);
+            }
+        }
     }
 
     /// When the tunnel began.
@@ -184,6 +222,27 @@ mod tests {
                 flow.stop(Reason::Killed);
             }
             assert_eq!(*seen.lock().unwrap(), [Reason::Killed], "stop first: {stop_first}");
+        }
+    }
+
+    #[test]
+    fn what_others_count_is_part_of_the_whole_while_they_do_and_after() {
+        #[derive(Debug)]
+        struct Seven;
+        impl Counts for Seven {
+            fn moved(&self, direction: Direction) -> u64 {
+                7 + direction.index() as u64
+            }
+        }
+        let flow = Flow::default();
+        flow.add(Direction::ToOrigin, 100, Instant::now());
+        let moved = || Direction::BOTH.map(|direction| flow.moved(direction));
+        assert_eq!(moved(), [100, 0]);
+        flow.counted_by(Arc::new(Seven));
+        assert_eq!(moved(), [107, 8]);
+        for _ in 0..2 {
+            flow.counted();
+            assert_eq!(moved(), [107, 8]);
         }
     }
 

@@ -6,6 +6,7 @@
 //! | `rig` | one gateway with one engine, and what it has to have counted |
 //! | `bytes` | streams that arrive whole |
 //! | `resets` | streams that are cut off |
+//! | `sockmap` | what one engine has to prove beyond that |
 //! | `crowd` | thousands of tunnels that end in any way at any moment |
 //! | `kills` | thousands of tunnels that an operator ends at any moment |
 //! | `fallback` | what happens where an engine cannot do its work |
@@ -16,3 +17,4 @@ mod fallback;
 mod kills;
 mod resets;
 mod rig;
+mod sockmap;

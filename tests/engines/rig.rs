@@ -9,6 +9,7 @@ use std::thread;
 use sluicegate::metrics;
 use sluicegate::reason::Reason;
 use sluicegate::relay::Engine;
+use sluicegate::sys::capabilities::{FOR_BPF, missing};
 
 use crate::support::client::request;
 use crate::support::log::Line;
@@ -58,9 +59,14 @@ pub(super) fn crowd(tunnels: u64, one: impl Fn(&Origin, u64) + Sync) {
     });
 }
 
+/// The engines that this process may run: one takes capabilities to start.
+pub(super) fn engines() -> &'static [Engine] {
+    if missing(FOR_BPF).is_empty() { Engine::ALL } else { Engine::AUTO }
+}
+
 /// Runs a test with every engine in turn.
 pub(super) fn each_engine(test: impl Fn(&Rig)) {
-    for &engine in Engine::ALL {
+    for &engine in engines() {
         eprintln!("engine {engine}");
         test(&Rig::new(engine));
     }
@@ -72,9 +78,14 @@ impl Rig {
     }
 
     pub(super) fn with(engine: Engine, setup: Setup) -> Self {
+        Self::before(Origin::new(), engine, setup)
+    }
+
+    /// One whose tunnels lead to that origin.
+    pub(super) fn before(origin: Origin, engine: Engine, setup: Setup) -> Self {
         // Debug, because a clean tunnel without a byte is logged at that level only.
         let gateway = setup.args(["--engine", engine.label()]).user(CREDENTIALS).debug().start();
-        Self { gateway, engine, origin: Origin::new(), counted: Mutex::default() }
+        Self { gateway, engine, origin, counted: Mutex::default() }
     }
 
     pub(super) fn tunnel(&self) -> Ends {

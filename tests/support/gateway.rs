@@ -10,6 +10,7 @@ use serde_json::Value;
 use sluicegate::metrics::Metric;
 
 use super::log::{Line, Log};
+use super::process::{Outcome, run};
 use super::{admin, eventually};
 
 /// The program that is tested.
@@ -22,6 +23,8 @@ pub(crate) struct Setup {
     variables: Vec<(&'static str, String)>,
     /// A command that runs the command behind it.
     wrapper: Vec<String>,
+    /// Where it listens; loopback if empty.
+    address: String,
 }
 
 impl Setup {
@@ -66,6 +69,12 @@ impl Setup {
         self
     }
 
+    /// Listening at this address of its own, for its admin as well.
+    pub(crate) fn at(mut self, address: &str) -> Self {
+        address.clone_into(&mut self.address);
+        self
+    }
+
     /// Starts it, and waits until it listens.
     pub(crate) fn start(self) -> Gateway {
         let _engines_are_tried = super::ring_sysctl::unchanged();
@@ -76,6 +85,11 @@ impl Setup {
         gateway.address = gateway.listeners[0];
         gateway.admin = line.text("admin").parse().expect("the admin address");
         gateway
+    }
+
+    /// Starts it where it has to refuse to run, and waits for that.
+    pub(crate) fn refused(self) -> Outcome {
+        run(self.command(), b"")
     }
 
     fn spawn(self) -> Gateway {
@@ -94,7 +108,8 @@ impl Setup {
         let words: Vec<_> = self.wrapper.iter().map(String::as_str).chain([BINARY]).collect();
         let mut command = Command::new(words[0]);
         command.args(&words[1..]);
-        command.args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log", "json"]);
+        let address = format!("{}:0", if self.address.is_empty() { "127.0.0.1" } else { &self.address });
+        command.args(["serve", "--listen", &address, "--admin", &address, "--log", "json"]);
         command.args(self.arguments);
         in_clean_environment(&mut command).envs(self.variables).stdin(Stdio::null());
         command

@@ -3,6 +3,8 @@
 //! | file | what is in it |
 //! |---|---|
 //! | `gateway` | the binary under test, started and watched |
+//! | `kernel_log` | what the kernel complains of |
+//! | `network` | a network of the test's own |
 //! | `log` | its log lines |
 //! | `admin` | its admin address, asked by hand |
 //! | `origin` | what stands behind it |
@@ -19,7 +21,9 @@ use std::time::{Duration, Instant};
 pub(crate) mod admin;
 pub(crate) mod client;
 pub(crate) mod gateway;
+pub(crate) mod kernel_log;
 pub(crate) mod log;
+pub(crate) mod network;
 pub(crate) mod noise;
 pub(crate) mod origin;
 pub(crate) mod process;

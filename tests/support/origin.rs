@@ -1,14 +1,14 @@
 //! What stands behind the gateway.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::thread::{self, JoinHandle};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::DEADLINE;
 
-/// A listener on loopback, whose connections the test accepts itself.
+/// A listener, on loopback as a rule, whose connections the test accepts itself.
 #[derive(Debug)]
 pub(crate) struct Origin {
     listener: TcpListener,
@@ -17,7 +17,12 @@ pub(crate) struct Origin {
 
 impl Origin {
     pub(crate) fn new() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        Self::at(Ipv4Addr::LOCALHOST.into())
+    }
+
+    /// At an address that the calling thread can be reached by.
+    pub(crate) fn at(address: IpAddr) -> Self {
+        let listener = TcpListener::bind((address, 0)).expect("a port");
         let address = listener.local_addr().expect("an address");
         Self { listener, address }
     }

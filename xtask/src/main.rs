@@ -61,7 +61,7 @@ fn main() -> ExitCode {
         Task::Tidy { fix } => tidy::run(fix),
         Task::Fuzz { seconds } => check::fuzz(seconds),
         Task::Ebpf { check: false } => ebpf::build(),
-        Task::Ebpf { check: true } => ebpf::check(),
+        Task::Ebpf { check: true } => ebpf::check().map(drop),
         Task::Bench { arguments } => bench::run(&arguments),
     };
     match result {

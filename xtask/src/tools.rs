@@ -40,6 +40,8 @@ pub const TESTS: &[Tool] = &[
     Tool { programs: &["promtool"], package: "prometheus" },
     Tool { programs: &["node"], package: "nodejs" },
     Tool { programs: &["python3"], package: "python3" },
+    Tool { programs: &["ip"], package: "iproute2" },
+    Tool { programs: &["nft"], package: "nftables" },
 ];
 
 /// What the gateway is compared with. nginx needs two packages.

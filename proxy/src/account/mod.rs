@@ -211,6 +211,9 @@ pub fn register_series(engines: &[&str]) {
             metrics::TCP_LIMITED.counter(&[side.label(), by.label()]).increment(0);
         }
     }
+    for by in metrics::Carrier::ALL {
+        metrics::SOCKMAP_SECONDS.counter(&[by.label()]).increment(0);
+    }
     // The exporter shows a histogram as soon as it is asked for.
     for metric in [metrics::HANDSHAKE_DURATION, metrics::DIAL_DURATION, metrics::TUNNEL_DURATION] {
         drop(metric.histogram());

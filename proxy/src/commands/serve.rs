@@ -18,7 +18,9 @@ use crate::dial::Dialer;
 use crate::policy::Policy;
 use crate::relay::{Engine, Relay, Unfit};
 use crate::server::{Control, Listeners, Server};
+use crate::sys::capabilities;
 use crate::sys::socket::is_local_address;
+use crate::sys::thread::whole_cores;
 
 /// The variable with the level of the log: error, warn, info or debug.
 const LOG_LEVEL: &str = "SLUICEGATE_LOG_LEVEL";
@@ -28,13 +30,16 @@ const LOG_LEVEL: &str = "SLUICEGATE_LOG_LEVEL";
 /// # Errors
 /// A configuration that cannot be used (2), or a host that cannot run it (1).
 pub fn serve(options: &Serve) -> Result<(), Failure> {
+    let mut settings = Settings::new(options).map_err(Failure::Usage)?;
+    let cores = whole_cores();
+    let listeners = Listeners::bind(&options.rules.listen, options.rules.admin, &settings.client_leg, &cores);
+    let listeners = listeners.map_err(Failure::Work)?;
+    // Before the first thread is started, each of which would keep the capabilities that it began with.
+    give_up_capabilities(&mut settings)?;
     let _log = start_log(options.log)?;
     let metrics = admin::recorder();
-    let settings = Settings::new(options).map_err(Failure::Usage)?;
-    let control = Control::new();
+    let control = Control::new(cores);
     let control = control.map_err(|error| Failure::Work(format!("no event loop: {error}; see `sluicegate doctor`")))?;
-    let listeners = Listeners::bind(&options.rules.listen, options.rules.admin, &settings.client_leg, control.cores());
-    let listeners = listeners.map_err(Failure::Work)?;
     let (clients, admin_address) = addresses(&listeners)?;
     let relay = start_relay(&settings)?;
     let engine = relay.engine().map_or("none", Engine::label);
@@ -60,6 +65,18 @@ pub fn serve(options: &Serve) -> Result<(), Failure> {
     let admin = Admin::new(registry, readiness, metrics);
     let result = control.run(server, listeners, admin);
     result.map_err(|error| Failure::Work(error.to_string()))
+}
+
+/// Where an engine wants a program in the kernel: loads that, and gives every capability up. What was bound and loaded
+/// is used by its descriptors.
+fn give_up_capabilities(settings: &mut Settings) -> Result<(), Failure> {
+    if !settings.relay.load() {
+        return Ok(());
+    }
+    let dropped = capabilities::drop_all();
+    dropped.map_err(|error| Failure::Work(format!("cannot give capabilities up: {error}; see `dmesg`")))?;
+    let legs = settings.client_leg.try_again().and_then(|()| settings.dial.leg().try_again());
+    legs.map_err(|error| Failure::Usage(format!("--congestion-control: {error} (--engine sockmap drops capabilities)")))
 }
 
 /// Validates a configuration and says what it comes to.

@@ -70,13 +70,17 @@ pub struct Serve {
     #[arg(long, env = "SLUICEGATE_NO_AUTH")]
     pub no_auth: bool,
 
-    /// Engines to try in this order: uring, splice, copy; auto is the best that passes its self-test
+    /// Engines to try in this order: uring, splice, copy, sockmap; auto is the best of the first three that passes its self-test
     #[arg(long, env = "SLUICEGATE_ENGINE", value_name = "ENGINE", default_value = "auto", value_delimiter = ',', value_parser = engine)]
     pub engine: Vec<EngineChoice>,
 
     /// How long a loop looks for the next message before it sleeps, while that pays; 0s: it does not
     #[arg(long, env = "SLUICEGATE_SPIN", value_name = "TIME", default_value = "50us", value_parser = spin)]
     pub spin: Duration,
+
+    /// Bytes each way that the engine sockmap gives to a side that has not acknowledged them; at least what its path holds
+    #[arg(long, env = "SLUICEGATE_SOCKMAP_BACKLOG", value_name = "SIZE", default_value = "16MiB", value_parser = size)]
+    pub sockmap_backlog: u64,
 
     /// End a tunnel after so long without a byte either way [default: never]
     #[arg(long, env = "SLUICEGATE_IDLE_TIMEOUT", value_name = "TIME", value_parser = duration)]
@@ -159,7 +163,7 @@ pub enum LogFormat {
 /// One word of `--engine`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EngineChoice {
-    /// Every engine, best first.
+    /// Every engine but the one that has to be asked for, best first.
     Auto,
     /// This one.
     One(Engine),
@@ -172,7 +176,7 @@ impl EngineChoice {
         let mut engines = Vec::new();
         for choice in choices {
             let these = match choice {
-                Self::Auto => Engine::ALL,
+                Self::Auto => Engine::AUTO,
                 Self::One(engine) => std::slice::from_ref(engine),
             };
             engines.extend(these.iter().copied().filter(|engine| !engines.contains(engine)).collect::<Vec<_>>());
@@ -216,6 +220,27 @@ const LONGEST_SPIN: Duration = Duration::from_millis(1);
 fn spin(text: &str) -> Result<Duration, String> {
     let duration = humantime::parse_duration(text).map_err(|error| format!("{error}: write it as 50us, or 0s"))?;
     if duration > LONGEST_SPIN { Err("a time up to 1ms is wanted".into()) } else { Ok(duration) }
+}
+
+/// The kernel gives segments of up to 64 KiB on in one piece, and memory that is held for one direction is no backlog
+/// any more beyond the other.
+const BACKLOG: std::ops::RangeInclusive<u64> = 64 << 10..=256 << 20;
+
+fn size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let unit = match text[digits.len()..].trim_start() {
+        "" | "B" => Some(0),
+        "KiB" => Some(10),
+        "MiB" => Some(20),
+        "GiB" => Some(30),
+        _ => None,
+    };
+    let bytes = digits.parse::<u64>().ok().zip(unit).and_then(|(number, unit)| number.checked_mul(1 << unit));
+    match bytes {
+        None => Err("a number of bytes is wanted: write it as 16MiB, 512KiB or 4194304".into()),
+        Some(bytes) if BACKLOG.contains(&bytes) => Ok(bytes),
+        Some(_) => Err("from 64KiB to 256MiB".into()),
+    }
 }
 
 fn positive(text: &str) -> Result<usize, String> {

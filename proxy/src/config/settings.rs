@@ -34,22 +34,27 @@ impl Settings {
 
     fn checked(options: &Serve) -> Result<Self, String> {
         distinct(&options.rules)?;
+        let limits = Limits {
+            tunnels: descriptors::admit(options.max_tunnels, descriptors::raise())?,
+            per_user: options.max_tunnels_per_user,
+            per_source: options.max_tunnels_per_source,
+        };
+        let relay = relay::Options {
+            engines: EngineChoice::expand(&options.engine),
+            idle_timeout: options.idle_timeout,
+            user_timeout: options.user_timeout,
+            spin: options.spin,
+            sockmap_backlog: options.sockmap_backlog,
+            tunnels: limits.tunnels,
+            ..relay::Options::default()
+        };
+        let leg = |which| leg(options, which, relay.send_buffer());
         Ok(Self {
             authenticator: authenticator(options)?,
-            dial: dial::Options::new(options.dial_timeout, &options.source, leg(options, Leg::Origin)?)?,
-            relay: relay::Options {
-                engines: EngineChoice::expand(&options.engine),
-                idle_timeout: options.idle_timeout,
-                user_timeout: options.user_timeout,
-                spin: options.spin,
-                ..relay::Options::default()
-            },
-            client_leg: leg(options, Leg::Client)?,
-            limits: Limits {
-                tunnels: descriptors::admit(options.max_tunnels, descriptors::raise())?,
-                per_user: options.max_tunnels_per_user,
-                per_source: options.max_tunnels_per_source,
-            },
+            dial: dial::Options::new(options.dial_timeout, &options.source, leg(Leg::Origin)?)?,
+            client_leg: leg(Leg::Client)?,
+            relay,
+            limits,
         })
     }
 }
@@ -72,9 +77,9 @@ fn authenticator(options: &Serve) -> Result<Authenticator, String> {
     }
 }
 
-fn leg(options: &Serve, leg: Leg) -> Result<LegOptions, String> {
-    LegOptions::new(leg, &options.congestion_control, options.user_timeout)
-        .map_err(|error| format!("--congestion-control: {error}"))
+fn leg(options: &Serve, leg: Leg, send_buffer: usize) -> Result<LegOptions, String> {
+    let leg = LegOptions::new(leg, &options.congestion_control, options.user_timeout);
+    leg.map(|leg| LegOptions { send_buffer, ..leg }).map_err(|error| format!("--congestion-control: {error}"))
 }
 
 fn distinct(rules: &Rules) -> Result<(), String> {

@@ -36,6 +36,12 @@ pub struct Options {
 }
 
 impl Options {
+    /// The options of the sockets that are dialled.
+    #[must_use]
+    pub const fn leg(&self) -> &LegOptions {
+        &self.leg
+    }
+
     /// `timeout` is for one address; all of a target's together have three times that. `source` are
     /// the local addresses to dial from, one a family at most; a family without one is left to the
     /// kernel. `leg` are the options of the origin's socket.

@@ -10,13 +10,17 @@ pub enum Engine {
     Uring,
     /// The same with epoll(7).
     Splice,
+    /// A BPF program redirects from socket to socket, with no process needed.
+    Sockmap,
     /// read(2) and write(2).
     Copy,
 }
 
 impl Engine {
-    /// All of them, best first: what `auto` tries.
-    pub const ALL: &[Self] = &[Self::Uring, Self::Splice, Self::Copy];
+    /// All of them.
+    pub const ALL: &[Self] = &[Self::Uring, Self::Splice, Self::Sockmap, Self::Copy];
+    /// What `auto` tries, best first: `sockmap` has to be asked for, since kernels differ in what they do to it.
+    pub const AUTO: &[Self] = &[Self::Uring, Self::Splice, Self::Copy];
 
     /// The value of the `engine` label and of `--engine`.
     #[must_use]
@@ -24,6 +28,7 @@ impl Engine {
         match self {
             Self::Uring => "uring",
             Self::Splice => "splice",
+            Self::Sockmap => "sockmap",
             Self::Copy => "copy",
         }
     }
@@ -34,7 +39,7 @@ impl FromStr for Engine {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let found = Self::ALL.iter().find(|engine| engine.label() == text);
-        found.copied().ok_or_else(|| format!("no engine is called '{text}': use auto, uring, splice or copy"))
+        found.copied().ok_or_else(|| format!("no engine is called '{text}': use auto, uring, splice, sockmap or copy"))
     }
 }
 

@@ -1,4 +1,5 @@
-//! Loop threads that carry tunnels: the engines `uring` and `splice`, by whichever [`Poller`].
+//! Loop threads that carry tunnels: the engines `uring` and `splice`, by whichever [`Poller`], and `sockmap`, whose
+//! tunnels the kernel carries as soon as it may ([`super::sockmap`]).
 //!
 //! A loop has its own poller, tunnels and pipes, and shares nothing with the others. There are two
 //! crews of them, a thread per core each: **interactive** loops, where every tunnel begins, and **bulk**
@@ -24,6 +25,7 @@ use tracing::error;
 
 use super::poller::Poller;
 use super::pump::Pump;
+use super::sockmap::{Program, Watch};
 use super::{Adopted, Engine, Options};
 use crate::metrics;
 use crate::sys::tcp;
@@ -34,6 +36,7 @@ mod carried;
 mod ends;
 mod event_loop;
 mod inbox;
+mod later;
 mod moving;
 pub(super) mod pace;
 mod respite;
@@ -59,12 +62,16 @@ const AFTER_PANIC: Duration = Duration::from_millis(50);
 pub(super) struct Loops {
     crews: Arc<Crews>,
     next_id: AtomicU64,
+    /// Tells of destinations that do not keep up with what the kernel redirects.
+    _watch: Option<Watch>,
 }
 
 /// All loops, as they see each other.
 #[derive(Debug)]
 struct Crews {
     engine: Engine,
+    /// What redirects in the kernel, for the engine that does.
+    program: Option<Arc<Program>>,
     /// By [`Class`].
     loops: [Vec<Handle>; 2],
     /// The core of each interactive loop, or none if they keep to none.
@@ -82,16 +89,29 @@ struct Handle {
 }
 
 impl Loops {
-    /// Starts the threads.
+    /// Starts the threads of the poller's engine.
     ///
     /// # Errors
     /// Those of making a poller, or of starting a thread.
     pub(super) fn start<P: Poller>(options: &Options) -> io::Result<Self> {
+        Self::start_as::<P>(P::ENGINE, None, options)
+    }
+
+    /// Starts those of the engine `sockmap`, with errors as [`Loops::start`].
+    pub(super) fn start_redirecting<P: Poller>(program: Arc<Program>, options: &Options) -> io::Result<Self> {
+        // What is redirected sends its loop no message to spin for.
+        let options = Options { spin: Duration::ZERO, ..options.clone() };
+        Self::start_as::<P>(Engine::Sockmap, Some(program), &options)
+    }
+
+    fn start_as<P: Poller>(engine: Engine, program: Option<Arc<Program>>, options: &Options) -> io::Result<Self> {
         let crew = || (0..options.threads.max(1)).map(|_| Handle::new()).collect::<io::Result<Vec<_>>>();
         let cores = if options.cores.len() == options.threads { options.cores.clone() } else { Vec::new() };
-        let crews = Crews { engine: P::ENGINE, loops: [crew()?, crew()?], cores, moves: AtomicU64::new(0) };
-        let crews = Arc::new(crews);
-        let this = Self { crews, next_id: AtomicU64::new(1) };
+        let loops = [crew()?, crew()?];
+        let crews = Arc::new(Crews { engine, program: program.clone(), loops, cores, moves: AtomicU64::new(0) });
+        let told = crews.clone();
+        let watch = program.map(|program| Watch::start(program, move |id| told.tell_all(|| Message::Turn { id })));
+        let this = Self { crews, next_id: AtomicU64::new(1), _watch: watch.transpose()? };
         let (started, ready) = mpsc::channel();
         for class in Class::BOTH {
             for number in 0..this.crews.of(class).len() {
@@ -155,7 +175,7 @@ fn spawn<P: Poller>(
     started: mpsc::Sender<io::Result<()>>,
 ) -> io::Result<()> {
     let (crews, options) = (crews.clone(), options.clone());
-    let name = format!("{}-{}{number}", P::ENGINE, if class == Class::Bulk { "bulk" } else { "" });
+    let name = format!("{}-{}{number}", crews.engine, if class == Class::Bulk { "bulk" } else { "" });
     thread::Builder::new().name(name).spawn(move || {
         let handle = &crews.of(class)[number];
         let _presence = Presence(handle);

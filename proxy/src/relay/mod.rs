@@ -3,10 +3,12 @@
 //! | file | what is in it |
 //! |---|---|
 //! | `engine` | the engines there are |
+//! | `options` | what they are told at start |
 //! | `loops` | loop threads, which the engines `uring` and `splice` are: turns, classes, moves, ends |
 //! | `poller` | where a loop's readiness comes from, io_uring or epoll: all that these two differ in |
 //! | `pump` | what a loop does for one tunnel: splice(2) through a pipe, half-close, failure |
 //! | `pipes` | a loop's stock of pipes |
+//! | `sockmap` | what has the kernel redirect, and what the pump does for it then |
 //! | `copy` | the portable engine: read and write, on tokio |
 //! | `selftest` | whether an engine works on this host |
 //! | `unfit` | why one does not |
@@ -14,28 +16,32 @@
 
 use std::io;
 use std::os::fd::AsFd;
-use std::thread::available_parallelism;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
 use crate::metrics;
 use crate::reason::Reason;
-use crate::sys::{tcp, thread};
+use crate::sys::tcp;
 use crate::tunnel::{Direction, Flow, Tunnel};
 
 mod copy;
 mod engine;
 mod loops;
+mod options;
 mod pipes;
 mod poller;
 mod pump;
 mod selftest;
+mod sockmap;
 mod unfit;
 mod watch;
 
 pub use engine::Engine;
 pub use loops::pace::Thresholds;
+pub use options::{Options, SOCKMAP_BACKLOG, SPIN};
+pub use sockmap::Program;
 pub use unfit::{Part, Unfit};
 
 use poller::{Epoll, Uring};
@@ -46,10 +52,6 @@ mod tests;
 
 /// Bytes that a direction may move before the others have their turn.
 const TURN: usize = 1 << 20;
-
-/// How long an interactive loop spins unless told otherwise: about the time in which a peer on the same
-/// host, or in the same rack, answers.
-pub const SPIN: Duration = Duration::from_micros(50);
 
 /// How long what was received before a reset may stand still on its way to the other side, before that
 /// one is reset too. A reader that stops is not worth a longer wait, and a retry waits for the reset.
@@ -63,48 +65,6 @@ fn acknowledged(flow: &Flow, direction: Direction, destination: &impl AsFd) -> u
     flow.moved(direction).saturating_sub(tcp::unacknowledged(destination).unwrap_or(0) as u64)
 }
 
-/// What the engines are told at start.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// The engines to try, in this order.
-    pub engines: Vec<Engine>,
-    /// A tunnel without a byte for so long is ended; `None`: never.
-    pub idle_timeout: Option<Duration>,
-    /// `TCP_USER_TIMEOUT` of both legs, which is lifted while a reader is slow; zero: not set.
-    pub user_timeout: Duration,
-    /// Loop threads of each class, or threads of the copy engine.
-    pub threads: usize,
-    /// The cores that interactive loops keep to, if there are as many as threads; otherwise the scheduler places them.
-    pub cores: Vec<usize>,
-    /// How long an interactive loop looks for work before it sleeps, where that pays; zero: not at all.
-    pub spin: Duration,
-    /// Where bulk begins.
-    pub thresholds: Thresholds,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            engines: Engine::ALL.to_vec(),
-            idle_timeout: None,
-            user_timeout: Duration::ZERO,
-            threads: available_parallelism().map_or(1, Into::into),
-            cores: thread::whole_cores(),
-            spin: SPIN,
-            thresholds: Thresholds::default(),
-        }
-    }
-}
-
-impl Options {
-    /// How often each tunnel is looked at: often enough for every time-out.
-    fn look_interval(&self) -> Duration {
-        let limits = [self.idle_timeout, Some(self.user_timeout).filter(|timeout| !timeout.is_zero())];
-        let interval = limits.into_iter().flatten().map(|limit| limit / 4).fold(watch::INTERVAL, Duration::min);
-        interval.max(Duration::from_millis(1))
-    }
-}
-
 /// The engines that run, best first.
 #[derive(Debug)]
 pub struct Relay {
@@ -115,7 +75,7 @@ pub struct Relay {
 
 #[derive(Debug)]
 enum Running {
-    /// `uring` or `splice`.
+    /// `uring`, `splice` or `sockmap`.
     Loops(Engine, loops::Loops),
     Copy(copy::Copy),
 }
@@ -147,7 +107,8 @@ impl Relay {
             if relay.running.is_empty() || engine == Engine::Copy {
                 match Running::start(engine, options) {
                     Ok(running) => relay.running.push(running),
-                    Err((part, error)) => relay.unfit.push(Unfit { engine, part, error }),
+                    Err(refused) if engine == Engine::Sockmap => relay.unfit.push(sockmap::unfit(refused)),
+                    Err((part, error)) => relay.unfit.push(Unfit { engine, part, error, hint: None }),
                 }
             }
         }
@@ -200,11 +161,22 @@ impl Running {
         let running = match engine {
             Engine::Uring => loops::Loops::start::<Uring>(options).map(|loops| Self::Loops(engine, loops)),
             Engine::Splice => loops::Loops::start::<Epoll>(options).map(|loops| Self::Loops(engine, loops)),
+            Engine::Sockmap => return Self::start_redirecting(options),
             Engine::Copy => copy::Copy::start(options).map(Self::Copy),
         };
         let running = running.map_err(|error| (Part::Threads, error))?;
         selftest::run(|tunnel| running.adopt(tunnel)).map_err(|error| (Part::Tunnel, error))?;
         Ok(running)
+    }
+
+    /// Starts the engine that has the kernel redirect, and tries all that kernels are known to get wrong.
+    fn start_redirecting(options: &Options) -> Result<Self, (Part, io::Error)> {
+        let program = options.program.clone().map_or_else(|| Program::load(options.tunnels).map(Arc::new), Ok)?;
+        let loops = loops::Loops::start_redirecting::<Epoll>(program.clone(), options);
+        let loops = loops.map_err(|error| (Part::Threads, error))?;
+        let tried = sockmap::selftest::run(&program, options.sockmap_backlog, |tunnel| loops.adopt(tunnel));
+        tried.map_err(|error| (Part::Tunnel, error))?;
+        Ok(Self::Loops(Engine::Sockmap, loops))
     }
 
     const fn engine(&self) -> Engine {

@@ -1,7 +1,8 @@
 //! The pump: what moves the bytes of one tunnel, wherever the readiness comes from.
 //!
-//! The engines `uring` and `splice` share it; `copy` does not. It holds two sockets, and for each direction the pipe that its bytes are in while they are on the
-//! way. It never blocks and never waits: its owner tells it what the kernel said of the sockets
+//! The engines `uring`, `splice` and `sockmap` share it; `copy` does not. It holds two sockets, and for each direction
+//! the pipe that its bytes are in while they are on the way, or the place in the maps by which the kernel redirects
+//! them. It never blocks and never waits: its owner tells it what the kernel said of the sockets
 //! ([`Pump::ready`]), gives it turns ([`Pump::turn`]) and acts on the answer.
 
 use std::net::TcpStream;
@@ -10,13 +11,17 @@ use std::time::{Duration, Instant};
 
 use super::Fault;
 use super::pipes::Pipes;
+use super::sockmap::Pair;
 use super::watch::Watch;
 use crate::metrics::LimitedSide;
 use crate::sys::pipe::Pipe;
 use crate::sys::tcp;
 use crate::tunnel::{Direction, Flow, Tunnel};
 
+mod kernel;
 mod way;
+
+pub(super) use kernel::Redirect;
 
 use way::Way;
 
@@ -55,6 +60,8 @@ struct Half {
     finished: bool,
     /// No pipe was to be had at the last try.
     pipeless: bool,
+    /// The source was seen empty, and nothing is read from it until the kernel has been asked to redirect.
+    sealed: bool,
 }
 
 /// What a turn came to.
@@ -64,6 +71,8 @@ pub(super) enum Turn {
     Waits,
     /// The turn is over and there is, or may be, more to do; no event will tell.
     More,
+    /// There is something to do after so long, of which no event will tell.
+    Again(Duration),
     /// The end of this direction was passed on.
     Finished,
     /// A socket failed.
@@ -86,6 +95,10 @@ pub(super) struct Pump {
     /// By [`Direction::index`] of the direction that the leg is the source of.
     legs: [Leg; 2],
     halves: [Half; 2],
+    /// What the kernel redirects.
+    pair: Option<Pair>,
+    /// It was asked to redirect, and did or would not.
+    asked: bool,
     pub(super) flow: Arc<Flow>,
     /// The direction whose end was read first.
     pub(super) first_end: Option<Direction>,
@@ -96,6 +109,8 @@ impl Pump {
         Self {
             legs: [Leg::new(tunnel.client), Leg::new(tunnel.origin)],
             halves: tunnel.prefix.map(Half::new),
+            pair: None,
+            asked: false,
             flow: tunnel.flow,
             first_end: None,
         }
@@ -129,6 +144,9 @@ impl Pump {
 
     /// The end of this direction was read, and all that came before it was passed on.
     pub(super) fn is_drained(&self, direction: Direction) -> bool {
+        if let Some(pair) = self.pair.as_ref().filter(|pair| pair.redirects(direction)) {
+            return pair.is_drained(direction, self.sockets());
+        }
         let half = &self.halves[direction.index()];
         half.ended && half.held == 0 && half.prefix.is_empty()
     }
@@ -169,6 +187,9 @@ impl Pump {
         if self.halves[direction.index()].finished {
             return Turn::Finished;
         }
+        if self.redirects(direction) {
+            return self.turn_of_kernel(direction, scratch, now);
+        }
         let mut way = self.way(direction, now);
         let result = way.run(pipes, scratch);
         way.settle(pipes);
@@ -191,7 +212,7 @@ impl Pump {
 
 impl Half {
     fn new(prefix: Vec<u8>) -> Self {
-        Self { prefix, pipe: None, held: 0, ended: false, finished: false, pipeless: false }
+        Self { prefix, pipe: None, held: 0, ended: false, finished: false, pipeless: false, sealed: false }
     }
 }
 

@@ -1,4 +1,5 @@
-//! Why an engine does not work on a host. What to do about it is `doctor`'s to say.
+//! Why an engine does not work on a host. What to do about it is `doctor`'s to say, unless the engine had to be asked
+//! for.
 
 use std::fmt;
 use std::io;
@@ -14,11 +15,19 @@ pub struct Unfit {
     pub part: Part,
     /// What the kernel, or the self-test, said.
     pub error: io::Error,
+    /// What would change that, where it is known.
+    pub hint: Option<String>,
 }
 
 /// What an engine needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
+    /// The kernel's description of its types (BTF), which says where a field is that the BPF program reads.
+    Types,
+    /// The BPF maps.
+    Maps,
+    /// The BPF program.
+    Program,
     /// splice(2), and a pipe for it that is worth having.
     Splice,
     /// Its threads and what they wait by: io_uring, epoll(7).
@@ -32,6 +41,9 @@ impl Unfit {
     #[must_use]
     pub const fn what(&self) -> &'static str {
         match (self.part, self.engine) {
+            (Part::Types, _) => "BTF",
+            (Part::Maps, _) => "BPF maps",
+            (Part::Program, _) => "BPF program",
             (Part::Splice, _) => "splice",
             (Part::Threads, Engine::Uring) => "io_uring",
             (Part::Threads, _) => "loop threads",
@@ -47,7 +59,17 @@ impl Unfit {
 
 impl fmt::Display for Unfit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}: {}", self.engine, self.what(), self.error)
+        write!(f, "{}: {}: {}", self.engine, self.what(), self.error)?;
+        self.hint.as_ref().map_or(Ok(()), |hint| write!(f, ": {hint}"))
+    }
+}
+
+/// The `cause` label where the engine works and a tunnel of its own went to another.
+pub(super) fn cause_of_tunnel(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EOPNOTSUPP) => "half_closed",
+        Some(libc::ENOSPC | libc::E2BIG) => "slots",
+        _ => cause(error),
     }
 }
 
@@ -75,7 +97,8 @@ mod tests {
 
     #[test]
     fn what_was_refused_is_named_and_counted_by_its_cause() {
-        let unfit = |engine, part, errno| Unfit { engine, part, error: io::Error::from_raw_os_error(errno) };
+        let unfit =
+            |engine, part, errno| Unfit { engine, part, error: io::Error::from_raw_os_error(errno), hint: None };
         for (engine, part, errno, said, cause) in [
             (Engine::Uring, Part::Threads, libc::EPERM, "uring: io_uring: Operation not", "not_permitted"),
             (Engine::Uring, Part::Threads, libc::ENOSYS, "uring: io_uring: Function not", "not_supported"),

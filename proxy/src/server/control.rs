@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use super::{Listeners, Server, Signals};
 use crate::admin::Admin;
-use crate::sys::thread::{keep_to, permitted, whole_cores};
+use crate::sys::thread::{keep_to, permitted};
 
 /// What everything runs on but the bytes of tunnels.
 #[derive(Debug)]
@@ -23,12 +23,11 @@ pub struct Control {
 }
 
 impl Control {
-    /// Starts the threads. From now on signals are watched.
+    /// Starts the threads, which keep to these cores, a thread each. From now on signals are watched.
     ///
     /// # Errors
     /// Those of the system calls of an event loop, of sigaction(2), and of starting a thread.
-    pub fn new() -> io::Result<Self> {
-        let cores = whole_cores();
+    pub fn new(cores: Vec<usize>) -> io::Result<Self> {
         let workers = cores.iter().skip(1).map(|core| Worker::start(*core, &cores)).collect::<io::Result<_>>()?;
         let runtime = runtime(cores.first().copied(), &cores)?;
         let signals = {
@@ -36,12 +35,6 @@ impl Control {
             Signals::watch()?
         };
         Ok(Self { runtime, signals, cores, workers })
-    }
-
-    /// The cores that listeners are wanted for; none if one for all will do.
-    #[must_use]
-    pub fn cores(&self) -> &[usize] {
-        &self.cores
     }
 
     /// Runs a gateway until it has drained.
@@ -110,12 +103,12 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
-    use crate::sys::thread::here;
+    use crate::sys::thread::{here, whole_cores};
 
     #[test]
     fn a_worker_is_on_its_core_and_what_blocks_is_where_there_is_room() {
         let cores = whole_cores();
-        let control = Control::new().unwrap();
+        let control = Control::new(whole_cores()).unwrap();
         assert_eq!(control.workers.len(), cores.len().saturating_sub(1));
         for (worker, core) in control.workers.into_iter().zip(cores.iter().skip(1)) {
             let (report, reports) = mpsc::channel();
@@ -127,7 +120,7 @@ mod tests {
             worker.join();
         }
         // Workers that had nothing to do keep nobody waiting.
-        Control::new().unwrap().workers.into_iter().for_each(Worker::join);
+        Control::new(whole_cores()).unwrap().workers.into_iter().for_each(Worker::join);
         assert_eq!(whole_cores(), cores, "the calling thread keeps to a core before it has a gateway to run");
     }
 

@@ -2,6 +2,8 @@
 //!
 //! Borrowed descriptors in, `io::Result` out. What rustix or socket2 can do safely is done by them.
 
+pub mod bpf;
+pub mod capabilities;
 pub mod pipe;
 pub mod probe;
 pub mod ring;

@@ -77,6 +77,17 @@ impl Pipe {
         Ok(splice(from, None, &self.write, None, most.min(self.capacity), SpliceFlags::NONBLOCK | SpliceFlags::MOVE)?)
     }
 
+    /// Copies bytes into the pipe, as many as it has room for.
+    ///
+    /// # Errors
+    /// That of write(2), but for a pipe that is full, which takes none.
+    pub fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match rustix::io::write(&self.write, bytes) {
+            Err(rustix::io::Errno::AGAIN) => Ok(0),
+            written => Ok(written?),
+        }
+    }
+
     /// Moves up to `length` bytes out of the pipe to `to`, which must be a non-blocking socket: the
     /// kernel looks at the socket's own flag, not at the call's (`fs/splice.c`, `splice_to_socket`).
     ///

@@ -3,9 +3,11 @@
 use std::io;
 use std::net::{IpAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use rustix::io::Errno;
+use rustix::net::sockopt;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 /// Longest name of a congestion control, without its NUL (`TCP_CA_NAME_MAX`, `include/net/tcp.h`).
@@ -47,6 +49,8 @@ pub struct LegOptions {
     pub user_timeout: Duration,
     /// Small segments leave at once (`TCP_NODELAY`): the gateway does not know better than the ends.
     pub nodelay: bool,
+    /// Bytes of the send buffer ([`set_send_buffer`]); zero lets it grow by itself.
+    pub send_buffer: usize,
 }
 
 impl Default for LegOptions {
@@ -58,6 +62,7 @@ impl Default for LegOptions {
             keepalive_probes: 4,
             user_timeout: Duration::from_secs(60 * 2),
             nodelay: true,
+            send_buffer: 0,
         }
     }
 }
@@ -77,6 +82,17 @@ impl LegOptions {
             try_congestion_control(name)?;
         }
         Ok(Self { congestion_control: algorithm, user_timeout, ..Self::default() })
+    }
+}
+
+impl LegOptions {
+    /// Asks the kernel once more whether the process may choose the congestion control, as after it has given its
+    /// capabilities up.
+    ///
+    /// # Errors
+    /// As [`LegOptions::new`].
+    pub fn try_again(&self) -> Result<(), String> {
+        self.congestion_control.as_deref().map_or(Ok(()), try_congestion_control)
     }
 }
 
@@ -138,6 +154,9 @@ pub fn apply(socket: &impl AsFd, options: &LegOptions) -> io::Result<()> {
     socket.set_tcp_nodelay(options.nodelay)?;
     // Without it a read leaves out a byte that was sent as urgent (SO_OOBINLINE, socket(7)).
     socket.set_out_of_band_inline(true)?;
+    if options.send_buffer > 0 {
+        set_send_buffer(&descriptor, options.send_buffer)?;
+    }
     match &options.congestion_control {
         Some(name) => socket.set_tcp_congestion(name.as_bytes()),
         None => Ok(()),
@@ -165,6 +184,84 @@ pub fn bind_source(socket: &impl AsFd, source: IpAddr) -> io::Result<()> {
 pub fn prefer_core(listener: &impl AsFd, core: usize) -> io::Result<()> {
     let core = libc::c_int::try_from(core).map_err(|_| io::ErrorKind::InvalidInput)?;
     set(listener, libc::SOL_SOCKET, libc::SO_INCOMING_CPU, core)
+}
+
+/// Sets `SO_RCVLOWAT` (socket(7)), upon which the kernel looks at once whether there is something to report.
+///
+/// # Errors
+/// The error of setsockopt(2).
+pub fn set_low_water(socket: &impl AsFd, bytes: i32) -> io::Result<()> {
+    set(socket, libc::SOL_SOCKET, libc::SO_RCVLOWAT, bytes)
+}
+
+/// Gives a socket a send buffer of so many bytes: beyond `net.core.wmem_max` where CAP_NET_ADMIN allows it, otherwise up
+/// to that, unless it would be less than what the kernel lets one grow to by itself. One that is larger stays.
+///
+/// # Errors
+/// The error of setsockopt(2) or getsockopt(2).
+pub fn set_send_buffer(socket: &impl AsFd, bytes: usize) -> io::Result<()> {
+    if sockopt::socket_send_buffer_size(socket)? >= bytes {
+        return Ok(());
+    }
+    // The kernel doubles what it is given (socket(7)).
+    let half = libc::c_int::try_from(bytes / 2).unwrap_or(libc::c_int::MAX);
+    match set(socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, half) {
+        Err(error) if Errno::from_io_error(&error) == Some(Errno::PERM) => {}
+        other => return other,
+    }
+    static LIMIT: OnceLock<usize> = OnceLock::new();
+    let granted = buffer_limit(&LIMIT, "wmem_max").min(bytes / 2);
+    if granted * 2 < GROWN { Ok(()) } else { Ok(sockopt::set_socket_send_buffer_size(socket, granted)?) }
+}
+
+/// The memory that a socket's receive buffer takes, and what it may take (`SO_MEMINFO`, `net/core/sock.c`,
+/// `sk_get_meminfo`), in bytes.
+///
+/// # Errors
+/// The error of getsockopt(2).
+pub fn receive_memory(socket: &impl AsFd) -> io::Result<[u32; 2]> {
+    let mut figures = [0_u32; 9];
+    let mut length = libc::socklen_t::try_from(size_of_val(&figures)).expect("a small array");
+    // SAFETY: `figures` and `length` are this function's own and outlive the call; the kernel writes at most `length`
+    // bytes to `figures` and keeps neither pointer. The descriptor is borrowed for the call.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MEMINFO,
+            figures.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    // Their order is that of SK_MEMINFO_RMEM_ALLOC and SK_MEMINFO_RCVBUF (`include/uapi/linux/sock_diag.h`).
+    if result == 0 { Ok([figures[0], figures[1]]) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Gives a socket a receive buffer of up to so many bytes for good, as far as `net.core.rmem_max` lets it; where that is
+/// less than what the kernel lets one grow to by itself where nobody has changed that it is left to grow.
+///
+/// # Errors
+/// The error of setsockopt(2).
+pub fn bound_receive_buffer(socket: &impl AsFd, bytes: usize) -> io::Result<()> {
+    static LIMIT: OnceLock<usize> = OnceLock::new();
+    // Doubled, as in `set_send_buffer`.
+    let granted = (buffer_limit(&LIMIT, "rmem_max") * 2).min(bytes);
+    if granted < RECEIVED { Ok(()) } else { Ok(sockopt::set_socket_recv_buffer_size(socket, granted / 2)?) }
+}
+
+/// The default of the last of `net.ipv4.tcp_rmem`.
+const RECEIVED: usize = 6 << 20;
+
+/// What a send buffer grows to by itself where nobody has changed the last of `net.ipv4.tcp_wmem`.
+const GROWN: usize = 4 << 20;
+
+/// What is given without CAP_NET_ADMIN, by its name below `net.core`, as it was when first asked for; zero if it cannot be
+/// read.
+fn buffer_limit(known: &OnceLock<usize>, name: &str) -> usize {
+    *known.get_or_init(|| {
+        let text = std::fs::read_to_string(format!("/proc/sys/net/core/{name}"));
+        text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+    })
 }
 
 /// Sets an option that is a number, and that socket2 and rustix do not set.
@@ -251,6 +348,7 @@ mod tests {
             keepalive_probes: socket.tcp_keepalive_retries().unwrap(),
             user_timeout: socket.tcp_user_timeout().unwrap().unwrap_or_default(),
             nodelay: socket.tcp_nodelay().unwrap(),
+            send_buffer: 0,
         }
     }
 

@@ -11,7 +11,9 @@ use std::time::Duration;
 struct Raw {
     bytes: [u8; 8],
     before_rto: [u32; 24],
+    /// Pacing and its most, bytes acknowledged and bytes received.
     rates: [u64; 4],
+    /// Segments out and in, bytes not sent yet, the least round trip, segments of data in and out.
     segments: [u32; 6],
     delivery_rate: u64,
     busy_time: u64,
@@ -24,8 +26,12 @@ struct Raw {
     snd_wnd: u32,
 }
 
-/// The place of `tcpi_probes` in [`Raw::bytes`].
+/// The places of `tcpi_state` and `tcpi_probes` in [`Raw::bytes`].
+const STATE: usize = 0;
 const PROBES: usize = 3;
+
+/// The state of a connection that is over (`include/net/tcp_states.h`).
+const TCP_CLOSE: u8 = 7;
 
 // The kernel's offsets: a field added here by mistake would shift everything behind it.
 const _: () = assert!(offset_of!(Raw, rates) == 104 && offset_of!(Raw, busy_time) == 168);
@@ -54,6 +60,87 @@ pub struct Limits {
 /// # Errors
 /// The error of getsockopt(2), as for a socket that is not TCP.
 pub fn limits(socket: &impl AsFd) -> io::Result<Limits> {
+    let (raw, length) = info(socket)?;
+    Ok(Limits {
+        busy: Duration::from_micros(raw.busy_time),
+        receiver: Duration::from_micros(raw.rwnd_limited),
+        send_buffer: Duration::from_micros(raw.sndbuf_limited),
+        unanswered_probes: raw.bytes[PROBES],
+        window_closed: length >= size_of::<Raw>() && raw.snd_wnd == 0,
+    })
+}
+
+/// How far the two streams of a connection have come, in bytes; only differences between two looks mean anything,
+/// since a SYN counts or not by who began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Acknowledged by the peer.
+    pub acknowledged: u64,
+    /// Received from the peer, read or not; its FIN is one.
+    pub received: u64,
+    /// The connection is over: by a reset, or by a FIN each way.
+    pub closed: bool,
+}
+
+/// Reads [`Progress`] out of `TCP_INFO`, which the kernel fills at one moment (`net/ipv4/tcp.c`, `tcp_get_info`).
+///
+/// # Errors
+/// As [`limits`].
+pub fn progress(socket: &impl AsFd) -> io::Result<Progress> {
+    let (raw, _) = info(socket)?;
+    let [_, _, acknowledged, received] = raw.rates;
+    let closed = raw.bytes[STATE] == TCP_CLOSE;
+    Ok(Progress { acknowledged, received, closed })
+}
+
+/// What [`Progress::acknowledged`] comes to when all is acknowledged that was written so far. What TCP_INFO tells of bytes
+/// sent and sent again does not add up to that: it counts what the device then refused.
+///
+/// # Errors
+/// As [`limits`] and [`unacknowledged`], and `WouldBlock` while acknowledgements come in without a pause.
+pub fn acknowledged_in_the_end(socket: &impl AsFd) -> io::Result<u64> {
+    // Each acknowledgement moves bytes from one figure to the other: they have to be of one moment.
+    let mut before = progress(socket)?.acknowledged;
+    for _ in 0..STEADY {
+        let waiting = unacknowledged(socket)?;
+        let now = progress(socket)?.acknowledged;
+        if now == before {
+            return Ok(now + waiting as u64);
+        }
+        before = now;
+    }
+    Err(io::ErrorKind::WouldBlock.into())
+}
+
+/// Bytes that were received and not read (SIOCINQ, tcp(7)).
+///
+/// # Errors
+/// The error of ioctl(2).
+pub fn unread(socket: &impl AsFd) -> io::Result<u64> {
+    Ok(rustix::io::ioctl_fionread(socket)?)
+}
+
+/// [`Progress::received`] without what has not been read yet.
+///
+/// # Errors
+/// As [`limits`], and `WouldBlock` while bytes come in without a pause.
+pub fn read_so_far(socket: &impl AsFd) -> io::Result<u64> {
+    let mut before = progress(socket)?.received;
+    for _ in 0..STEADY {
+        let waiting = unread(socket)?;
+        let now = progress(socket)?.received;
+        if now == before {
+            return Ok(now - waiting);
+        }
+        before = now;
+    }
+    Err(io::ErrorKind::WouldBlock.into())
+}
+
+/// Looks for two figures of the same moment, at most; each takes a microsecond.
+const STEADY: usize = 1_000;
+
+fn info(socket: &impl AsFd) -> io::Result<(Raw, usize)> {
     let mut raw = MaybeUninit::<Raw>::zeroed();
     let mut length = libc::socklen_t::try_from(size_of::<Raw>()).expect("a small struct");
     // SAFETY: `raw` and `length` are this function's own and outlive the call; the kernel writes at
@@ -72,14 +159,7 @@ pub fn limits(socket: &impl AsFd) -> io::Result<Limits> {
     }
     // SAFETY: every field is an integer, for which any bytes are a value, and those that the kernel
     // did not write are zero.
-    let raw = unsafe { raw.assume_init() };
-    Ok(Limits {
-        busy: Duration::from_micros(raw.busy_time),
-        receiver: Duration::from_micros(raw.rwnd_limited),
-        send_buffer: Duration::from_micros(raw.sndbuf_limited),
-        unanswered_probes: raw.bytes[PROBES],
-        window_closed: length as usize >= size_of::<Raw>() && raw.snd_wnd == 0,
-    })
+    Ok((unsafe { raw.assume_init() }, length as usize))
 }
 
 /// Bytes in the send buffer that the peer has not acknowledged (SIOCOUTQ, tcp(7)).

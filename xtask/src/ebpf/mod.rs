@@ -33,16 +33,18 @@ pub fn build() -> Result<()> {
     Ok(())
 }
 
-/// Builds the object and compares what the kernel would get to see of it and of the committed one.
+/// Builds the object and compares what the kernel would get to see of it and of the committed one. Gives the place of
+/// the one that was built.
 ///
 /// # Errors
 /// When they differ, saying in what; or as [`build`].
-pub fn check() -> Result<()> {
+pub fn check() -> Result<PathBuf> {
     let toolchain = Toolchain::find_or_install()?;
-    let fresh = read(&from_source(&toolchain)?)?;
+    let built = from_source(&toolchain)?;
+    let fresh = read(&built)?;
     let committed = read(&crate::root().join(COMMITTED))?;
     match committed.differs_from(&fresh) {
-        None => Ok(()),
+        None => Ok(built),
         Some(what) => Err(Failure::new(format!(
             "{COMMITTED} is not what {toolchain} makes of the source: {what}; run `cargo xtask ebpf` and commit it"
         ))),

@@ -27,7 +27,7 @@ pub(super) const FILES: [(&str, &str); 4] = [
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 /// No proxy, then as many contenders as there are: what the eye tells apart, also with few colours.
-const COLOURS: [RGBColor; 10] = [
+const COLOURS: [RGBColor; 11] = [
     RGBColor(90, 90, 90),
     RGBColor(0, 90, 181),
     RGBColor(0, 158, 155),
@@ -38,6 +38,7 @@ const COLOURS: [RGBColor; 10] = [
     RGBColor(160, 110, 40),
     RGBColor(126, 60, 180),
     RGBColor(200, 30, 60),
+    RGBColor(120, 140, 20),
 ];
 
 /// Text and axes.

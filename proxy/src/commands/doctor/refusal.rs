@@ -21,7 +21,7 @@ pub(super) struct Refusal {
 }
 
 impl Refusal {
-    fn new(cause: impl Into<String>, fix: Vec<String>) -> Self {
+    pub(super) fn new(cause: impl Into<String>, fix: Vec<String>) -> Self {
         Self { cause: cause.into(), fix }
     }
 }

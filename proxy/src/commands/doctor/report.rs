@@ -18,6 +18,7 @@ use crate::commands::log::Lines;
 use crate::relay::{Engine, Options};
 use crate::server::Control;
 use crate::sys::probe;
+use crate::sys::thread::whole_cores;
 
 /// The object that `--json` prints; its keys are an interface.
 #[derive(Debug, Serialize)]
@@ -49,7 +50,7 @@ impl Report {
         let pipes = Pipes::tried();
         let trials = Trials::made();
         // Held while the engines are tried, since `serve` has them by then: threads may be few.
-        let control = Control::new().and_then(|control| Ok((control, Lines::start(io::sink())?)));
+        let control = Control::new(whole_cores()).and_then(|control| Ok((control, Lines::start(io::sink())?)));
         let options = Options { engines, threads, ..Options::default() };
         let tried = try_engines(host, &options, &trials, control.is_ok() && limit.has_room());
         let mut checks = calls(host, &trials);
@@ -60,6 +61,9 @@ impl Report {
         checks.extend(network(host, chosen));
         checks.extend([machine::cpus(threads), machine::cpu_limit(host, threads), machine::memory_limit(host)]);
         checks.push(kernel::sockmap(host, &probe::sockhash()));
+        if options.engines.contains(&Engine::Sockmap) {
+            checks.push(tcp::send_buffers(host, options.send_buffer() as u64));
+        }
         let Verdict { engine, outcome, because } = Verdict::new(&tried, &checks);
         Self {
             version: env!("CARGO_PKG_VERSION"),

@@ -59,6 +59,22 @@ fn allow_cubic(host: &Host) -> String {
     host.set(Scope::Machine, name, &format!("{allowed} cubic"))
 }
 
+/// `net.core.wmem_max` (socket(7)): the send buffer that the engine sockmap can ask for after it has given its
+/// capabilities up, and needs for what the kernel redirects. The kernel doubles it.
+pub(super) fn send_buffers(host: &Host, wanted: u64) -> Row {
+    let (check, name) = ("send_buffers", "net.core.wmem_max");
+    let needed = format!("{} KiB, four times the backlog, of which the kernel wants half", wanted >> 11);
+    let row = host.number(name).map(|most| {
+        let row = Row::ok(check, format!("{name} {} KiB", most >> 10), &needed);
+        row.unless(most >= wanted / 2, |row| {
+            // `cargo xtask bench`: four tunnels to the origin with 4 MiB instead of 32.
+            row.costs(State::Slow, "up to a third of sockmap's bulk to an origin, which a loop then passes on")
+                .fix(host.set(Scope::Machine, name, &(wanted / 2).to_string()))
+        })
+    });
+    Row::or_unknown(row, check, &needed)
+}
+
 /// `tcp_rmem` (tcp(7)): its largest value bounds the window that is offered.
 pub(super) fn receive_buffer(host: &Host) -> Row {
     buffer(host, "tcp_rmem", WINDOW_PERCENT)
@@ -124,6 +140,19 @@ pub(super) fn memory(host: &Host) -> Row {
 mod tests {
     use super::super::tree::Tree;
     use super::*;
+
+    #[test]
+    fn send_buffers_have_to_hold_what_the_kernel_redirects() {
+        let tree = Tree::new(&[("proc/sys/net/core/wmem_max", "212992")]);
+        let row = send_buffers(&tree.host(), 64 << 20);
+        assert_eq!(
+            (row.state, row.fix.as_slice()),
+            (State::Slow, &["sysctl -w net.core.wmem_max=33554432".to_owned()][..])
+        );
+        tree.file("proc/sys/net/core/wmem_max", "33554432");
+        assert_eq!(send_buffers(&tree.host(), 64 << 20).state, State::Ok);
+        assert_eq!(send_buffers(&Tree::new(&[]).host(), 64 << 20).state, State::Unknown);
+    }
 
     #[test]
     fn bbr_is_slow_where_nothing_else_was_chosen() {

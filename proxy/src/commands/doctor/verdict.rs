@@ -1,7 +1,5 @@
 //! Which engine runs here, and how well.
 
-use std::io;
-
 use serde::{Serialize, Serializer};
 
 use super::host::Host;
@@ -36,8 +34,8 @@ pub(super) fn try_engines(host: &Host, options: &Options, trials: &Trials, may_s
     }
     // One by one: `serve` leaves out what comes behind the first that works.
     let alone = |engine: Engine| Relay::start(&Options { engines: vec![engine], ..options.clone() });
-    let error = |engine| alone(engine).err().and_then(|mut unfit| unfit.pop()).map(|Unfit { error, .. }| error);
-    options.engines.iter().map(|engine| tried(host, *engine, error(*engine).as_ref(), trials)).collect()
+    let unfit = |engine| alone(engine).err().and_then(|mut unfit| unfit.pop());
+    options.engines.iter().map(|engine| tried(host, *engine, unfit(*engine).as_ref(), trials)).collect()
 }
 
 impl Tried {
@@ -46,13 +44,16 @@ impl Tried {
     }
 }
 
-fn tried(host: &Host, engine: Engine, error: Option<&io::Error>, trials: &Trials) -> Tried {
-    let Refusal { cause, fix } =
-        error.map(|error| refusal::of_engine(host, engine.label(), error, trials)).unwrap_or_default();
+fn tried(host: &Host, engine: Engine, unfit: Option<&Unfit>, trials: &Trials) -> Tried {
+    let Refusal { cause, fix } = match unfit {
+        Some(Unfit { hint: Some(hint), .. }) => Refusal::new(hint, Vec::new()),
+        Some(Unfit { error, .. }) => refusal::of_engine(host, engine.label(), error, trials),
+        None => Refusal::default(),
+    };
     Tried {
         engine,
-        passed: Some(error.is_none()),
-        error: error.map(ToString::to_string),
+        passed: Some(unfit.is_none()),
+        error: unfit.map(|unfit| unfit.error.to_string()),
         cause: Some(cause).filter(|cause| !cause.is_empty()),
         fix,
     }
@@ -127,12 +128,14 @@ mod tests {
     use super::super::row::State;
     use super::super::tree::Tree;
     use super::*;
+    use crate::relay::Part;
 
     fn tried(engine: Engine, error: Option<rustix::io::Errno>) -> Tried {
         let filter = Tree::new(&[("proc/self/status", "Seccomp:\t2\n")]);
-        let refused = |errno: rustix::io::Errno| Err(io::Error::from(errno));
+        let refused = |errno: rustix::io::Errno| Err(std::io::Error::from(errno));
+        let unfit = |errno: rustix::io::Errno| Unfit { engine, part: Part::Splice, error: errno.into(), hint: None };
         let trials = Trials { ring: error.map_or(Ok(()), refused), splice: error.map_or(Ok(()), refused) };
-        super::tried(&filter.host(), engine, error.map(io::Error::from).as_ref(), &trials)
+        super::tried(&filter.host(), engine, error.map(unfit).as_ref(), &trials)
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub(super) struct Carried {
     pub(super) end: Option<oneshot::Sender<Reason>>,
     /// It stands in the queue.
     pub(super) queued: bool,
+    /// It has a turn at a time of its own.
+    pub(super) later: bool,
     /// It broke: what is still worth waiting for.
     pub(super) broken: Option<Broken>,
     /// Both directions ended well, so that closing the sockets is a clean end. Otherwise it is a reset
@@ -48,7 +50,18 @@ pub(super) struct Broken {
 impl Carried {
     pub(super) fn new(id: u64, home: usize, pump: Pump, end: oneshot::Sender<Reason>) -> Self {
         let pace = Pace::new(pump.flow.started());
-        Self { id, home, stay: 0, pump, end: Some(end), queued: false, broken: None, settled: false, pace }
+        Self {
+            id,
+            home,
+            stay: 0,
+            pump,
+            end: Some(end),
+            queued: false,
+            later: false,
+            broken: None,
+            settled: false,
+            pace,
+        }
     }
 
     /// What the socket that `direction` reads from is known as to the poller.
@@ -61,14 +74,20 @@ impl Carried {
         Direction::BOTH.map(|direction| self.pump.flow.moved(direction)).into_iter().sum()
     }
 
-    /// Bytes of a direction that its destination has acknowledged.
+    /// Bytes of a direction that its destination has acknowledged, or so many more than ever the same number.
     pub(super) fn acknowledged(&self, direction: Direction) -> u64 {
+        if self.pump.redirects(direction) {
+            // What the kernel was given is more than what a send buffer has.
+            let destination = tcp::progress(&self.pump.leg(direction.opposite()).socket);
+            return destination.map_or(0, |destination| destination.acknowledged);
+        }
         acknowledged(&self.pump.flow, direction, &self.pump.leg(direction.opposite()).socket)
     }
 
-    /// It may go to another loop: neither broken nor at its end, which are a matter of moments.
+    /// It may go to another loop: neither broken nor at its end, which are a matter of moments, nor redirected, which
+    /// costs its loop next to nothing.
     pub(super) fn may_move(&self) -> bool {
-        self.broken.is_none() && !self.pump.is_finished()
+        self.broken.is_none() && !self.pump.is_finished() && !self.pump.is_redirected()
     }
 
     /// Resets both sides, unless the tunnel ended well.

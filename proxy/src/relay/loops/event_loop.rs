@@ -2,12 +2,14 @@
 //! over.
 
 use std::collections::{HashMap, VecDeque};
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::carried::Carried;
 use super::inbox::Message;
+use super::later::Later;
 use super::pace::Class;
 use super::rounds::Rounds;
 use super::seat::Seat;
@@ -16,12 +18,15 @@ use super::{Crews, Handle};
 use crate::reason::Reason;
 use crate::relay::pipes::Pipes;
 use crate::relay::poller::{Event, Poller};
-use crate::relay::pump::{Readiness, Turn};
+use crate::relay::pump::{Readiness, Redirect, Turn};
 use crate::relay::{Fault, Options, clean_end};
 use crate::tunnel::Direction;
 
 /// What a look at a socket may hold when there is no pipe.
 const SCRATCH: usize = 64 << 10;
+
+/// The same where the kernel redirects: all that may be left of a closed window, of a sender nearby at least.
+const SCRATCH_OF_WINDOW: usize = 512 << 10;
 
 pub(super) struct Loop<P> {
     pub(super) poller: P,
@@ -32,6 +37,8 @@ pub(super) struct Loop<P> {
     pub(super) carried: HashMap<u64, Box<Carried>>,
     /// Tunnels that have something to do, in the order of their turns.
     pub(super) queue: VecDeque<u64>,
+    /// Tunnels that have something to do at a time of their own.
+    pub(super) later: Later,
     /// Tunnels that broke and have last bytes under way.
     pub(super) breaking: Vec<u64>,
     /// Tunnels that have ended, and why: their sockets are closed at the end of the turn.
@@ -65,10 +72,11 @@ impl<P: Poller> Loop<P> {
             number,
             carried: HashMap::new(),
             queue: VecDeque::new(),
+            later: Later::default(),
             breaking: Vec::new(),
             ended: Vec::new(),
-            pipes: Pipes::new(P::ENGINE),
-            scratch: vec![0; SCRATCH],
+            pipes: Pipes::new(crews.engine),
+            scratch: vec![0; if crews.program.is_some() { SCRATCH_OF_WINDOW } else { SCRATCH }],
             rounds: Rounds::new(options.look_interval()),
             next_pacing: Instant::now(),
             spin: Spin::new(if spins { options.spin } else { Duration::ZERO }),
@@ -87,6 +95,9 @@ impl<P: Poller> Loop<P> {
             self.read_messages();
             for event in events.drain(..) {
                 self.note(event, now);
+            }
+            while let Some(id) = self.later.due(now) {
+                self.enqueue_again(id);
             }
             self.work_through_queue(now);
             self.finish_breaking(now);
@@ -113,6 +124,9 @@ impl<P: Poller> Loop<P> {
             return self.remove(id, Reason::EngineFailed);
         }
         let error = if mask.broken() { leg.socket.take_error().ok().flatten() } else { None };
+        // What the kernel's worker was told, which gives to a socket that is redirected to, nobody is told again.
+        let taken = mask.broken() && error.is_none() && carried.pump.redirects(key.direction.opposite());
+        let error = error.or_else(|| taken.then(|| ErrorKind::ConnectionReset.into()));
         carried.pump.ready(
             key.direction,
             Readiness {
@@ -136,10 +150,18 @@ impl<P: Poller> Loop<P> {
         }
     }
 
+    fn enqueue_again(&mut self, id: u64) {
+        if let Some(carried) = self.carried.get_mut(&id) {
+            carried.later = false;
+        }
+        self.enqueue(id);
+    }
+
     fn read_messages(&mut self) {
         for message in self.handle().inbox.take() {
             match message {
                 Message::Adopt(carried) => self.take_over(carried),
+                Message::Turn { id } => self.enqueue(id),
                 Message::Stop { id, why } => self.remove(id, why),
                 Message::Retire => self.retired = true,
             }
@@ -182,11 +204,13 @@ impl<P: Poller> Loop<P> {
         let (pump, last) = (&mut carried.pump, carried.broken.map(|broken| broken.last));
         let mut finished = 0;
         let mut more = false;
+        let mut again: Option<Duration> = None;
         let mut fault = None;
         for direction in Direction::BOTH.into_iter().filter(|direction| last.is_none_or(|last| last == *direction)) {
             match pump.turn(direction, pipes, scratch, now) {
                 Turn::Waits => {}
                 Turn::More => more = true,
+                Turn::Again(pause) => again = Some(again.map_or(pause, |other| other.min(pause))),
                 Turn::Finished => finished += 1,
                 Turn::Failed(failed) => {
                     // At once: the kernel tells an error only once, and the other direction, whose turn
@@ -204,10 +228,32 @@ impl<P: Poller> Loop<P> {
             carried.settled = pump.may_close();
             return self.remove(id, why);
         }
+        if let Some(pause) = again.filter(|_| !std::mem::replace(&mut carried.later, true)) {
+            self.later.add(now + pause, id);
+        }
         if more {
             self.enqueue(id);
         }
+        self.redirect(id);
         self.promote(id, now);
+    }
+
+    /// Has the kernel carry a tunnel, if this engine's does and nothing is under way.
+    fn redirect(&mut self, id: u64) {
+        let Some(program) = &self.crews.program else { return };
+        let Some(carried) = self.carried.get_mut(&id).filter(|carried| carried.broken.is_none()) else { return };
+        match carried.pump.redirect(program, id, &self.options) {
+            Redirect::NotNow => return,
+            Redirect::GoOn | Redirect::Refused => return self.enqueue(id),
+            Redirect::Both => {}
+        }
+        let ends = Direction::BOTH.into_iter().try_for_each(|direction| {
+            let (socket, key) = (&carried.pump.leg(direction).socket, carried.key(direction));
+            self.poller.watch_end(socket, key)
+        });
+        if ends.is_err() {
+            self.remove(id, Reason::EngineFailed);
+        }
     }
 
     /// Looks at those tunnels whose time it is.
@@ -219,7 +265,7 @@ impl<P: Poller> Loop<P> {
             let silent = now.saturating_duration_since(carried.pump.flow.last_moved());
             if self.options.idle_timeout.is_some_and(|limit| silent >= limit) {
                 self.remove(id, Reason::Idle);
-            } else if carried.pump.is_finished() {
+            } else if carried.pump.is_finished() || carried.pump.is_redirected() {
                 self.enqueue(id);
             }
         }

@@ -46,7 +46,7 @@ impl<P: Poller> Loop<P> {
         if lasts {
             std::thread::park_timeout(RETRY);
         } else {
-            warn!(%error, engine = P::ENGINE.label(), "a loop could not wait; every socket is watched anew");
+            warn!(%error, engine = self.crews.engine.label(), "a loop could not wait; every socket is watched anew");
             self.failed = Some(Instant::now());
         }
         // Where even that fails, the next wait does too.
@@ -83,7 +83,7 @@ impl<P: Poller> Loop<P> {
         let now = Instant::now();
         let bulk = self.class == Class::Bulk && !self.carried.is_empty();
         let pacing = bulk.then(|| self.next_pacing.saturating_duration_since(now));
-        [self.rounds.wait(now), self.pipes.wait(now), pacing].into_iter().flatten().min()
+        [self.rounds.wait(now), self.pipes.wait(now), self.later.wait(now), pacing].into_iter().flatten().min()
     }
 }
 

@@ -37,6 +37,11 @@ impl Poller for Epoll {
         Ok(epoll::add(&self.epoll, socket, epoll::EventData::new_u64(key.pack()), interest)?)
     }
 
+    fn watch_end(&mut self, socket: &TcpStream, key: Key) -> io::Result<()> {
+        let interest = epoll::EventFlags::from_bits_retain(Mask::END) | epoll::EventFlags::ET;
+        Ok(epoll::modify(&self.epoll, socket, epoll::EventData::new_u64(key.pack()), interest)?)
+    }
+
     fn unwatch(&mut self, socket: &TcpStream, _: Key) {
         // It was added; that it is gone again is all that is wanted.
         let _ = epoll::delete(&self.epoll, socket);

@@ -31,6 +31,10 @@ impl<P: Poller, T: Tamper> Poller for Tampered<P, T> {
         self.sound.watch(socket, key)
     }
 
+    fn watch_end(&mut self, socket: &TcpStream, key: Key) -> io::Result<()> {
+        self.sound.watch_end(socket, key)
+    }
+
     fn unwatch(&mut self, socket: &TcpStream, key: Key) {
         self.sound.unwatch(socket, key);
     }

@@ -33,6 +33,11 @@ impl Poller for Uring {
         self.ring.poll(socket, Mask::INTEREST, key.pack())
     }
 
+    fn watch_end(&mut self, socket: &TcpStream, key: Key) -> io::Result<()> {
+        self.ring.cancel(key.pack())?;
+        self.ring.poll(socket, Mask::END, key.pack())
+    }
+
     fn unwatch(&mut self, _: &TcpStream, key: Key) {
         // It fails only for want of memory; the poll then ends with the ring.
         let _ = self.ring.cancel(key.pack());

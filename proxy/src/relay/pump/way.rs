@@ -40,7 +40,7 @@ impl Way<'_> {
             if self.half.ended {
                 return self.pass_end();
             }
-            if !self.source.readable {
+            if !self.source.readable || self.half.sealed {
                 return Turn::Waits;
             }
             if moved >= ENOUGH {

@@ -1,0 +1,84 @@
+//! What the engines are told at start.
+
+use std::sync::Arc;
+use std::thread::available_parallelism;
+use std::time::Duration;
+
+use super::{Engine, Program, Thresholds, sockmap, watch};
+use crate::sys::thread;
+
+/// How long an interactive loop spins unless told otherwise: about the time in which a peer on the same
+/// host, or in the same rack, answers.
+pub const SPIN: Duration = Duration::from_micros(50);
+
+/// What the engines are told at start.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The engines to try, in this order.
+    pub engines: Vec<Engine>,
+    /// A tunnel without a byte for so long is ended; `None`: never.
+    pub idle_timeout: Option<Duration>,
+    /// `TCP_USER_TIMEOUT` of both legs, which is lifted while a reader is slow; zero: not set.
+    pub user_timeout: Duration,
+    /// Loop threads of each class, or threads of the copy engine.
+    pub threads: usize,
+    /// The cores that interactive loops keep to, if there are as many as threads; otherwise the scheduler places them.
+    pub cores: Vec<usize>,
+    /// How long an interactive loop looks for work before it sleeps, where that pays; zero: not at all.
+    pub spin: Duration,
+    /// Where bulk begins.
+    pub thresholds: Thresholds,
+    /// Bytes of one direction that the engine `sockmap` gives to a side that has not acknowledged them, at most.
+    pub sockmap_backlog: u64,
+    /// Tunnels that it has room for.
+    pub tunnels: usize,
+    /// Its program, loaded before the process gave its capabilities up; otherwise it is loaded when it starts.
+    pub program: Option<Arc<Program>>,
+}
+
+/// Unless told otherwise, enough for 1 Gbit/s over a round trip of 130 ms, and what a stopped reader may cost.
+pub const SOCKMAP_BACKLOG: u64 = 16 << 20;
+
+/// Tunnels that the engine `sockmap` has room for unless told otherwise.
+const SOCKMAP_TUNNELS: usize = 4096;
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            engines: Engine::AUTO.to_vec(),
+            idle_timeout: None,
+            user_timeout: Duration::ZERO,
+            threads: available_parallelism().map_or(1, Into::into),
+            cores: thread::whole_cores(),
+            spin: SPIN,
+            thresholds: Thresholds::default(),
+            sockmap_backlog: SOCKMAP_BACKLOG,
+            tunnels: SOCKMAP_TUNNELS,
+            program: None,
+        }
+    }
+}
+
+impl Options {
+    /// Loads what takes capabilities, if the engine that wants it is among those to try; true if it is loaded, so that
+    /// the capabilities may go. Why it is not, [`Relay::start`] says, which tries again.
+    pub fn load(&mut self) -> bool {
+        if self.engines.contains(&Engine::Sockmap) {
+            self.program = Program::load(self.tunnels).ok().map(Arc::new);
+        }
+        self.program.is_some()
+    }
+
+    /// The send buffer that the sockets of a tunnel should have, in bytes; zero: what they grow to.
+    #[must_use]
+    pub fn send_buffer(&self) -> usize {
+        if self.engines.contains(&Engine::Sockmap) { sockmap::send_buffer(self.sockmap_backlog) } else { 0 }
+    }
+
+    /// How often each tunnel is looked at: often enough for every time-out.
+    pub(super) fn look_interval(&self) -> Duration {
+        let limits = [self.idle_timeout, Some(self.user_timeout).filter(|timeout| !timeout.is_zero())];
+        let interval = limits.into_iter().flatten().map(|limit| limit / 4).fold(watch::INTERVAL, Duration::min);
+        interval.max(Duration::from_millis(1))
+    }
+}

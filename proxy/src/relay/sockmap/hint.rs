@@ -1,0 +1,90 @@
+//! What a kernel lacks, or a process, that refuses what the engine is made of: in words that name what to change.
+
+use std::fs;
+use std::io;
+
+use rustix::io::Errno;
+
+use super::Part;
+use crate::sys::capabilities::{self, FOR_BPF};
+
+/// What is known of the host when something was refused.
+#[derive(Debug, Default)]
+struct Host {
+    /// Capabilities that this process lacks.
+    missing: Vec<&'static str>,
+    /// `/sys/kernel/security/lockdown` (kernel_lockdown(7)), where the level in force is in brackets.
+    lockdown: String,
+}
+
+/// What to do about `error`, as far as the host shows what it comes of.
+pub(super) fn hint(part: Part, error: &io::Error) -> Option<String> {
+    let lockdown = fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
+    Host { missing: capabilities::missing(FOR_BPF), lockdown }.hint(part, error)
+}
+
+impl Host {
+    fn hint(&self, part: Part, error: &io::Error) -> Option<String> {
+        let confidential = self.lockdown.contains("[confidentiality]");
+        let said = match (part, Errno::from_io_error(error)) {
+            (Part::Types, _) if error.kind() == io::ErrorKind::NotFound => {
+                "this kernel does not describe its types: it wants CONFIG_DEBUG_INFO_BTF=y".to_owned()
+            }
+            (Part::Maps | Part::Program, Some(Errno::PERM | Errno::ACCESS)) if !self.missing.is_empty() => format!(
+                "without {}: run as root, add `AmbientCapabilities=CAP_BPF CAP_NET_ADMIN` to the systemd unit, or \
+                 `--cap-add BPF --cap-add NET_ADMIN` to a rootful podman or docker run",
+                self.missing.join(" and ")
+            ),
+            (Part::Program, _) if confidential => {
+                "the kernel is locked down (lockdown=confidentiality), so that no BPF program may read its memory: boot \
+                 with lockdown=integrity or none"
+                    .to_owned()
+            }
+            (Part::Maps | Part::Program, Some(Errno::PERM | Errno::ACCESS)) => {
+                "the capabilities are there: a seccomp filter or a security module refuses bpf(2), or they hold only in \
+                 a user namespace, as in a rootless container; see `dmesg`, and try `--security-opt seccomp=...` with \
+                 a profile that permits bpf"
+                    .to_owned()
+            }
+            (Part::Maps | Part::Program, Some(Errno::NOSYS)) => {
+                "this kernel has no bpf(2), or a filter hides it: it wants CONFIG_BPF_SYSCALL=y".to_owned()
+            }
+            (Part::Maps | Part::Program, Some(Errno::INVAL | Errno::OPNOTSUPP)) => {
+                "this kernel wants CONFIG_BPF_STREAM_PARSER=y, CONFIG_NET_SOCK_MSG=y and to be 5.10 or later".to_owned()
+            }
+            (Part::Maps | Part::Program, Some(Errno::NOMEM)) => {
+                "memory is short, or the limit of the control group: the maps take 80 bytes for each of --max-tunnels"
+                    .to_owned()
+            }
+            _ => return None,
+        };
+        Some(said)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_refused_is_told_with_the_name_of_what_to_change() {
+        let host =
+            |missing: &[&'static str], lockdown: &str| Host { missing: missing.to_vec(), lockdown: lockdown.into() };
+        let (all, open) = (&[][..], "[none] integrity confidentiality");
+        let table = [
+            (host(&["CAP_BPF"], open), Part::Maps, Errno::PERM, "without CAP_BPF: run as root"),
+            (host(&["CAP_BPF", "CAP_NET_ADMIN"], ""), Part::Program, Errno::PERM, "without CAP_BPF and CAP_NET_ADMIN:"),
+            (host(all, "none integrity [confidentiality]"), Part::Program, Errno::INVAL, "lockdown=confidentiality"),
+            (host(all, open), Part::Maps, Errno::PERM, "a seccomp filter or a security module refuses bpf(2)"),
+            (host(all, open), Part::Maps, Errno::NOSYS, "CONFIG_BPF_SYSCALL"),
+            (host(all, open), Part::Maps, Errno::INVAL, "CONFIG_BPF_STREAM_PARSER"),
+            (host(all, open), Part::Program, Errno::NOMEM, "--max-tunnels"),
+            (host(all, open), Part::Types, Errno::NOENT, "CONFIG_DEBUG_INFO_BTF"),
+        ];
+        for (host, part, errno, words) in table {
+            let said = host.hint(part, &errno.into());
+            assert!(said.as_ref().is_some_and(|said| said.contains(words)), "{host:?} {part:?} {errno:?}: {said:?}");
+        }
+        assert_eq!(host(all, open).hint(Part::Tunnel, &Errno::IO.into()), None);
+    }
+}

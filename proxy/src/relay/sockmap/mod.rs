@@ -1,0 +1,227 @@
+//! The engine `sockmap`: the kernel redirects from one socket of a tunnel to the other, by a BPF program and two maps.
+//!
+//! A tunnel begins as with the engine `splice`, by whose loops it is carried: what the sockets hold already is passed
+//! on by the pump. As soon as nothing is under way there the pair goes into the maps ([`Pair::engage`]), and from then
+//! on the loop hears only of ends, of failures, and of a destination that does not keep up ([`Way`]).
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::TcpStream;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::io::Errno;
+use rustix::net::sockopt::socket_cookie;
+
+use super::{Engine, Options, Part, Unfit};
+use crate::sys::bpf::{Directions, Redirector};
+use crate::tunnel::{Counts, Direction, Flow};
+use sluicegate_ebpf::FIELDS;
+
+mod btf;
+mod hint;
+pub(super) mod selftest;
+mod watch;
+mod way;
+
+#[cfg(test)]
+mod tests;
+
+pub(super) use watch::Watch;
+pub(super) use way::{Ends, Step, send_buffer};
+
+use way::Way;
+
+/// The program, its maps, and who has which slots of theirs.
+#[derive(Debug)]
+pub struct Program {
+    redirector: Redirector,
+    /// The first slot of each pair that nobody has; those that were given back last come last, so that nothing of the
+    /// tunnel before can still be under way in the kernel.
+    free: Mutex<VecDeque<u32>>,
+    /// The numbers of the tunnels, by pair.
+    owners: Box<[AtomicU64]>,
+    /// Bytes redirected of all tunnels that have ended.
+    redirected: AtomicU64,
+}
+
+impl Program {
+    /// Loads the program, with room for `tunnels`.
+    ///
+    /// # Errors
+    /// What of it the kernel refused, and how.
+    pub(super) fn load(tunnels: usize) -> Result<Self, (Part, io::Error)> {
+        let pairs = u32::try_from(tunnels).unwrap_or(MOST_TUNNELS).min(MOST_TUNNELS);
+        let offsets = btf::offsets_in_kernel(FIELDS).map_err(|error| (Part::Types, error))?;
+        let redirector = Redirector::load(pairs * 2, offsets).map_err(|refused| {
+            let part = if refused.what == "map" { Part::Maps } else { Part::Program };
+            let said =
+                if refused.detail.is_empty() { refused.error } else { detailed(&refused.error, &refused.detail) };
+            (part, said)
+        })?;
+        Ok(Self {
+            redirector,
+            free: Mutex::new((0..pairs).map(|pair| pair * 2).collect()),
+            redirected: AtomicU64::new(0),
+            owners: (0..pairs).map(|_| AtomicU64::new(0)).collect(),
+        })
+    }
+
+    /// What becomes readable when a direction has become full.
+    pub(super) fn full(&self) -> io::Result<OwnedFd> {
+        self.redirector.full()
+    }
+
+    /// The numbers of those tunnels of which a direction has become full since the last call.
+    pub(super) fn take_full(&self, tunnels: &mut Vec<u64>) {
+        let mut slots = Vec::new();
+        self.redirector.take_full(&mut slots);
+        tunnels.extend(
+            slots
+                .iter()
+                .filter_map(|slot| self.owners.get(*slot as usize / 2))
+                .map(|owner| owner.load(Ordering::Relaxed)),
+        );
+    }
+
+    /// Bytes redirected of all tunnels that have ended.
+    fn redirected(&self) -> u64 {
+        self.redirected.load(Ordering::Relaxed)
+    }
+}
+
+/// What is wrong with a host that refused a part of the engine.
+pub(super) fn unfit((part, error): (Part, io::Error)) -> Unfit {
+    Unfit { engine: Engine::Sockmap, part, hint: hint::hint(part, &error), error }
+}
+
+/// More tunnels than that are not redirected at once: the maps are made in one piece.
+const MOST_TUNNELS: u32 = 1 << 16;
+
+/// An error of the kernel's with words of its own: its number stays, for what depends on it.
+fn detailed(error: &io::Error, detail: &str) -> io::Error {
+    tracing::debug!(%error, detail, "the kernel's verifier");
+    error.raw_os_error().map_or_else(|| io::Error::other(detail.to_owned()), io::Error::from_raw_os_error)
+}
+
+/// A tunnel in the maps, or of which at least one direction is. Dropped, it is out of them.
+#[derive(Debug)]
+pub(super) struct Pair {
+    program: Arc<Program>,
+    /// The slot of the client's socket; that of the origin's is the next.
+    first: u32,
+    cookies: [u64; 2],
+    ways: [Way; 2],
+    flow: Arc<Flow>,
+}
+
+impl Pair {
+    /// Puts both sockets of tunnel `id` into the maps. All that was read from them has been given to the other.
+    ///
+    /// # Errors
+    /// Neither direction is redirected then: EOPNOTSUPP where one has received its peer's end or a reset, ENOSPC where
+    /// every slot is taken, or another error of bpf(2).
+    pub(super) fn engage(
+        program: &Arc<Program>,
+        id: u64,
+        sockets: [&TcpStream; 2],
+        flow: &Arc<Flow>,
+        options: &Options,
+    ) -> io::Result<Self> {
+        let cookies = [socket_cookie(sockets[0])?, socket_cookie(sockets[1])?];
+        let free = || program.free.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+        let first = free().ok_or(Errno::NOSPC)?;
+        program.owners[first as usize / 2].store(id, Ordering::Relaxed);
+        // Gives its slots back whatever follows.
+        let mut pair = Self { program: program.clone(), first, cookies, ways: Default::default(), flow: flow.clone() };
+        let Program { redirector, .. } = &**program;
+        for direction in Direction::BOTH {
+            let ends = pair.ends(direction, sockets);
+            pair.ways[direction.index()] = Way::prepare(&ends, redirector.directions(), options.sockmap_backlog)?;
+        }
+        for (slot, socket) in [(first, sockets[0]), (first + 1, sockets[1])] {
+            redirector.add_destination(slot, socket)?;
+        }
+        let mut refused = None;
+        for direction in Direction::BOTH {
+            let (slot, socket) = (pair.slot(direction), sockets[direction.index()]);
+            redirector.directions().engage(slot);
+            match redirector.add_source(slot, socket) {
+                Ok(()) => pair.ways[direction.index()].redirects = true,
+                Err(error) => refused = Some(error),
+            }
+        }
+        if let (Some(error), [false, false]) = (refused, [0, 1].map(|way| pair.ways[way].redirects)) {
+            return Err(error);
+        }
+        flow.counted_by(Arc::new(Counter { directions: redirector.directions().clone(), first }));
+        for direction in Direction::BOTH.into_iter().filter(|direction| pair.redirects(*direction)) {
+            Redirector::kick(sockets[direction.index()])?;
+        }
+        Ok(pair)
+    }
+
+    /// Whether the kernel has this direction; otherwise it was refused, and the pump has it.
+    pub(super) const fn redirects(&self, direction: Direction) -> bool {
+        self.ways[direction.index()].redirects
+    }
+
+    /// Does what there is to do for a direction that is redirected.
+    pub(super) fn turn(&mut self, direction: Direction, sockets: [&TcpStream; 2], state: State<'_>) -> Step {
+        let ends = self.ends(direction, sockets);
+        self.ways[direction.index()].turn(&ends, self.program.redirector.directions(), &self.flow, state)
+    }
+
+    /// All that the source of a direction was redirected, or has left, is in the send buffer of the other side.
+    pub(super) fn is_drained(&self, direction: Direction, sockets: [&TcpStream; 2]) -> bool {
+        let ends = self.ends(direction, sockets);
+        self.ways[direction.index()].is_drained(&ends, self.program.redirector.directions())
+    }
+
+    fn slot(&self, direction: Direction) -> u32 {
+        // A socket's slot is that of the direction that it is the source of.
+        self.first + u32::from(direction == Direction::ToClient)
+    }
+
+    fn ends<'a>(&self, direction: Direction, sockets: [&'a TcpStream; 2]) -> Ends<'a> {
+        let (source, destination) = (sockets[direction.index()], sockets[direction.opposite().index()]);
+        Ends { direction, slot: self.slot(direction), source, destination }
+    }
+}
+
+impl Drop for Pair {
+    fn drop(&mut self) {
+        self.flow.counted();
+        let Program { redirector, free, owners, redirected } = &*self.program;
+        let counted = Direction::BOTH.map(|direction| redirector.directions().counts(self.slot(direction)).redirected);
+        redirected.fetch_add(counted.into_iter().sum(), Ordering::Relaxed);
+        redirector.remove([self.first, self.first + 1], self.cookies);
+        owners[self.first as usize / 2].store(0, Ordering::Relaxed);
+        free.lock().unwrap_or_else(PoisonError::into_inner).push_back(self.first);
+    }
+}
+
+/// What the loop knows of a direction's source, and lends it.
+#[derive(Debug)]
+pub(super) struct State<'a> {
+    /// The peer has sent FIN or a reset.
+    pub(super) read_closed: bool,
+    /// The connection broke.
+    pub(super) broken: bool,
+    pub(super) scratch: &'a mut [u8],
+    pub(super) now: std::time::Instant,
+}
+
+/// What the program has redirected of one tunnel.
+#[derive(Debug)]
+struct Counter {
+    directions: Arc<Directions>,
+    first: u32,
+}
+
+impl Counts for Counter {
+    fn moved(&self, direction: Direction) -> u64 {
+        self.directions.counts(self.first + u32::from(direction == Direction::ToClient)).redirected
+    }
+}

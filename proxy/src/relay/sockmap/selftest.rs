@@ -1,0 +1,247 @@
+//! Whether this kernel redirects as the engine needs it: everything that kernels were seen to get wrong, tried on it.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::thread::{self, Builder, ScopedJoinHandle};
+use std::time::{Duration, Instant};
+
+use rustix::net::sockopt::set_socket_recv_buffer_size;
+use tokio::sync::oneshot::{Receiver, error::TryRecvError};
+
+use super::Program;
+use crate::reason::Reason;
+use crate::relay::Adopted;
+use crate::sys::tcp;
+use crate::tunnel::{Flow, Tunnel};
+
+/// For each step; a host that needs a tenth of it is slow.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// What is sent each way, at least: more than a stopped reader may cost.
+const LENGTH: usize = 64 << 20;
+
+/// What of it has to be redirected at least, or the backlog once: more is not where the readers are late.
+const REDIRECTED: u64 = LENGTH as u64 / 16;
+
+/// The receive buffers of both ends, so that a reader that stops is one soon.
+const RECEIVE_BUFFER: usize = 1 << 20;
+
+/// What is sent each way around the hand-off.
+const HAND_OFF: usize = 8 << 20;
+
+/// Bytes of it that come from the handshake, and bytes that are there before the tunnel is.
+const PREFIX: usize = 1_000;
+const EARLY: usize = 100_000;
+
+/// A sender that has sent nothing for so long is held up.
+const STALL: Duration = Duration::from_millis(20);
+
+/// Sends bytes each way through a tunnel of `adopt`'s, some of which are there before it is, to a FIN each way; then, as
+/// soon as another is redirected, 64 MiB past a reader that stops; and resets a third. All within two seconds on any host
+/// that is worth the name.
+///
+/// # Errors
+/// What was not as it has to be.
+pub(in crate::relay) fn run(program: &Program, backlog: u64, adopt: impl Fn(Tunnel) -> Adopted) -> io::Result<()> {
+    hand_off(&adopt)?;
+    let length = LENGTH.max(usize::try_from(backlog).unwrap_or(usize::MAX).saturating_mul(3));
+    let before = program.redirected();
+    stopped_reader(program, length, &adopt)?;
+    let redirected = program.redirected() - before;
+    if redirected < REDIRECTED.min(backlog) {
+        return Err(wrong(format!("only {redirected} of {} bytes were redirected", 2 * length)));
+    }
+    reset(&adopt)
+}
+
+/// Both sides send at full rate from before the tunnel is one.
+fn hand_off(adopt: &impl Fn(Tunnel) -> Adopted) -> io::Result<()> {
+    let ((client, near), (origin, far)) = (pair()?, pair()?);
+    let (up, down) = (Pattern::new(1), Pattern::new(7));
+    let prefix = up.at(0, PREFIX).to_vec();
+    (&client).write_all(up.at(PREFIX, EARLY)).map_err(in_time)?;
+    (&origin).write_all(down.at(0, EARLY)).map_err(in_time)?;
+    thread::scope(|scope| {
+        let _ends = [Ending(&client), Ending(&origin)];
+        let sending = [
+            Builder::new().spawn_scoped(scope, || up.send(&client, PREFIX + EARLY..HAND_OFF))?,
+            Builder::new().spawn_scoped(scope, || down.send(&origin, EARLY..HAND_OFF))?,
+        ];
+        let receiving = Builder::new().spawn_scoped(scope, || down.expect(&client, HAND_OFF))?;
+        let flow = Arc::new(Flow::default());
+        let end = adopt(Tunnel { client: near, origin: far, prefix: [prefix, Vec::new()], flow });
+        let mut end = end.map_err(|(_, error)| error)?;
+        up.expect(&origin, HAND_OFF)?;
+        for thread in sending.into_iter().chain([receiving]) {
+            thread.join().map_err(|_| wrong("a thread of the self-test panicked"))??;
+        }
+        wait_for(&mut end, &[Reason::OriginClosed, Reason::ClientClosed])
+    })
+}
+
+fn stopped_reader(program: &Program, length: usize, adopt: &impl Fn(Tunnel) -> Adopted) -> io::Result<()> {
+    let ((client, near), (origin, far)) = (pair()?, pair()?);
+    let (up, down) = (Pattern::new(3), Pattern::new(9));
+    let others = program.redirector.sockets();
+    let end = adopt(Tunnel { client: near, origin: far, prefix: Default::default(), flow: Arc::new(Flow::default()) });
+    let mut end = end.map_err(|(_, error)| error)?;
+    let start = Instant::now();
+    while program.redirector.sockets() < others + 2 {
+        if start.elapsed() > LIMIT {
+            return Err(timeout("the sockets of a tunnel did not come into the maps"));
+        }
+        thread::park_timeout(STALL / 100);
+    }
+    thread::scope(|scope| {
+        // Whatever fails, the threads end with their sockets.
+        let _ends = [Ending(&client), Ending(&origin)];
+        let sending = Builder::new().spawn_scoped(scope, || up.send(&client, 0..length))?;
+        // Nobody reads at the origin: the client has to be held up before all of it is swallowed.
+        held_up(&client, &sending)?;
+        // That does not hold up the other way.
+        let other = Builder::new().spawn_scoped(scope, || down.send(&origin, 0..length))?;
+        down.expect(&client, length)?;
+        up.expect(&origin, length)?;
+        for thread in [sending, other] {
+            thread.join().map_err(|_| wrong("a thread of the self-test panicked"))??;
+        }
+        wait_for(&mut end, &[Reason::OriginClosed, Reason::ClientClosed])
+    })
+}
+
+/// Waits until a sender has nothing acknowledged for a while, and is not at its end.
+fn held_up(sender: &TcpStream, sending: &ScopedJoinHandle<'_, io::Result<()>>) -> io::Result<()> {
+    let start = Instant::now();
+    let mut last = (tcp::progress(sender)?.acknowledged, start);
+    while last.1.elapsed() < STALL {
+        if sending.is_finished() {
+            return Err(wrong("a reader that stopped held nobody up"));
+        }
+        if start.elapsed() > LIMIT {
+            return Err(timeout("a sender was not held up"));
+        }
+        thread::park_timeout(STALL / 10);
+        let acknowledged = tcp::progress(sender)?.acknowledged;
+        if acknowledged != last.0 {
+            last = (acknowledged, Instant::now());
+        }
+    }
+    Ok(())
+}
+
+fn reset(adopt: &impl Fn(Tunnel) -> Adopted) -> io::Result<()> {
+    let ((client, near), (origin, far)) = (pair()?, pair()?);
+    let tunnel = Tunnel { client: near, origin: far, prefix: Default::default(), flow: Arc::new(Flow::default()) };
+    let mut end = adopt(tunnel).map_err(|(_, error)| error)?;
+    (&client).write_all(b"last words").map_err(in_time)?;
+    let mut words = [0; 10];
+    (&origin).read_exact(&mut words).map_err(in_time)?;
+    tcp::reset(&client)?;
+    match (&origin).read(&mut words) {
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => wait_for(&mut end, &[Reason::ClientReset]),
+        other => Err(wrong(format!("a reset came out as {other:?}"))),
+    }
+}
+
+fn wait_for(end: &mut Receiver<Reason>, wanted: &[Reason]) -> io::Result<()> {
+    let start = Instant::now();
+    loop {
+        match end.try_recv() {
+            Ok(reason) if wanted.contains(&reason) => return Ok(()),
+            Err(TryRecvError::Empty) if start.elapsed() < LIMIT => thread::park_timeout(Duration::from_millis(1)),
+            Err(TryRecvError::Empty) => return Err(timeout("a tunnel did not end")),
+            other => return Err(wrong(format!("a tunnel ended as {other:?} instead of {wanted:?}"))),
+        }
+    }
+}
+
+/// Two ends of a connection over the loopback, of which the second is the gateway's.
+fn pair() -> io::Result<(TcpStream, TcpStream)> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let outer = TcpStream::connect(listener.local_addr()?)?;
+    let (inner, peer) = listener.accept()?;
+    if peer != outer.local_addr()? {
+        return Err(wrong("somebody else connected to the self-test"));
+    }
+    set_socket_recv_buffer_size(&outer, RECEIVE_BUFFER)?;
+    outer.set_read_timeout(Some(LIMIT))?;
+    outer.set_write_timeout(Some(LIMIT))?;
+    inner.set_nonblocking(true)?;
+    Ok((outer, inner))
+}
+
+/// Ends what still waits for a socket.
+struct Ending<'a>(&'a TcpStream);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        let _ = self.0.shutdown(Shutdown::Both);
+    }
+}
+
+/// A stream that repeats a block of random bytes. The length of the block is a prime, so that no power of two of bytes
+/// lost or repeated goes unseen; comparing it costs a self-test in a debug build no time either.
+struct Pattern(Vec<u8>);
+
+impl Pattern {
+    const BLOCK: usize = 1_048_573;
+
+    fn new(seed: u64) -> Self {
+        let words = (1..).map(|place: u64| {
+            // The finalizer of splitmix64: every bit of the place has a part in every bit of the word.
+            let mut bits = (place + (seed << 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            bits ^ (bits >> 27)
+        });
+        let mut block = Vec::with_capacity(Self::BLOCK + 8);
+        words.take(Self::BLOCK.div_ceil(8)).for_each(|word| block.extend_from_slice(&word.to_ne_bytes()));
+        block.truncate(Self::BLOCK);
+        Self(block)
+    }
+
+    /// What comes at a place, to the end of the block and no more than `most`.
+    fn at(&self, place: usize, most: usize) -> &[u8] {
+        let block = &self.0[place % Self::BLOCK..];
+        &block[..most.min(block.len())]
+    }
+
+    fn send(&self, mut to: &TcpStream, range: std::ops::Range<usize>) -> io::Result<()> {
+        let mut place = range.start;
+        while place < range.end {
+            let bytes = self.at(place, range.end - place);
+            to.write_all(bytes).map_err(in_time)?;
+            place += bytes.len();
+        }
+        to.shutdown(Shutdown::Write)
+    }
+
+    fn expect(&self, mut from: &TcpStream, length: usize) -> io::Result<()> {
+        let mut place = 0;
+        let mut buffer = vec![0; 1 << 18];
+        loop {
+            let expected = self.at(place, buffer.len());
+            match from.read(&mut buffer[..expected.len()]).map_err(in_time)? {
+                0 if place == length => return Ok(()),
+                got if got > 0 && buffer[..got] == expected[..got] => place += got,
+                0 => return Err(wrong(format!("{place} of {length} bytes came"))),
+                _ => return Err(wrong(format!("other bytes came than were sent, after {place}"))),
+            }
+        }
+    }
+}
+
+fn wrong(what: impl Into<String>) -> io::Error {
+    io::Error::other(what.into())
+}
+
+fn timeout(what: &str) -> io::Error {
+    io::Error::new(ErrorKind::TimedOut, format!("{what} within {} s", LIMIT.as_secs()))
+}
+
+fn in_time(error: io::Error) -> io::Error {
+    match error.kind() {
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => timeout("no byte came or went"),
+        _ => error,
+    }
+}

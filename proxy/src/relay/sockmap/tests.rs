@@ -1,0 +1,123 @@
+//! The engine without a gateway around it.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+
+use super::*;
+use crate::reason::Reason;
+use crate::relay::loops::Loops;
+use crate::relay::poller::Epoll;
+use crate::relay::tests::{DEADLINE, pair};
+use crate::sys::capabilities::{FOR_BPF, missing};
+use crate::sys::tcp;
+use crate::tunnel::Tunnel;
+
+/// Pairs that there is room for, and threads that open tunnels.
+const ROOM: usize = 4;
+
+fn engine() -> Option<(Arc<Program>, Loops)> {
+    let missing = missing(FOR_BPF);
+    if !missing.is_empty() {
+        eprintln!("skipped: without {}", missing.join(" and "));
+        return None;
+    }
+    let program = Arc::new(Program::load(ROOM).map_err(unfit).unwrap());
+    let options = Options { threads: 2, ..Options::default() };
+    let loops = Loops::start_redirecting::<Epoll>(program.clone(), &options).unwrap();
+    Some((program, loops))
+}
+
+fn open(loops: &Loops) -> (TcpStream, TcpStream, tokio::sync::oneshot::Receiver<Reason>) {
+    let ((client, near), (origin, far)) = (pair(), pair());
+    for socket in [&near, &far] {
+        socket.set_nonblocking(true).unwrap();
+    }
+    for socket in [&client, &origin] {
+        socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    }
+    let tunnel = Tunnel { client: near, origin: far, prefix: Default::default(), flow: Arc::new(Flow::default()) };
+    let ended = loops.adopt(tunnel).map_err(|(_, error)| error).unwrap();
+    (client, origin, ended)
+}
+
+/// A slot that is not given back is missed soon: there are four pairs for as many threads.
+#[test]
+fn no_slot_is_lost_however_a_tunnel_ends() {
+    let Some((program, loops)) = engine() else { return };
+    let full = std::env::var_os("SLUICEGATE_TEST_FULL").is_some_and(|value| value == "1");
+    let tunnels = if full { 100_000 } else { 2_000 };
+    let next = AtomicU32::new(0);
+    thread::scope(|scope| {
+        for _ in 0..ROOM {
+            scope.spawn(|| {
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= tunnels {
+                        return;
+                    }
+                    let (mut client, mut origin, ended) = open(&loops);
+                    client.write_all(b"up").unwrap();
+                    origin.read_exact(&mut [0; 2]).unwrap();
+                    let why = match number % 4 {
+                        0 => tcp::reset(&client).map(|()| Reason::ClientReset),
+                        1 => tcp::reset(&origin).map(|()| Reason::OriginReset),
+                        2 => client
+                            .shutdown(Shutdown::Write)
+                            .and(origin.shutdown(Shutdown::Write))
+                            .map(|()| Reason::ClientClosed),
+                        _ => origin.write_all(b"down").and(client.shutdown(Shutdown::Write)).and_then(|()| {
+                            assert_eq!(origin.read(&mut [0]).unwrap(), 0);
+                            origin.shutdown(Shutdown::Write).map(|()| Reason::ClientClosed)
+                        }),
+                    };
+                    let (why, ended) = (why.unwrap(), ended.blocking_recv().unwrap());
+                    // Two ends at the same time may come in either order.
+                    assert!(ended == why || number % 4 == 2 && ended == Reason::OriginClosed, "{number}: {ended:?}");
+                }
+            });
+        }
+    });
+    assert_eq!((program.redirector.sockets(), program.redirector.clear()), (0, 0));
+    let mut free: Vec<u32> = program.free.lock().unwrap().iter().copied().collect();
+    free.sort_unstable();
+    assert_eq!(free, [0, 2, 4, 6]);
+    assert!(program.redirected() > 0, "nothing was redirected");
+}
+
+/// More tunnels than there is room for are carried all the same.
+#[test]
+fn a_tunnel_without_a_slot_is_carried_by_the_pump() {
+    let Some((program, loops)) = engine() else { return };
+    let mut tunnels: Vec<_> = (0..3 * ROOM).map(|_| open(&loops)).collect();
+    for (client, origin, _) in &mut tunnels {
+        client.write_all(b"hello").unwrap();
+        origin.read_exact(&mut [0; 5]).unwrap();
+    }
+    assert_eq!(program.free.lock().unwrap().len(), 0);
+    assert_eq!(program.redirector.sockets(), ROOM * 2);
+    for (client, origin, ended) in tunnels {
+        drop((client, origin));
+        assert!(ended.blocking_recv().is_ok());
+    }
+    assert_eq!((program.free.lock().unwrap().len(), program.redirector.sockets()), (ROOM, 0));
+    assert_eq!(program.redirector.clear(), 0);
+}
+
+/// Were they not told, a test that finds none would find none of any.
+#[test]
+fn what_is_in_the_maps_is_found_there() {
+    let Some((program, loops)) = engine() else { return };
+    let (mut client, mut origin, _ended) = open(&loops);
+    client.write_all(b"up").unwrap();
+    origin.read_exact(&mut [0; 2]).unwrap();
+    let deadline = std::time::Instant::now() + DEADLINE;
+    let mut found = 0;
+    while found == 0 {
+        assert!(std::time::Instant::now() < deadline, "it is not in the maps");
+        found = program.redirector.clear();
+    }
+    assert!(found <= 4 && program.redirector.sockets() == 2, "{found}");
+}

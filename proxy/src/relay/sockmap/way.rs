@@ -1,0 +1,171 @@
+//! One direction that is redirected: where its streams are, what userspace has to do for it when its destination does
+//! not keep up ([`behind`]), and its end.
+
+use std::io::{self, ErrorKind};
+use std::net::{Shutdown, TcpStream};
+use std::time::{Duration, Instant};
+
+use super::State;
+use crate::metrics::{self, Carrier};
+use crate::relay::Fault;
+use crate::sys::bpf::{Counts, Directions};
+use crate::sys::pipe::Pipe;
+use crate::sys::socket::{bound_receive_buffer, set_send_buffer};
+use crate::sys::tcp;
+use crate::tunnel::{Direction, Flow};
+
+mod behind;
+
+use behind::SOONEST;
+
+/// A send buffer holds so many times what may be under way: the kernel counts the memory of what it holds, which is
+/// more than its bytes, and a full one costs its worker a pause of a clock tick (`net/core/skmsg.c`,
+/// `sk_psock_backlog`).
+const BUFFERS: u64 = 4;
+
+/// The send buffer that a limit wants, in bytes.
+pub(in crate::relay) fn send_buffer(limit: u64) -> usize {
+    usize::try_from(limit.saturating_mul(BUFFERS)).unwrap_or(usize::MAX)
+}
+
+/// The socket that a direction reads from, and the one that it writes to.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::relay) struct Ends<'a> {
+    pub(super) direction: Direction,
+    pub(super) slot: u32,
+    pub(super) source: &'a TcpStream,
+    pub(super) destination: &'a TcpStream,
+}
+
+/// What a turn came to.
+#[derive(Debug)]
+pub(in crate::relay) enum Step {
+    /// The kernel has all of it, and tells when there is something to do.
+    Waits,
+    /// There is something to do that nobody tells of: look again after so long.
+    Again(Duration),
+    /// The end of this direction was passed on.
+    Finished,
+    /// A socket failed.
+    Failed(Fault),
+}
+
+/// One direction of a tunnel in the maps.
+#[derive(Debug)]
+pub(super) struct Way {
+    /// The kernel has it.
+    pub(super) redirects: bool,
+    /// [`tcp::acknowledged_in_the_end`] of the destination before the first byte.
+    acknowledged_before: u64,
+    /// [`tcp::read_so_far`] of the source, of what the pump had read.
+    received_before: u64,
+    limit: u64,
+    /// Bytes given to the destination here.
+    relayed: u64,
+    /// What was taken out of the source's receive buffer and not given on, in a pipe, in bytes.
+    parked: (Option<Pipe>, usize),
+    /// For how long the next look was put off.
+    pause: Duration,
+    /// Bytes that the destination had acknowledged at the last look.
+    acknowledged: u64,
+    /// What was counted at the last look, and when that was.
+    seen: (u64, Instant),
+    userspace: bool,
+}
+
+impl Default for Way {
+    fn default() -> Self {
+        Self {
+            redirects: false,
+            acknowledged_before: 0,
+            received_before: 0,
+            limit: 0,
+            relayed: 0,
+            parked: (None, 0),
+            pause: SOONEST,
+            acknowledged: 0,
+            seen: (0, Instant::now()),
+            userspace: false,
+        }
+    }
+}
+
+impl Way {
+    /// Takes down where both streams are, and gives the sockets the buffers that redirecting wants.
+    pub(super) fn prepare(ends: &Ends<'_>, directions: &Directions, limit: u64) -> io::Result<Self> {
+        let acknowledged_before = tcp::acknowledged_in_the_end(ends.destination)?;
+        set_send_buffer(ends.destination, send_buffer(limit))?;
+        // What is left with a source is held for a reader that stops, as is what is under way.
+        bound_receive_buffer(ends.source, usize::try_from(limit).unwrap_or(usize::MAX))?;
+        directions.reset(ends.slot, limit, acknowledged_before);
+        Ok(Self {
+            received_before: tcp::read_so_far(ends.source)?,
+            acknowledged_before,
+            acknowledged: acknowledged_before,
+            limit,
+            ..Self::default()
+        })
+    }
+
+    pub(super) fn turn(&mut self, ends: &Ends<'_>, directions: &Directions, flow: &Flow, state: State<'_>) -> Step {
+        let counts = directions.counts(ends.slot);
+        self.note(&counts, flow, state.now);
+        if counts.passed > self.relayed {
+            return self.relay(ends, directions, flow, state).unwrap_or_else(Step::Failed);
+        }
+        if state.read_closed && !state.broken {
+            return self.pass_end(ends, &counts);
+        }
+        self.pause = SOONEST;
+        Step::Waits
+    }
+
+    /// See [`super::Pair::is_drained`]. What was left with a source that broke is lost with it.
+    pub(super) fn is_drained(&self, ends: &Ends<'_>, directions: &Directions) -> bool {
+        let counts = directions.counts(ends.slot);
+        self.has_all(ends, &counts)
+    }
+
+    /// Counts the time since the last look.
+    fn note(&mut self, counts: &Counts, flow: &Flow, now: Instant) {
+        let (moved, since) = std::mem::replace(&mut self.seen, (counts.redirected, now));
+        if counts.redirected != moved {
+            flow.moved_at(now);
+        }
+        let carrier = if self.userspace { Carrier::Userspace } else { Carrier::Kernel };
+        metrics::sockmap_time(carrier, now.saturating_duration_since(since));
+        let userspace = counts.passed > self.relayed;
+        if userspace && !std::mem::replace(&mut self.userspace, userspace) {
+            metrics::ENGINE_FALLBACKS.counter(&["sockmap", "copy", "backlog"]).increment(1);
+        }
+        self.userspace = userspace;
+    }
+
+    /// The destination's send buffer has been given all that went to it. What cannot be told for the moment is not so.
+    fn has_all(&self, ends: &Ends<'_>, counts: &Counts) -> bool {
+        let written = tcp::acknowledged_in_the_end(ends.destination);
+        written.is_ok_and(|written| written.wrapping_sub(self.acknowledged_before) >= counts.redirected + self.relayed)
+    }
+
+    /// Passes the end on once all that came before it is in the destination's send buffer.
+    fn pass_end(&mut self, ends: &Ends<'_>, counts: &Counts) -> Step {
+        let source = match tcp::progress(ends.source) {
+            Ok(source) => source,
+            Err(error) => return Step::Failed(Fault::of_source(ends.direction, error)),
+        };
+        let received = source.received.wrapping_sub(self.received_before);
+        // The FIN counts as one. Until the figures agree the program has not seen all that came before it.
+        if received != counts.redirected + counts.passed + 1 {
+            // The worker that gives to this socket may have taken the error that said so.
+            let reset = || Fault::of_source(ends.direction, ErrorKind::ConnectionReset.into());
+            return if source.closed { Step::Failed(reset()) } else { Step::Again(SOONEST) };
+        }
+        if !self.has_all(ends, counts) {
+            return Step::Again(self.put_off(self.acknowledged));
+        }
+        match ends.destination.shutdown(Shutdown::Write) {
+            Ok(()) => Step::Finished,
+            Err(error) => Step::Failed(Fault::of_destination(ends.direction, error)),
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! The state of every direction, in memory that the kernel's program shares.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use aya::maps::MapData;
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use sluicegate_ebpf::Direction;
+
+/// The state of every direction, in memory that the kernel's program shares.
+#[derive(Debug)]
+pub struct Directions {
+    memory: NonNull<Direction>,
+    entries: u32,
+}
+
+// SAFETY: the memory is mapped for as long as this exists, is the same from every thread, and every access is atomic.
+unsafe impl Send for Directions {}
+// SAFETY: as for `Send`.
+unsafe impl Sync for Directions {}
+
+/// What the program has counted of a direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Bytes redirected.
+    pub redirected: u64,
+    /// Bytes left to userspace.
+    pub passed: u64,
+}
+
+impl Directions {
+    /// Maps the array with this many entries.
+    pub(super) fn map(map: &MapData, entries: u32) -> io::Result<Self> {
+        let length = Self::length(entries);
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new mapping, at an address of the kernel's choice, which overlaps nothing.
+        let memory = unsafe { mmap(std::ptr::null_mut(), length, access, MapFlags::SHARED, map.fd().as_fd(), 0)? };
+        let memory = NonNull::new(memory.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Self { memory, entries })
+    }
+
+    /// The bytes of the mapping: whole pages (`kernel/bpf/arraymap.c`, `array_map_mmap`).
+    fn length(entries: u32) -> usize {
+        (entries as usize * size_of::<Direction>()).next_multiple_of(rustix::param::page_size())
+    }
+
+    /// Makes a direction ready: nothing is counted, and nothing redirected until [`Directions::engage`].
+    pub fn reset(&self, slot: u32, limit: u64, acked_before: u64) {
+        for field in [Field::Engaged, Field::Redirects, Field::Redirected, Field::Passed, Field::Relayed] {
+            self.at(slot, field).store(0, Ordering::Relaxed);
+        }
+        self.at(slot, Field::Limit).store(limit, Ordering::Relaxed);
+        self.at(slot, Field::AckedBefore).store(acked_before, Ordering::Release);
+    }
+
+    /// Lets the program redirect from now on.
+    pub fn engage(&self, slot: u32) {
+        self.at(slot, Field::Engaged).store(1, Ordering::Release);
+    }
+
+    /// What the program has counted.
+    #[must_use]
+    pub fn counts(&self, slot: u32) -> Counts {
+        // In this order: whoever sees a segment that was left has to see all that was redirected before it, behind
+        // which it belongs.
+        let passed = self.at(slot, Field::Passed).load(Ordering::Acquire);
+        let redirected = self.at(slot, Field::Redirected).load(Ordering::Acquire);
+        Counts { redirected, passed }
+    }
+
+    /// Says how much of what was left to userspace has been given to the destination.
+    pub fn set_relayed(&self, slot: u32, relayed: u64) {
+        self.at(slot, Field::Relayed).store(relayed, Ordering::Release);
+    }
+
+    fn at(&self, slot: u32, field: Field) -> &AtomicU64 {
+        assert!(slot < self.entries, "slot {slot} of {}", self.entries);
+        // SAFETY: the slot was just compared with the number of directions that the mapping has room for.
+        let direction = unsafe { self.memory.add(slot as usize) };
+        // SAFETY: every field is within its direction.
+        let field = unsafe { direction.cast::<u64>().add(field as usize) };
+        // SAFETY: it is aligned as the page is that the mapping begins with, lives as long as `self`, and is
+        // accessed by nobody in this process but through atomics.
+        unsafe { AtomicU64::from_ptr(field.as_ptr()) }
+    }
+}
+
+impl Drop for Directions {
+    fn drop(&mut self) {
+        // SAFETY: the mapping was made with this address and length, and no reference into it outlives `self`.
+        let _ = unsafe { munmap(self.memory.as_ptr().cast(), Self::length(self.entries)) };
+    }
+}
+
+/// The place of a field in [`Direction`], in units of 8 bytes.
+#[derive(Clone, Copy)]
+enum Field {
+    Redirected = 0,
+    Passed = 1,
+    Redirects = 2,
+    Relayed = 3,
+    Limit = 4,
+    AckedBefore = 5,
+    Engaged = 6,
+}
+
+const _: () = {
+    use std::mem::offset_of;
+    assert!(offset_of!(Direction, redirected) == 8 * Field::Redirected as usize);
+    assert!(offset_of!(Direction, passed) == 8 * Field::Passed as usize);
+    assert!(offset_of!(Direction, redirects) == 8 * Field::Redirects as usize);
+    assert!(offset_of!(Direction, relayed) == 8 * Field::Relayed as usize);
+    assert!(offset_of!(Direction, limit) == 8 * Field::Limit as usize);
+    assert!(offset_of!(Direction, acked_before) == 8 * Field::AckedBefore as usize);
+    assert!(offset_of!(Direction, engaged) == 8 * Field::Engaged as usize);
+};

@@ -1,0 +1,353 @@
+//! What the engine `sockmap` has to prove beyond what every engine has: each test names the trap that it holds shut.
+
+use std::io::Write;
+use std::net::{Shutdown, TcpStream};
+use std::thread;
+use std::time::Duration;
+
+use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_send_buffer_size};
+use rustix::process::Signal;
+use sluicegate::metrics;
+use sluicegate::reason::Reason;
+use sluicegate::relay::Engine;
+use sluicegate::sys::capabilities::{FOR_BPF, missing};
+
+use super::rig::{Ends, Rig, crowd};
+use crate::support::kernel_log::KernelLog;
+use crate::support::network::Network;
+use crate::support::noise::End;
+use crate::support::process::{program, skipped};
+use crate::support::stranger::Stranger;
+use crate::support::{Gateway, Noise, Origin, Setup, client, eventually};
+
+const MIB: usize = 1 << 20;
+
+/// Directions that userspace took over for a while, because the other side did not keep up.
+const TAKEN_OVER: &[&str] = &["sockmap", "copy", "backlog"];
+
+/// Whether this process may start the engine.
+fn possible() -> bool {
+    let missing = missing(FOR_BPF);
+    if !missing.is_empty() {
+        skipped(&format!("the engine sockmap needs {}", missing.join(" and ")));
+    }
+    missing.is_empty()
+}
+
+/// A byte each way, and then the kernel has the tunnel: its loop waits for no more than the ends of both sockets.
+fn redirected(rig: &Rig, ends: &Ends) {
+    for (from, to) in [(&ends.client, &ends.origin), (&ends.origin, &ends.client)] {
+        Noise::new(3).send(from, 1);
+        Noise::new(3).expect_exactly(to, 1);
+    }
+    let only_ends = |line: &str| {
+        let mask = line.strip_prefix("tfd:")?.split("events:").nth(1)?.split_whitespace().next()?;
+        let mask = u32::from_str_radix(mask, 16).ok()?;
+        // EPOLLRDHUP without EPOLLIN.
+        Some(mask & 0x2001 == 0x2000)
+    };
+    eventually("the kernel redirects", || {
+        let files = std::fs::read_dir(format!("/proc/{}/fdinfo", rig.gateway.pid())).expect("a process of ours");
+        let texts = files.flatten().filter_map(|file| std::fs::read_to_string(file.path()).ok());
+        texts.map(|text| text.lines().filter_map(only_ends).filter(|only| *only).count()).sum::<usize>() == 2
+    });
+}
+
+fn with_backlog(backlog: &str) -> Rig {
+    Rig::with(Engine::Sockmap, Setup::new(&["--sockmap-backlog", backlog]))
+}
+
+/// How a side reads.
+#[derive(Clone, Copy)]
+enum Pace {
+    /// All at once, in pieces of any size, with a rest now and then.
+    Sprint,
+    /// A few bytes at a time.
+    Crawl,
+}
+
+/// Receives a stream and its end, every byte of it compared.
+fn receive(from: &TcpStream, seed: u64, length: usize, pace: Pace) {
+    let (mut noise, mut random, mut left) = (Noise::new(seed), Noise::new(seed ^ 0x5eed), length);
+    while left > 0 {
+        let most = match pace {
+            Pace::Sprint => 1 + random.below(2 << 20),
+            Pace::Crawl => 1 + random.below(32 << 10),
+        };
+        let piece = left.min(usize::try_from(most).expect("a small number"));
+        noise.expect_exactly(from, piece);
+        left -= piece;
+        if random.below(4) == 0 {
+            // No waiting for anything: a reader that rests is what is tested.
+            thread::park_timeout(Duration::from_micros(random.below(2_000)));
+        }
+    }
+    assert_eq!(client::end_of(from), End::Clean);
+}
+
+/// Sends a stream in pieces of any size, and its end.
+fn send(mut to: &TcpStream, seed: u64, length: usize) {
+    let (mut noise, mut random, mut left) = (Noise::new(seed), Noise::new(seed ^ 0xb1a5), length);
+    while left > 0 {
+        let most = [100, 5_000, 300_000][usize::try_from(random.below(3)).expect("below three")];
+        let piece = left.min(1 + usize::try_from(random.below(most)).expect("a small number"));
+        to.write_all(&noise.take(piece)).expect("the gateway reads");
+        left -= piece;
+    }
+    to.shutdown(Shutdown::Write).expect("an open stream");
+}
+
+/// Both ways at once, each with a reader of its own pace.
+fn exchange(ends: &Ends, seed: u64, lengths: [usize; 2], paces: [Pace; 2]) {
+    let Ends { client, origin, .. } = ends;
+    thread::scope(|scope| {
+        scope.spawn(|| send(client, seed, lengths[0]));
+        scope.spawn(|| send(origin, seed + 1, lengths[1]));
+        scope.spawn(|| receive(client, seed + 1, lengths[1], paces[1]));
+        receive(origin, seed, lengths[0], paces[0]);
+    });
+}
+
+/// No back-pressure; and bytes lost, repeated or out of order where a direction changes hands.
+#[test]
+fn a_direction_changes_hands_two_thousand_times_and_every_byte_arrives() {
+    if !possible() {
+        return;
+    }
+    let mut kernel = KernelLog::from_now();
+    let rig = with_backlog("64KiB");
+    crowd(1_000, |origin, number| {
+        if rig.gateway.metric(&metrics::ENGINE_FALLBACKS, TAKEN_OVER) >= 2_000 {
+            return;
+        }
+        let seed = number * 10;
+        let paces = [[Pace::Sprint, Pace::Crawl], [Pace::Crawl, Pace::Sprint]][usize::from(number % 2 == 0)];
+        let ends = rig.tunnel_to(origin, &Noise::new(seed + 5).take(5_000));
+        Noise::new(seed + 5).expect_exactly(&ends.origin, 5_000);
+        exchange(&ends, seed, [3 * MIB, 2 * MIB], paces);
+        let line = rig.closing_line(&ends);
+        let moved = (line.number("to_origin"), line.number("to_client"));
+        assert_eq!(moved, (3 * MIB as u64 + 5_000, 2 * MIB as u64), "{}", line.raw);
+    });
+    let taken_over = rig.gateway.metric(&metrics::ENGINE_FALLBACKS, TAKEN_OVER);
+    assert!(taken_over >= 2_000, "directions changed hands {taken_over} times");
+    kernel.holds_no_complaint();
+}
+
+/// A reader that stops swallows a gigabyte; and one side that does not read holds up the other way too, since the kernel
+/// queues both behind each other.
+#[test]
+fn a_reader_that_stops_costs_little_and_does_not_hold_up_the_other_way() {
+    if !possible() {
+        return;
+    }
+    let rig = Rig::new(Engine::Sockmap);
+    for stops in [0, 1] {
+        let ends = rig.tunnel();
+        let (stopped, sender) = if stops == 0 { (&ends.client, &ends.origin) } else { (&ends.origin, &ends.client) };
+        // What the ends hold themselves is not the gateway's.
+        set_socket_recv_buffer_size(stopped, 64 << 10).expect("a small buffer");
+        set_socket_send_buffer_size(sender, 64 << 10).expect("a small buffer");
+        sender.set_nonblocking(true).expect("a socket");
+        let mut noise = Noise::new(1);
+        let mut sent = Vec::new();
+        let mut total = 0;
+        let mut quiet = 0;
+        // Until nothing was taken for as long as anything that the gateway does could take.
+        while quiet < 300 {
+            if sent.is_empty() {
+                sent = noise.take(MIB);
+            }
+            match { sender }.write(&sent) {
+                Ok(taken) => {
+                    sent.drain(..taken);
+                    total += taken;
+                    quiet = 0;
+                }
+                Err(error) => {
+                    assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+                    thread::park_timeout(Duration::from_millis(1));
+                    quiet += 1;
+                }
+            }
+            assert!(total <= 64 * MIB, "{total} bytes were swallowed for a reader that stopped");
+        }
+        sender.set_nonblocking(false).expect("a socket");
+        // The other way, far beyond the backlog, while this one stands still.
+        thread::scope(|scope| {
+            scope.spawn(|| send(stopped, 7, 80 * MIB));
+            receive(sender, 7, 80 * MIB, Pace::Sprint);
+        });
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                { sender }.write_all(&sent).expect("the gateway reads again");
+                sender.shutdown(Shutdown::Write).expect("an open stream");
+            });
+            receive(stopped, 1, total + sent.len(), Pace::Sprint);
+        });
+        let line = rig.closing_line(&ends);
+        assert_eq!(line.number("to_origin") + line.number("to_client"), (80 * MIB + total + sent.len()) as u64);
+    }
+}
+
+/// The only engine that goes on while the gateway does not.
+#[test]
+fn bytes_go_on_while_the_gateway_stands_still() {
+    if !possible() {
+        return;
+    }
+    let rig = Rig::new(Engine::Sockmap);
+    let ends = rig.tunnel();
+    redirected(&rig, &ends);
+    rig.gateway.signal(Signal::STOP);
+    thread::scope(|scope| {
+        let Ends { client, origin, .. } = &ends;
+        scope.spawn(|| assert_eq!(Noise::new(1).send(client, 40 * MIB), 40 * MIB));
+        scope.spawn(|| assert_eq!(Noise::new(2).send(origin, 30 * MIB), 30 * MIB));
+        scope.spawn(|| Noise::new(2).expect_exactly(client, 30 * MIB));
+        Noise::new(1).expect_exactly(origin, 40 * MIB);
+    });
+    rig.gateway.signal(Signal::CONT);
+    client::hang_up_both(&ends.client, &ends.origin);
+    rig.settled(&ends, Reason::ClientClosed, 40 * MIB + 1, 30 * MIB + 1);
+}
+
+/// A half-read segment is replayed as a whole, with the credentials in it.
+#[test]
+fn credentials_never_reach_an_origin() {
+    if !possible() {
+        return;
+    }
+    let rig = Rig::new(Engine::Sockmap);
+    crowd(500, |origin, seed| {
+        let early = Noise::new(seed).take(1 + usize::try_from(seed * 37 % 9_000).expect("a small number"));
+        let ends = rig.tunnel_to(origin, &early);
+        Noise::new(seed + 1_000).send(&ends.client, 20_000);
+        ends.client.shutdown(Shutdown::Write).expect("an open stream");
+        let mut seen = Vec::new();
+        std::io::Read::read_to_end(&mut &ends.origin, &mut seen).expect("a clean end");
+        for word in [&b"CONNECT"[..], b"Authorization", b"Basic", b"HTTP/1.1"] {
+            assert!(!seen.windows(word.len()).any(|at| at == word), "seed {seed}: {}", seen.escape_ascii());
+        }
+        assert!(seen == [early, Noise::new(seed + 1_000).take(20_000)].concat(), "seed {seed}: other bytes");
+        ends.origin.shutdown(Shutdown::Write).expect("an open stream");
+    });
+}
+
+/// Live counts are those of the program, which nobody tells the gateway of.
+#[test]
+fn what_is_redirected_is_counted_while_it_is() {
+    if !possible() {
+        return;
+    }
+    let rig = Rig::new(Engine::Sockmap);
+    let ends = rig.tunnel();
+    redirected(&rig, &ends);
+    for round in 1..=3_u64 {
+        Noise::new(round).send(&ends.client, 100_000);
+        Noise::new(round).expect_exactly(&ends.origin, 100_000);
+        let wanted = round * 100_000 + 1;
+        let live = rig.gateway.tunnels().pop().expect("a tunnel");
+        assert_eq!(live["bytes_to_origin"], wanted, "{live}");
+        assert_eq!(rig.gateway.metric(&metrics::BYTES, &["to_origin", "sockmap"]), wanted);
+    }
+    let by = |who| rig.gateway.metric(&metrics::SOCKMAP_SECONDS, &[who]);
+    eventually("its time is counted", || by("kernel") > 0);
+}
+
+/// Capabilities are given up when the program is loaded, by every thread, and whoever has none is told what to do.
+#[test]
+fn capabilities_are_gone_and_without_them_it_says_which() {
+    if !possible() {
+        return;
+    }
+    let rig = Rig::new(Engine::Sockmap);
+    let ends = rig.tunnel();
+    redirected(&rig, &ends);
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", rig.gateway.pid())).expect("a process of ours");
+    let mut threads = 0;
+    for task in tasks {
+        let status = std::fs::read_to_string(task.expect("a thread").path().join("status")).expect("its status");
+        for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+            assert!(status.contains(&format!("{set}:\t0000000000000000")), "{status}");
+        }
+        assert!(status.contains("NoNewPrivs:\t1"), "{status}");
+        threads += 1;
+    }
+    assert!(threads >= 4, "{threads}");
+    let Some(stranger) = Stranger::new() else { return };
+    let wrapper = stranger.wrapper("true");
+    let wrapper: Vec<&str> = wrapper.iter().map(String::as_str).collect();
+    let refused = Setup::new(&["--no-auth", "--engine", "sockmap"]).under(&wrapper).refused();
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.err.contains("without CAP_BPF and CAP_NET_ADMIN"), "{refused:?}");
+    let other = Setup::new(&["--no-auth", "--engine", "sockmap,splice"]).under(&wrapper).start();
+    assert_eq!(other.metric(&metrics::ENGINE_FALLBACKS, &["sockmap", "splice", "not_permitted"]), 1);
+}
+
+fn over_a_link(network: &Network, arguments: &[&str], test: impl Fn(&Rig) + Sync) {
+    network.run(|| {
+        let setup = network.setup(arguments).args(["--congestion-control", "reno"]);
+        test(&Rig::before(Origin::at(network.outside()), Engine::Sockmap, setup));
+    });
+}
+
+/// Packets that are lost come again, in both directions of both legs.
+#[test]
+fn over_a_link_that_loses_packets_every_byte_arrives() {
+    if !possible() {
+        return;
+    }
+    let Some(network) = Network::new() else { return };
+    let mut kernel = KernelLog::from_now();
+    for (loss, backlog) in [(None, "16MiB"), (Some(50), "16MiB"), (Some(50), "256KiB")] {
+        if let Some(packets) = loss {
+            network.lose_one_in(packets);
+        }
+        over_a_link(&network, &["--sockmap-backlog", backlog], |rig| {
+            for (seed, paces) in [(10, [Pace::Sprint, Pace::Crawl]), (20, [Pace::Crawl, Pace::Sprint])] {
+                let ends = rig.tunnel_with(&Noise::new(seed + 5).take(3_000));
+                for end in [&ends.client, &ends.origin] {
+                    set_socket_recv_buffer_size(end, 32 << 10).expect("a small buffer");
+                }
+                Noise::new(seed + 5).expect_exactly(&ends.origin, 3_000);
+                exchange(&ends, seed, [2 * MIB, MIB], paces);
+                let line = rig.closing_line(&ends);
+                let moved = (line.number("to_origin"), line.number("to_client"));
+                assert_eq!(moved, (2 * MIB as u64 + 3_000, MIB as u64), "{}", line.raw);
+            }
+        });
+    }
+    kernel.holds_no_complaint();
+}
+
+/// A peer that vanishes sends neither FIN nor reset.
+#[test]
+fn a_peer_that_vanishes_is_found() {
+    if !possible() {
+        return;
+    }
+    let Some(network) = Network::new() else { return };
+    over_a_link(&network, &["--user-timeout", "1s"], |rig| {
+        let ends = rig.tunnel();
+        redirected(rig, &ends);
+        network.silence(ends.origin.local_addr().expect("an address").port());
+        assert_eq!(Noise::new(1).send(&ends.client, 1_000), 1_000);
+        assert_eq!(client::end_of(&ends.client), End::Reset);
+        assert_eq!(rig.ended(&ends, Reason::OriginLost).number("to_origin"), 1_001);
+    });
+}
+
+#[test]
+fn real_programs_go_through_it() {
+    if !possible() || program("curl", "curl").is_none() {
+        return;
+    }
+    let gateway = Gateway::open(&["--engine", "sockmap"]);
+    let origin = Origin::http("through the kernel");
+    let mut curl = std::process::Command::new("curl");
+    let (proxy, target) = (format!("http://{}", gateway.address), format!("http://{}/", origin.address));
+    curl.args(["--silent", "--proxytunnel", "--proxy", &proxy, &target]);
+    let outcome = crate::support::process::run(curl, b"");
+    assert_eq!((outcome.code, outcome.out.as_str()), (Some(0), "through the kernel"), "{outcome:?}");
+}
