@@ -9,7 +9,7 @@ use rustix::process::Pid;
 use sluicegate::metrics;
 use sluicegate::relay::Engine;
 
-use super::rig::{self, Ends, Rig};
+use super::rig::{self, Ends, Rig, engines};
 use crate::support::noise::End;
 use crate::support::{Noise, admin, eventually};
 
@@ -103,6 +103,13 @@ fn killed_at_any_moment(engine: Engine) {
 #[test]
 fn uring_leaves_nothing_of_a_thousand_killed_tunnels() {
     killed_at_any_moment(Engine::Uring);
+}
+
+#[test]
+fn sockmap_leaves_nothing_of_a_thousand_killed_tunnels() {
+    if engines().contains(&Engine::Sockmap) {
+        killed_at_any_moment(Engine::Sockmap);
+    }
 }
 
 #[test]

@@ -174,7 +174,9 @@ impl<P: Poller> Loop<P> {
         let watched = Direction::BOTH.into_iter().try_for_each(|direction| {
             let (socket, key) = (&carried.pump.leg(direction).socket, carried.key(direction));
             // Once more, since memory may have been short for a moment.
-            self.poller.watch(socket, key).or_else(|_| self.poller.watch(socket, key))
+            self.poller.watch(socket, key).or_else(|_| self.poller.watch(socket, key))?;
+            let both = Direction::BOTH.into_iter().all(|direction| carried.pump.redirects(direction));
+            if both { self.poller.watch_end(socket, key) } else { Ok(()) }
         });
         // Who stopped it told every loop, but not those that had it in their inbox.
         let stopped = carried.pump.flow.stopped();

@@ -3,6 +3,15 @@
 //! A tunnel begins as with the engine `splice`, by whose loops it is carried: what the sockets hold already is passed
 //! on by the pump. As soon as nothing is under way there the pair goes into the maps ([`Pair::engage`]), and from then
 //! on the loop hears only of ends, of failures, and of a destination that does not keep up ([`Way`]).
+//!
+//! | file | what is in it |
+//! |---|---|
+//! | `way` | one direction: where its streams are, and its end |
+//! | `way/behind` | what userspace does while its destination does not keep up |
+//! | `watch` | the thread that hears of such directions from the program |
+//! | `btf` | where the program finds what it reads of the kernel's sockets |
+//! | `hint` | what a host lacks that refuses a part of it |
+//! | `selftest` | whether this kernel redirects as the engine needs it |
 
 use std::collections::VecDeque;
 use std::io;
@@ -157,7 +166,8 @@ impl Pair {
         }
         flow.counted_by(Arc::new(Counter { directions: redirector.directions().clone(), first }));
         for direction in Direction::BOTH.into_iter().filter(|direction| pair.redirects(*direction)) {
-            Redirector::kick(sockets[direction.index()])?;
+            // It fails only for what is no TCP socket, which would not have come so far.
+            let _ = Redirector::kick(sockets[direction.index()]);
         }
         Ok(pair)
     }

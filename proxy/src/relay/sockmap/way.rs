@@ -9,14 +9,13 @@ use super::State;
 use crate::metrics::{self, Carrier};
 use crate::relay::Fault;
 use crate::sys::bpf::{Counts, Directions};
-use crate::sys::pipe::Pipe;
 use crate::sys::socket::{bound_receive_buffer, set_send_buffer};
 use crate::sys::tcp;
 use crate::tunnel::{Direction, Flow};
 
 mod behind;
 
-use behind::SOONEST;
+use behind::{Parked, SOONEST};
 
 /// A send buffer holds so many times what may be under way: the kernel counts the memory of what it holds, which is
 /// more than its bytes, and a full one costs its worker a pause of a clock tick (`net/core/skmsg.c`,
@@ -62,8 +61,7 @@ pub(super) struct Way {
     limit: u64,
     /// Bytes given to the destination here.
     relayed: u64,
-    /// What was taken out of the source's receive buffer and not given on, in a pipe, in bytes.
-    parked: (Option<Pipe>, usize),
+    parked: Option<Parked>,
     /// For how long the next look was put off.
     pause: Duration,
     /// Bytes that the destination had acknowledged at the last look.
@@ -81,7 +79,7 @@ impl Default for Way {
             received_before: 0,
             limit: 0,
             relayed: 0,
-            parked: (None, 0),
+            parked: None,
             pause: SOONEST,
             acknowledged: 0,
             seen: (0, Instant::now()),

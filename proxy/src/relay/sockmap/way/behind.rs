@@ -15,6 +15,7 @@ use rustix::net::sockopt::socket_send_buffer_size;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
 use super::{Ends, Step, Way};
+use crate::metrics;
 use crate::relay::sockmap::State;
 use crate::relay::{Fault, TURN};
 use crate::sys::bpf::{Counts, Directions};
@@ -67,8 +68,9 @@ impl Way {
             // First this, since taking it away opens the window for what may be redirected.
             directions.set_relayed(ends.slot, self.relayed);
             match sent {
-                Sent::Parked(bytes) if bytes < self.parked.1 => self.parked.1 -= bytes,
-                Sent::Parked(_) => self.parked = (None, 0),
+                Sent::Parked(bytes) => {
+                    self.parked = self.parked.take().and_then(|parked| parked.less(bytes));
+                }
                 Sent::Seen(bytes) => {
                     take_away(ends.source, &mut scratch[..bytes]).map_err(|error| of_source(ends, error))?;
                 }
@@ -96,10 +98,8 @@ impl Way {
     /// Gives the destination a piece of what is next.
     fn give(&mut self, ends: &Ends<'_>, counts: &Counts, scratch: &mut [u8]) -> Result<Given, Fault> {
         let of_destination = |error| Fault::of_destination(ends.direction, error);
-        if let (Some(pipe), parked) = &self.parked
-            && *parked > 0
-        {
-            return match pipe.drain(ends.destination, *parked) {
+        if let Some(Parked { pipe, bytes }) = &self.parked {
+            return match pipe.drain(ends.destination, *bytes) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(Given::Full),
                 sent => sent.map(|sent| Given::Bytes(Sent::Parked(sent))).map_err(of_destination),
             };
@@ -125,18 +125,18 @@ impl Way {
         let of_source = |error| of_source(ends, error);
         loop {
             let [taken, buffer] = receive_memory(ends.source).map_err(of_source)?;
-            let (pipe, parked) = &mut self.parked;
-            if taken <= buffer || *parked > buffer as usize / 32 {
+            let parked = self.parked.as_ref().map_or(0, |parked| parked.bytes);
+            if taken <= buffer || parked > buffer as usize / 32 {
                 return Ok(());
             }
-            if pipe.is_none() {
-                *pipe = Some(Pipe::new().map_err(of_source)?);
+            let seen = look(ends.source, &mut scratch[..PARKED]).map_err(of_source)?;
+            if seen == 0 {
+                return Ok(());
             }
-            let Some(pipe) = pipe else { return Ok(()) };
-            let most = PARKED.min(scratch.len()).min(pipe.capacity() - (*parked).min(pipe.capacity()));
-            let seen = look(ends.source, &mut scratch[..most]).map_err(of_source)?;
-            let written = pipe.write(&scratch[..seen]).map_err(of_source)?;
-            *parked += written;
+            let pipe = self.parked.take().map_or_else(Parked::new, Ok).map_err(of_source)?;
+            let parked = self.parked.insert(pipe);
+            let written = parked.pipe.write(&scratch[..seen]).map_err(of_source)?;
+            parked.bytes += written;
             take_away(ends.source, &mut scratch[..written]).map_err(of_source)?;
             if written == 0 {
                 return Ok(());
@@ -150,6 +150,34 @@ impl Way {
         let taken = acknowledged.saturating_sub(std::mem::replace(&mut self.acknowledged, acknowledged));
         self.pause = if taken > self.limit / 16 { SOONEST } else { (self.pause * 2).min(LATEST) };
         self.pause
+    }
+}
+
+/// What was taken out of a source's receive buffer and not given on.
+#[derive(Debug)]
+pub(super) struct Parked {
+    pipe: Pipe,
+    /// How much that is: more than none.
+    bytes: usize,
+}
+
+impl Parked {
+    fn new() -> io::Result<Self> {
+        let pipe = Pipe::new()?;
+        metrics::PIPE_BYTES.gauge(&[]).increment(pipe.capacity() as f64);
+        Ok(Self { pipe, bytes: 0 })
+    }
+
+    /// Without so many bytes, which were given on; `None` when that was all.
+    fn less(mut self, bytes: usize) -> Option<Self> {
+        self.bytes = self.bytes.saturating_sub(bytes);
+        (self.bytes > 0).then_some(self)
+    }
+}
+
+impl Drop for Parked {
+    fn drop(&mut self) {
+        metrics::PIPE_BYTES.gauge(&[]).decrement(self.pipe.capacity() as f64);
     }
 }
 
