@@ -48,11 +48,11 @@ impl Network {
         Some(this)
     }
 
-    /// Drops one of so many packets that come in at either end.
+    /// Drops one of so many packets that come over the link, at either end.
     pub(crate) fn lose_one_in(&self, packets: u32) {
         let rules = format!(
             "add table ip loss; add chain ip loss in {{ type filter hook input priority 0; }}; \
-             add rule ip loss in meta l4proto tcp numgen random mod {packets} == 0 drop"
+             add rule ip loss in iifname != \"lo\" meta l4proto tcp numgen random mod {packets} == 0 drop"
         );
         for namespace in [&self.gateway, &self.outside] {
             ip(&["netns", "exec", namespace, "nft", &rules]);

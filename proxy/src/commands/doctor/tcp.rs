@@ -68,7 +68,7 @@ pub(super) fn send_buffers(host: &Host, wanted: u64) -> Row {
         let row = Row::ok(check, format!("{name} {} KiB", most >> 10), &needed);
         row.unless(most >= wanted / 2, |row| {
             // `cargo xtask bench`: four tunnels to the origin with 4 MiB instead of 32.
-            row.costs(State::Slow, "up to a third of sockmap's bulk to an origin, which a loop then passes on")
+            row.costs(State::Slow, "up to two fifths of sockmap's bulk to an origin, which a loop then passes on")
                 .fix(host.set(Scope::Machine, name, &(wanted / 2).to_string()))
         })
     });

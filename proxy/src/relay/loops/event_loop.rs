@@ -26,7 +26,7 @@ use crate::tunnel::Direction;
 const SCRATCH: usize = 64 << 10;
 
 /// The same where the kernel redirects: the more of a closed window is given on in one piece, the sooner nothing is left
-/// and the kernel redirects again. With 512 KiB four tunnels are slower by a quarter where send buffers are small.
+/// and the kernel redirects again.
 const SCRATCH_OF_WINDOW: usize = 2 << 20;
 
 pub(super) struct Loop<P> {
