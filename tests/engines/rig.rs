@@ -134,7 +134,10 @@ impl Rig {
     }
 
     pub(super) fn closing_line(&self, ends: &Ends) -> Line {
-        let is_it = |line: &Line| line.message() == "tunnel closed" && line.is_of(ends.from);
+        // By its number: a client that resets gives its port back at once, before its own line is written.
+        let began = |line: &Line| line.message() == "tunnel established" && line.is_of(ends.from);
+        let id = self.gateway.log.line_from(ends.position, "tunnel established", began).number("id");
+        let is_it = |line: &Line| line.message() == "tunnel closed" && line.number("id") == id;
         self.gateway.log.line_from(ends.position, "tunnel closed", is_it)
     }
 
