@@ -15,10 +15,12 @@
 //! | `watch` | what TCP says of a tunnel every few seconds |
 
 use std::io;
+use std::net::TcpStream;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::net::{RecvFlags, recv};
 use tokio::sync::oneshot;
 
 use crate::metrics;
@@ -63,6 +65,20 @@ const LAST_BYTES_POLL: Duration = Duration::from_millis(2);
 /// Bytes of `direction` that its destination has acknowledged.
 fn acknowledged(flow: &Flow, direction: Direction, destination: &impl AsFd) -> u64 {
     flow.moved(direction).saturating_sub(tcp::unacknowledged(destination).unwrap_or(0) as u64)
+}
+
+/// Takes away from a source what was seen there and given to its destination.
+fn take_away(source: &TcpStream, scratch: &mut [u8]) -> io::Result<()> {
+    let mut left = scratch.len();
+    while left > 0 {
+        let (taken, _) = recv(source, &mut scratch[..left], RecvFlags::DONTWAIT)?;
+        if taken == 0 {
+            // It was seen a moment ago; waiting for it here would hold up every tunnel of the loop.
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        left -= taken;
+    }
+    Ok(())
 }
 
 /// The engines that run, best first.

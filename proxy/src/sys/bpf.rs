@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use aya::maps::{HashMap, Map, MapData, MapError, RingBuf, SockMap};
 use aya::programs::{ProgramError, SkSkb};
 use aya::{Ebpf, EbpfError, EbpfLoader};
-use rustix::net::sockopt::socket_cookie;
 use sluicegate_ebpf::{DESTINATIONS, DIRECTIONS, FULL, OBJECT, OFFSETS, PROGRAM, SLOTS, SOURCES};
 
 mod directions;
@@ -97,13 +96,12 @@ impl Redirector {
         &self.directions
     }
 
-    /// Makes a socket one that can be redirected to, under its slot.
+    /// Makes a socket one that can be redirected to, under its slot; `cookie` is its own (`SO_COOKIE`, socket(7)).
     ///
     /// # Errors
     /// That of bpf(2): EOPNOTSUPP where its connection is not established, or its end was received already
     /// (`net/core/sock_map.c`, `sock_map_sk_state_allowed`).
-    pub fn add_destination(&self, slot: u32, socket: &TcpStream) -> io::Result<()> {
-        let cookie = socket_cookie(socket)?;
+    pub fn add_destination(&self, slot: u32, socket: &TcpStream, cookie: u64) -> io::Result<()> {
         let mut maps = self.maps();
         maps.slots.insert(cookie, slot, 0).map_err(error_of)?;
         maps.destinations.set(slot, socket, 0).map_err(error_of)
@@ -147,8 +145,8 @@ impl Redirector {
     }
 
     /// Takes out every socket that is in a map, and says how often that was.
-    #[must_use]
-    pub fn clear(&self) -> usize {
+    #[cfg(test)]
+    pub(crate) fn clear(&self) -> usize {
         let Maps { destinations, sources, .. } = &mut *self.maps();
         // An array has every index, whether something is there or not; only taking it out tells.
         let slots: Vec<u32> = sources.indices().filter_map(Result::ok).collect();

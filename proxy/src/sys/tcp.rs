@@ -99,17 +99,10 @@ pub fn progress(socket: &impl AsFd) -> io::Result<Progress> {
 /// # Errors
 /// As [`limits`] and [`unacknowledged`], and `WouldBlock` while acknowledgements come in without a pause.
 pub fn acknowledged_in_the_end(socket: &impl AsFd) -> io::Result<u64> {
-    // Each acknowledgement moves bytes from one figure to the other: they have to be of one moment.
-    let mut before = progress(socket)?.acknowledged;
-    for _ in 0..STEADY {
-        let waiting = unacknowledged(socket)?;
-        let now = progress(socket)?.acknowledged;
-        if now == before {
-            return Ok(now + waiting as u64);
-        }
-        before = now;
-    }
-    Err(io::ErrorKind::WouldBlock.into())
+    // Each acknowledgement moves bytes from one figure to the other.
+    let (acknowledged, waiting) =
+        at_one_moment(|| Ok(progress(socket)?.acknowledged), || Ok(unacknowledged(socket)? as u64))?;
+    Ok(acknowledged + waiting)
 }
 
 /// Bytes that were received and not read (SIOCINQ, tcp(7)).
@@ -125,20 +118,29 @@ pub fn unread(socket: &impl AsFd) -> io::Result<u64> {
 /// # Errors
 /// As [`limits`], and `WouldBlock` while bytes come in without a pause.
 pub fn read_so_far(socket: &impl AsFd) -> io::Result<u64> {
-    let mut before = progress(socket)?.received;
-    for _ in 0..STEADY {
-        let waiting = unread(socket)?;
-        let now = progress(socket)?.received;
+    let (received, waiting) = at_one_moment(|| Ok(progress(socket)?.received), || unread(socket))?;
+    Ok(received - waiting)
+}
+
+/// Two figures of the same moment: the second was read between two looks at the first that agree.
+///
+/// # Errors
+/// Those of either, and `WouldBlock` when the first did not stand still.
+fn at_one_moment(first: impl Fn() -> io::Result<u64>, second: impl Fn() -> io::Result<u64>) -> io::Result<(u64, u64)> {
+    let mut before = first()?;
+    for _ in 0..LOOKS {
+        let between = second()?;
+        let now = first()?;
         if now == before {
-            return Ok(now - waiting);
+            return Ok((now, between));
         }
         before = now;
     }
     Err(io::ErrorKind::WouldBlock.into())
 }
 
-/// Looks for two figures of the same moment, at most; each takes a microsecond.
-const STEADY: usize = 1_000;
+/// Looks at most; each takes a microsecond.
+const LOOKS: usize = 1_000;
 
 fn info(socket: &impl AsFd) -> io::Result<(Raw, usize)> {
     let mut raw = MaybeUninit::<Raw>::zeroed();

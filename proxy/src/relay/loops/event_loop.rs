@@ -2,7 +2,7 @@
 //! over.
 
 use std::collections::{HashMap, VecDeque};
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -175,10 +175,10 @@ impl<P: Poller> Loop<P> {
         let watched = Direction::BOTH.into_iter().try_for_each(|direction| {
             let (socket, key) = (&carried.pump.leg(direction).socket, carried.key(direction));
             // Once more, since memory may have been short for a moment.
-            self.poller.watch(socket, key).or_else(|_| self.poller.watch(socket, key))?;
-            let both = Direction::BOTH.into_iter().all(|direction| carried.pump.redirects(direction));
-            if both { self.poller.watch_end(socket, key) } else { Ok(()) }
+            self.poller.watch(socket, key).or_else(|_| self.poller.watch(socket, key))
         });
+        let redirected = Direction::BOTH.into_iter().all(|direction| carried.pump.redirects(direction));
+        let watched = watched.and_then(|()| if redirected { watch_ends(&mut self.poller, &carried) } else { Ok(()) });
         // Who stopped it told every loop, but not those that had it in their inbox.
         let stopped = carried.pump.flow.stopped();
         self.rounds.add((id, carried.stay));
@@ -250,11 +250,7 @@ impl<P: Poller> Loop<P> {
             Redirect::GoOn | Redirect::Refused => return self.enqueue(id),
             Redirect::Both => {}
         }
-        let ends = Direction::BOTH.into_iter().try_for_each(|direction| {
-            let (socket, key) = (&carried.pump.leg(direction).socket, carried.key(direction));
-            self.poller.watch_end(socket, key)
-        });
-        if ends.is_err() {
+        if watch_ends(&mut self.poller, carried).is_err() {
             self.remove(id, Reason::EngineFailed);
         }
     }
@@ -273,4 +269,11 @@ impl<P: Poller> Loop<P> {
             }
         }
     }
+}
+
+/// Has only the ends of both sockets reported, of a tunnel that the kernel carries.
+fn watch_ends(poller: &mut impl Poller, carried: &Carried) -> io::Result<()> {
+    Direction::BOTH
+        .into_iter()
+        .try_for_each(|direction| poller.watch_end(&carried.pump.leg(direction).socket, carried.key(direction)))
 }

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 
 use super::{Half, Pump, Turn};
 use crate::metrics;
-use crate::relay::sockmap::{Pair, Program, State, Step};
+use crate::relay::sockmap::{Pair, Program, State};
 use crate::relay::{Options, unfit};
 use crate::sys::tcp;
 use crate::tunnel::Direction;
@@ -93,17 +93,12 @@ impl Pump {
         let Some(pair) = pair else { return Turn::Waits };
         let leg = &legs[direction.index()];
         let state = State { read_closed: leg.read_closed, broken: leg.broken, scratch, now };
-        match pair.turn(direction, [&legs[0].socket, &legs[1].socket], state) {
-            Step::Waits => Turn::Waits,
-            Step::Again(pause) if pause.is_zero() => Turn::More,
-            Step::Again(pause) => Turn::Again(pause),
-            Step::Failed(fault) => Turn::Failed(fault),
-            Step::Finished => {
-                halves[direction.index()].finished = true;
-                first_end.get_or_insert(direction);
-                Turn::Finished
-            }
+        let turn = pair.turn(direction, [&legs[0].socket, &legs[1].socket], state);
+        if matches!(turn, Turn::Finished) {
+            halves[direction.index()].finished = true;
+            first_end.get_or_insert(direction);
         }
+        turn
     }
 }
 

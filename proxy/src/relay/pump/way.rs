@@ -7,7 +7,7 @@ use std::time::Instant;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
 use super::super::pipes::Pipes;
-use super::super::{Fault, TURN};
+use super::super::{Fault, TURN, take_away};
 use super::{Half, Leg, Turn};
 use crate::sys::tcp;
 use crate::tunnel::{Direction, Flow};
@@ -134,16 +134,8 @@ impl Way<'_> {
         let sent = send(&self.destination.socket, &scratch[..seen], SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
         let sent = self.destination.note_write(sent.map_err(Into::into));
         let sent = sent.map_err(|error| Fault::of_destination(self.direction, error))?;
-        let mut left = sent;
-        while left > 0 {
-            let taken = recv(&self.source.socket, &mut scratch[..left], RecvFlags::DONTWAIT);
-            let (taken, _) = taken.map_err(|error| Fault::of_source(self.direction, error.into()))?;
-            if taken == 0 {
-                // It was seen a moment ago; waiting for it here would hold up every tunnel of the loop.
-                return Err(Fault::of_source(self.direction, ErrorKind::UnexpectedEof.into()));
-            }
-            left -= taken;
-        }
+        take_away(&self.source.socket, &mut scratch[..sent])
+            .map_err(|error| Fault::of_source(self.direction, error))?;
         if sent > 0 {
             self.flow.add(self.direction, sent as u64, self.now);
         }

@@ -23,6 +23,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::io::Errno;
 use rustix::net::sockopt::socket_cookie;
 
+use super::pump::Turn;
 use super::{Engine, Options, Part, Unfit};
 use crate::sys::bpf::{Directions, Redirector};
 use crate::tunnel::{Counts, Direction, Flow};
@@ -38,9 +39,9 @@ mod way;
 mod tests;
 
 pub(super) use watch::Watch;
-pub(super) use way::{Ends, Step, send_buffer};
+pub(super) use way::send_buffer;
 
-use way::Way;
+use way::{Ends, Way};
 
 /// The program, its maps, and who has which slots of theirs.
 #[derive(Debug)]
@@ -149,8 +150,9 @@ impl Pair {
             let ends = pair.ends(direction, sockets);
             pair.ways[direction.index()] = Way::prepare(&ends, redirector.directions(), options.sockmap_backlog)?;
         }
-        for (slot, socket) in [(first, sockets[0]), (first + 1, sockets[1])] {
-            redirector.add_destination(slot, socket)?;
+        for direction in Direction::BOTH {
+            let (slot, place) = (pair.slot(direction), direction.index());
+            redirector.add_destination(slot, sockets[place], cookies[place])?;
         }
         let mut refused = None;
         for direction in Direction::BOTH {
@@ -178,7 +180,7 @@ impl Pair {
     }
 
     /// Does what there is to do for a direction that is redirected.
-    pub(super) fn turn(&mut self, direction: Direction, sockets: [&TcpStream; 2], state: State<'_>) -> Step {
+    pub(super) fn turn(&mut self, direction: Direction, sockets: [&TcpStream; 2], state: State<'_>) -> Turn {
         let ends = self.ends(direction, sockets);
         self.ways[direction.index()].turn(&ends, self.program.redirector.directions(), &self.flow, state)
     }
@@ -190,8 +192,7 @@ impl Pair {
     }
 
     fn slot(&self, direction: Direction) -> u32 {
-        // A socket's slot is that of the direction that it is the source of.
-        self.first + u32::from(direction == Direction::ToClient)
+        slot_in(self.first, direction)
     }
 
     fn ends<'a>(&self, direction: Direction, sockets: [&'a TcpStream; 2]) -> Ends<'a> {
@@ -206,9 +207,17 @@ impl Drop for Pair {
         let Program { redirector, free, owners, redirected } = &*self.program;
         let counted = Direction::BOTH.map(|direction| redirector.directions().counts(self.slot(direction)).redirected);
         redirected.fetch_add(counted.into_iter().sum(), Ordering::Relaxed);
-        redirector.remove([self.first, self.first + 1], self.cookies);
+        redirector.remove(Direction::BOTH.map(|direction| self.slot(direction)), self.cookies);
         owners[self.first as usize / 2].store(0, Ordering::Relaxed);
         free.lock().unwrap_or_else(PoisonError::into_inner).push_back(self.first);
+    }
+}
+
+/// The slot of a direction in the pair that begins with `first`: that of the socket that it is read from.
+const fn slot_in(first: u32, direction: Direction) -> u32 {
+    match direction {
+        Direction::ToOrigin => first,
+        Direction::ToClient => first + 1,
     }
 }
 
@@ -232,6 +241,6 @@ struct Counter {
 
 impl Counts for Counter {
     fn moved(&self, direction: Direction) -> u64 {
-        self.directions.counts(self.first + u32::from(direction == Direction::ToClient)).redirected
+        self.directions.counts(slot_in(self.first, direction)).redirected
     }
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::State;
 use crate::metrics::{self, Carrier};
 use crate::relay::Fault;
+use crate::relay::pump::Turn;
 use crate::sys::bpf::{Counts, Directions};
 use crate::sys::socket::{bound_receive_buffer, set_send_buffer};
 use crate::sys::tcp;
@@ -29,24 +30,11 @@ pub(in crate::relay) fn send_buffer(limit: u64) -> usize {
 
 /// The socket that a direction reads from, and the one that it writes to.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::relay) struct Ends<'a> {
+pub(super) struct Ends<'a> {
     pub(super) direction: Direction,
     pub(super) slot: u32,
     pub(super) source: &'a TcpStream,
     pub(super) destination: &'a TcpStream,
-}
-
-/// What a turn came to.
-#[derive(Debug)]
-pub(in crate::relay) enum Step {
-    /// The kernel has all of it, and tells when there is something to do.
-    Waits,
-    /// There is something to do that nobody tells of: look again after so long.
-    Again(Duration),
-    /// The end of this direction was passed on.
-    Finished,
-    /// A socket failed.
-    Failed(Fault),
 }
 
 /// One direction of a tunnel in the maps.
@@ -105,17 +93,17 @@ impl Way {
         })
     }
 
-    pub(super) fn turn(&mut self, ends: &Ends<'_>, directions: &Directions, flow: &Flow, state: State<'_>) -> Step {
+    pub(super) fn turn(&mut self, ends: &Ends<'_>, directions: &Directions, flow: &Flow, state: State<'_>) -> Turn {
         let counts = directions.counts(ends.slot);
         self.note(&counts, flow, state.now);
         if counts.passed > self.relayed {
-            return self.relay(ends, directions, flow, state).unwrap_or_else(Step::Failed);
+            return self.relay(ends, directions, flow, state).unwrap_or_else(Turn::Failed);
         }
         if state.read_closed && !state.broken {
             return self.pass_end(ends, &counts);
         }
         self.pause = SOONEST;
-        Step::Waits
+        Turn::Waits
     }
 
     /// See [`super::Pair::is_drained`]. What was left with a source that broke is lost with it.
@@ -133,7 +121,7 @@ impl Way {
         let carrier = if self.userspace { Carrier::Userspace } else { Carrier::Kernel };
         metrics::sockmap_time(carrier, now.saturating_duration_since(since));
         let userspace = counts.passed > self.relayed;
-        if userspace && !std::mem::replace(&mut self.userspace, userspace) {
+        if userspace && !self.userspace {
             metrics::ENGINE_FALLBACKS.counter(&["sockmap", "copy", "backlog"]).increment(1);
         }
         self.userspace = userspace;
@@ -146,24 +134,24 @@ impl Way {
     }
 
     /// Passes the end on once all that came before it is in the destination's send buffer.
-    fn pass_end(&mut self, ends: &Ends<'_>, counts: &Counts) -> Step {
+    fn pass_end(&mut self, ends: &Ends<'_>, counts: &Counts) -> Turn {
         let source = match tcp::progress(ends.source) {
             Ok(source) => source,
-            Err(error) => return Step::Failed(Fault::of_source(ends.direction, error)),
+            Err(error) => return Turn::Failed(Fault::of_source(ends.direction, error)),
         };
         let received = source.received.wrapping_sub(self.received_before);
         // The FIN counts as one. Until the figures agree the program has not seen all that came before it.
         if received != counts.redirected + counts.passed + 1 {
             // The worker that gives to this socket may have taken the error that said so.
             let reset = || Fault::of_source(ends.direction, ErrorKind::ConnectionReset.into());
-            return if source.closed { Step::Failed(reset()) } else { Step::Again(SOONEST) };
+            return if source.closed { Turn::Failed(reset()) } else { Turn::Again(SOONEST) };
         }
         if !self.has_all(ends, counts) {
-            return Step::Again(self.put_off(self.acknowledged));
+            return Turn::Again(self.put_off(self.acknowledged));
         }
         match ends.destination.shutdown(Shutdown::Write) {
-            Ok(()) => Step::Finished,
-            Err(error) => Step::Failed(Fault::of_destination(ends.direction, error)),
+            Ok(()) => Turn::Finished,
+            Err(error) => Turn::Failed(Fault::of_destination(ends.direction, error)),
         }
     }
 }

@@ -14,10 +14,11 @@ use rustix::io::Errno;
 use rustix::net::sockopt::{set_tcp_quickack, socket_send_buffer_size};
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
-use super::{Ends, Step, Way};
+use super::{Ends, Way};
 use crate::metrics;
+use crate::relay::pump::Turn;
 use crate::relay::sockmap::State;
-use crate::relay::{Fault, TURN};
+use crate::relay::{Fault, TURN, take_away};
 use crate::sys::bpf::{Counts, Directions};
 use crate::sys::pipe::Pipe;
 use crate::sys::socket::receive_memory;
@@ -42,7 +43,7 @@ impl Way {
         directions: &Directions,
         flow: &Flow,
         state: State<'_>,
-    ) -> Result<Step, Fault> {
+    ) -> Result<Turn, Fault> {
         let State { broken, scratch, now, .. } = state;
         let mut moved = 0;
         while moved < TURN {
@@ -52,16 +53,16 @@ impl Way {
             }
             if let Some(pause) = self.behind(ends, &counts)? {
                 self.make_room(ends, scratch)?;
-                return Ok(Step::Again(pause));
+                return Ok(Turn::Again(pause));
             }
             let sent = match self.give(ends, &counts, scratch)? {
                 Given::Bytes(sent) => sent,
                 Given::Full => {
                     self.make_room(ends, scratch)?;
-                    return Ok(Step::Again(self.put_off(self.acknowledged)));
+                    return Ok(Turn::Again(self.put_off(self.acknowledged)));
                 }
                 // A connection that broke took along what was left.
-                Given::Nothing => return Ok(if broken { Step::Waits } else { Step::Again(WORKER) }),
+                Given::Nothing => return Ok(if broken { Turn::Waits } else { Turn::Again(WORKER) }),
             };
             flow.add(ends.direction, sent.len() as u64, now);
             self.relayed += sent.len() as u64;
@@ -81,7 +82,7 @@ impl Way {
         // The sender waits for a window that the next acknowledgement tells of, which may be put off otherwise. For speed
         // alone.
         let _ = set_tcp_quickack(ends.source, true);
-        Ok(Step::Again(Duration::ZERO))
+        Ok(Turn::More)
     }
 
     /// How long the destination is left alone, if it has to be.
@@ -219,18 +220,4 @@ fn look(source: &TcpStream, scratch: &mut [u8]) -> io::Result<usize> {
         Err(Errno::AGAIN) => Ok(0),
         seen => Ok(seen?.0),
     }
-}
-
-/// Takes away from a source what was given to the destination.
-fn take_away(source: &TcpStream, scratch: &mut [u8]) -> io::Result<()> {
-    let mut left = scratch.len();
-    while left > 0 {
-        let (taken, _) = recv(source, &mut scratch[..left], RecvFlags::DONTWAIT)?;
-        if taken == 0 {
-            // It was seen a moment ago; waiting for it here would hold up every tunnel of the loop.
-            return Err(ErrorKind::UnexpectedEof.into());
-        }
-        left -= taken;
-    }
-    Ok(())
 }
