@@ -24,8 +24,16 @@ pub const PROGRAM: &str = "redirect";
 /// of [`FIELDS`]: set by whoever loads it, from the types of the running kernel (BTF).
 pub const OFFSETS: &str = "OFFSETS";
 /// Those fields: the struct that each is declared in, which all begin with one another, and its name.
-pub const FIELDS: [(&str, &str); 4] =
-    [("tcp_sock", "bytes_acked"), ("tcp_sock", "write_seq"), ("sock", "sk_wmem_queued"), ("sock", "sk_sndbuf")];
+pub const FIELDS: [(&str, &str); 5] = [
+    ("tcp_sock", "bytes_acked"),
+    ("tcp_sock", "write_seq"),
+    ("sock", "sk_wmem_queued"),
+    ("sock", "sk_sndbuf"),
+    ("tcp_sock", "copied_seq"),
+];
+
+/// [`Direction::redirects`] of one of which a part was not to be had: nothing goes on any more.
+pub const TORN: u64 = 2;
 
 /// The compiled program and its maps: an ELF object, which has to be copied to where it is aligned before it is read.
 #[cfg(not(target_arch = "bpf"))]
@@ -39,7 +47,7 @@ pub struct Direction {
     pub redirected: u64,
     /// Bytes left to userspace.
     pub passed: u64,
-    /// Segments are redirected if it is not zero.
+    /// Segments are redirected if it is 1, and left to userspace if it is 0; or [`TORN`].
     pub redirects: u64,
     /// Bytes of `passed` that userspace has read and given to the destination. Userspace alone writes it, as what
     /// follows.
@@ -50,8 +58,11 @@ pub struct Direction {
     pub acked_before: u64,
     /// Redirecting may begin if it is not zero.
     pub engaged: u64,
-    /// `write_seq` of the destination when nothing was under way; the program writes it with the first segment.
-    pub written_before: u64,
+    /// `write_seq` of the destination when nothing was under way; the program alone writes it, with the first segment,
+    /// as it does the next.
+    pub written_before: u32,
+    /// The sequence number of the byte that comes next.
+    pub next: u32,
 }
 
 /// What the program reads of a destination.
@@ -82,6 +93,25 @@ pub enum Verdict {
 const LARGE: u64 = 2048;
 
 impl Direction {
+    /// No segment has been judged yet.
+    #[inline(always)]
+    pub fn is_fresh(&self) -> bool {
+        self.redirected == 0 && self.passed == 0
+    }
+
+    /// How many bytes that a segment begins with have been judged already, at most all of its `length`; `first` is the
+    /// sequence number of its first byte. `None` if a part of the stream is missing before it, or was before.
+    ///
+    /// The kernel hands the program whole segments, also where it had a part of one already: a peer that sends again
+    /// what was not acknowledged may cut it elsewhere than before (RFC 9293, 3.8; `net/ipv4/tcp.c`, `tcp_read_skb`,
+    /// which does not compare with `copied_seq` as `tcp_recvmsg` does).
+    #[inline(always)]
+    pub fn repeated(&self, first: u32, length: u32) -> Option<u32> {
+        let old = self.next.wrapping_sub(first);
+        // Sequence numbers wrap, and are compared within half of all (RFC 9293, 3.4).
+        if old > u32::MAX / 2 || self.redirects == TORN { None } else { Some(old.min(length)) }
+    }
+
     /// Judges a segment of `length` bytes, and counts it.
     ///
     /// One that would go beyond the limit stays, so that the limit holds exactly; so does one for which the send buffer
@@ -97,12 +127,13 @@ impl Direction {
     pub fn judge(&mut self, length: u32, destination: Destination) -> Verdict {
         let length = length as u64;
         let given = self.redirected.wrapping_add(self.relayed);
-        if given == 0 && self.passed == 0 {
-            self.written_before = destination.written as u64;
+        if self.is_fresh() {
+            self.written_before = destination.written;
         }
+        self.next = self.next.wrapping_add(length as u32);
         let under_way = given.wrapping_sub(destination.acked.wrapping_sub(self.acked_before));
         // Sequence numbers are of 32 bits, and far more than ever is on its way.
-        let taken = destination.written.wrapping_sub(self.written_before as u32);
+        let taken = destination.written.wrapping_sub(self.written_before);
         let on_the_way = (given as u32).wrapping_sub(taken) as u64;
         // What a send buffer spends on a page of data or more is a few hundredths; on a few bytes it is twice as much
         // as those, since each of its segments takes seventeen pieces at most (`MAX_SKB_FRAGS`).
@@ -219,6 +250,28 @@ mod tests {
     }
 
     #[test]
+    fn what_was_judged_is_not_judged_again() {
+        let start = u32::MAX - 50;
+        let mut direction = Direction { next: start, ..direction(10_000) };
+        assert!(direction.is_fresh());
+        assert_eq!(direction.repeated(start, 100), Some(0));
+        judge(&mut direction, 100, 1_000);
+        assert!(!direction.is_fresh());
+        assert_eq!(direction.repeated(start.wrapping_add(100), 10), Some(0));
+        assert_eq!(direction.repeated(start.wrapping_add(99), 10), Some(1));
+        assert_eq!(direction.repeated(start, 101), Some(100));
+        assert_eq!(direction.repeated(start.wrapping_sub(7), 40), Some(40), "nothing new");
+        assert_eq!(direction.repeated(start.wrapping_add(101), 10), None, "a byte is missing");
+        // Those that stay count as well.
+        let stays = Direction { engaged: 0, ..direction };
+        let mut stays = Direction { redirects: 0, ..stays };
+        assert_eq!(judge(&mut stays, 50, 1_000), Verdict::Full);
+        assert_eq!(stays.repeated(start.wrapping_add(149), 10), Some(1));
+        let torn = Direction { redirects: TORN, ..direction };
+        assert_eq!(torn.repeated(start.wrapping_add(100), 10), None);
+    }
+
+    #[test]
     fn the_layout_is_that_of_the_object() {
         assert_eq!((size_of::<Direction>(), align_of::<Direction>()), (64, 8));
         let offsets = [
@@ -230,7 +283,8 @@ mod tests {
             offset_of!(Direction, acked_before),
             offset_of!(Direction, engaged),
             offset_of!(Direction, written_before),
+            offset_of!(Direction, next),
         ];
-        assert_eq!(offsets, [0, 8, 16, 24, 32, 40, 48, 56]);
+        assert_eq!(offsets, [0, 8, 16, 24, 32, 40, 48, 56, 60]);
     }
 }

@@ -7,13 +7,14 @@
 
 use aya_ebpf::bindings::sk_action::{SK_DROP, SK_PASS};
 use aya_ebpf::helpers::{
-    bpf_get_socket_cookie, bpf_map_lookup_elem, bpf_probe_read_kernel, bpf_sk_release, bpf_skc_to_tcp_sock,
+    bpf_get_socket_cookie, bpf_map_lookup_elem, bpf_probe_read_kernel, bpf_sk_release, bpf_skb_adjust_room,
+    bpf_skc_to_tcp_sock,
 };
 use aya_ebpf::macros::{map, stream_verdict};
 use aya_ebpf::maps::{Array, HashMap, RingBuf, SockMap};
 use aya_ebpf::programs::SkBuffContext;
 use aya_ebpf::{EbpfContext as _, Global};
-use sluicegate_ebpf::{Destination, Direction, Verdict};
+use sluicegate_ebpf::{Destination, Direction, TORN, Verdict};
 
 /// `BPF_F_MMAPABLE` (bpf(2)): userspace reads and writes it without a call.
 const MAPPED: u32 = 1 << 10;
@@ -30,13 +31,12 @@ static SOURCES: SockMap = SockMap::with_max_entries(1, 0);
 static FULL: RingBuf = RingBuf::with_byte_size(1 << 16, 0);
 
 #[unsafe(no_mangle)]
-static OFFSETS: Global<[u32; 4]> = Global::new([0; 4]);
+static OFFSETS: Global<[u32; 5]> = Global::new([0; 5]);
 
 #[stream_verdict]
 fn redirect(context: SkBuffContext) -> u32 {
-    let length = context.len();
     // A bare FIN: redirected it would be an error of the destination. The gateway passes it on.
-    if length == 0 {
+    if context.len() == 0 {
         return SK_DROP;
     }
     // SAFETY: the context is the one that the kernel called this with, as the verifier checks.
@@ -47,6 +47,16 @@ fn redirect(context: SkBuffContext) -> u32 {
     // SAFETY: entries of an array are never freed and are aligned to 8 bytes; the program runs for one segment of a
     // source at a time, under its lock, and userspace writes fields of its own alone, each in one store.
     let direction = unsafe { &mut *direction };
+    if trim(&context, direction).is_none() {
+        direction.redirects = TORN;
+        let _ = FULL.output::<u32>(slot, 0);
+        return SK_DROP;
+    }
+    let length = context.len();
+    // What came again with a FIN.
+    if length == 0 {
+        return SK_DROP;
+    }
     let destination = slot ^ 1;
     // A destination that is gone was reset, and its source is about to be: nothing can be given to it, or is counted.
     let Some(found) = look_at(destination) else { return SK_DROP };
@@ -60,6 +70,48 @@ fn redirect(context: SkBuffContext) -> u32 {
         }
     }
 }
+
+/// Takes off a segment what was judged already; `None` if that cannot be, or a part of the stream is missing.
+#[inline(always)]
+fn trim(context: &SkBuffContext, direction: &mut Direction) -> Option<()> {
+    let segment = context.skb.skb;
+    if direction.is_fresh() {
+        // SAFETY: the context is the kernel's.
+        let source = unsafe { (*segment).__bindgen_anon_2.sk };
+        if source.is_null() {
+            return None;
+        }
+        // SAFETY: `source` is not null.
+        let tcp = unsafe { bpf_skc_to_tcp_sock(source.cast()) };
+        if tcp.is_null() {
+            return None;
+        }
+        let [.., copied] = OFFSETS.load();
+        // What userspace read before; nothing that was left to it since.
+        direction.next = read(tcp.cast(), copied)?;
+    }
+    // SAFETY: the context is the kernel's. The segment's first sequence number is the first field of TCP's control block
+    // (`include/net/tcp.h`, `struct tcp_skb_cb`).
+    let first = unsafe { (*segment).cb[0] };
+    let mut old = direction.repeated(first, context.len())?;
+    for _ in 0..MOST_STEPS {
+        if old == 0 {
+            return Some(());
+        }
+        let step = old.min(STEP);
+        // SAFETY: the context is the kernel's, which checks the rest.
+        if unsafe { bpf_skb_adjust_room(segment, -(step as i32), 0, 0) } != 0 {
+            return None;
+        }
+        old -= step;
+    }
+    if old == 0 { Some(()) } else { None }
+}
+
+/// What the kernel takes off at once, in bytes (`net/core/filter.c`, `sk_skb_adjust_room`).
+const STEP: u32 = 0xfff;
+/// As often as the longest segment wants it (`include/linux/netdevice.h`, `GRO_MAX_SIZE`).
+const MOST_STEPS: u32 = (8 * 65_535_u32).div_ceil(STEP);
 
 /// What there is to know of the destination in `slot`; `None` if there is no such socket.
 fn look_at(slot: u32) -> Option<Destination> {
@@ -80,7 +132,7 @@ fn look_at(slot: u32) -> Option<Destination> {
 
 #[inline(always)]
 fn read_fields(tcp: *const u8) -> Option<Destination> {
-    let [acked, written, queued, buffer] = OFFSETS.load();
+    let [acked, written, queued, buffer, _] = OFFSETS.load();
     Some(Destination {
         acked: read(tcp, acked)?,
         written: read(tcp, written)?,

@@ -13,6 +13,7 @@ use sluicegate::relay::Engine;
 use sluicegate::sys::capabilities::{FOR_BPF, missing};
 
 use super::rig::{Ends, Rig, crowd};
+use crate::support::forger::{FIN, Forger};
 use crate::support::kernel_log::KernelLog;
 use crate::support::network::Network;
 use crate::support::noise::End;
@@ -321,6 +322,45 @@ fn over_a_link_that_loses_packets_every_byte_arrives() {
         });
     }
     kernel.holds_no_complaint();
+}
+
+/// Whole segments are redirected, those too of which the kernel had had a part: a sender that repeats what was not
+/// acknowledged cuts it as it likes (RFC 9293, 3.8).
+#[test]
+fn what_comes_twice_goes_on_once() {
+    if !possible() {
+        return;
+    }
+    let Some(network) = Network::new() else { return };
+    over_a_link(&network, &[], |rig| {
+        let ends = rig.tunnel();
+        redirected(rig, &ends);
+        let mut forger = Forger::of(&ends.client);
+        let stream = Noise::new(9).take(200_000);
+        let sent = 50_000;
+        let mut read = Noise::new(9);
+        (&ends.client).write_all(&stream[..sent]).expect("the gateway reads");
+        read.expect_exactly(&ends.origin, sent);
+        forger.catch_up();
+        let mut at = sent;
+        // The last ones are longer than what the program can take off at once.
+        for (old, new) in
+            [(1, 1), (100, 900), (900, 1), (1, 900), (4_095, 1), (4_096, 100), (40_000, 1_000), (50_000, 9_000)]
+        {
+            forger.send(old, &stream[at - old..at + new], 0);
+            read.expect_exactly(&ends.origin, new);
+            at += new;
+        }
+        // The client itself has sent less, and repeats what is there.
+        (&ends.client).write_all(&stream[sent..]).expect("the gateway reads");
+        read.expect_exactly(&ends.origin, stream.len() - at);
+        forger.catch_up();
+        // Nothing new but the end.
+        forger.send(1_000, &stream[stream.len() - 1_000..], FIN);
+        assert_eq!(client::end_of(&ends.origin), End::Clean);
+        client::hang_up_both(&ends.client, &ends.origin);
+        rig.settled(&ends, Reason::ClientClosed, stream.len() + 1, 1);
+    });
 }
 
 /// A peer that vanishes sends neither FIN nor reset.

@@ -2,6 +2,7 @@
 //!
 //! | file | what is in it |
 //! |---|---|
+//! | `forger` | segments that no kernel would send just so |
 //! | `gateway` | the binary under test, started and watched |
 //! | `kernel_log` | what the kernel complains of |
 //! | `network` | a network of the test's own |
@@ -20,6 +21,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) mod admin;
 pub(crate) mod client;
+pub(crate) mod forger;
 pub(crate) mod gateway;
 pub(crate) mod kernel_log;
 pub(crate) mod log;

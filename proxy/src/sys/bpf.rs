@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use aya::maps::{HashMap, Map, MapData, MapError, RingBuf, SockMap};
 use aya::programs::{ProgramError, SkSkb};
 use aya::{Ebpf, EbpfError, EbpfLoader};
-use sluicegate_ebpf::{DESTINATIONS, DIRECTIONS, FULL, OBJECT, OFFSETS, PROGRAM, SLOTS, SOURCES};
+use sluicegate_ebpf::{DESTINATIONS, DIRECTIONS, FIELDS, FULL, OBJECT, OFFSETS, PROGRAM, SLOTS, SOURCES};
 
 mod directions;
 
@@ -57,7 +57,7 @@ impl Redirector {
     /// # Errors
     /// What was refused: EPERM without CAP_BPF and CAP_NET_ADMIN, or under lockdown; EINVAL from a kernel without
     /// the map type or the program type (`CONFIG_BPF_STREAM_PARSER`).
-    pub fn load(sockets: u32, offsets: [u32; 4]) -> Result<Self, LoadError> {
+    pub fn load(sockets: u32, offsets: [u32; FIELDS.len()]) -> Result<Self, LoadError> {
         // An ELF file is read in place, which wants it aligned; so does a fresh allocation.
         let object = OBJECT.to_vec();
         let mut loader = EbpfLoader::new();

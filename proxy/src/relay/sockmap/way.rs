@@ -96,6 +96,10 @@ impl Way {
     pub(super) fn turn(&mut self, ends: &Ends<'_>, directions: &Directions, flow: &Flow, state: State<'_>) -> Turn {
         let counts = directions.counts(ends.slot);
         self.note(&counts, flow, state.now);
+        if directions.is_torn(ends.slot) {
+            let torn = io::Error::other("the kernel had no memory to cut a segment that came twice");
+            return Turn::Failed(Fault::of_source(ends.direction, torn));
+        }
         if counts.passed > self.relayed {
             return self.relay(ends, directions, flow, state).unwrap_or_else(Turn::Failed);
         }

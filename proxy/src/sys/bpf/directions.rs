@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use aya::maps::MapData;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
-use sluicegate_ebpf::Direction;
+use sluicegate_ebpf::{Direction, TORN};
 
 /// The state of every direction, in memory that the kernel's program shares.
 #[derive(Debug)]
@@ -68,6 +68,12 @@ impl Directions {
         let passed = self.at(slot, Field::Passed).load(Ordering::Acquire);
         let redirected = self.at(slot, Field::Redirected).load(Ordering::Acquire);
         Counts { redirected, passed }
+    }
+
+    /// A part of the stream was not to be had, so that nothing goes on any more.
+    #[must_use]
+    pub fn is_torn(&self, slot: u32) -> bool {
+        self.at(slot, Field::Redirects).load(Ordering::Relaxed) == TORN
     }
 
     /// Says how much of what was left to userspace has been given to the destination.
