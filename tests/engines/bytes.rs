@@ -5,9 +5,9 @@ use std::thread;
 
 use sluicegate::reason::Reason;
 
-use super::rig::{Ends, each_engine};
+use super::rig::{Ends, each_engine_and_loss};
 use crate::support::noise::End;
-use crate::support::{Noise, Origin, client, eventually};
+use crate::support::{Noise, client, eventually};
 
 const MIB: usize = 1 << 20;
 
@@ -35,7 +35,7 @@ fn exchange(ends: &Ends, up: usize, down: usize) {
 
 #[test]
 fn bytes_in_the_segment_of_the_head() {
-    each_engine(|rig| {
+    each_engine_and_loss(|rig| {
         // Around the gateway's first read of 1 KiB, its longest head of 16 KiB, and far beyond.
         for length in [1, 900, 1_024, 5_000, 16 << 10, MIB] {
             let ends = rig.tunnel_with(&Noise::new(7).take(length));
@@ -49,7 +49,7 @@ fn bytes_in_the_segment_of_the_head() {
 
 #[test]
 fn one_byte_each_way() {
-    each_engine(|rig| {
+    each_engine_and_loss(|rig| {
         let ends = rig.tunnel();
         Noise::new(1).send(&ends.client, 1);
         Noise::new(1).expect_exactly(&ends.origin, 1);
@@ -62,7 +62,7 @@ fn one_byte_each_way() {
 
 #[test]
 fn not_a_byte() {
-    each_engine(|rig| {
+    each_engine_and_loss(|rig| {
         let ends = rig.tunnel();
         client::hang_up_both(&ends.client, &ends.origin);
         rig.settled(&ends, Reason::ClientClosed, 0, 0);
@@ -72,7 +72,7 @@ fn not_a_byte() {
 /// A client that has nothing to say behind its first words ends its stream before it has its answer.
 #[test]
 fn the_end_of_the_client_before_its_answer() {
-    each_engine(|rig| {
+    each_engine_and_loss(|rig| {
         for length in [0, 1, 5_000] {
             let ends = rig.tunnel_ended_early(&Noise::new(7).take(length));
             receive_whole(&ends.origin, 7, length);
@@ -86,8 +86,8 @@ fn the_end_of_the_client_before_its_answer() {
 /// The end is there as soon as the bytes are, and both before an engine has the tunnel.
 #[test]
 fn a_few_words_and_an_end() {
-    each_engine(|rig| {
-        let greeting = Origin::new().serve(|stream| send_whole(&stream, 9, 25));
+    each_engine_and_loss(|rig| {
+        let greeting = rig.another_origin().serve(|stream| send_whole(&stream, 9, 25));
         for _ in 0..200 {
             let stream = rig.client_of(greeting.address);
             receive_whole(&stream, 9, 25);
@@ -97,7 +97,7 @@ fn a_few_words_and_an_end() {
 
 #[test]
 fn many_mebibytes_each_way_at_once() {
-    each_engine(|rig| {
+    each_engine_and_loss(|rig| {
         let ends = rig.tunnel();
         exchange(&ends, 64 * MIB, 64 * MIB);
         let line = rig.closing_line(&ends);
@@ -109,7 +109,7 @@ fn many_mebibytes_each_way_at_once() {
 
 #[test]
 fn one_way_goes_on_after_the_other_has_ended() {
-    each_engine(|rig| {
+    each_engine_and_loss(|rig| {
         let ends = rig.tunnel();
         send_whole(&ends.client, 1, 3 * MIB);
         receive_whole(&ends.origin, 1, 3 * MIB);
@@ -133,7 +133,7 @@ fn one_way_goes_on_after_the_other_has_ended() {
 #[test]
 fn a_slow_reader_gets_every_byte() {
     const LENGTH: usize = 8 * MIB;
-    each_engine(|rig| {
+    each_engine_and_loss(|rig| {
         for (up, down) in [(LENGTH, 0), (0, LENGTH)] {
             let ends = rig.tunnel();
             let (sender, reader) = if up > 0 { (&ends.client, &ends.origin) } else { (&ends.origin, &ends.client) };
@@ -157,7 +157,7 @@ fn a_slow_reader_gets_every_byte() {
 
 #[test]
 fn an_origin_that_stalls_and_goes_on() {
-    each_engine(|rig| {
+    each_engine_and_loss(|rig| {
         let ends = rig.tunnel();
         let mut noise = Noise::new(6);
         let mut sent = noise.send_what_fits(&ends.client);
@@ -181,7 +181,7 @@ fn an_origin_that_stalls_and_goes_on() {
 
 #[test]
 fn many_small_writes_each_way() {
-    each_engine(|rig| {
+    each_engine_and_loss(|rig| {
         let ends = rig.tunnel();
         let sizes = |seed: u64| {
             let mut random = Noise::new(seed);

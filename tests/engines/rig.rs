@@ -13,6 +13,7 @@ use sluicegate::sys::capabilities::{FOR_BPF, missing};
 
 use crate::support::client::request;
 use crate::support::log::Line;
+use crate::support::network::Network;
 use crate::support::{Gateway, Origin, Setup, client};
 
 const USER: &str = "mover";
@@ -64,12 +65,39 @@ pub(super) fn engines() -> &'static [Engine] {
     if missing(FOR_BPF).is_empty() { Engine::ALL } else { Engine::AUTO }
 }
 
-/// Runs a test with every engine in turn.
-pub(super) fn each_engine(test: impl Fn(&Rig)) {
+/// Runs a test with every engine in turn; over a link too where segments have bounds of their own ([`Engine::Sockmap`]
+/// takes them as they come).
+pub(super) fn each_engine(test: impl Fn(&Rig) + Sync) {
+    over_each(test, None);
+}
+
+/// The same, and over a link that loses one of so many packets: a test that rests on each packet, as on a reset, which
+/// comes once, is not for that.
+pub(super) fn each_engine_and_loss(test: impl Fn(&Rig) + Sync) {
+    over_each(test, Some(100));
+}
+
+fn over_each(test: impl Fn(&Rig) + Sync, loss: Option<u32>) {
     for &engine in engines() {
         eprintln!("engine {engine}");
         test(&Rig::new(engine));
     }
+    let Some(network) = engines().contains(&Engine::Sockmap).then(Network::new).flatten() else { return };
+    eprintln!("engine sockmap over a link");
+    over_a_link(&network, Engine::Sockmap, &[], &test);
+    if let Some(packets) = loss {
+        eprintln!("engine sockmap over a link that loses packets");
+        network.lose_one_in(packets);
+        over_a_link(&network, Engine::Sockmap, &[], &test);
+    }
+}
+
+/// Runs a test on the far side of a link from the gateway.
+pub(super) fn over_a_link(network: &Network, engine: Engine, arguments: &[&str], test: impl Fn(&Rig) + Sync) {
+    network.run(|| {
+        let setup = network.setup(arguments).args(["--congestion-control", "reno"]);
+        test(&Rig::before(Origin::at(network.outside()), engine, setup));
+    });
 }
 
 impl Rig {
@@ -95,6 +123,11 @@ impl Rig {
     /// A tunnel whose first bytes come in the segment of the head.
     pub(super) fn tunnel_with(&self, early: &[u8]) -> Ends {
         self.tunnel_to(&self.origin, early)
+    }
+
+    /// Another origin where this one's is.
+    pub(super) fn another_origin(&self) -> Origin {
+        Origin::at(self.origin.address.ip())
     }
 
     /// The client's end of a tunnel to an origin that serves itself.

@@ -2,17 +2,18 @@
 
 use std::io::Write;
 use std::net::{Shutdown, TcpStream};
+use std::os::fd::OwnedFd;
 use std::thread;
 use std::time::Duration;
 
 use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_send_buffer_size};
-use rustix::process::Signal;
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Signal, pidfd_getfd, pidfd_open};
 use sluicegate::metrics;
 use sluicegate::reason::Reason;
 use sluicegate::relay::Engine;
 use sluicegate::sys::capabilities::{FOR_BPF, missing};
 
-use super::rig::{Ends, Rig, crowd};
+use super::rig::{Ends, Rig, crowd, over_a_link};
 use crate::support::forger::{FIN, Forger};
 use crate::support::kernel_log::KernelLog;
 use crate::support::network::Network;
@@ -191,6 +192,18 @@ fn a_reader_that_stops_costs_little_and_does_not_hold_up_the_other_way() {
     }
 }
 
+/// So many mebibytes, a piece at a time: past the backlog a side that does not keep up is userspace's.
+fn thirty_each_way(ends: &Ends) {
+    for round in 0..30 {
+        for (from, to) in [(&ends.client, &ends.origin), (&ends.origin, &ends.client)] {
+            thread::scope(|scope| {
+                scope.spawn(|| assert_eq!(Noise::new(round).send(from, MIB), MIB));
+                Noise::new(round).expect_exactly(to, MIB);
+            });
+        }
+    }
+}
+
 /// The only engine that goes on while the gateway does not.
 #[test]
 fn bytes_go_on_while_the_gateway_stands_still() {
@@ -201,18 +214,41 @@ fn bytes_go_on_while_the_gateway_stands_still() {
     let ends = rig.tunnel();
     redirected(&rig, &ends);
     rig.gateway.signal(Signal::STOP);
-    // A piece at a time: past the backlog a side that does not keep up is userspace's.
-    for round in 0..30 {
-        for (from, to) in [(&ends.client, &ends.origin), (&ends.origin, &ends.client)] {
-            thread::scope(|scope| {
-                scope.spawn(|| assert_eq!(Noise::new(round).send(from, MIB), MIB));
-                Noise::new(round).expect_exactly(to, MIB);
-            });
-        }
-    }
+    thirty_each_way(&ends);
     rig.gateway.signal(Signal::CONT);
     client::hang_up_both(&ends.client, &ends.origin);
     rig.settled(&ends, Reason::ClientClosed, 30 * MIB + 1, 30 * MIB + 1);
+}
+
+/// And that goes on without it, where another process holds its sockets and maps.
+#[test]
+fn bytes_go_on_when_the_gateway_is_killed() {
+    if !possible() {
+        return;
+    }
+    let mut rig = Rig::new(Engine::Sockmap);
+    let ends = rig.tunnel();
+    redirected(&rig, &ends);
+    let held = descriptors(rig.gateway.pid());
+    rig.gateway.signal(Signal::KILL);
+    rig.gateway.wait();
+    thirty_each_way(&ends);
+    // They are what it hangs by.
+    drop(held);
+    for end in [&ends.client, &ends.origin] {
+        client::end_of(end);
+    }
+}
+
+/// All of a process but its standard streams, in this one's hands too.
+fn descriptors(pid: Pid) -> Vec<OwnedFd> {
+    let process = pidfd_open(pid, PidfdFlags::empty()).expect("a process of ours");
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("a process of ours").flatten();
+    let numbers = open.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    numbers
+        .filter(|number| *number > 2)
+        .filter_map(|number| pidfd_getfd(&process, number, PidfdGetfdFlags::empty()).ok())
+        .collect()
 }
 
 /// A half-read segment is replayed as a whole, with the credentials in it.
@@ -288,13 +324,6 @@ fn capabilities_are_gone_and_without_them_it_says_which() {
     assert_eq!(other.metric(&metrics::ENGINE_FALLBACKS, &["sockmap", "splice", "not_permitted"]), 1);
 }
 
-fn over_a_link(network: &Network, arguments: &[&str], test: impl Fn(&Rig) + Sync) {
-    network.run(|| {
-        let setup = network.setup(arguments).args(["--congestion-control", "reno"]);
-        test(&Rig::before(Origin::at(network.outside()), Engine::Sockmap, setup));
-    });
-}
-
 /// Packets that are lost come again, in both directions of both legs.
 #[test]
 fn over_a_link_that_loses_packets_every_byte_arrives() {
@@ -307,7 +336,7 @@ fn over_a_link_that_loses_packets_every_byte_arrives() {
         if let Some(packets) = loss {
             network.lose_one_in(packets);
         }
-        over_a_link(&network, &["--sockmap-backlog", backlog], |rig| {
+        over_a_link(&network, Engine::Sockmap, &["--sockmap-backlog", backlog], |rig| {
             for (seed, paces) in [(10, [Pace::Sprint, Pace::Crawl]), (20, [Pace::Crawl, Pace::Sprint])] {
                 let ends = rig.tunnel_with(&Noise::new(seed + 5).take(3_000));
                 for end in [&ends.client, &ends.origin] {
@@ -332,7 +361,7 @@ fn what_comes_twice_goes_on_once() {
         return;
     }
     let Some(network) = Network::new() else { return };
-    over_a_link(&network, &[], |rig| {
+    over_a_link(&network, Engine::Sockmap, &[], |rig| {
         let ends = rig.tunnel();
         redirected(rig, &ends);
         let mut forger = Forger::of(&ends.client);
@@ -370,7 +399,7 @@ fn a_peer_that_vanishes_is_found() {
         return;
     }
     let Some(network) = Network::new() else { return };
-    over_a_link(&network, &["--user-timeout", "1s"], |rig| {
+    over_a_link(&network, Engine::Sockmap, &["--user-timeout", "1s"], |rig| {
         let ends = rig.tunnel();
         redirected(rig, &ends);
         network.silence(ends.origin.local_addr().expect("an address").port());

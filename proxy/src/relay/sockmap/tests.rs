@@ -121,3 +121,33 @@ fn what_is_in_the_maps_is_found_there() {
     }
     assert!(found <= 4 && program.redirector.sockets() == 2, "{found}");
 }
+
+/// What cannot be told to be whole does not go on, and both sides hear that it is not.
+#[test]
+fn a_stream_that_misses_a_byte_is_torn_off() {
+    let Some((program, loops)) = engine() else { return };
+    let directions = program.redirector.directions();
+    for sender in 0..2 {
+        let (mut client, mut origin, ended) = open(&loops);
+        let before = slots().map(|slot| directions.counts(slot)).collect::<Vec<_>>();
+        let mut redirected = Vec::new();
+        while redirected.len() < 2 {
+            for (mut from, mut to) in [(&client, &origin), (&origin, &client)] {
+                from.write_all(b"hello").unwrap();
+                to.read_exact(&mut [0; 5]).unwrap();
+            }
+            redirected = slots().filter(|slot| directions.counts(*slot) != before[*slot as usize]).collect();
+        }
+        redirected.iter().for_each(|slot| directions.lose_a_byte(*slot));
+        let sides = if sender == 0 { [&mut client, &mut origin] } else { [&mut origin, &mut client] };
+        sides[0].write_all(b"lost").unwrap();
+        assert_eq!(ended.blocking_recv().unwrap(), Reason::EngineFailed);
+        for side in sides {
+            assert_eq!(side.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        }
+    }
+}
+
+fn slots() -> std::ops::Range<u32> {
+    0..2 * u32::try_from(ROOM).unwrap()
+}

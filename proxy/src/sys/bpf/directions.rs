@@ -81,6 +81,13 @@ impl Directions {
         self.at(slot, Field::Relayed).store(relayed, Ordering::Release);
     }
 
+    /// Has the program miss the byte that comes next.
+    #[cfg(test)]
+    pub(crate) fn lose_a_byte(&self, slot: u32) {
+        // The number that is expected lies in the upper half.
+        self.at(slot, Field::WrittenBeforeAndNext).fetch_sub(1 << 32, Ordering::Relaxed);
+    }
+
     fn at(&self, slot: u32, field: Field) -> &AtomicU64 {
         assert!(slot < self.entries, "slot {slot} of {}", self.entries);
         // SAFETY: the slot was just compared with the number of directions that the mapping has room for.
@@ -110,6 +117,8 @@ enum Field {
     Limit = 4,
     AckedBefore = 5,
     Engaged = 6,
+    #[cfg(test)]
+    WrittenBeforeAndNext = 7,
 }
 
 const _: () = {
