@@ -166,6 +166,12 @@ impl Rig {
         self.count(&line);
     }
 
+    /// Nothing has moved for a while in the only tunnel, which is listed a moment after its client is told of it.
+    pub(super) fn is_quiet(&self) -> bool {
+        let tunnels = self.gateway.tunnels();
+        tunnels.first().and_then(|tunnel| tunnel["quiet_seconds"].as_f64()).is_some_and(|quiet| quiet > 0.3)
+    }
+
     pub(super) fn closing_line(&self, ends: &Ends) -> Line {
         // By its number: a client that resets gives its port back at once, before its own line is written.
         let began = |line: &Line| line.message() == "tunnel established" && line.is_of(ends.from);

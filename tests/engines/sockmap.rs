@@ -315,12 +315,22 @@ fn capabilities_are_gone_and_without_them_it_says_which() {
     }
     assert!(threads >= 4, "{threads}");
     let Some(stranger) = Stranger::new() else { return };
-    let wrapper = stranger.wrapper("true");
-    let wrapper: Vec<&str> = wrapper.iter().map(String::as_str).collect();
-    let refused = Setup::new(&["--no-auth", "--engine", "sockmap"]).under(&wrapper).refused();
-    assert_eq!(refused.code, Some(1), "{refused:?}");
-    assert!(refused.err.contains("without CAP_BPF and CAP_NET_ADMIN"), "{refused:?}");
-    let other = Setup::new(&["--no-auth", "--engine", "sockmap,splice"]).under(&wrapper).start();
+    let with = |capabilities: &[&str], engines| {
+        let wrapper = stranger.wrapper_with(capabilities, "true");
+        let wrapper: Vec<&str> = wrapper.iter().map(String::as_str).collect();
+        Setup::new(&["--no-auth", "--engine", engines]).under(&wrapper)
+    };
+    let all: Vec<&str> = FOR_BPF.iter().map(|(name, _)| *name).collect();
+    let mut cases = vec![(vec![], all.join(" and "))];
+    cases.extend(all.iter().map(|one| (all.iter().copied().filter(|other| other != one).collect(), (*one).to_owned())));
+    for (capabilities, missing) in cases {
+        let refused = with(&capabilities, "sockmap").refused();
+        assert_eq!(refused.code, Some(1), "{refused:?}");
+        assert!(refused.err.contains(&format!("without {missing}: run as root")), "{refused:?}");
+    }
+    let enough = with(&all, "sockmap").start();
+    assert_eq!(enough.log_line("listening", |line| line.message() == "listening").text("engine"), "sockmap");
+    let other = with(&[], "sockmap,splice").start();
     assert_eq!(other.metric(&metrics::ENGINE_FALLBACKS, &["sockmap", "splice", "not_permitted"]), 1);
 }
 

@@ -50,10 +50,18 @@ impl Stranger {
 
     /// The command that runs the gateway as this user, after a line of shell, whatever path of it follows.
     pub(crate) fn wrapper(&self, line: &str) -> Vec<String> {
+        self.wrapper_with(&[], line)
+    }
+
+    /// The same, with these capabilities (`CAP_...`) and no others.
+    pub(crate) fn wrapper_with(&self, capabilities: &[&str], line: &str) -> Vec<String> {
         let binary = self.folder.path().join("sluicegate").to_str().expect("a plain path").to_owned();
         let script = format!("{line}; shift; exec \"$0\" \"$@\"");
         let shell = ["sh".to_owned(), "-c".to_owned(), script, binary];
-        ["setpriv".to_owned()].into_iter().chain(self.prefix()).chain(shell).collect()
+        let names = capabilities.iter().map(|name| format!(",+{}", name.trim_start_matches("CAP_").to_lowercase()));
+        let names = format!("=-all{}", names.collect::<String>());
+        let privileges = ["--inh-caps", "--ambient-caps", "--bounding-set"].map(|set| format!("{set}{names}"));
+        ["setpriv".to_owned()].into_iter().chain(self.prefix()).chain(privileges).chain(shell).collect()
     }
 
     /// Pipes that use up the budget of this user (`pipe-user-pages-soft`) while they are held; `None` where

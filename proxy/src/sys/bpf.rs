@@ -55,8 +55,8 @@ impl Redirector {
     /// [`sluicegate_ebpf::FIELDS`] within the running kernel's `struct tcp_sock`, in bytes.
     ///
     /// # Errors
-    /// What was refused: EPERM without CAP_BPF and CAP_NET_ADMIN, or under lockdown; EINVAL from a kernel without
-    /// the map type or the program type (`CONFIG_BPF_STREAM_PARSER`).
+    /// What was refused: EPERM without CAP_BPF and CAP_NET_ADMIN; EINVAL without CAP_PERFMON, under lockdown, or from a
+    /// kernel without the map type or the program type (`CONFIG_BPF_STREAM_PARSER`).
     pub fn load(sockets: u32, offsets: [u32; FIELDS.len()]) -> Result<Self, LoadError> {
         // An ELF file is read in place, which wants it aligned; so does a fresh allocation.
         let object = OBJECT.to_vec();

@@ -22,9 +22,13 @@ pub fn missing(wanted: &[(&'static str, CapabilitySet)]) -> Vec<&'static str> {
     wanted.iter().filter(|(_, flag)| !has.contains(*flag)).map(|(name, _)| *name).collect()
 }
 
-/// What loading the program of the engine `sockmap` takes.
-pub const FOR_BPF: &[(&str, CapabilitySet)] =
-    &[("CAP_BPF", CapabilitySet::BPF), ("CAP_NET_ADMIN", CapabilitySet::NET_ADMIN)];
+/// What loading the program of the engine `sockmap` takes; the last for the helper that reads the kernel's memory
+/// (`kernel/bpf/helpers.c`, `bpf_base_func_proto`).
+pub const FOR_BPF: &[(&str, CapabilitySet)] = &[
+    ("CAP_BPF", CapabilitySet::BPF),
+    ("CAP_NET_ADMIN", CapabilitySet::NET_ADMIN),
+    ("CAP_PERFMON", CapabilitySet::PERFMON),
+];
 
 #[cfg(test)]
 mod tests {
@@ -39,6 +43,6 @@ mod tests {
         });
         assert_eq!(left.join().unwrap(), [CapabilitySet::empty(); 2]);
         let gone = std::thread::spawn(|| drop_all().map(|()| missing(FOR_BPF)));
-        assert_eq!(gone.join().unwrap().unwrap(), ["CAP_BPF", "CAP_NET_ADMIN"]);
+        assert_eq!(gone.join().unwrap().unwrap(), ["CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON"]);
     }
 }

@@ -27,6 +27,8 @@ pub(super) enum Capability {
     SysAdmin = 21,
     /// CAP_SYS_RESOURCE.
     SysResource = 24,
+    /// CAP_PERFMON.
+    Perfmon = 38,
     /// CAP_BPF.
     Bpf = 39,
 }

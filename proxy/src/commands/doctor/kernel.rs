@@ -106,18 +106,24 @@ pub(super) fn sockmap(host: &Host, sockhash: &io::Result<()>) -> Row {
         Ok(()) => "a map can be made".to_owned(),
         Err(error) => format!("no map: {error}"),
     };
+    let [bpf, net_admin, perfmon] =
+        [Capability::Bpf, Capability::NetAdmin, Capability::Perfmon].map(|capability| host.has(capability));
+    let lacks = [&bpf, &net_admin, &perfmon].into_iter().any(|has| matches!(has, Ok(false)));
     let found = format!(
-        "{map}; BTF {}, CAP_BPF {}, CAP_NET_ADMIN {}, unprivileged_bpf_disabled {unprivileged}",
+        "{map}; BTF {}, CAP_BPF {}, CAP_NET_ADMIN {}, CAP_PERFMON {}, unprivileged_bpf_disabled {unprivileged}",
         yes(btf),
-        yes(host.has(Capability::Bpf)),
-        yes(host.has(Capability::NetAdmin)),
+        yes(bpf),
+        yes(net_admin),
+        yes(perfmon),
     );
     let needed = "all of it for --engine sockmap: slower than splice for bulk, level with it for messages, and alive \
                   while the gateway is not; otherwise nothing";
     let row = Row::ok("sockmap", found, needed);
-    row.unless(sockhash.is_ok(), |row| {
-        row.fix("podman run --cap-add BPF --cap-add NET_ADMIN ...    # rootful, and a profile that permits bpf")
-            .fix("systemd unit: AmbientCapabilities=CAP_BPF CAP_NET_ADMIN")
+    row.unless(sockhash.is_ok() && !lacks, |row| {
+        row.fix(
+            "podman run --cap-add BPF --cap-add NET_ADMIN --cap-add PERFMON ...    # rootful, a profile that permits bpf",
+        )
+        .fix("systemd unit: AmbientCapabilities=CAP_BPF CAP_NET_ADMIN CAP_PERFMON")
     })
 }
 
@@ -176,13 +182,14 @@ mod tests {
     #[test]
     fn what_sockmap_would_need_is_listed_and_costs_nothing() {
         let tree = Tree::new(&[
-            ("proc/self/status", "CapEff:\t0000008000001000\nSeccomp:\t0\n"),
+            ("proc/self/status", "CapEff:\t000000c000001000\nSeccomp:\t0\n"),
             ("proc/sys/kernel/unprivileged_bpf_disabled", "2"),
             ("sys/kernel/btf/vmlinux", ""),
         ]);
         tree.link("proc/self/ns/user", "user:[4026531837]");
         let row = sockmap(&tree.host(), &Ok(()));
-        let found = "a map can be made; BTF yes, CAP_BPF yes, CAP_NET_ADMIN yes, unprivileged_bpf_disabled 2";
+        let found =
+            "a map can be made; BTF yes, CAP_BPF yes, CAP_NET_ADMIN yes, CAP_PERFMON yes, unprivileged_bpf_disabled 2";
         assert_eq!((row.state, row.found.as_str(), row.fix.len()), (State::Ok, found, 0));
         let row = sockmap(&Tree::new(&[]).host(), &error(Errno::PERM));
         assert!(row.state == State::Ok && !row.fix.is_empty(), "{row:?}");

@@ -30,11 +30,18 @@ impl Host {
             (Part::Types, _) if error.kind() == io::ErrorKind::NotFound => {
                 "this kernel does not describe its types: it wants CONFIG_DEBUG_INFO_BTF=y".to_owned()
             }
-            (Part::Maps | Part::Program, Some(Errno::PERM | Errno::ACCESS)) if !self.missing.is_empty() => format!(
-                "without {}: run as root, add `AmbientCapabilities=CAP_BPF CAP_NET_ADMIN` to the systemd unit, or \
-                 `--cap-add BPF --cap-add NET_ADMIN` to a rootful podman or docker run",
-                self.missing.join(" and ")
-            ),
+            // A helper that may not be called is one that does not exist, which is EINVAL.
+            (Part::Maps, Some(Errno::PERM | Errno::ACCESS))
+            | (Part::Program, Some(Errno::PERM | Errno::ACCESS | Errno::INVAL))
+                if !self.missing.is_empty() =>
+            {
+                format!(
+                    "without {}: run as root, add `AmbientCapabilities=CAP_BPF CAP_NET_ADMIN CAP_PERFMON` to the \
+                     systemd unit, or `--cap-add BPF --cap-add NET_ADMIN --cap-add PERFMON` to a rootful podman or \
+                     docker run",
+                    self.missing.join(" and ")
+                )
+            }
             (Part::Program, _) if confidential => {
                 "the kernel is locked down (lockdown=confidentiality), so that no BPF program may read its memory: boot \
                  with lockdown=integrity or none"
@@ -74,6 +81,7 @@ mod tests {
         let table = [
             (host(&["CAP_BPF"], open), Part::Maps, Errno::PERM, "without CAP_BPF: run as root"),
             (host(&["CAP_BPF", "CAP_NET_ADMIN"], ""), Part::Program, Errno::PERM, "without CAP_BPF and CAP_NET_ADMIN:"),
+            (host(&["CAP_PERFMON"], open), Part::Program, Errno::INVAL, "without CAP_PERFMON: run as root"),
             (host(all, "none integrity [confidentiality]"), Part::Program, Errno::INVAL, "lockdown=confidentiality"),
             (host(all, open), Part::Maps, Errno::PERM, "a seccomp filter or a security module refuses bpf(2)"),
             (host(all, open), Part::Maps, Errno::NOSYS, "CONFIG_BPF_SYSCALL"),

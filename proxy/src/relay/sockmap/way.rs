@@ -49,7 +49,7 @@ pub(super) struct Way {
     limit: u64,
     /// Bytes given to the destination here.
     relayed: u64,
-    parked: Option<Parked>,
+    parked: Parked,
     /// For how long the next look was put off.
     pause: Duration,
     /// Bytes that the destination had acknowledged at the last look.
@@ -67,7 +67,7 @@ impl Default for Way {
             received_before: 0,
             limit: 0,
             relayed: 0,
-            parked: None,
+            parked: Parked::default(),
             pause: SOONEST,
             acknowledged: 0,
             seen: (0, Instant::now()),

@@ -6,7 +6,7 @@
 //! send does not keep that from happening: while its window is closed all that was left is given on, and only then
 //! taken away from the source, which opens the window for what may be redirected.
 
-use std::io::{self, ErrorKind};
+use std::io;
 use std::net::TcpStream;
 use std::time::Duration;
 
@@ -15,12 +15,10 @@ use rustix::net::sockopt::{set_tcp_quickack, socket_send_buffer_size};
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
 use super::{Ends, Way};
-use crate::metrics;
 use crate::relay::pump::Turn;
 use crate::relay::sockmap::State;
 use crate::relay::{Fault, TURN, take_away};
 use crate::sys::bpf::{Counts, Directions};
-use crate::sys::pipe::Pipe;
 use crate::sys::socket::receive_memory;
 use crate::sys::tcp;
 use crate::tunnel::Flow;
@@ -30,7 +28,7 @@ pub(super) const SOONEST: Duration = Duration::from_micros(200);
 const LATEST: Duration = Duration::from_millis(100);
 
 /// What is taken out of a receive buffer at once that has no room.
-const PARKED: usize = 64 << 10;
+const PIECE: usize = 64 << 10;
 
 /// How long the kernel's worker is given that has yet to make bytes readable, a clock tick of the slowest kind.
 const WORKER: Duration = Duration::from_millis(4);
@@ -52,13 +50,13 @@ impl Way {
                 break;
             }
             if let Some(pause) = self.behind(ends, &counts)? {
-                self.make_room(ends, scratch)?;
+                self.make_room(ends.source, scratch).map_err(|error| of_source(ends, error))?;
                 return Ok(Turn::Again(pause));
             }
             let sent = match self.give(ends, &counts, scratch)? {
                 Given::Bytes(sent) => sent,
                 Given::Full => {
-                    self.make_room(ends, scratch)?;
+                    self.make_room(ends.source, scratch).map_err(|error| of_source(ends, error))?;
                     return Ok(Turn::Again(self.put_off(self.acknowledged)));
                 }
                 // A connection that broke took along what was left.
@@ -69,9 +67,7 @@ impl Way {
             // First this, since taking it away opens the window for what may be redirected.
             directions.set_relayed(ends.slot, self.relayed);
             match sent {
-                Sent::Parked(bytes) => {
-                    self.parked = self.parked.take().and_then(|parked| parked.less(bytes));
-                }
+                Sent::Parked(bytes) => self.parked.give_up(bytes),
                 Sent::Seen(bytes) => {
                     take_away(ends.source, &mut scratch[..bytes]).map_err(|error| of_source(ends, error))?;
                 }
@@ -102,11 +98,12 @@ impl Way {
     /// Gives the destination a piece of what is next.
     fn give(&mut self, ends: &Ends<'_>, counts: &Counts, scratch: &mut [u8]) -> Result<Given, Fault> {
         let of_destination = |error| Fault::of_destination(ends.direction, error);
-        if let Some(Parked { pipe, bytes }) = &self.parked {
-            return match pipe.drain(ends.destination, *bytes) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(Given::Full),
-                sent => sent.map(|sent| Given::Bytes(Sent::Parked(sent))).map_err(of_destination),
-            };
+        let send = |bytes: &[u8]| match send(ends.destination, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+            Err(Errno::AGAIN) => Ok(None),
+            sent => sent.map(Some).map_err(|error| of_destination(error.into())),
+        };
+        if !self.parked.rest().is_empty() {
+            return Ok(send(self.parked.rest())?.map_or(Given::Full, |sent| Given::Bytes(Sent::Parked(sent))));
         }
         let left = usize::try_from(counts.passed - self.relayed).unwrap_or(usize::MAX);
         let most = left.min(scratch.len());
@@ -114,37 +111,33 @@ impl Way {
         if seen == 0 {
             return Ok(Given::Nothing);
         }
-        match send(ends.destination, &scratch[..seen], SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
-            Err(Errno::AGAIN) => Ok(Given::Full),
-            sent => sent.map(|sent| Given::Bytes(Sent::Seen(sent))).map_err(|error| of_destination(error.into())),
-        }
+        Ok(send(&scratch[..seen])?.map_or(Given::Full, |sent| Given::Bytes(Sent::Seen(sent))))
     }
 
     /// Sees to it that the source's receive buffer has room for all that its closed window had let through. What has
     /// none the kernel keeps in the queue by which the other direction is redirected to this socket, and holds that up
     /// (`net/core/skmsg.c`, `sk_psock_verdict_apply`): two sides that both wait for the other to read would never go
-    /// on. It is a few segments at most, which go into a pipe; the window stays closed (`net/ipv4/tcp_output.c`,
-    /// `__tcp_select_window`: until a sixteenth is free).
-    fn make_room(&mut self, ends: &Ends<'_>, scratch: &mut [u8]) -> Result<(), Fault> {
-        let of_source = |error| of_source(ends, error);
+    /// on. Or it is dropped, and with it every acknowledgement from there on for what goes the other way, which counts
+    /// as out of the window (`net/ipv4/tcp_input.c`, `tcp_sequence`) until it comes again, a timer at a time.
+    ///
+    /// As a rule that is a few segments. Where the kernel's worker was late it is more, since what waits for it counts as
+    /// read and leaves the window open. The window stays closed (`net/ipv4/tcp_output.c`, `__tcp_select_window`: until a
+    /// sixteenth is free).
+    fn make_room(&mut self, source: &TcpStream, scratch: &mut [u8]) -> io::Result<()> {
         loop {
-            let [taken, buffer] = receive_memory(ends.source).map_err(of_source)?;
-            let parked = self.parked.as_ref().map_or(0, |parked| parked.bytes);
-            if taken <= buffer || parked > buffer as usize / 32 {
+            let [taken, buffer] = receive_memory(source)?;
+            let most = self.limit.max(buffer.into());
+            let excess = taken.saturating_sub(buffer - buffer / 32) as usize;
+            if excess == 0 || self.parked.rest().len() as u64 >= most {
                 return Ok(());
             }
-            let seen = look(ends.source, &mut scratch[..PARKED]).map_err(of_source)?;
+            // No more than has to be, so that the window does not open.
+            let seen = look(source, &mut scratch[..excess.clamp(PIECE / 16, PIECE)])?;
             if seen == 0 {
                 return Ok(());
             }
-            let pipe = self.parked.take().map_or_else(Parked::new, Ok).map_err(of_source)?;
-            let parked = self.parked.insert(pipe);
-            let written = parked.pipe.write(&scratch[..seen]).map_err(of_source)?;
-            parked.bytes += written;
-            take_away(ends.source, &mut scratch[..written]).map_err(of_source)?;
-            if written == 0 {
-                return Ok(());
-            }
+            self.parked.keep(&scratch[..seen]);
+            take_away(source, &mut scratch[..seen])?;
         }
     }
 
@@ -158,30 +151,28 @@ impl Way {
 }
 
 /// What was taken out of a source's receive buffer and not given on.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Parked {
-    pipe: Pipe,
-    /// How much that is: more than none.
-    bytes: usize,
+    bytes: Vec<u8>,
+    /// How many of them have been given on.
+    given: usize,
 }
 
 impl Parked {
-    fn new() -> io::Result<Self> {
-        let pipe = Pipe::new()?;
-        metrics::PIPE_BYTES.gauge(&[]).increment(pipe.capacity() as f64);
-        Ok(Self { pipe, bytes: 0 })
+    fn keep(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
     }
 
-    /// Without so many bytes, which were given on; `None` when that was all.
-    fn less(mut self, bytes: usize) -> Option<Self> {
-        self.bytes = self.bytes.saturating_sub(bytes);
-        (self.bytes > 0).then_some(self)
+    fn rest(&self) -> &[u8] {
+        &self.bytes[self.given..]
     }
-}
 
-impl Drop for Parked {
-    fn drop(&mut self) {
-        metrics::PIPE_BYTES.gauge(&[]).decrement(self.pipe.capacity() as f64);
+    /// So many bytes were given on. With the last of them the memory goes.
+    fn give_up(&mut self, bytes: usize) {
+        self.given += bytes;
+        if self.rest().is_empty() {
+            *self = Self::default();
+        }
     }
 }
 
@@ -197,7 +188,7 @@ enum Given {
 /// Bytes that the destination took, by where they came from.
 #[derive(Clone, Copy)]
 enum Sent {
-    /// The pipe, which they have left.
+    /// The memory in which they were parked.
     Parked(usize),
     /// The source, from which they have to be taken.
     Seen(usize),
@@ -219,5 +210,50 @@ fn look(source: &TcpStream, scratch: &mut [u8]) -> io::Result<usize> {
     match recv(source, scratch, RecvFlags::PEEK | RecvFlags::DONTWAIT) {
         Err(Errno::AGAIN) => Ok(0),
         seen => Ok(seen?.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::time::Instant;
+
+    use rustix::net::sockopt::set_socket_recv_buffer_size;
+
+    use super::*;
+    use crate::relay::tests::{DEADLINE, pair};
+
+    /// Four times a receive buffer came in before its window closed: all that has no room is taken out, in its order,
+    /// and no more.
+    #[test]
+    fn what_has_no_room_is_parked() {
+        let (mut sender, source) = pair();
+        set_socket_recv_buffer_size(&source, 4 << 20).unwrap();
+        let sent: Vec<u8> = (0..1_u32 << 18).flat_map(u32::to_ne_bytes).collect();
+        sender.write_all(&sent).unwrap();
+        let deadline = Instant::now() + DEADLINE;
+        while rustix::io::ioctl_fionread(&source).unwrap() < sent.len() as u64 {
+            assert!(Instant::now() < deadline, "the bytes do not come");
+        }
+        set_socket_recv_buffer_size(&source, 128 << 10).unwrap();
+        let mut way = Way { limit: 16 << 20, ..Way::default() };
+        let mut scratch = vec![0; PIECE];
+        way.make_room(&source, &mut scratch).unwrap();
+        let [taken, buffer] = receive_memory(&source).unwrap();
+        assert!(taken <= buffer, "{taken} of {buffer}");
+        let parked = way.parked.rest().len();
+        let room = sent.len() - buffer as usize;
+        assert!(parked >= room && parked < room + 3 * PIECE, "{parked} of {}", sent.len());
+        way.make_room(&source, &mut scratch).unwrap();
+        assert!(way.parked.rest() == &sent[..parked]);
+        way.parked.give_up(parked - 1);
+        assert_eq!(way.parked.rest(), &sent[parked - 1..parked]);
+        way.parked.give_up(1);
+        assert_eq!(way.parked.bytes.capacity(), 0);
+        // Where even that is no end it stops.
+        let mut way = Way { limit: 0, ..Way::default() };
+        sender.write_all(&sent[..PIECE]).unwrap();
+        way.make_room(&source, &mut scratch).unwrap();
+        assert!(way.parked.rest().len() as u64 <= u64::from(buffer) + PIECE as u64);
     }
 }
