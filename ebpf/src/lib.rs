@@ -20,16 +20,17 @@ pub const SOURCES: &str = "SOURCES";
 pub const FULL: &str = "FULL";
 /// The program.
 pub const PROGRAM: &str = "redirect";
-/// Where the program finds what it reads of a destination within the kernel's `struct tcp_sock`, in bytes, in the order
-/// of [`FIELDS`]: set by whoever loads it, from the types of the running kernel (BTF).
+/// Where the program finds what it reads of the kernel's, in bytes from the beginning of the struct, in the order of
+/// [`FIELDS`]: set by whoever loads it, from the types of the running kernel (BTF).
 pub const OFFSETS: &str = "OFFSETS";
-/// Those fields: the struct that each is declared in, which all begin with one another, and its name.
-pub const FIELDS: [(&str, &str); 5] = [
+/// Those fields: the struct that each is declared in, and its name. A `tcp_sock` begins with a `sock`.
+pub const FIELDS: [(&str, &str); 6] = [
     ("tcp_sock", "bytes_acked"),
     ("tcp_sock", "write_seq"),
     ("sock", "sk_wmem_queued"),
     ("sock", "sk_sndbuf"),
     ("tcp_sock", "copied_seq"),
+    ("sk_buff", "users"),
 ];
 
 /// [`Direction::redirects`] of one of which a part was not to be had: nothing goes on any more.

@@ -14,7 +14,7 @@ use aya_ebpf::macros::{map, stream_verdict};
 use aya_ebpf::maps::{Array, HashMap, RingBuf, SockMap};
 use aya_ebpf::programs::SkBuffContext;
 use aya_ebpf::{EbpfContext as _, Global};
-use sluicegate_ebpf::{Destination, Direction, TORN, Verdict};
+use sluicegate_ebpf::{Destination, Direction, FIELDS, TORN, Verdict};
 
 /// `BPF_F_MMAPABLE` (bpf(2)): userspace reads and writes it without a call.
 const MAPPED: u32 = 1 << 10;
@@ -31,7 +31,7 @@ static SOURCES: SockMap = SockMap::with_max_entries(1, 0);
 static FULL: RingBuf = RingBuf::with_byte_size(1 << 16, 0);
 
 #[unsafe(no_mangle)]
-static OFFSETS: Global<[u32; 5]> = Global::new([0; 5]);
+static OFFSETS: Global<[u32; FIELDS.len()]> = Global::new([0; FIELDS.len()]);
 
 #[stream_verdict]
 fn redirect(context: SkBuffContext) -> u32 {
@@ -86,7 +86,7 @@ fn trim(context: &SkBuffContext, direction: &mut Direction) -> Option<()> {
         if tcp.is_null() {
             return None;
         }
-        let [.., copied] = OFFSETS.load();
+        let [.., copied, _] = OFFSETS.load();
         // What userspace read before; nothing that was left to it since.
         direction.next = read(tcp.cast(), copied)?;
     }
@@ -94,6 +94,9 @@ fn trim(context: &SkBuffContext, direction: &mut Direction) -> Option<()> {
     // (`include/net/tcp.h`, `struct tcp_skb_cb`).
     let first = unsafe { (*segment).cb[0] };
     let mut old = direction.repeated(first, context.len())?;
+    if old > 0 && !is_ours_alone(segment.cast()) {
+        return None;
+    }
     for _ in 0..MOST_STEPS {
         if old == 0 {
             return Some(());
@@ -106,6 +109,14 @@ fn trim(context: &SkBuffContext, direction: &mut Direction) -> Option<()> {
         old -= step;
     }
     if old == 0 { Some(()) } else { None }
+}
+
+/// Whether nobody else holds a segment. Kernels before 6.4 (`net/ipv4/tcp.c`, `tcp_read_skb`) hold it themselves while
+/// this runs; to take anything off it there may be the end of them (`net/core/skbuff.c`, `pskb_expand_head`).
+#[inline(always)]
+fn is_ours_alone(segment: *const u8) -> bool {
+    let [.., users] = OFFSETS.load();
+    read::<u32>(segment, users) == Some(1)
 }
 
 /// What the kernel takes off at once, in bytes (`net/core/filter.c`, `sk_skb_adjust_room`).
@@ -132,7 +143,7 @@ fn look_at(slot: u32) -> Option<Destination> {
 
 #[inline(always)]
 fn read_fields(tcp: *const u8) -> Option<Destination> {
-    let [acked, written, queued, buffer, _] = OFFSETS.load();
+    let [acked, written, queued, buffer, ..] = OFFSETS.load();
     Some(Destination {
         acked: read(tcp, acked)?,
         written: read(tcp, written)?,
@@ -143,9 +154,9 @@ fn read_fields(tcp: *const u8) -> Option<Destination> {
 
 /// A field of the kernel's, by its place.
 #[inline(always)]
-fn read<T>(tcp: *const u8, place: u32) -> Option<T> {
+fn read<T>(structure: *const u8, place: u32) -> Option<T> {
     // SAFETY: whoever loads the program has the place from the kernel's own types, so that it is within the struct.
-    let field = unsafe { tcp.add(place as usize) };
+    let field = unsafe { structure.add(place as usize) };
     // SAFETY: the helper checks the address itself.
     unsafe { bpf_probe_read_kernel(field.cast::<T>()) }.ok()
 }

@@ -52,7 +52,7 @@ impl std::error::Error for LoadError {}
 
 impl Redirector {
     /// Loads the program with maps for so many sockets; `offsets` are the places of
-    /// [`sluicegate_ebpf::FIELDS`] within the running kernel's `struct tcp_sock`, in bytes.
+    /// [`sluicegate_ebpf::FIELDS`] within the running kernel, in bytes.
     ///
     /// # Errors
     /// What was refused: EPERM without CAP_BPF and CAP_NET_ADMIN; EINVAL without CAP_PERFMON, under lockdown, or from a

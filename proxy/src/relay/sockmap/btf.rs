@@ -127,9 +127,10 @@ mod tests {
     #[test]
     fn the_running_kernel_has_the_field_that_the_program_reads() {
         match offsets_in_kernel(sluicegate_ebpf::FIELDS) {
-            Ok([acked, written, queued, buffer, copied]) => {
+            Ok([acked, written, queued, buffer, copied, users]) => {
                 assert!(acked > 500 && acked % 8 == 0 && written > 500 && copied > 500, "{acked} {written} {copied}");
                 assert!(queued > 50 && buffer > 50 && queued != buffer, "{queued} {buffer}");
+                assert!(users > 50 && users % 4 == 0, "{users}");
             }
             Err(error) => assert_eq!(error.kind(), io::ErrorKind::NotFound, "{error}"),
         }
