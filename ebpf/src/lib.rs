@@ -57,7 +57,7 @@ pub struct Direction {
     pub limit: u64,
     /// What the destination's peer had acknowledged when nothing was under way and all counts were zero.
     pub acked_before: u64,
-    /// Redirecting may begin if it is not zero.
+    /// Nothing is redirected if it is zero.
     pub engaged: u64,
     /// `write_seq` of the destination when nothing was under way; the program alone writes it, with the first segment,
     /// as it does the next.
@@ -145,7 +145,7 @@ impl Direction {
         let (limit, buffer) = if self.redirects == 0 { (limit / 2, buffer / 2) } else { (limit, buffer) };
         let fits = under_way == 0 || under_way.wrapping_add(length) <= limit && memory <= buffer;
         let nothing_left = self.relayed == self.passed;
-        if fits && (self.redirects != 0 || self.engaged != 0 && nothing_left) {
+        if fits && self.engaged != 0 && (self.redirects != 0 || nothing_left) {
             self.redirects = 1;
             self.redirected += length;
             return Verdict::Redirect;
@@ -248,6 +248,11 @@ mod tests {
         let mut off = Direction { engaged: 0, ..direction(100) };
         assert_eq!([judge(&mut off, 3, 1_000), judge(&mut off, 4, 1_000)], [Verdict::Full, Verdict::Pass]);
         assert_eq!((off.redirected, off.passed), (0, 7));
+        (off.engaged, off.relayed) = (1, 7);
+        assert_eq!(judge(&mut off, 5, 1_007), Verdict::Redirect);
+        off.engaged = 0;
+        assert_eq!(judge(&mut off, 6, 1_012), Verdict::Full, "at once");
+        assert_eq!((off.redirected, off.passed), (5, 13));
     }
 
     #[test]

@@ -214,12 +214,22 @@ pub fn set_send_buffer(socket: &impl AsFd, bytes: usize) -> io::Result<()> {
     if granted * 2 < GROWN { Ok(()) } else { Ok(sockopt::set_socket_send_buffer_size(socket, granted)?) }
 }
 
-/// The memory that a socket's receive buffer takes, and what it may take (`SO_MEMINFO`, `net/core/sock.c`,
-/// `sk_get_meminfo`), in bytes.
+/// The memory of a socket's receive buffer (`SO_MEMINFO`, `net/core/sock.c`, `sk_get_meminfo`).
+#[derive(Clone, Copy, Debug)]
+pub struct ReceiveMemory {
+    /// What it takes, in bytes.
+    pub taken: u32,
+    /// What it may take, in bytes.
+    pub buffer: u32,
+    /// Segments that the socket has dropped so far, for want of room or because they were out of its window. It wraps.
+    pub dropped: u32,
+}
+
+/// The memory of a socket's receive buffer.
 ///
 /// # Errors
 /// The error of getsockopt(2).
-pub fn receive_memory(socket: &impl AsFd) -> io::Result<[u32; 2]> {
+pub fn receive_memory(socket: &impl AsFd) -> io::Result<ReceiveMemory> {
     let mut figures = [0_u32; 9];
     let mut length = libc::socklen_t::try_from(size_of_val(&figures)).expect("a small array");
     // SAFETY: `figures` and `length` are this function's own and outlive the call; the kernel writes at most `length`
@@ -233,8 +243,9 @@ pub fn receive_memory(socket: &impl AsFd) -> io::Result<[u32; 2]> {
             &raw mut length,
         )
     };
-    // Their order is that of SK_MEMINFO_RMEM_ALLOC and SK_MEMINFO_RCVBUF (`include/uapi/linux/sock_diag.h`).
-    if result == 0 { Ok([figures[0], figures[1]]) } else { Err(io::Error::last_os_error()) }
+    // SK_MEMINFO_RMEM_ALLOC, SK_MEMINFO_RCVBUF and SK_MEMINFO_DROPS (`include/uapi/linux/sock_diag.h`).
+    let [taken, buffer, .., dropped] = figures;
+    if result == 0 { Ok(ReceiveMemory { taken, buffer, dropped }) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Gives a socket a receive buffer of up to so many bytes for good, as far as `net.core.rmem_max` lets it; where that is

@@ -157,7 +157,7 @@ impl Pair {
         let mut refused = None;
         for direction in Direction::BOTH {
             let (slot, socket) = (pair.slot(direction), sockets[direction.index()]);
-            redirector.directions().engage(slot);
+            redirector.directions().engage(slot, true);
             match redirector.add_source(slot, socket) {
                 Ok(()) => pair.ways[direction.index()].redirects = true,
                 Err(error) => refused = Some(error),

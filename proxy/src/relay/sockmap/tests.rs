@@ -129,21 +129,65 @@ fn a_stream_that_misses_a_byte_is_torn_off() {
     let directions = program.redirector.directions();
     for sender in 0..2 {
         let (mut client, mut origin, ended) = open(&loops);
-        let before = slots().map(|slot| directions.counts(slot)).collect::<Vec<_>>();
-        let mut redirected = Vec::new();
-        while redirected.len() < 2 {
-            for (mut from, mut to) in [(&client, &origin), (&origin, &client)] {
-                from.write_all(b"hello").unwrap();
-                to.read_exact(&mut [0; 5]).unwrap();
-            }
-            redirected = slots().filter(|slot| directions.counts(*slot) != before[*slot as usize]).collect();
-        }
-        redirected.iter().for_each(|slot| directions.lose_a_byte(*slot));
+        redirected(&program, &client, &origin).iter().for_each(|slot| directions.lose_a_byte(*slot));
         let sides = if sender == 0 { [&mut client, &mut origin] } else { [&mut origin, &mut client] };
         sides[0].write_all(b"lost").unwrap();
         assert_eq!(ended.blocking_recv().unwrap(), Reason::EngineFailed);
         for side in sides {
             assert_eq!(side.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        }
+    }
+}
+
+/// As while the direction against it has more than its source has room for.
+#[test]
+fn a_direction_that_is_kept_with_userspace_goes_on_and_comes_back() {
+    let Some((program, loops)) = engine() else { return };
+    let directions = program.redirector.directions();
+    let (client, origin, _ended) = open(&loops);
+    let slots = redirected(&program, &client, &origin);
+    let counts = || slots.iter().map(|slot| directions.counts(*slot)).collect::<Vec<_>>();
+    let mut before = counts();
+    for redirects in [false, true, false, true] {
+        slots.iter().for_each(|slot| directions.engage(*slot, redirects));
+        // What comes next may find something of the turn before that userspace has yet to note as passed on.
+        hello(&client, &origin);
+        let start = counts();
+        let deadline = std::time::Instant::now() + DEADLINE;
+        while counts().iter().zip(&start).any(|(now, start)| match redirects {
+            true => now.redirected == start.redirected,
+            false => now.passed == start.passed,
+        }) {
+            assert!(std::time::Instant::now() < deadline, "{redirects}: {:?}", counts());
+            hello(&client, &origin);
+        }
+        let after = counts();
+        if !redirects {
+            assert!(after.iter().zip(&before).all(|(now, before)| now.redirected == before.redirected), "{after:?}");
+        }
+        before = after;
+    }
+}
+
+/// A word each way.
+fn hello(client: &TcpStream, origin: &TcpStream) {
+    for (mut from, mut to) in [(client, origin), (origin, client)] {
+        from.write_all(b"hello").unwrap();
+        let mut word = [0; 5];
+        to.read_exact(&mut word).unwrap();
+        assert_eq!(&word, b"hello");
+    }
+}
+
+/// Waits until both directions of a new tunnel are redirected, and has their slots.
+fn redirected(program: &Program, client: &TcpStream, origin: &TcpStream) -> Vec<u32> {
+    let counts = |slot| program.redirector.directions().counts(slot);
+    let before = slots().map(counts).collect::<Vec<_>>();
+    loop {
+        hello(client, origin);
+        let changed: Vec<u32> = slots().filter(|slot| counts(*slot) != before[*slot as usize]).collect();
+        if changed.len() == 2 && changed.iter().all(|slot| counts(*slot).redirected > 0) {
+            return changed;
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::metrics::{self, Carrier};
 use crate::relay::Fault;
 use crate::relay::pump::Turn;
 use crate::sys::bpf::{Counts, Directions};
-use crate::sys::socket::{bound_receive_buffer, set_send_buffer};
+use crate::sys::socket::{bound_receive_buffer, receive_memory, set_send_buffer};
 use crate::sys::tcp;
 use crate::tunnel::{Direction, Flow};
 
@@ -50,6 +50,10 @@ pub(super) struct Way {
     /// Bytes given to the destination here.
     relayed: u64,
     parked: Parked,
+    /// Segments that the source had dropped at the last look.
+    dropped: u32,
+    /// The direction against this one is kept with userspace, see [`Way::hold`].
+    holds: bool,
     /// For how long the next look was put off.
     pause: Duration,
     /// Bytes that the destination had acknowledged at the last look.
@@ -68,6 +72,8 @@ impl Default for Way {
             limit: 0,
             relayed: 0,
             parked: Parked::default(),
+            dropped: 0,
+            holds: false,
             pause: SOONEST,
             acknowledged: 0,
             seen: (0, Instant::now()),
@@ -88,6 +94,7 @@ impl Way {
             received_before: tcp::read_so_far(ends.source)?,
             acknowledged_before,
             acknowledged: acknowledged_before,
+            dropped: receive_memory(ends.source)?.dropped,
             limit,
             ..Self::default()
         })
@@ -100,7 +107,7 @@ impl Way {
             let torn = io::Error::other("the kernel had no memory to cut a segment that came twice");
             return Turn::Failed(Fault::of_source(ends.direction, torn));
         }
-        if counts.passed > self.relayed {
+        if counts.passed > self.relayed || self.holds {
             return self.relay(ends, directions, flow, state).unwrap_or_else(Turn::Failed);
         }
         if state.read_closed && !state.broken {

@@ -55,9 +55,9 @@ impl Directions {
         self.at(slot, Field::AckedBefore).store(acked_before, Ordering::Release);
     }
 
-    /// Lets the program redirect from now on.
-    pub fn engage(&self, slot: u32) {
-        self.at(slot, Field::Engaged).store(1, Ordering::Release);
+    /// Lets the program redirect from now on, or has it leave all to userspace.
+    pub fn engage(&self, slot: u32, redirects: bool) {
+        self.at(slot, Field::Engaged).store(redirects.into(), Ordering::Release);
     }
 
     /// What the program has counted.

@@ -19,7 +19,7 @@ use crate::relay::pump::Turn;
 use crate::relay::sockmap::State;
 use crate::relay::{Fault, TURN, take_away};
 use crate::sys::bpf::{Counts, Directions};
-use crate::sys::socket::receive_memory;
+use crate::sys::socket::{ReceiveMemory, receive_memory};
 use crate::sys::tcp;
 use crate::tunnel::Flow;
 
@@ -29,6 +29,9 @@ const LATEST: Duration = Duration::from_millis(100);
 
 /// What is taken out of a receive buffer at once that has no room.
 const PIECE: usize = 64 << 10;
+
+/// So much is room for two of the largest segments that there are without options: with less the window may not open.
+const OPENS: u32 = 128 << 10;
 
 /// How long the kernel's worker is given that has yet to make bytes readable, a clock tick of the slowest kind.
 const WORKER: Duration = Duration::from_millis(4);
@@ -47,16 +50,17 @@ impl Way {
         while moved < TURN {
             let counts = directions.counts(ends.slot);
             if counts.passed == self.relayed {
+                self.hold(ends, directions, false);
                 break;
             }
             if let Some(pause) = self.behind(ends, &counts)? {
-                self.make_room(ends.source, scratch).map_err(|error| of_source(ends, error))?;
+                self.wait(ends, directions, scratch)?;
                 return Ok(Turn::Again(pause));
             }
             let sent = match self.give(ends, &counts, scratch)? {
                 Given::Bytes(sent) => sent,
                 Given::Full => {
-                    self.make_room(ends.source, scratch).map_err(|error| of_source(ends, error))?;
+                    self.wait(ends, directions, scratch)?;
                     return Ok(Turn::Again(self.put_off(self.acknowledged)));
                 }
                 // A connection that broke took along what was left.
@@ -114,27 +118,45 @@ impl Way {
         Ok(send(&scratch[..seen])?.map_or(Given::Full, |sent| Given::Bytes(Sent::Seen(sent))))
     }
 
-    /// Sees to it that the source's receive buffer has room for all that its closed window had let through. What has
-    /// none the kernel keeps in the queue by which the other direction is redirected to this socket, and holds that up
-    /// (`net/core/skmsg.c`, `sk_psock_verdict_apply`): two sides that both wait for the other to read would never go
-    /// on. Or it is dropped, and with it every acknowledgement from there on for what goes the other way, which counts
-    /// as out of the window (`net/ipv4/tcp_input.c`, `tcp_sequence`) until it comes again, a timer at a time.
+    /// Sees to it that the other direction goes on while this one waits.
+    fn wait(&mut self, ends: &Ends<'_>, directions: &Directions, scratch: &mut [u8]) -> Result<(), Fault> {
+        if self.make_room(ends.source, scratch).map_err(|error| of_source(ends, error))? {
+            self.hold(ends, directions, true);
+        }
+        Ok(())
+    }
+
+    /// Keeps the direction against this one with userspace, or no longer. What is redirected there stands in one queue
+    /// with what stays here (`net/core/skmsg.c`, `sk_psock_verdict_apply`), and what stands there counts as read, so that
+    /// the window stays open for more than the receive buffer holds in the end.
+    fn hold(&mut self, ends: &Ends<'_>, directions: &Directions, holds: bool) {
+        if std::mem::replace(&mut self.holds, holds) != holds {
+            // The slots of a tunnel differ in the lowest bit.
+            directions.engage(ends.slot ^ 1, !holds);
+        }
+    }
+
+    /// Sees to it that the source's receive buffer has room for all that its window had let through before it closed. As
+    /// a rule that is a few segments; where the kernel's worker was late it is more ([`Way::hold`]). So much that the
+    /// window does not open (`net/ipv4/tcp_output.c`, `__tcp_select_window`: until a sixteenth is free).
     ///
-    /// As a rule that is a few segments. Where the kernel's worker was late it is more, since what waits for it counts as
-    /// read and leaves the window open. The window stays closed (`net/ipv4/tcp_output.c`, `__tcp_select_window`: until a
-    /// sixteenth is free).
-    fn make_room(&mut self, source: &TcpStream, scratch: &mut [u8]) -> io::Result<()> {
+    /// Unless something was dropped, and this returns true. Then the window may have been taken back, with bytes on their
+    /// way that it had let through. Until it lets them through again every acknowledgement that comes behind them is
+    /// dropped too (`net/ipv4/tcp_input.c`, `tcp_sequence`), and the other direction is at a stand.
+    fn make_room(&mut self, source: &TcpStream, scratch: &mut [u8]) -> io::Result<bool> {
+        let ReceiveMemory { taken, buffer, dropped } = receive_memory(source)?;
+        let has_dropped = std::mem::replace(&mut self.dropped, dropped) != dropped && taken > buffer - buffer / 16;
+        let room = if has_dropped { (buffer / 8).max(OPENS) } else { buffer / 32 };
+        let (full, most) = (buffer.saturating_sub(room), self.limit.max(buffer.into()));
         loop {
-            let [taken, buffer] = receive_memory(source)?;
-            let most = self.limit.max(buffer.into());
-            let excess = taken.saturating_sub(buffer - buffer / 32) as usize;
+            let excess = receive_memory(source)?.taken.saturating_sub(full) as usize;
             if excess == 0 || self.parked.rest().len() as u64 >= most {
-                return Ok(());
+                return Ok(has_dropped);
             }
-            // No more than has to be, so that the window does not open.
+            // No more than has to be.
             let seen = look(source, &mut scratch[..excess.clamp(PIECE / 16, PIECE)])?;
             if seen == 0 {
-                return Ok(());
+                return Ok(has_dropped);
             }
             self.parked.keep(&scratch[..seen]);
             take_away(source, &mut scratch[..seen])?;
@@ -238,8 +260,8 @@ mod tests {
         set_socket_recv_buffer_size(&source, 128 << 10).unwrap();
         let mut way = Way { limit: 16 << 20, ..Way::default() };
         let mut scratch = vec![0; PIECE];
-        way.make_room(&source, &mut scratch).unwrap();
-        let [taken, buffer] = receive_memory(&source).unwrap();
+        assert!(!way.make_room(&source, &mut scratch).unwrap());
+        let ReceiveMemory { taken, buffer, .. } = receive_memory(&source).unwrap();
         assert!(taken <= buffer, "{taken} of {buffer}");
         let parked = way.parked.rest().len();
         let room = sent.len() - buffer as usize;
@@ -250,6 +272,13 @@ mod tests {
         assert_eq!(way.parked.rest(), &sent[parked - 1..parked]);
         way.parked.give_up(1);
         assert_eq!(way.parked.bytes.capacity(), 0);
+        // It has dropped something since, so that the window has to open.
+        set_socket_recv_buffer_size(&source, 96 << 10).unwrap();
+        way.dropped = way.dropped.wrapping_sub(1);
+        assert!(way.make_room(&source, &mut scratch).unwrap());
+        let ReceiveMemory { taken, buffer, .. } = receive_memory(&source).unwrap();
+        assert!(taken <= buffer - OPENS, "{taken} of {buffer}");
+        assert!(!way.make_room(&source, &mut scratch).unwrap(), "nothing more");
         // Where even that is no end it stops.
         let mut way = Way { limit: 0, ..Way::default() };
         sender.write_all(&sent[..PIECE]).unwrap();
