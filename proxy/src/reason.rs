@@ -141,7 +141,7 @@ reasons! {
     Killed => "killed", Operator, NO_ANSWER;
     /// The gateway stopped while the tunnel was open.
     Shutdown => "shutdown", Operator, NO_ANSWER;
-    /// The kernel refused a system call that the engine cannot do without.
+    /// The kernel refused a system call that the engine cannot do without, or did not pass the streams on whole.
     EngineFailed => "engine_failed", Gateway, NO_ANSWER;
 }
 

@@ -24,6 +24,9 @@ impl<P: Poller> Loop<P> {
             return;
         }
         let (last, why, until) = (fault.source_of, fault.reason(), now + LAST_BYTES);
+        if why == Reason::EngineFailed {
+            tracing::warn!(engine = %self.crews.engine, error = %fault.error, "a tunnel is reset, for its engine failed");
+        }
         carried.broken = Some(Broken { last, why, until, acknowledged: carried.acknowledged(last) });
         carried.pump.break_source(fault.source_of);
         self.breaking.push(id);

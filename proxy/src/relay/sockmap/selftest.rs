@@ -72,9 +72,9 @@ fn hand_off(adopt: &impl Fn(Tunnel) -> Adopted) -> io::Result<()> {
         let flow = Arc::new(Flow::default());
         let end = adopt(Tunnel { client: near, origin: far, prefix: [prefix, Vec::new()], flow });
         let mut end = end.map_err(|(_, error)| error)?;
-        up.expect(&origin, HAND_OFF)?;
+        up.expect(&origin, HAND_OFF).map_err(|error| told(error, &mut end))?;
         for thread in sending.into_iter().chain([receiving]) {
-            thread.join().map_err(|_| wrong("a thread of the self-test panicked"))??;
+            joined(thread).map_err(|error| told(error, &mut end))?;
         }
         wait_for(&mut end, &[Reason::OriginClosed, Reason::ClientClosed])
     })
@@ -101,13 +101,27 @@ fn stopped_reader(program: &Program, length: usize, adopt: &impl Fn(Tunnel) -> A
         held_up(&client, &sending)?;
         // That does not hold up the other way.
         let other = Builder::new().spawn_scoped(scope, || down.send(&origin, 0..length))?;
-        down.expect(&client, length)?;
-        up.expect(&origin, length)?;
+        down.expect(&client, length).map_err(|error| told(error, &mut end))?;
+        up.expect(&origin, length).map_err(|error| told(error, &mut end))?;
         for thread in [sending, other] {
-            thread.join().map_err(|_| wrong("a thread of the self-test panicked"))??;
+            joined(thread).map_err(|error| told(error, &mut end))?;
         }
         wait_for(&mut end, &[Reason::OriginClosed, Reason::ClientClosed])
     })
+}
+
+fn joined(thread: ScopedJoinHandle<'_, io::Result<()>>) -> io::Result<()> {
+    thread.join().map_err(|_| wrong("a thread of the self-test panicked"))?
+}
+
+/// What an end saw of a tunnel that broke, and why that did.
+fn told(error: io::Error, end: &mut Receiver<Reason>) -> io::Error {
+    match end.try_recv() {
+        Ok(reason) if !matches!(reason, Reason::ClientClosed | Reason::OriginClosed) => {
+            wrong(format!("{error}: a tunnel ended as {reason}"))
+        }
+        _ => error,
+    }
 }
 
 /// Waits until a sender has nothing acknowledged for a while, and is not at its end.

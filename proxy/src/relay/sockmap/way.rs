@@ -104,7 +104,7 @@ impl Way {
         let counts = directions.counts(ends.slot);
         self.note(&counts, flow, state.now);
         if directions.is_torn(ends.slot) {
-            let torn = io::Error::other("the kernel had no memory to cut a segment that came twice");
+            let torn = io::Error::other("a part of the stream is missing, or came again and could not be taken off");
             return Turn::Failed(Fault::of_source(ends.direction, torn));
         }
         if counts.passed > self.relayed || self.holds {
