@@ -402,6 +402,32 @@ fn what_comes_twice_goes_on_once() {
     });
 }
 
+/// What fills a hole brings all behind it along, the end too, which is told of before the program has seen a byte of it.
+#[test]
+fn an_end_behind_a_hole_comes_behind_what_fills_it() {
+    const SEGMENT: usize = 100;
+    if !possible() {
+        return;
+    }
+    let Some(network) = Network::new() else { return };
+    over_a_link(&network, Engine::Sockmap, &[], |rig| {
+        for seed in 0..100 {
+            let ends = rig.tunnel();
+            redirected(rig, &ends);
+            // The other stream has ended, so that this end is that of the connection.
+            ends.origin.shutdown(Shutdown::Write).expect("an open stream");
+            assert_eq!(client::end_of(&ends.client), End::Clean);
+            let mut forger = Forger::of(&ends.client);
+            Noise::new(seed).send(&ends.client, 1);
+            Noise::new(seed).expect_exactly(&ends.origin, 1);
+            forger.catch_up();
+            forger.send_the_first_last(&Noise::new(seed + 1).take(600 * SEGMENT), SEGMENT);
+            assert_eq!(Noise::new(seed + 1).expect(&ends.origin), (600 * SEGMENT, End::Clean), "seed {seed}");
+            rig.settled(&ends, Reason::OriginClosed, 600 * SEGMENT + 2, 1);
+        }
+    });
+}
+
 /// A peer that vanishes sends neither FIN nor reset.
 #[test]
 fn a_peer_that_vanishes_is_found() {

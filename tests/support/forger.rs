@@ -48,11 +48,32 @@ impl Forger {
     /// Sends bytes that begin so many before what the other end expects, and waits until all are acknowledged.
     pub(crate) fn send(&mut self, before: usize, bytes: &[u8], flags: u8) {
         let begin = self.expected.wrapping_sub(u32::try_from(before).expect("a few bytes"));
-        let end = u32::try_from(bytes.len()).expect("a few bytes") + u32::from(flags & FIN != 0);
+        self.post(begin, bytes, flags);
+        self.wait_for(begin, bytes, flags);
+    }
+
+    /// Sends what the other end expects next in segments of so many bytes, the first one last, with the end of the stream
+    /// in the last one, and waits until all are acknowledged.
+    pub(crate) fn send_the_first_last(&mut self, bytes: &[u8], length: usize) {
+        let begin = self.expected;
+        let at = |place: usize| begin.wrapping_add(u32::try_from(place).expect("a few bytes"));
+        for place in (length..bytes.len()).step_by(length) {
+            let end = bytes.len().min(place + length);
+            self.post(at(place), &bytes[place..end], if end == bytes.len() { FIN } else { 0 });
+        }
+        self.post(begin, &bytes[..length], 0);
+        self.wait_for(begin, bytes, FIN);
+    }
+
+    fn post(&self, begin: u32, bytes: &[u8], flags: u8) {
         let segment = self.segment(begin, flags | ACK | PSH, bytes);
         let sent = sendto(&self.raw, &segment, SendFlags::empty(), &self.to).expect("a segment goes out");
         assert_eq!(sent, segment.len());
-        eventually("the segment is acknowledged", || {
+    }
+
+    fn wait_for(&mut self, begin: u32, bytes: &[u8], flags: u8) {
+        let end = u32::try_from(bytes.len()).expect("a few bytes") + u32::from(flags & FIN != 0);
+        eventually("all is acknowledged", || {
             self.hear();
             self.expected == begin.wrapping_add(end)
         });

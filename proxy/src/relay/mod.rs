@@ -230,12 +230,16 @@ impl Fault {
     /// Why the tunnel ends.
     fn reason(&self) -> Reason {
         use Direction::{ToClient, ToOrigin};
-        let errno = self.error.raw_os_error().unwrap_or(0);
-        match (self.source_of, errno) {
-            (ToOrigin, libc::ECONNRESET | libc::EPIPE | libc::ECONNABORTED | libc::ENOTCONN) => Reason::ClientReset,
-            (ToClient, libc::ECONNRESET | libc::EPIPE | libc::ECONNABORTED | libc::ENOTCONN) => Reason::OriginReset,
-            (ToOrigin, libc::ETIMEDOUT | libc::EHOSTUNREACH | libc::ENETUNREACH | libc::ENETDOWN) => Reason::ClientLost,
-            (ToClient, libc::ETIMEDOUT | libc::EHOSTUNREACH | libc::ENETUNREACH | libc::ENETDOWN) => Reason::OriginLost,
+        use std::io::ErrorKind::{
+            BrokenPipe, ConnectionAborted, ConnectionReset, HostUnreachable, NetworkDown, NetworkUnreachable,
+            NotConnected, TimedOut,
+        };
+        // Not by its number: not every error comes from a call.
+        match (self.source_of, self.error.kind()) {
+            (ToOrigin, ConnectionReset | BrokenPipe | ConnectionAborted | NotConnected) => Reason::ClientReset,
+            (ToClient, ConnectionReset | BrokenPipe | ConnectionAborted | NotConnected) => Reason::OriginReset,
+            (ToOrigin, TimedOut | HostUnreachable | NetworkUnreachable | NetworkDown) => Reason::ClientLost,
+            (ToClient, TimedOut | HostUnreachable | NetworkUnreachable | NetworkDown) => Reason::OriginLost,
             _ => Reason::EngineFailed,
         }
     }

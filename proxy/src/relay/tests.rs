@@ -1,12 +1,12 @@
 //! The engines over real sockets, each test over each engine.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{Carried, Engine, Options, Relay, Thresholds};
+use super::{Carried, Engine, Fault, Options, Relay, Thresholds};
 use crate::reason::Reason;
 use crate::sys::capabilities::{FOR_BPF, missing};
 use crate::sys::socket::{LegOptions, apply};
@@ -80,7 +80,7 @@ fn noise(length: usize, mut seed: u64) -> Vec<u8> {
     bytes
 }
 
-fn read_all(mut from: &TcpStream) -> std::io::Result<Vec<u8>> {
+fn read_all(mut from: &TcpStream) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     from.read_to_end(&mut bytes).map(|_| bytes)
 }
@@ -491,4 +491,23 @@ fn a_tunnel_is_stopped_wherever_it_is() {
             });
         }
     }
+}
+
+/// An error of a call's, and one that is made of what was seen of a socket, which has no number.
+#[test]
+fn a_fault_names_the_side_and_what_became_of_it() {
+    let why = |direction, error: io::Error| Fault::of_source(direction, error).reason();
+    for (error, reasons) in [
+        (libc::ECONNRESET, [Reason::ClientReset, Reason::OriginReset]),
+        (libc::EPIPE, [Reason::ClientReset, Reason::OriginReset]),
+        (libc::ETIMEDOUT, [Reason::ClientLost, Reason::OriginLost]),
+        (libc::EHOSTUNREACH, [Reason::ClientLost, Reason::OriginLost]),
+        (libc::ENOMEM, [Reason::EngineFailed; 2]),
+    ] {
+        let error = || io::Error::from_raw_os_error(error);
+        assert_eq!([why(Direction::ToOrigin, error()), why(Direction::ToClient, error())], reasons, "{}", error());
+        assert_eq!(Fault::of_destination(Direction::ToOrigin, error()).reason(), reasons[1]);
+    }
+    assert_eq!(why(Direction::ToClient, ErrorKind::ConnectionReset.into()), Reason::OriginReset);
+    assert_eq!(why(Direction::ToOrigin, ErrorKind::UnexpectedEof.into()), Reason::EngineFailed);
 }

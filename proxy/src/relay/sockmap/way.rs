@@ -111,7 +111,7 @@ impl Way {
             return self.relay(ends, directions, flow, state).unwrap_or_else(Turn::Failed);
         }
         if state.read_closed && !state.broken {
-            return self.pass_end(ends, &counts);
+            return self.pass_end(ends, directions);
         }
         self.pause = SOONEST;
         Turn::Waits
@@ -145,19 +145,26 @@ impl Way {
     }
 
     /// Passes the end on once all that came before it is in the destination's send buffer.
-    fn pass_end(&mut self, ends: &Ends<'_>, counts: &Counts) -> Turn {
+    fn pass_end(&mut self, ends: &Ends<'_>, directions: &Directions) -> Turn {
         let source = match tcp::progress(ends.source) {
             Ok(source) => source,
             Err(error) => return Turn::Failed(Fault::of_source(ends.direction, error)),
         };
         let received = source.received.wrapping_sub(self.received_before);
-        // The FIN counts as one. Until the figures agree the program has not seen all that came before it.
+        // In this order: the kernel tells of the end before the program has seen what came with it, and keeps the socket
+        // until it has (`net/ipv4/tcp_input.c`, `tcp_ofo_queue` within `tcp_data_queue`), which the figures above waited
+        // for.
+        let counts = directions.counts(ends.slot);
+        if counts.passed > self.relayed {
+            return Turn::Again(SOONEST);
+        }
+        // The FIN counts as one. Without it what was received is not all that there was.
         if received != counts.redirected + counts.passed + 1 {
             // The worker that gives to this socket may have taken the error that said so.
             let reset = || Fault::of_source(ends.direction, ErrorKind::ConnectionReset.into());
             return if source.closed { Turn::Failed(reset()) } else { Turn::Again(SOONEST) };
         }
-        if !self.has_all(ends, counts) {
+        if !self.has_all(ends, &counts) {
             return Turn::Again(self.put_off(self.acknowledged));
         }
         match ends.destination.shutdown(Shutdown::Write) {
