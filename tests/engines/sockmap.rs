@@ -282,6 +282,7 @@ fn what_is_redirected_is_counted_while_it_is() {
     let rig = Rig::new(Engine::Sockmap);
     let ends = rig.tunnel();
     redirected(&rig, &ends);
+    eventually("the tunnel is listed", || rig.gateway.tunnels().len() == 1);
     for round in 1..=3_u64 {
         Noise::new(round).send(&ends.client, 100_000);
         Noise::new(round).expect_exactly(&ends.origin, 100_000);
