@@ -118,8 +118,9 @@ impl Account {
         engine.active.increment(1.0);
         let user = self.user.take().map(|name| meters.user(name));
         let live = Arc::new(Live::new(self.id, self.client, user, self.target.take(), origin, engine, flow));
-        log::established(&live);
+        // In this order: who has read of it finds it listed.
         self.registry.insert(&live);
+        log::established(&live);
         self.live = Some(live);
     }
 
