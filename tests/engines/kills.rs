@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::net::Shutdown;
 use std::thread;
 use std::time::Duration;
 
@@ -32,6 +33,19 @@ fn live(ends: &Ends, seed: u64) {
             });
         }
     });
+}
+
+/// Has both sides end where nobody kills their tunnel, for a test that fails is to end too.
+struct Cut<'a>(&'a Ends);
+
+impl Drop for Cut<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            for side in [&self.0.client, &self.0.origin] {
+                let _ = side.shutdown(Shutdown::Both);
+            }
+        }
+    }
 }
 
 fn kill(rig: &Rig, ends: &Ends, seed: u64) {
@@ -87,6 +101,7 @@ fn killed_at_any_moment(engine: Engine) {
         let ends = rig.tunnel_to(origin, b"");
         thread::scope(|scope| {
             scope.spawn(|| live(&ends, seed));
+            let _unless_killed = Cut(&ends);
             kill(&rig, &ends, seed);
         });
         let line = rig.closing_line(&ends);
