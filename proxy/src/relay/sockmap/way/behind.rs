@@ -6,6 +6,7 @@
 //! send does not keep that from happening: while its window is closed all that was left is given on, and only then
 //! taken away from the source, which opens the window for what may be redirected.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::TcpStream;
 use std::time::Duration;
@@ -110,8 +111,8 @@ impl Way {
             Err(Errno::AGAIN) => Ok(None),
             sent => sent.map(Some).map_err(|error| of_destination(error.into())),
         };
-        if !self.parked.rest().is_empty() {
-            return Ok(send(self.parked.rest())?.map_or(Given::Full, |sent| Given::Bytes(Sent::Parked(sent))));
+        if self.parked.len() > 0 {
+            return Ok(send(self.parked.next())?.map_or(Given::Full, |sent| Given::Bytes(Sent::Parked(sent))));
         }
         let left = usize::try_from(counts.passed - self.relayed).unwrap_or(usize::MAX);
         let most = left.min(scratch.len());
@@ -148,23 +149,21 @@ impl Way {
     /// way that it had let through. Until it lets them through again every acknowledgement that comes behind them is
     /// dropped too (`net/ipv4/tcp_input.c`, `tcp_sequence`), and the other direction is at a stand.
     fn make_room(&mut self, source: &TcpStream, scratch: &mut [u8]) -> io::Result<bool> {
-        let ReceiveMemory { taken, buffer, dropped } = receive_memory(source)?;
+        let ReceiveMemory { mut taken, buffer, dropped } = receive_memory(source)?;
         let has_dropped = std::mem::replace(&mut self.dropped, dropped) != dropped && taken > buffer - buffer / 16;
         let room = if has_dropped { (buffer / 8).max(OPENS) } else { buffer / 32 };
         let full = buffer.saturating_sub(room);
-        loop {
-            let excess = receive_memory(source)?.taken.saturating_sub(full) as usize;
-            if excess == 0 || self.parked.rest().len() >= MOST {
-                return Ok(has_dropped);
-            }
+        while taken > full && self.parked.len() < MOST {
             // No more than has to be.
-            let seen = look(source, &mut scratch[..excess.clamp(PIECE / 16, PIECE)])?;
+            let seen = look(source, &mut scratch[..((taken - full) as usize).clamp(PIECE / 16, PIECE)])?;
             if seen == 0 {
-                return Ok(has_dropped);
+                break;
             }
             self.parked.keep(&scratch[..seen]);
             take_away(source, &mut scratch[..seen])?;
+            taken = receive_memory(source)?.taken;
         }
+        Ok(has_dropped)
     }
 
     /// How long a destination is left alone: for as long as it will take to half of the limit if it goes on as since
@@ -178,25 +177,26 @@ impl Way {
 
 /// What was taken out of a source's receive buffer and not given on.
 #[derive(Debug, Default)]
-pub(super) struct Parked {
-    bytes: Vec<u8>,
-    /// How many of them have been given on.
-    given: usize,
-}
+pub(super) struct Parked(VecDeque<u8>);
 
 impl Parked {
     fn keep(&mut self, bytes: &[u8]) {
-        self.bytes.extend_from_slice(bytes);
+        self.0.extend(bytes);
     }
 
-    fn rest(&self) -> &[u8] {
-        &self.bytes[self.given..]
+    /// What comes next, all of it or the part that lies in one piece.
+    fn next(&self) -> &[u8] {
+        self.0.as_slices().0
+    }
+
+    fn len(&self) -> usize {
+        self.0.len()
     }
 
     /// So many bytes were given on. With the last of them the memory goes.
     fn give_up(&mut self, bytes: usize) {
-        self.given += bytes;
-        if self.rest().is_empty() {
+        self.0.drain(..bytes);
+        if self.0.is_empty() {
             *self = Self::default();
         }
     }
@@ -267,20 +267,20 @@ mod tests {
         let mut way = Way::default();
         way.parked.keep(&vec![0; MOST]);
         way.make_room(&source, &mut scratch).unwrap();
-        assert_eq!(way.parked.rest().len(), MOST);
+        assert_eq!(way.parked.len(), MOST);
         let mut way = Way::default();
         assert!(!way.make_room(&source, &mut scratch).unwrap());
         let ReceiveMemory { taken, buffer, .. } = receive_memory(&source).unwrap();
         assert!(taken <= buffer, "{taken} of {buffer}");
-        let parked = way.parked.rest().len();
+        let parked = way.parked.len();
         let room = sent.len() - buffer as usize;
         assert!(parked >= room && parked < room + 3 * PIECE, "{parked} of {}", sent.len());
         way.make_room(&source, &mut scratch).unwrap();
-        assert!(way.parked.rest() == &sent[..parked]);
+        assert!(way.parked.0 == &sent[..parked]);
         way.parked.give_up(parked - 1);
-        assert_eq!(way.parked.rest(), &sent[parked - 1..parked]);
+        assert_eq!(way.parked.0, &sent[parked - 1..parked]);
         way.parked.give_up(1);
-        assert_eq!(way.parked.bytes.capacity(), 0);
+        assert_eq!(way.parked.0.capacity(), 0);
         // It has dropped something since, so that the window has to open.
         set_socket_recv_buffer_size(&source, 96 << 10).unwrap();
         way.dropped = way.dropped.wrapping_sub(1);
@@ -288,5 +288,17 @@ mod tests {
         let ReceiveMemory { taken, buffer, .. } = receive_memory(&source).unwrap();
         assert!(taken <= buffer - OPENS, "{taken} of {buffer}");
         assert!(!way.make_room(&source, &mut scratch).unwrap(), "nothing more");
+    }
+
+    /// While a reader is slow and its sender is not, something is always parked.
+    #[test]
+    fn what_was_given_on_takes_no_memory_where_more_is_parked() {
+        let mut parked = Parked::default();
+        for _ in 0..1_000 {
+            parked.keep(&[7; PIECE]);
+            parked.give_up(PIECE - 1);
+        }
+        assert_eq!(parked.len(), 1_000);
+        assert!(parked.0.capacity() <= 4 * PIECE, "{}", parked.0.capacity());
     }
 }
