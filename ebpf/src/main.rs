@@ -5,6 +5,8 @@
 #![no_std]
 #![no_main]
 
+use core::ffi::c_void;
+
 use aya_ebpf::bindings::sk_action::{SK_DROP, SK_PASS};
 use aya_ebpf::helpers::{
     bpf_get_socket_cookie, bpf_map_lookup_elem, bpf_probe_read_kernel, bpf_sk_release, bpf_skb_adjust_room,
@@ -78,17 +80,9 @@ fn trim(context: &SkBuffContext, direction: &mut Direction) -> Option<()> {
     if direction.is_fresh() {
         // SAFETY: the context is the kernel's.
         let source = unsafe { (*segment).__bindgen_anon_2.sk };
-        if source.is_null() {
-            return None;
-        }
-        // SAFETY: `source` is not null.
-        let tcp = unsafe { bpf_skc_to_tcp_sock(source.cast()) };
-        if tcp.is_null() {
-            return None;
-        }
         let [.., copied, _] = OFFSETS.load();
         // What userspace read before; nothing that was left to it since.
-        direction.next = read(tcp.cast(), copied)?;
+        direction.next = read(tcp_of(source.cast())?, copied)?;
     }
     // SAFETY: the context is the kernel's. The segment's first sequence number is the first field of TCP's control block
     // (`include/net/tcp.h`, `struct tcp_skb_cb`).
@@ -99,7 +93,7 @@ fn trim(context: &SkBuffContext, direction: &mut Direction) -> Option<()> {
     }
     for _ in 0..MOST_STEPS {
         if old == 0 {
-            return Some(());
+            break;
         }
         let step = old.min(STEP);
         // SAFETY: the context is the kernel's, which checks the rest.
@@ -108,7 +102,7 @@ fn trim(context: &SkBuffContext, direction: &mut Direction) -> Option<()> {
         }
         old -= step;
     }
-    if old == 0 { Some(()) } else { None }
+    (old == 0).then_some(())
 }
 
 /// Whether nobody else holds a segment. Kernels before 6.4 (`net/ipv4/tcp.c`, `tcp_read_skb`) hold it themselves while
@@ -133,12 +127,21 @@ fn look_at(slot: u32) -> Option<Destination> {
     if socket.is_null() {
         return None;
     }
-    // SAFETY: `socket` is not null.
-    let tcp = unsafe { bpf_skc_to_tcp_sock(socket) };
-    let found = if tcp.is_null() { None } else { read_fields(tcp.cast()) };
+    let found = tcp_of(socket).and_then(read_fields);
     // SAFETY: the reference of the look-up, given back once.
     unsafe { bpf_sk_release(socket) };
     found
+}
+
+/// A socket as the kernel's `struct tcp_sock`; `None` if there is none, or it is of another kind.
+#[inline(always)]
+fn tcp_of(socket: *mut c_void) -> Option<*const u8> {
+    if socket.is_null() {
+        return None;
+    }
+    // SAFETY: `socket` is not null.
+    let tcp = unsafe { bpf_skc_to_tcp_sock(socket) };
+    if tcp.is_null() { None } else { Some(tcp.cast()) }
 }
 
 #[inline(always)]

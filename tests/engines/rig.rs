@@ -84,19 +84,19 @@ fn over_each(test: impl Fn(&Rig) + Sync, loss: Option<u32>) {
     }
     let Some(network) = engines().contains(&Engine::Sockmap).then(Network::new).flatten() else { return };
     eprintln!("engine sockmap over a link");
-    over_a_link(&network, Engine::Sockmap, &[], &test);
+    over_a_link(&network, &[], &test);
     if let Some(packets) = loss {
         eprintln!("engine sockmap over a link that loses packets");
         network.lose_one_in(packets);
-        over_a_link(&network, Engine::Sockmap, &[], &test);
+        over_a_link(&network, &[], &test);
     }
 }
 
-/// Runs a test on the far side of a link from the gateway.
-pub(super) fn over_a_link(network: &Network, engine: Engine, arguments: &[&str], test: impl Fn(&Rig) + Sync) {
+/// Runs a test on the far side of a link from a gateway with the engine `sockmap`.
+pub(super) fn over_a_link(network: &Network, arguments: &[&str], test: impl Fn(&Rig) + Sync) {
     network.run(|| {
         let setup = network.setup(arguments).args(["--congestion-control", "reno"]);
-        test(&Rig::before(Origin::at(network.outside()), engine, setup));
+        test(&Rig::before(Origin::at(network.outside()), Engine::Sockmap, setup));
     });
 }
 

@@ -347,7 +347,7 @@ fn over_a_link_that_loses_packets_every_byte_arrives() {
         if let Some(packets) = loss {
             network.lose_one_in(packets);
         }
-        over_a_link(&network, Engine::Sockmap, &["--sockmap-backlog", backlog], |rig| {
+        over_a_link(&network, &["--sockmap-backlog", backlog], |rig| {
             for (seed, paces) in [(10, [Pace::Sprint, Pace::Crawl]), (20, [Pace::Crawl, Pace::Sprint])] {
                 let ends = rig.tunnel_with(&Noise::new(seed + 5).take(3_000));
                 for end in [&ends.client, &ends.origin] {
@@ -372,7 +372,7 @@ fn what_comes_twice_goes_on_once() {
         return;
     }
     let Some(network) = Network::new() else { return };
-    over_a_link(&network, Engine::Sockmap, &[], |rig| {
+    over_a_link(&network, &[], |rig| {
         let ends = rig.tunnel();
         redirected(rig, &ends);
         let mut forger = Forger::of(&ends.client);
@@ -411,7 +411,7 @@ fn an_end_behind_a_hole_comes_behind_what_fills_it() {
         return;
     }
     let Some(network) = Network::new() else { return };
-    over_a_link(&network, Engine::Sockmap, &[], |rig| {
+    over_a_link(&network, &[], |rig| {
         for seed in 0..100 {
             let ends = rig.tunnel();
             redirected(rig, &ends);
@@ -436,7 +436,7 @@ fn a_peer_that_vanishes_is_found() {
         return;
     }
     let Some(network) = Network::new() else { return };
-    over_a_link(&network, Engine::Sockmap, &["--user-timeout", "1s"], |rig| {
+    over_a_link(&network, &["--user-timeout", "1s"], |rig| {
         let ends = rig.tunnel();
         redirected(rig, &ends);
         network.silence(ends.origin.local_addr().expect("an address").port());

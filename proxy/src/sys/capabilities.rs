@@ -30,9 +30,29 @@ pub const FOR_BPF: &[(&str, CapabilitySet)] = &[
     ("CAP_PERFMON", CapabilitySet::PERFMON),
 ];
 
+/// How a systemd unit gives these (systemd.exec(5)).
+#[must_use]
+pub fn of_unit(wanted: &[(&str, CapabilitySet)]) -> String {
+    let names: Vec<_> = wanted.iter().map(|(name, _)| *name).collect();
+    format!("AmbientCapabilities={}", names.join(" "))
+}
+
+/// How podman-run(1) and docker give these to a container.
+#[must_use]
+pub fn of_container(wanted: &[(&str, CapabilitySet)]) -> String {
+    let names: Vec<_> = wanted.iter().map(|(name, _)| name.trim_start_matches("CAP_")).collect();
+    format!("--cap-add {}", names.join(" --cap-add "))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_gives_them_is_told() {
+        assert_eq!(of_unit(FOR_BPF), "AmbientCapabilities=CAP_BPF CAP_NET_ADMIN CAP_PERFMON");
+        assert_eq!(of_container(FOR_BPF), "--cap-add BPF --cap-add NET_ADMIN --cap-add PERFMON");
+    }
 
     #[test]
     fn what_is_dropped_is_gone_for_the_thread_and_for_those_that_it_starts() {

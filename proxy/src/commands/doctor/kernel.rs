@@ -6,6 +6,7 @@ use super::host::{Capability, Host, Unread};
 use super::refusal::{self, Refusal, Trials};
 use super::row::{Row, State};
 use crate::relay::Engine;
+use crate::sys::capabilities::{FOR_BPF, of_container, of_unit};
 
 /// Before Linux 5.4 `TCP_INFO` does not tell that a peer's window is closed (`tcpi_snd_wnd`,
 /// `include/uapi/linux/tcp.h`), so that a reader that is only slow is given up after `--user-timeout`.
@@ -120,10 +121,9 @@ pub(super) fn sockmap(host: &Host, sockhash: &io::Result<()>) -> Row {
                   while the gateway is not; otherwise nothing";
     let row = Row::ok("sockmap", found, needed);
     row.unless(sockhash.is_ok() && !lacks, |row| {
-        row.fix(
-            "podman run --cap-add BPF --cap-add NET_ADMIN --cap-add PERFMON ...    # rootful, a profile that permits bpf",
-        )
-        .fix("systemd unit: AmbientCapabilities=CAP_BPF CAP_NET_ADMIN CAP_PERFMON")
+        let options = of_container(FOR_BPF);
+        row.fix(format!("podman run {options} ...    # rootful, a profile that permits bpf"))
+            .fix(format!("systemd unit: {}", of_unit(FOR_BPF)))
     })
 }
 

@@ -36,10 +36,10 @@ impl Host {
                 if !self.missing.is_empty() =>
             {
                 format!(
-                    "without {}: run as root, add `AmbientCapabilities=CAP_BPF CAP_NET_ADMIN CAP_PERFMON` to the \
-                     systemd unit, or `--cap-add BPF --cap-add NET_ADMIN --cap-add PERFMON` to a rootful podman or \
-                     docker run",
-                    self.missing.join(" and ")
+                    "without {}: run as root, add `{}` to the systemd unit, or `{}` to a rootful podman or docker run",
+                    self.missing.join(" and "),
+                    capabilities::of_unit(FOR_BPF),
+                    capabilities::of_container(FOR_BPF),
                 )
             }
             (Part::Program, _) if confidential => {

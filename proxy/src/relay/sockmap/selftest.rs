@@ -72,11 +72,7 @@ fn hand_off(adopt: &impl Fn(Tunnel) -> Adopted) -> io::Result<()> {
         let flow = Arc::new(Flow::default());
         let end = adopt(Tunnel { client: near, origin: far, prefix: [prefix, Vec::new()], flow });
         let mut end = end.map_err(|(_, error)| error)?;
-        up.expect(&origin, HAND_OFF).map_err(|error| told(error, &mut end))?;
-        for thread in sending.into_iter().chain([receiving]) {
-            joined(thread).map_err(|error| told(error, &mut end))?;
-        }
-        wait_for(&mut end, &[Reason::OriginClosed, Reason::ClientClosed])
+        ends_whole(&mut end, up.expect(&origin, HAND_OFF), sending.into_iter().chain([receiving]))
     })
 }
 
@@ -101,28 +97,31 @@ fn stopped_reader(program: &Program, length: usize, adopt: &impl Fn(Tunnel) -> A
         held_up(&client, &sending)?;
         // That does not hold up the other way.
         let other = Builder::new().spawn_scoped(scope, || down.send(&origin, 0..length))?;
-        down.expect(&client, length).map_err(|error| told(error, &mut end))?;
-        up.expect(&origin, length).map_err(|error| told(error, &mut end))?;
-        for thread in [sending, other] {
-            joined(thread).map_err(|error| told(error, &mut end))?;
-        }
-        wait_for(&mut end, &[Reason::OriginClosed, Reason::ClientClosed])
+        let received = down.expect(&client, length).and_then(|()| up.expect(&origin, length));
+        ends_whole(&mut end, received, [sending, other])
     })
 }
 
-fn joined(thread: ScopedJoinHandle<'_, io::Result<()>>) -> io::Result<()> {
-    thread.join().map_err(|_| wrong("a thread of the self-test panicked"))?
-}
-
-/// What an end saw of a tunnel that broke, and why that did.
-fn told(error: io::Error, end: &mut Receiver<Reason>) -> io::Error {
-    match end.try_recv() {
-        Ok(reason) if !matches!(reason, Reason::ClientClosed | Reason::OriginClosed) => {
-            wrong(format!("{error}: a tunnel ended as {reason}"))
-        }
-        _ => error,
+/// All was `received`, and by the threads too, and the tunnel ends by a FIN each way; or else what was seen of it, and
+/// what it ended as.
+fn ends_whole<'scope>(
+    end: &mut Receiver<Reason>,
+    received: io::Result<()>,
+    threads: impl IntoIterator<Item = ScopedJoinHandle<'scope, io::Result<()>>>,
+) -> io::Result<()> {
+    let joined =
+        |thread: ScopedJoinHandle<'_, _>| thread.join().map_err(|_| wrong("a thread of the self-test panicked"))?;
+    match received.and_then(|()| threads.into_iter().try_for_each(joined)) {
+        Ok(()) => wait_for(end, CLOSED),
+        Err(error) => Err(match end.try_recv() {
+            Ok(reason) if !CLOSED.contains(&reason) => wrong(format!("{error}: a tunnel ended as {reason}")),
+            _ => error,
+        }),
     }
 }
+
+/// What a tunnel ends as that was ended by both sides.
+const CLOSED: &[Reason] = &[Reason::OriginClosed, Reason::ClientClosed];
 
 /// Waits until a sender has nothing acknowledged for a while, and is not at its end.
 fn held_up(sender: &TcpStream, sending: &ScopedJoinHandle<'_, io::Result<()>>) -> io::Result<()> {
