@@ -85,6 +85,7 @@ impl Redirector {
         };
         let redirect = found.map_err(|error| LoadError::of_program("program", error))?;
         redirect.load().map_err(|error| LoadError::of_program("program", error))?;
+        // Not by a link, which maps of sockets take since Linux 6.10 only, and which a segment costs the same.
         let map = maps.sources.fd().try_clone().map_err(|error| LoadError::new("attach", error))?;
         redirect.attach(&map).map_err(|error| LoadError::of_program("attach", error))?;
         Ok(Self { maps: Mutex::new(maps), directions: Arc::new(directions), full: Mutex::new(full), _program: program })
