@@ -52,8 +52,6 @@ pub struct Program {
     free: Mutex<VecDeque<u32>>,
     /// The numbers of the tunnels, by pair.
     owners: Box<[AtomicU64]>,
-    /// Bytes redirected of all tunnels that have ended.
-    redirected: AtomicU64,
 }
 
 impl Program {
@@ -73,7 +71,6 @@ impl Program {
         Ok(Self {
             redirector,
             free: Mutex::new((0..pairs).map(|pair| pair * 2).collect()),
-            redirected: AtomicU64::new(0),
             owners: (0..pairs).map(|_| AtomicU64::new(0)).collect(),
         })
     }
@@ -95,9 +92,14 @@ impl Program {
         );
     }
 
-    /// Bytes redirected of all tunnels that have ended.
-    fn redirected(&self) -> u64 {
-        self.redirected.load(Ordering::Relaxed)
+    /// Bytes redirected of all tunnels that are in the maps, by [`Direction::index`].
+    fn redirected(&self) -> [u64; 2] {
+        let owned = self.owners.iter().zip((0..).step_by(2)).filter(|(owner, _)| owner.load(Ordering::Relaxed) != 0);
+        let directions = self.redirector.directions();
+        owned.fold([0; 2], |sum, (_, first)| {
+            Direction::BOTH
+                .map(|direction| sum[direction.index()] + directions.counts(slot_in(first, direction)).redirected)
+        })
     }
 }
 
@@ -204,9 +206,7 @@ impl Pair {
 impl Drop for Pair {
     fn drop(&mut self) {
         self.flow.counted();
-        let Program { redirector, free, owners, redirected } = &*self.program;
-        let counted = Direction::BOTH.map(|direction| redirector.directions().counts(self.slot(direction)).redirected);
-        redirected.fetch_add(counted.into_iter().sum(), Ordering::Relaxed);
+        let Program { redirector, free, owners } = &*self.program;
         redirector.remove(Direction::BOTH.map(|direction| self.slot(direction)), self.cookies);
         owners[self.first as usize / 2].store(0, Ordering::Relaxed);
         free.lock().unwrap_or_else(PoisonError::into_inner).push_back(self.first);

@@ -2,6 +2,7 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::ops::Range;
 use std::sync::Arc;
 use std::thread::{self, Builder, ScopedJoinHandle};
 use std::time::{Duration, Instant};
@@ -21,9 +22,6 @@ const LIMIT: Duration = Duration::from_secs(5);
 /// What is sent each way, at least: more than a stopped reader may cost.
 const LENGTH: usize = 64 << 20;
 
-/// What of it has to be redirected at least, or the backlog once: more is not where the readers are late.
-const REDIRECTED: u64 = LENGTH as u64 / 16;
-
 /// The receive buffers of both ends, so that a reader that stops is one soon.
 const RECEIVE_BUFFER: usize = 1 << 20;
 
@@ -38,7 +36,7 @@ const EARLY: usize = 100_000;
 const STALL: Duration = Duration::from_millis(20);
 
 /// Sends bytes each way through a tunnel of `adopt`'s, some of which are there before it is, to a FIN each way; then, as
-/// soon as another is redirected, 64 MiB past a reader that stops; and resets a third. All within two seconds on any host
+/// soon as another is redirected, 64 MiB past a reader that stops, behind which it is redirected again; and resets a third. All within two seconds on any host
 /// that is worth the name.
 ///
 /// # Errors
@@ -46,12 +44,7 @@ const STALL: Duration = Duration::from_millis(20);
 pub(in crate::relay) fn run(program: &Program, backlog: u64, adopt: impl Fn(Tunnel) -> Adopted) -> io::Result<()> {
     hand_off(&adopt)?;
     let length = LENGTH.max(usize::try_from(backlog).unwrap_or(usize::MAX).saturating_mul(3));
-    let before = program.redirected();
     stopped_reader(program, length, &adopt)?;
-    let redirected = program.redirected() - before;
-    if redirected < REDIRECTED.min(backlog) {
-        return Err(wrong(format!("only {redirected} of {} bytes were redirected", 2 * length)));
-    }
     reset(&adopt)
 }
 
@@ -65,14 +58,14 @@ fn hand_off(adopt: &impl Fn(Tunnel) -> Adopted) -> io::Result<()> {
     thread::scope(|scope| {
         let _ends = [Ending(&client), Ending(&origin)];
         let sending = [
-            Builder::new().spawn_scoped(scope, || up.send(&client, PREFIX + EARLY..HAND_OFF))?,
-            Builder::new().spawn_scoped(scope, || down.send(&origin, EARLY..HAND_OFF))?,
+            Builder::new().spawn_scoped(scope, || up.send_last(&client, PREFIX + EARLY..HAND_OFF))?,
+            Builder::new().spawn_scoped(scope, || down.send_last(&origin, EARLY..HAND_OFF))?,
         ];
-        let receiving = Builder::new().spawn_scoped(scope, || down.expect(&client, HAND_OFF))?;
+        let receiving = Builder::new().spawn_scoped(scope, || down.expect_last(&client, 0..HAND_OFF))?;
         let flow = Arc::new(Flow::default());
         let end = adopt(Tunnel { client: near, origin: far, prefix: [prefix, Vec::new()], flow });
         let mut end = end.map_err(|(_, error)| error)?;
-        ends_whole(&mut end, up.expect(&origin, HAND_OFF), sending.into_iter().chain([receiving]))
+        ends_whole(&mut end, up.expect_last(&origin, 0..HAND_OFF), sending.into_iter().chain([receiving]))
     })
 }
 
@@ -97,9 +90,33 @@ fn stopped_reader(program: &Program, length: usize, adopt: &impl Fn(Tunnel) -> A
         held_up(&client, &sending)?;
         // That does not hold up the other way.
         let other = Builder::new().spawn_scoped(scope, || down.send(&origin, 0..length))?;
-        let received = down.expect(&client, length).and_then(|()| up.expect(&origin, length));
+        let received = down.expect(&client, 0..length).and_then(|()| up.expect(&origin, 0..length));
+        let received =
+            received.and_then(|()| goes_on(program, [(&up, &client, &origin), (&down, &origin, &client)], length));
         ends_whole(&mut end, received, [sending, other])
     })
+}
+
+/// Now that all has arrived, what comes next is redirected again, each way; then both ways end.
+fn goes_on(program: &Program, ways: [(&Pattern, &TcpStream, &TcpStream); 2], length: usize) -> io::Result<()> {
+    let before = program.redirected();
+    let start = Instant::now();
+    let mut place = length;
+    loop {
+        for (pattern, from, to) in ways {
+            pattern.send(from, place..place + 1)?;
+            pattern.expect(to, place..place + 1)?;
+        }
+        place += 1;
+        if program.redirected().iter().zip(before).all(|(now, before)| *now > before) {
+            break;
+        }
+        if start.elapsed() > LIMIT {
+            return Err(timeout("a direction whose reader had caught up was not redirected again"));
+        }
+    }
+    ways.iter().try_for_each(|(_, from, _)| from.shutdown(Shutdown::Write))?;
+    ways.iter().try_for_each(|(pattern, _, to)| pattern.expect_last(to, place..place))
 }
 
 /// All was `received`, and by the threads too, and the tunnel ends by a FIN each way; or else what was seen of it, and
@@ -219,27 +236,43 @@ impl Pattern {
         &block[..most.min(block.len())]
     }
 
-    fn send(&self, mut to: &TcpStream, range: std::ops::Range<usize>) -> io::Result<()> {
+    fn send(&self, mut to: &TcpStream, range: Range<usize>) -> io::Result<()> {
         let mut place = range.start;
         while place < range.end {
             let bytes = self.at(place, range.end - place);
             to.write_all(bytes).map_err(in_time)?;
             place += bytes.len();
         }
+        Ok(())
+    }
+
+    /// The same, and the end behind it.
+    fn send_last(&self, to: &TcpStream, range: Range<usize>) -> io::Result<()> {
+        self.send(to, range)?;
         to.shutdown(Shutdown::Write)
     }
 
-    fn expect(&self, mut from: &TcpStream, length: usize) -> io::Result<()> {
-        let mut place = 0;
+    fn expect(&self, mut from: &TcpStream, range: Range<usize>) -> io::Result<()> {
+        let mut place = range.start;
         let mut buffer = vec![0; 1 << 18];
-        loop {
-            let expected = self.at(place, buffer.len());
+        while place < range.end {
+            let expected = self.at(place, buffer.len().min(range.end - place));
             match from.read(&mut buffer[..expected.len()]).map_err(in_time)? {
-                0 if place == length => return Ok(()),
-                got if got > 0 && buffer[..got] == expected[..got] => place += got,
-                0 => return Err(wrong(format!("{place} of {length} bytes came"))),
+                0 => return Err(wrong(format!("{place} of {} bytes came", range.end))),
+                got if buffer[..got] == expected[..got] => place += got,
                 _ => return Err(wrong(format!("other bytes came than were sent, after {place}"))),
             }
+        }
+        Ok(())
+    }
+
+    /// The same, and the end behind it.
+    fn expect_last(&self, mut from: &TcpStream, range: Range<usize>) -> io::Result<()> {
+        let end = range.end;
+        self.expect(from, range)?;
+        match from.read(&mut [0]).map_err(in_time)? {
+            0 => Ok(()),
+            _ => Err(wrong(format!("more came than the {end} bytes that were sent"))),
         }
     }
 }
