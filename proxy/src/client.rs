@@ -1,6 +1,6 @@
 //! The client's socket until the hand-off: reads the head, writes the one answer.
 //!
-//! Nothing else in the gateway writes HTTP to a client.
+//! Nothing else in the gateway writes HTTP to a client, but for what an origin answers to an Upgrade.
 
 use std::io::{self, ErrorKind};
 use std::net::TcpStream;
@@ -10,7 +10,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::reason::{Reason, Refusal, Status};
 use crate::request::{self, MAX_HEAD, Request};
-use crate::sys::stream::Stream;
+use crate::sys::stream::{BothWays, Stream};
+use crate::sys::tcp::reset_on_close;
 
 /// The answer behind which the tunnel begins. stunnel skips header lines but takes a body for the
 /// peer's TLS, so there is neither.
@@ -90,20 +91,43 @@ impl Client {
     /// [`Reason::ClientGone`] when the answer cannot be written, or not within `limit`.
     pub async fn into_established(mut self, limit: Duration) -> Result<(TcpStream, Vec<u8>), Refusal> {
         let written = timeout(limit, self.stream.write_all(ESTABLISHED)).await;
-        let written = written.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()));
-        let socket = written.and_then(|()| self.stream.into_std());
-        match socket {
-            // A long-lived tunnel keeps no empty buffer.
-            Ok(socket) => Ok((socket, if self.buffer.is_empty() { Vec::new() } else { self.buffer })),
-            Err(error) => Err(Refusal::new(Reason::ClientGone, format!("client took no answer: {error}"))),
+        written.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into())).map_err(|error| took_no_answer(&error))?;
+        self.into_parts()
+    }
+
+    /// Gives up the socket of a client that was told that its tunnel stands, with what came behind the head.
+    ///
+    /// # Errors
+    /// None that is known.
+    pub fn into_parts(self) -> Result<(TcpStream, Vec<u8>), Refusal> {
+        let socket = self.stream.into_std().map_err(|error| took_no_answer(&error))?;
+        // A long-lived tunnel keeps no empty buffer.
+        Ok((socket, if self.buffer.is_empty() { Vec::new() } else { self.buffer }))
+    }
+
+    /// The socket, and what was read from it and is not part of the head.
+    ///
+    /// # Errors
+    /// [`Reason::Exhausted`] if the socket cannot be waited for.
+    pub fn both_ways(&mut self) -> Result<(BothWays<'_>, &mut Vec<u8>), Refusal> {
+        match self.stream.both_ways() {
+            Ok(both) => Ok((both, &mut self.buffer)),
+            Err(error) => Err(Refusal::new(Reason::Exhausted, format!("the client cannot be waited for: {error}"))),
         }
     }
 
-    /// Answers a refusal, and closes when the client has read it. Where there is nobody to answer it
-    /// only closes.
+    /// Answers a refusal, and closes when the client has read it, as it does behind an answer of the origin's. Where
+    /// there is nobody to answer it only closes; one that has a part of an answer is reset, so that it does not take it
+    /// for all.
     pub async fn refuse(mut self, refusal: &Refusal) {
-        let Some(status) = refusal.reason.status() else { return };
-        let answer = answer(status, refusal);
+        let answer = match refusal.reason.status() {
+            Some(status) => answer(status, refusal),
+            None if refusal.reason == Reason::NotUpgraded => String::new(),
+            None => {
+                let _ = reset_on_close(&self.stream, refusal.reason == Reason::AnswerCut);
+                return;
+            }
+        };
         let _ = timeout(LINGER, async {
             self.stream.write_all(answer.as_bytes()).await?;
             self.stream.shutdown()?;
@@ -125,6 +149,11 @@ impl Client {
         }
         Ok(())
     }
+}
+
+/// What becomes of a client that could not be answered.
+pub fn took_no_answer(error: &io::Error) -> Refusal {
+    Refusal::new(Reason::ClientGone, format!("client took no answer: {error}"))
 }
 
 /// The answer to a refused request: the cause stands in the reason phrase, since stunnel logs the

@@ -1,6 +1,6 @@
 //! The life of a connection.
 //!
-//! It splits at the 200: before it, whatever goes wrong is one [`Refusal`] and one HTTP answer; after
+//! It splits at the 200, or at the 101 of an origin: before it, whatever goes wrong is one [`Refusal`] and one HTTP answer; after
 //! it there is a [`Tunnel`], and what ends that can only be logged.
 
 use std::net::{SocketAddr, TcpStream};
@@ -15,7 +15,9 @@ use crate::dial::Dialer;
 use crate::policy::Policy;
 use crate::reason::Refusal;
 use crate::relay::{Carried, Relay};
+use crate::request::Ask;
 use crate::tunnel::{Flow, Tunnel};
+use crate::upgrade;
 
 /// What every connection is served with.
 #[derive(Debug)]
@@ -72,25 +74,38 @@ async fn handshake(gateway: &Gateway, client: &mut Client, account: &mut Account
     let addresses = gateway.dialer.resolve(&named).await?;
     let permit = gateway.policy.check_addresses(named, addresses)?;
     let (socket, address) = Box::pin(gateway.dialer.dial(permit)).await?;
-    Ok(Origin { socket, address })
+    match request.ask {
+        Ask::Connect => Ok(Origin { socket, address, upgraded: None }),
+        Ask::Upgrade(asked) => {
+            account.upgrade(&asked.protocols);
+            let asking = upgrade::ask(client, socket, *asked, gateway.handshake_timeout);
+            let (socket, behind) = Box::pin(asking).await?;
+            Ok(Origin { socket, address, upgraded: Some(behind) })
+        }
+    }
 }
 
 /// A connection to the target, as long as there is no tunnel.
 struct Origin {
     socket: TcpStream,
     address: SocketAddr,
+    /// What it sent behind its 101, which the client has by now.
+    upgraded: Option<Vec<u8>>,
 }
 
-/// Says 200, and gives both sockets away.
+/// Says 200, unless the origin said 101, and gives both sockets away.
 async fn hand_off(
     gateway: &Gateway,
     client: Client,
     origin: Origin,
     account: &mut Account,
 ) -> Result<Carried, Refusal> {
-    let (client, early) = client.into_established(gateway.handshake_timeout).await?;
+    let (client, early) = match origin.upgraded {
+        None => client.into_established(gateway.handshake_timeout).await?,
+        Some(_) => client.into_parts()?,
+    };
     let flow = Arc::new(Flow::default());
-    let prefix = [early, Vec::new()];
+    let prefix = [early, origin.upgraded.unwrap_or_default()];
     let tunnel = Tunnel { client, origin: origin.socket, prefix, flow: flow.clone() };
     let carried = gateway.relay.adopt(tunnel).map_err(|reason| Refusal::new(reason, "no engine took the tunnel"))?;
     account.established(origin.address, carried.engine.label(), flow);

@@ -4,6 +4,7 @@
 //! ```text
 //! accept -> read CONNECT -> authenticate -> permit target -> dial -> 200 -> hand-off -> relay -> close & account
 //! server    client+request  auth            policy           dial    client  tunnel      relay/*  account
+//!           or Upgrade                                               or upgrade
 //!           '--------- connection::handshake: any failure is one Reason, one HTTP answer --'  '- no HTTP below -'
 //! ```
 //!
@@ -18,9 +19,10 @@
 //! | 5 | `commands` | the subcommands, one file each | `config` `server` `auth` `policy` `dial` `target` `secret` `reason` `metrics` `relay` `account` `admin` `connection` `sys` | |
 //! | 5 | `config` | one definition of every option: flag, environment, file, help, table | `auth` `policy` `dial` `relay` `server` `connection` `client` `secret` `target` `account` `sys` | |
 //! | 4 | `server` | bind, accept with back-off, slots, drain | `connection` `account` `admin` `policy` `auth` `dial` `relay` `client` `reason` `metrics` `sys` | `httparse` |
-//! | 3 | `connection` | the main idea: `serve` and `handshake` | `client` `request` `auth` `policy` `dial` `relay` `account` `tunnel` `reason` `metrics` `target` | `rustix` `libc` `unsafe` |
-//! | 2 | `client` | the buffered client socket; the only writer of HTTP | `request` `reason` `sys` | `policy` `relay` |
-//! | 2 | `request` | pure parser: bytes in, request or refusal out | `reason` `secret` `target` | `tokio` `TcpStream` `Instant` `async` |
+//! | 3 | `connection` | the main idea: `serve` and `handshake` | `client` `request` `auth` `policy` `dial` `upgrade` `relay` `account` `tunnel` `reason` `metrics` `target` | `rustix` `libc` `unsafe` |
+//! | 2 | `client` | the buffered client socket; the only writer of HTTP but for origins' answers | `request` `reason` `sys` | `policy` `relay` |
+//! | 2 | `request` | pure parser: bytes in, request or refusal out | `message` `reason` `secret` `target` | `tokio` `TcpStream` `Instant` `async` |
+//! | 2 | `upgrade` | asks an origin to switch protocols, and passes on what else it answers | `client` `request` `message` `reason` `sys` | `policy` `auth` `relay` |
 //! | 2 | `auth` | credentials to user, hashing off the event loop | `reason` `secret` `metrics` | `tracing` `TcpStream` |
 //! | 2 | `policy` | name rules, then address rules on resolved addresses: `Permit` | `reason` `target` | `tokio` `TcpStream` |
 //! | 2 | `dial` | resolve, Happy Eyeballs, deadlines; accepts only a `Permit` | `policy` `reason` `target` `sys` `metrics` | `auth` |
@@ -31,6 +33,7 @@
 //! | 0 | `tunnel` | the hand-off type and its live counts | `reason` | `tokio` |
 //! | 0 | `target` | where a client wants to go, in one normal form | | `tokio` |
 //! | 0 | `reason` | why it ended: one enum to label, status, side | | `tokio` |
+//! | 0 | `message` | heads and content of HTTP messages: what goes on, and where it ends; pure | | `tokio` `std::io` |
 //! | 0 | `secret` | bytes that are never shown | | `tokio` |
 //! | 0 | `metrics` | every metric: name, kind, labels, help | | `tokio` |
 //!
@@ -57,6 +60,7 @@ pub mod commands;
 pub mod config;
 pub mod connection;
 pub mod dial;
+pub mod message;
 pub mod metrics;
 pub mod policy;
 pub mod reason;
@@ -67,3 +71,4 @@ pub mod server;
 pub mod sys;
 pub mod target;
 pub mod tunnel;
+pub mod upgrade;

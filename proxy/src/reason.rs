@@ -111,6 +111,14 @@ reasons! {
     Unreachable => "unreachable", Origin, answer(502);
     /// No address of the target answered within `--dial-timeout`.
     ConnectTimeout => "connect_timeout", Origin, answer(504);
+    /// What the origin answered to an Upgrade is no answer, could be read in two ways, or never came to its end.
+    BadAnswer => "bad_answer", Origin, answer(502);
+    /// The origin did not take the request to upgrade, or not answer it, within `--handshake-timeout`.
+    AnswerTimeout => "answer_timeout", Origin, answer(504);
+    /// The origin answered an Upgrade with something other than a 101, which the client was given.
+    NotUpgraded => "not_upgraded", Origin, NO_ANSWER;
+    /// Such an answer broke off, and the client was reset.
+    AnswerCut => "answer_cut", Origin, NO_ANSWER;
     /// `--max-tunnels` are open.
     TunnelLimit => "tunnel_limit", Gateway, answer(503);
     /// `--max-tunnels-per-user` are open.

@@ -15,21 +15,22 @@
 //!   the `0` that old clients send, are refused. All bytes behind the head belong to the tunnel; a
 //!   sender that announces content takes some of them for something else, and one of the two readings
 //!   would be request smuggling (RFC 9112, 11.2).
+//! - *Anything but CONNECT* is served in one form alone, absolute-form with `Upgrade` ([`upgrade`]).
 //! - *Line folding* (5.2) and white space before a colon (5.1): refused, as for any server.
+
+mod upgrade;
 
 use std::borrow::Cow;
 
 use httparse::{Error, Header, Status};
 
+use crate::message::{all, one_line_ending};
 use crate::reason::{Reason, Refusal};
 use crate::secret::Secret;
-use crate::target::Target;
+use crate::target::{Target, TargetError};
 
-/// The longest head in bytes, from the first byte to the end of the empty line.
-pub const MAX_HEAD: usize = 16 * 1024;
-
-/// The most header lines in a head.
-pub const MAX_HEADERS: usize = 64;
+pub use crate::message::{MAX_HEAD, MAX_HEADERS};
+pub use upgrade::Upgrade;
 
 /// The longest `User-Agent` that is kept, in bytes.
 pub const MAX_USER_AGENT: usize = 128;
@@ -49,9 +50,11 @@ pub enum Version {
     Http11,
 }
 
-/// What a CONNECT says, as far as the gateway looks at it.
+/// What a request says, as far as the gateway looks at it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
+    /// What for.
+    pub ask: Ask,
     /// Where to, from the request line alone.
     pub target: Target,
     /// The version of the request line.
@@ -60,6 +63,15 @@ pub struct Request {
     pub proxy_authorization: Option<Secret>,
     /// The first `User-Agent`, cut to [`MAX_USER_AGENT`] bytes, with `?` for all but printable ASCII.
     pub user_agent: Option<String>,
+}
+
+/// What a client asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// A tunnel.
+    Connect,
+    /// That the origin be asked to switch protocols, which makes a tunnel if it does. Boxed: it is rare and large.
+    Upgrade(Box<Upgrade>),
 }
 
 /// A complete head.
@@ -96,7 +108,9 @@ pub fn parse(bytes: &[u8]) -> Result<Option<Parsed>, Refusal> {
     let mut head = httparse::Request::new(&mut lines);
     match head.parse(window) {
         Ok(Status::Complete(head_len)) => {
-            one_line_ending(&window[..head_len])?;
+            if !one_line_ending(&window[..head_len]) {
+                return refuse(Reason::Malformed, "a line of the head ends in LF without CR");
+            }
             Ok(Some(Parsed { request: read(&head)?, head_len }))
         }
         Ok(Status::Partial) if window.len() < MAX_HEAD => Ok(None),
@@ -111,25 +125,22 @@ fn refuse<T>(reason: Reason, detail: impl Into<Cow<'static, str>>) -> Result<T, 
     Err(Refusal::new(reason, detail))
 }
 
-fn one_line_ending(head: &[u8]) -> Result<(), Refusal> {
-    let lone = head.iter().enumerate().any(|(at, &byte)| byte == b'\n' && (at == 0 || head[at - 1] != b'\r'));
-    if lone { refuse(Reason::Malformed, "a line of the head ends in LF without CR") } else { Ok(()) }
-}
-
 /// A grammatical head, read for its meaning.
 fn read(head: &httparse::Request<'_, '_>) -> Result<Request, Refusal> {
-    if head.method != Some("CONNECT") {
-        return refuse(Reason::NotConnect, "only CONNECT is served here; metrics are on the admin address");
-    }
-    let target = Target::parse(head.path.unwrap_or_default())
-        .map_err(|error| Refusal::new(Reason::BadTarget, error.detail()))?;
     let version = if head.version == Some(0) { Version::Http10 } else { Version::Http11 };
-    no_content(head.headers)?;
+    let (target, ask) = if head.method == Some("CONNECT") {
+        no_content(head.headers)?;
+        (Target::parse(head.path.unwrap_or_default()).map_err(bad_target)?, Ask::Connect)
+    } else {
+        let (target, upgrade) = upgrade::read(head, version)?;
+        (target, Ask::Upgrade(Box::new(upgrade)))
+    };
     if let Some(host) = only(head.headers, "Host", "more than one Host header")? {
         check_host(host)?;
     }
     let credentials = only(head.headers, "Proxy-Authorization", "more than one Proxy-Authorization header")?;
     Ok(Request {
+        ask,
         target,
         version,
         proxy_authorization: credentials.map(Secret::new),
@@ -137,8 +148,8 @@ fn read(head: &httparse::Request<'_, '_>) -> Result<Request, Refusal> {
     })
 }
 
-fn all<'h>(headers: &'h [Header<'h>], name: &'static str) -> impl Iterator<Item = &'h [u8]> {
-    headers.iter().filter(move |header| header.name.eq_ignore_ascii_case(name)).map(|header| header.value)
+fn bad_target(error: TargetError) -> Refusal {
+    Refusal::new(Reason::BadTarget, error.detail())
 }
 
 /// The value of a header that may come once. A second one is refused even if it says the same: which
@@ -297,12 +308,12 @@ mod tests {
     fn refused_heads() {
         use Reason::{BadTarget, HeadTooLarge, Http2, Malformed, NotConnect, Tls};
         let table: [(&[u8], Reason, &str); 31] = [
-            (b"GET / HTTP/1.1\r\nHost: h\r\n\r\n", NotConnect, "only CONNECT"),
-            (b"GET http://h/ HTTP/1.0\r\n\r\n", NotConnect, "only CONNECT"),
-            (b"connect h:443 HTTP/1.1\r\n\r\n", NotConnect, "only CONNECT"),
-            (b"CONNECTED h:443 HTTP/1.1\r\n\r\n", NotConnect, "only CONNECT"),
+            (b"GET / HTTP/1.1\r\nHost: h\r\n\r\n", NotConnect, "only CONNECT and Upgrade"),
+            (b"GET http://h/ HTTP/1.0\r\n\r\n", NotConnect, "only CONNECT and Upgrade"),
+            (b"connect h:443 HTTP/1.1\r\n\r\n", NotConnect, "only CONNECT and Upgrade"),
+            (b"CONNECTED h:443 HTTP/1.1\r\n\r\n", NotConnect, "only CONNECT and Upgrade"),
             (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Http2, "HTTP/2"),
-            (b"PRI * HTTP/1.1\r\n\r\n", NotConnect, "only CONNECT"),
+            (b"PRI * HTTP/1.1\r\n\r\n", NotConnect, "only CONNECT and Upgrade"),
             (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", Tls, "TLS"),
             (b"\x16\x03", Tls, "http:// not https://"),
             (b"\x16\x04", Malformed, "not an HTTP"),

@@ -128,6 +128,25 @@ impl Target {
     }
 }
 
+impl Target {
+    /// Reads the authority of a URL, in which the port may be absent or empty (RFC 3986, 3.2.3): then it is
+    /// `default_port`.
+    ///
+    /// # Errors
+    ///
+    /// Userinfo, port 0, and what [`Host::parse`] refuses.
+    pub fn parse_authority(text: &str, default_port: u16) -> Result<Self, TargetError> {
+        let past_brackets = text.rfind(']').map_or(0, |end| end + 1);
+        match text[past_brackets..].find(':') {
+            Some(colon) if past_brackets + colon + 1 == text.len() => {
+                Self::parse(&format!("{}:{default_port}", &text[..text.len() - 1]))
+            }
+            Some(_) => Self::parse(text),
+            None => Self::parse(&format!("{text}:{default_port}")),
+        }
+    }
+}
+
 impl From<SocketAddr> for Target {
     fn from(address: SocketAddr) -> Self {
         Self { host: Host::Address(address.ip().to_canonical()), port: address.port() }
@@ -238,6 +257,29 @@ mod tests {
 
     fn shown(text: &str) -> Result<String, &'static str> {
         Target::parse(text).map(|target| target.to_string()).map_err(TargetError::detail)
+    }
+
+    #[test]
+    fn the_authority_of_a_url_may_leave_the_port_out() {
+        let table = [
+            ("API.example", Ok("api.example:80")),
+            ("api.example:", Ok("api.example:80")),
+            ("api.example:8080", Ok("api.example:8080")),
+            ("192.0.2.7", Ok("192.0.2.7:80")),
+            ("[2001:db8::1]", Ok("[2001:db8::1]:80")),
+            ("[2001:db8::1]:", Ok("[2001:db8::1]:80")),
+            ("[2001:db8::1]:8080", Ok("[2001:db8::1]:8080")),
+            ("", Err("the target has no host")),
+            (":80", Err("the target has no host")),
+            ("u:p@h", Err("the target has a user part; credentials go into Proxy-Authorization")),
+            ("h:0", Err("port 0 cannot be connected to")),
+            ("::1", Err("an IPv6 address has to stand in brackets")),
+            ("[::1]x", Err("something other than a port follows the brackets")),
+        ];
+        for (text, expected) in table {
+            let read = Target::parse_authority(text, 80).map(|target| target.to_string()).map_err(TargetError::detail);
+            assert_eq!(read.as_deref().map_err(|error| *error), expected, "{text:?}");
+        }
     }
 
     #[test]

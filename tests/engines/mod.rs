@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `rig` | one gateway with one engine, and what it has to have counted |
 //! | `bytes` | streams that arrive whole |
+//! | `upgrade` | the same where a tunnel begins with an origin's 101 |
 //! | `resets` | streams that are cut off |
 //! | `sockmap` | what one engine has to prove beyond that |
 //! | `crowd` | thousands of tunnels that end in any way at any moment |
@@ -18,3 +19,4 @@ mod kills;
 mod resets;
 mod rig;
 mod sockmap;
+mod upgrade;

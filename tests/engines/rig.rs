@@ -150,6 +150,29 @@ impl Rig {
         })
     }
 
+    /// A tunnel that the origin makes by its 101. Behind the heads come the first bytes of both, and each side sends all
+    /// of that in two segments, cut there.
+    pub(super) fn upgraded(&self, early: [&[u8]; 2], cut: usize) -> Ends {
+        let position = self.gateway.log.position();
+        let stream = client::dial(self.gateway.address);
+        let from = stream.local_addr().expect("an address");
+        let target = self.origin.address;
+        let origin = thread::scope(|scope| {
+            let origin = scope.spawn(|| {
+                let origin = self.origin.accept();
+                assert_eq!(client::read_head(&origin), client::upgrade_at_origin(target, ""), "cut at {cut}");
+                assert!(client::is_silent(&origin), "what came behind the head waits, cut at {cut}");
+                client::send_cut(&origin, &[client::SWITCHING.as_bytes(), early[1]].concat(), cut);
+                origin
+            });
+            let head = client::upgrade(target, Some(CREDENTIALS), "");
+            client::send_cut(&stream, &[head.as_bytes(), early[0]].concat(), cut);
+            origin.join().expect("an origin")
+        });
+        assert_eq!(client::read_head(&stream), client::SWITCHED, "cut at {cut}");
+        Ends { client: stream, origin, from, position }
+    }
+
     fn ends(&self, origin: &Origin, connect: impl FnOnce(SocketAddr, &str) -> TcpStream) -> Ends {
         let position = self.gateway.log.position();
         let client = connect(self.gateway.address, &request(origin.address, Some(CREDENTIALS)));

@@ -6,6 +6,7 @@
 //! | `scenes` | the situations in which those come about that no bytes alone bring about |
 //! | `answers` | what belongs to every answer, to the byte |
 //! | `requests` | what the known clients send |
+//! | `upgrade` | requests to switch protocols, and what origins answer to those |
 //! | `crowds` | clients that are slow, or send anything, by the thousand |
 
 mod answers;
@@ -13,3 +14,4 @@ mod crowds;
 mod reasons;
 mod requests;
 mod scenes;
+mod upgrade;

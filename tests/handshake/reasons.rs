@@ -45,7 +45,29 @@ const BY_BYTES: &[(Reason, &str, &str)] = &[
     (
         Reason::NotConnect,
         "GET http://127.0.0.1/ HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
-        "405 Method Not Allowed: only CONNECT is served here; metrics are on the admin address",
+        "405 Method Not Allowed: only CONNECT and Upgrade are served here; metrics are on the admin address",
+    ),
+    (
+        Reason::NotConnect,
+        "GET https://127.0.0.1/ HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+        "405 Method Not Allowed: no TLS is spoken to an origin here; use CONNECT for https://",
+    ),
+    (
+        Reason::Malformed,
+        "POST http://127.0.0.1/ HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: x\r\nContent-Length: 1\r\nTransfer-Encoding: \
+         chunked\r\n\r\n",
+        "400 Bad Request: both Content-Length and Transfer-Encoding",
+    ),
+    (
+        Reason::AuthRequired,
+        "GET http://127.0.0.1/ HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+        "407 Proxy Authentication Required: proxy credentials are needed",
+    ),
+    (
+        Reason::Denied,
+        "GET http://192.0.2.1/ HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nProxy-Authorization: Basic \
+         YWxpY2U6czNjcmV0\r\n\r\n",
+        "403 Forbidden: no --allow rule matches 192.0.2.1:80",
     ),
     (
         Reason::AuthRequired,
@@ -78,6 +100,8 @@ const BY_SCENE: &[(Reason, fn())] = &[
     (Reason::ResolveTimeout, scenes::resolve_timeout),
     (Reason::ConnectRefused, scenes::connect_refused),
     (Reason::ConnectTimeout, scenes::connect_timeout),
+    (Reason::BadAnswer, super::upgrade::bad_answer),
+    (Reason::AnswerTimeout, super::upgrade::answer_timeout),
     (Reason::TunnelLimit, scenes::tunnel_limit),
     (Reason::UserLimit, scenes::user_limit),
     (Reason::SourceLimit, scenes::source_limit),

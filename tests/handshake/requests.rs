@@ -22,17 +22,12 @@ fn stunnel() {
         "\r\n".to_owned(),
     ] {
         stream.write_all(line.as_bytes()).unwrap();
-        eventually_sent(&stream);
+        client::arrives(&stream);
     }
     assert_eq!(read_head(&stream), ESTABLISHED);
     client::echoes(&stream, 100_000);
     let tunnels = gateway.tunnels();
     assert_eq!((tunnels.len(), &tunnels[0]["user"]), (1, &"mover".into()));
-}
-
-/// The segment has arrived, so that the next one is another.
-fn eventually_sent(stream: &std::net::TcpStream) {
-    crate::support::eventually("it is acknowledged", || sluicegate::sys::tcp::unacknowledged(stream).unwrap() == 0);
 }
 
 /// rsync with `RSYNC_PROXY`: HTTP/1.0, and no Host.

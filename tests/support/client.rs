@@ -77,6 +77,48 @@ pub(crate) fn answer(mut stream: TcpStream) -> String {
     answer
 }
 
+/// Waits until what was sent has arrived, so that what is sent next is another segment.
+pub(crate) fn arrives(stream: &TcpStream) {
+    super::eventually("it is acknowledged", || sluicegate::sys::tcp::unacknowledged(stream).expect("a socket") == 0);
+}
+
+/// Sends bytes in two segments, cut there.
+pub(crate) fn send_cut(mut stream: &TcpStream, bytes: &[u8], cut: usize) {
+    stream.set_nodelay(true).expect("a TCP socket");
+    let (first, second) = bytes.split_at(cut.min(bytes.len()));
+    stream.write_all(first).expect("the peer reads");
+    arrives(stream);
+    stream.write_all(second).expect("the peer reads");
+}
+
+/// Nothing has come that was not read.
+pub(crate) fn is_silent(stream: &TcpStream) -> bool {
+    stream.set_nonblocking(true).expect("a socket");
+    let seen = stream.peek(&mut [0]);
+    stream.set_nonblocking(false).expect("a socket");
+    seen.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+}
+
+/// The head of a request to switch to `x/1`, with these header lines.
+pub(crate) fn upgrade(target: impl Display, user: Option<&str>, lines: &str) -> String {
+    let credentials = user.map(|user| format!("Proxy-Authorization: {}\r\n", basic(user))).unwrap_or_default();
+    format!("POST http://{target}/a HTTP/1.1\r\n{credentials}Connection: Upgrade\r\nUpgrade: x/1\r\n{lines}\r\n")
+}
+
+/// What becomes of that head on its way to the origin; the lines that end here are left out of `lines`.
+pub(crate) fn upgrade_at_origin(target: impl Display, lines: &str) -> String {
+    format!(
+        "POST /a HTTP/1.1\r\nHost: {target}\r\n{lines}Via: 1.1 sluicegate\r\nConnection: Upgrade\r\nUpgrade: x/1\r\n\r\n"
+    )
+}
+
+/// An origin's 101.
+pub(crate) const SWITCHING: &str = "HTTP/1.1 101 Switching\r\nConnection: upgrade\r\nA: b\r\nUpgrade: x/1\r\n\r\n";
+
+/// And what the client gets of it.
+pub(crate) const SWITCHED: &str =
+    "HTTP/1.1 101 Switching\r\nA: b\r\nVia: 1.1 sluicegate\r\nConnection: Upgrade\r\nUpgrade: x/1\r\n\r\n";
+
 /// Ends a connection by a reset, at once.
 pub(crate) fn reset(stream: &TcpStream) {
     rustix::net::connect_unspec(stream).expect("a reset");

@@ -22,7 +22,7 @@ pub(super) struct Live {
     pub(super) id: u64,
     pub(super) client: SocketAddr,
     user: Option<Arc<OfUser>>,
-    pub(super) target: Option<Target>,
+    asked: Asked,
     pub(super) origin: SocketAddr,
     engine: Arc<OfEngine>,
     pub(super) flow: Arc<Flow>,
@@ -31,18 +31,26 @@ pub(super) struct Live {
     logged: Mutex<Option<(Instant, [u64; 2])>>,
 }
 
+/// What the client asked for.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) target: Option<Target>,
+    /// What it wanted the origin to switch to.
+    pub(super) upgrade: Option<Arc<str>>,
+}
+
 impl Live {
     pub(super) fn new(
         id: u64,
         client: SocketAddr,
         user: Option<Arc<OfUser>>,
-        target: Option<Target>,
+        asked: Asked,
         origin: SocketAddr,
         engine: Arc<OfEngine>,
         flow: Arc<Flow>,
     ) -> Self {
         let logged = Mutex::new(Some((flow.started(), [0; 2])));
-        Self { id, client, user, target, origin, engine, flow, published: Default::default(), logged }
+        Self { id, client, user, asked, origin, engine, flow, published: Default::default(), logged }
     }
 
     /// The name of the user.
@@ -108,7 +116,12 @@ impl Live {
 
     /// The target as a log, a page and a table show it.
     pub(super) fn target_text(&self) -> String {
-        self.target.as_ref().map(|target| clean(&target.to_string()).into_owned()).unwrap_or_default()
+        self.asked.target.as_ref().map(|target| clean(&target.to_string()).into_owned()).unwrap_or_default()
+    }
+
+    /// What the client had the origin switch to, in a form that can be shown.
+    pub(super) fn upgrade(&self) -> Option<String> {
+        self.asked.upgrade.as_ref().map(|protocols| clean(protocols).into_owned())
     }
 
     pub(super) fn view(&self) -> TunnelView {
@@ -119,6 +132,7 @@ impl Live {
             client: self.client,
             user: self.user().map(|user| clean(user).into_owned()),
             target: self.target_text(),
+            upgrade: self.upgrade(),
             origin: self.origin,
             engine: self.engine().to_owned(),
             age_seconds: seconds(now.saturating_duration_since(self.flow.started())),
@@ -146,6 +160,9 @@ pub struct TunnelView {
     pub user: Option<String>,
     /// What the client asked for.
     pub target: String,
+    /// What the client had the origin switch to by `Upgrade`; absent for a CONNECT.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upgrade: Option<String>,
     /// The address that this led to.
     pub origin: SocketAddr,
     /// The engine that moves the bytes.

@@ -28,7 +28,7 @@ pub use live::{INTERIM, TunnelView};
 pub use registry::Registry;
 
 use limits::Slot;
-use live::Live;
+use live::{Asked, Live};
 
 /// One connection, accounted when this is consumed or dropped.
 #[derive(Debug)]
@@ -40,6 +40,7 @@ pub struct Account {
     heard: bool,
     user: Option<Arc<str>>,
     target: Option<Target>,
+    upgrade: Option<Arc<str>>,
     slot: Option<Slot>,
     live: Option<Arc<Live>>,
     ended: bool,
@@ -57,6 +58,7 @@ impl Account {
             heard: false,
             user: None,
             target: None,
+            upgrade: None,
             slot: None,
             live: None,
             ended: false,
@@ -92,6 +94,11 @@ impl Account {
         self.target = Some(target.clone());
     }
 
+    /// What it wants the origin to switch to, by `Upgrade`; without that it wants a tunnel.
+    pub fn upgrade(&mut self, protocols: &str) {
+        self.upgrade = Some(protocols.into());
+    }
+
     /// Takes one of the slots that [`Limits`] allow, for as long as this lives. The user must be
     /// known by now.
     ///
@@ -112,12 +119,16 @@ impl Account {
         }
         let meters = &self.registry.meters;
         let (established, duration) = meters.established();
-        established.increment(1);
+        match &self.upgrade {
+            None => established.increment(1),
+            Some(_) => metrics::CONNECT_REQUESTS.counter(&["101", "established"]).increment(1),
+        }
         duration.record(flow.started().saturating_duration_since(self.accepted));
         let engine = meters.engine(engine);
         engine.active.increment(1.0);
         let user = self.user.take().map(|name| meters.user(name));
-        let live = Arc::new(Live::new(self.id, self.client, user, self.target.take(), origin, engine, flow));
+        let asked = Asked { target: self.target.take(), upgrade: self.upgrade.take() };
+        let live = Arc::new(Live::new(self.id, self.client, user, asked, origin, engine, flow));
         // In this order: who has read of it finds it listed.
         self.registry.insert(&live);
         log::established(&live);
@@ -185,12 +196,18 @@ impl Drop for Account {
     }
 }
 
+/// Reasons for which there is no tunnel and that nobody is told here.
+const UNANSWERED: [Reason; 3] = [Reason::ClientGone, Reason::NotUpgraded, Reason::AnswerCut];
+
 /// Puts every series whose labels are known beforehand at zero, so that a rate over the first event
 /// is right and a graph of failures shows zero rather than nothing. `engines` are those that may run.
 pub fn register_series(engines: &[&str]) {
     metrics::AUTH_FAILURES.counter(&[]).increment(0);
-    for (code, reason) in [("200", "established"), ("none", Reason::ClientGone.label())] {
-        metrics::CONNECT_REQUESTS.counter(&[code, reason]).increment(0);
+    for code in ["200", "101"] {
+        metrics::CONNECT_REQUESTS.counter(&[code, "established"]).increment(0);
+    }
+    for reason in UNANSWERED {
+        metrics::CONNECT_REQUESTS.counter(&["none", reason.label()]).increment(0);
     }
     for reason in Reason::ALL {
         let code = reason.status().map(|status| status.0.to_string());

@@ -35,8 +35,7 @@ impl Stream {
     /// # Errors
     /// The error of recv(2), or of registering.
     pub async fn read_buf(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize> {
-        let read = |socket: &TcpStream| Ok(rustix::net::recv(socket, spare_capacity(buffer), RecvFlags::empty())?.1);
-        self.when(Interest::READABLE, read).await
+        self.when(Interest::READABLE, |socket| receive(socket, buffer)).await
     }
 
     /// Writes all of `bytes`.
@@ -45,11 +44,18 @@ impl Stream {
     /// The error of send(2), or of registering.
     pub async fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
-            let send = |socket: &TcpStream| Ok(rustix::net::send(socket, bytes, SendFlags::NOSIGNAL)?);
-            let sent = self.when(Interest::WRITABLE, send).await?;
+            let sent = self.when(Interest::WRITABLE, |socket| send(socket, bytes)).await?;
             bytes = &bytes[sent..];
         }
         Ok(())
+    }
+
+    /// The same socket for two who use it at once, one to read and one to write.
+    ///
+    /// # Errors
+    /// That of registering.
+    pub fn both_ways(&mut self) -> io::Result<BothWays<'_>> {
+        Ok(BothWays(self.registration()?))
     }
 
     /// Tells the peer that nothing more will be written.
@@ -109,6 +115,40 @@ impl Stream {
         };
         Ok(self.registered.insert(new))
     }
+}
+
+/// See [`Stream::both_ways`].
+#[derive(Clone, Copy, Debug)]
+pub struct BothWays<'a>(&'a AsyncFd<Arc<TcpStream>>);
+
+impl BothWays<'_> {
+    /// As [`Stream::read_buf`].
+    ///
+    /// # Errors
+    /// The error of recv(2).
+    pub async fn read_buf(self, buffer: &mut Vec<u8>) -> io::Result<usize> {
+        self.0.async_io(Interest::READABLE, |socket| receive(socket, buffer)).await
+    }
+
+    /// As [`Stream::write_all`].
+    ///
+    /// # Errors
+    /// The error of send(2).
+    pub async fn write_all(self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let sent = self.0.async_io(Interest::WRITABLE, |socket| send(socket, bytes)).await?;
+            bytes = &bytes[sent..];
+        }
+        Ok(())
+    }
+}
+
+fn receive(socket: &TcpStream, buffer: &mut Vec<u8>) -> io::Result<usize> {
+    Ok(rustix::net::recv(socket, spare_capacity(buffer), RecvFlags::empty())?.1)
+}
+
+fn send(socket: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    Ok(rustix::net::send(socket, bytes, SendFlags::NOSIGNAL)?)
 }
 
 impl AsFd for Stream {
@@ -191,6 +231,26 @@ mod tests {
         drop(late.join().unwrap());
         assert_eq!(stream.read_buf(&mut buffer).await.unwrap(), 0);
         assert!(stream.into_std().is_ok());
+    }
+
+    #[tokio::test]
+    async fn one_reads_while_another_writes() {
+        let (mut stream, peer) = pair();
+        let bytes = vec![7; 16 << 20];
+        let echo = std::thread::spawn(move || io::copy(&mut &peer, &mut &peer));
+        let (expected, both) = (bytes.len(), stream.both_ways().unwrap());
+        let reading = async {
+            let (mut read, mut buffer) = (0, Vec::with_capacity(1 << 16));
+            while read < expected {
+                buffer.clear();
+                read += both.read_buf(&mut buffer).await?;
+            }
+            Ok(read)
+        };
+        let (written, read) = tokio::join!(both.write_all(&bytes), reading);
+        assert_eq!((written.unwrap(), read.unwrap_or_else(|error: io::Error| panic!("{error}"))), ((), expected));
+        stream.shutdown().unwrap();
+        assert_eq!(echo.join().unwrap().unwrap(), expected as u64);
     }
 
     #[tokio::test]

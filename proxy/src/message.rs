@@ -1,0 +1,112 @@
+//! What requests and answers have in common (RFC 9112): the lines of a head, which of them concern one hop alone, and
+//! where the content behind it ends.
+
+mod content;
+
+use httparse::Header;
+
+pub use content::{BadContent, Content};
+
+/// The longest head in bytes, from the first byte to the end of the empty line.
+pub const MAX_HEAD: usize = 16 * 1024;
+
+/// The most header lines in a head.
+pub const MAX_HEADERS: usize = 64;
+
+/// How the gateway calls itself where a message passes through it (RFC 9110, 7.6.3).
+pub const VIA: &[u8] = b"Via: 1.1 sluicegate\r\n";
+
+/// What concerns one hop alone, whether `Connection` names it or not (RFC 9110, 7.6.1), and what is written anew for
+/// the next: the framing and, of a request, the host. All that begins with `Proxy-` is left out too.
+const OF_ONE_HOP: [&str; 8] =
+    ["Connection", "Keep-Alive", "TE", "Transfer-Encoding", "Content-Length", "Upgrade", "Host", "HTTP2-Settings"];
+
+/// The values of all headers of a name, in their order.
+pub fn all<'h>(headers: &'h [Header<'h>], name: &'static str) -> impl Iterator<Item = &'h [u8]> {
+    headers.iter().filter(move |header| header.name.eq_ignore_ascii_case(name)).map(|header| header.value)
+}
+
+/// The elements of a header that is a list, over all its lines (RFC 9110, 5.6.1).
+pub fn elements<'h>(headers: &'h [Header<'h>], name: &'static str) -> impl Iterator<Item = &'h [u8]> {
+    all(headers, name)
+        .flat_map(|value| value.split(|&byte| byte == b','))
+        .map(<[u8]>::trim_ascii)
+        .filter(|element| !element.is_empty())
+}
+
+/// Whether every line of a head ends in CR LF. A parser that takes a lone LF as well sees the end of a head where
+/// another does not.
+#[must_use]
+pub fn one_line_ending(head: &[u8]) -> bool {
+    !head.iter().enumerate().any(|(at, &byte)| byte == b'\n' && (at == 0 || head[at - 1] != b'\r'))
+}
+
+/// The value of a `Content-Length`: digits alone (RFC 9110, 8.6), and no more than fit 64 bits.
+#[must_use]
+pub fn length(value: &[u8]) -> Option<u64> {
+    let digits = std::str::from_utf8(value).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?;
+    digits.parse().ok()
+}
+
+/// Appends those headers, each a line of its own, that go on beyond this hop.
+pub fn append_forwarded(to: &mut Vec<u8>, headers: &[Header<'_>]) {
+    for header in headers.iter().filter(|header| goes_on(headers, header.name)) {
+        append(to, header.name, header.value);
+    }
+}
+
+/// Appends a header line.
+pub fn append(to: &mut Vec<u8>, name: &str, value: &[u8]) {
+    for part in [name.as_bytes(), b": ", value, b"\r\n"] {
+        to.extend_from_slice(part);
+    }
+}
+
+fn goes_on(headers: &[Header<'_>], name: &str) -> bool {
+    let of_proxies = name.get(..6).is_some_and(|start| start.eq_ignore_ascii_case("Proxy-"));
+    let named = || elements(headers, "Connection").any(|option| option.eq_ignore_ascii_case(name.as_bytes()));
+    !of_proxies && !OF_ONE_HOP.iter().any(|other| name.eq_ignore_ascii_case(other)) && !named()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn forwarded(head: &str) -> String {
+        let mut lines = [httparse::EMPTY_HEADER; MAX_HEADERS];
+        let mut request = httparse::Request::new(&mut lines);
+        assert!(request.parse(format!("GET / HTTP/1.1\r\n{head}\r\n").leak().as_bytes()).unwrap().is_complete());
+        let mut to = Vec::new();
+        append_forwarded(&mut to, request.headers);
+        String::from_utf8(to).unwrap()
+    }
+
+    #[test]
+    fn what_concerns_one_hop_alone_goes_no_further() {
+        let table = [
+            ("A: 1\r\nB: 2\r\nA: 3\r\n", "A: 1\r\nB: 2\r\nA: 3\r\n"),
+            ("Connection: Upgrade, X-One ,, x-two\r\nX-One: 1\r\nX-TWO: 2\r\nX-Three: 3\r\n", "X-Three: 3\r\n"),
+            ("connection: a\r\nConnection: b\r\nA: 1\r\nB: 2\r\nAB: 3\r\n", "AB: 3\r\n"),
+            ("Keep-Alive: 5\r\nTE: trailers\r\nTransfer-Encoding: chunked\r\nContent-Length: 1\r\nHost: h\r\n", ""),
+            ("Upgrade: x\r\nHTTP2-Settings: AAMAAABk\r\n", ""),
+            (
+                "Proxy-Authorization: Basic dTpw\r\nproxy-connection: keep-alive\r\nPROXY-X: 1\r\nProxyX: 2\r\n",
+                "ProxyX: 2\r\n",
+            ),
+            (
+                "Authorization: Bearer t\r\nCookie: a=b\r\nProx: 1\r\n",
+                "Authorization: Bearer t\r\nCookie: a=b\r\nProx: 1\r\n",
+            ),
+        ];
+        for (head, expected) in table {
+            assert_eq!(forwarded(head), expected, "{head}");
+        }
+    }
+
+    #[test]
+    fn a_line_ends_in_one_way() {
+        assert!(one_line_ending(b"a\r\nb\r\n\r\n"));
+        assert!(!one_line_ending(b"a\r\nb\n\r\n"));
+        assert!(!one_line_ending(b"\n"));
+    }
+}

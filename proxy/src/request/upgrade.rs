@@ -1,0 +1,252 @@
+//! A request that the origin switch protocols (RFC 9110, 7.8), in the form in which a proxy is asked (RFC 9112, 3.2.2):
+//! what of it goes to the origin.
+//!
+//! Kubernetes clients run commands in pods by it (`Upgrade: SPDY/3.1`, or `websocket`). Most of them ask a proxy for a
+//! tunnel to the API server and upgrade within; those that do not are told `Upgrade request required` by the server if
+//! any hop on the way drops the header.
+//!
+//! - *Host* is the one of the request line, and what the client wrote there is of no effect (RFC 9112, 3.2.2).
+//! - *Headers* that concern one hop alone, or a proxy, end here ([`crate::message::append_forwarded`]); `Connection` and
+//!   `Upgrade` are written anew. All others keep their order, and lines of one name stay lines.
+//! - *Content* is announced in one way or not at all: both a length and chunks, two lengths, or another coding, and two
+//!   readers find two ends (RFC 9112, 6.3 and 11.2).
+
+use super::{Version, all, bad_target, only, refuse};
+use crate::message::{Content, VIA, append, append_forwarded, elements};
+use crate::reason::{Reason, Refusal};
+use crate::secret::Secret;
+use crate::target::Target;
+
+/// The port of a URL that names none.
+const HTTP: u16 = 80;
+
+/// A request to switch protocols.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upgrade {
+    /// The head for the origin, in origin-form. It may hold what the client shows the origin who it is with.
+    pub head: Secret,
+    /// What comes behind it.
+    pub content: Content,
+    /// Its answer has no content, whatever that says of itself (RFC 9110, 9.3.2).
+    pub is_head: bool,
+    /// What it asks to switch to, the client's choice first, separated by commas.
+    pub protocols: String,
+}
+
+/// Reads a grammatical head of another method than CONNECT.
+pub(super) fn read(head: &httparse::Request<'_, '_>, version: Version) -> Result<(Target, Upgrade), Refusal> {
+    const OTHER: &str = "only CONNECT and Upgrade are served here; metrics are on the admin address";
+    let (method, url) = (head.method.unwrap_or_default(), head.path.unwrap_or_default());
+    let asks = elements(head.headers, "Connection").any(|option| option.eq_ignore_ascii_case(b"upgrade"));
+    let protocols: Vec<_> = elements(head.headers, "Upgrade").collect();
+    // In HTTP/1.0 it is to be ignored (RFC 9110, 7.8).
+    let asks = asks && !protocols.is_empty() && version == Version::Http11;
+    let Some((scheme, rest)) = url.split_once("://").filter(|_| asks) else {
+        return refuse(Reason::NotConnect, OTHER);
+    };
+    if scheme.eq_ignore_ascii_case("https") {
+        return refuse(Reason::NotConnect, "no TLS is spoken to an origin here; use CONNECT for https://");
+    }
+    if !scheme.eq_ignore_ascii_case("http") {
+        return refuse(Reason::NotConnect, OTHER);
+    }
+    let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    if !path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
+        return refuse(Reason::BadTarget, "the path has a fragment, or a character that no URL has");
+    }
+    let target = Target::parse_authority(authority, HTTP).map_err(bad_target)?;
+    let framing = Framing::of(head)?;
+    let path = match path {
+        "" if method == "OPTIONS" => "*".to_owned(),
+        path if path.starts_with('/') => path.to_owned(),
+        query => format!("/{query}"),
+    };
+    let mut to_origin = format!("{method} {path} HTTP/1.1\r\n").into_bytes();
+    let host = if target.port == HTTP { target.host.to_string() } else { target.to_string() };
+    append(&mut to_origin, "Host", host.as_bytes());
+    append_forwarded(&mut to_origin, head.headers);
+    framing.append(&mut to_origin);
+    to_origin.extend_from_slice(VIA);
+    append(&mut to_origin, "Connection", b"Upgrade");
+    for line in all(head.headers, "Upgrade").filter(|line| !line.is_empty()) {
+        append(&mut to_origin, "Upgrade", line);
+    }
+    to_origin.extend_from_slice(b"\r\n");
+    let upgrade = Upgrade {
+        head: Secret::new(to_origin),
+        content: framing.content(),
+        is_head: method == "HEAD",
+        protocols: String::from_utf8_lossy(&protocols.join(&b", "[..])).into_owned(),
+    };
+    Ok((target, upgrade))
+}
+
+/// How a request says where its content ends.
+#[derive(Clone, Copy)]
+enum Framing {
+    None,
+    Length(u64),
+    Chunked,
+}
+
+impl Framing {
+    fn of(head: &httparse::Request<'_, '_>) -> Result<Self, Refusal> {
+        let length = only(head.headers, "Content-Length", "more than one Content-Length header")?;
+        let coding = only(head.headers, "Transfer-Encoding", "more than one Transfer-Encoding header")?;
+        match (length, coding) {
+            (None, None) => Ok(Self::None),
+            (Some(_), Some(_)) => refuse(Reason::Malformed, "both Content-Length and Transfer-Encoding"),
+            (None, Some(coding)) if coding.eq_ignore_ascii_case(b"chunked") => Ok(Self::Chunked),
+            (None, Some(_)) => refuse(Reason::Malformed, "a Transfer-Encoding other than chunked"),
+            (Some(length), None) => match crate::message::length(length) {
+                Some(length) => Ok(Self::Length(length)),
+                None => refuse(Reason::Malformed, "invalid Content-Length header"),
+            },
+        }
+    }
+
+    fn append(self, to: &mut Vec<u8>) {
+        match self {
+            Self::None => {}
+            Self::Length(length) => append(to, "Content-Length", length.to_string().as_bytes()),
+            Self::Chunked => append(to, "Transfer-Encoding", b"chunked"),
+        }
+    }
+
+    const fn content(self) -> Content {
+        match self {
+            Self::None => Content::NONE,
+            Self::Length(length) => Content::Length(length),
+            Self::Chunked => Content::chunked(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::request::{Ask, parse};
+
+    fn upgrade(head: &str) -> (String, Upgrade) {
+        let parsed = parse(head.as_bytes()).unwrap_or_else(|refusal| panic!("{head}: {refusal}")).unwrap();
+        assert_eq!(parsed.head_len, head.len());
+        let Ask::Upgrade(upgrade) = parsed.request.ask else { panic!("{head}") };
+        (parsed.request.target.to_string(), *upgrade)
+    }
+
+    fn to_origin(upgrade: &Upgrade) -> &str {
+        std::str::from_utf8(upgrade.head.expose()).unwrap()
+    }
+
+    /// As client-go's older relatives ask, with all that may not go on.
+    #[test]
+    fn what_goes_to_the_origin() {
+        let head = "POST http://API.example:8080/api/v1/exec?command=ls&stdin=1 HTTP/1.1\r\nHost: other.example\r\n\
+                    User-Agent: Go-http-client/1.1\r\nContent-Length: 0\r\nAuthorization: Bearer t0ken\r\n\
+                    X-Stream-Protocol-Version: v4.channel.k8s.io\r\nProxy-Authorization: Basic dTpw\r\n\
+                    Connection: Upgrade, X-Hop\r\nX-Hop: 1\r\nUpgrade: SPDY/3.1\r\n\
+                    X-Stream-Protocol-Version: v3.channel.k8s.io\r\n\r\n";
+        let (target, upgrade) = upgrade(head);
+        assert_eq!(target, "api.example:8080");
+        assert_eq!((upgrade.protocols.as_str(), upgrade.is_head), ("SPDY/3.1", false));
+        assert_eq!(upgrade.content, Content::NONE);
+        assert_eq!(
+            to_origin(&upgrade),
+            "POST /api/v1/exec?command=ls&stdin=1 HTTP/1.1\r\nHost: api.example:8080\r\nUser-Agent: Go-http-client/1.1\r\n\
+             Authorization: Bearer t0ken\r\nX-Stream-Protocol-Version: v4.channel.k8s.io\r\n\
+             X-Stream-Protocol-Version: v3.channel.k8s.io\r\nContent-Length: 0\r\nVia: 1.1 sluicegate\r\n\
+             Connection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\r\n"
+        );
+        assert!(!format!("{upgrade:?}").contains("t0ken"), "{upgrade:?}");
+    }
+
+    #[test]
+    fn a_url_becomes_a_path_and_a_host() {
+        let table = [
+            ("GET http://h", "h:80", "GET / HTTP/1.1\r\nHost: h\r\n"),
+            ("GET HTTP://H.:80/a", "h:80", "GET /a HTTP/1.1\r\nHost: h\r\n"),
+            ("GET http://h?a://b", "h:80", "GET /?a://b HTTP/1.1\r\nHost: h\r\n"),
+            ("OPTIONS http://h:81", "h:81", "OPTIONS * HTTP/1.1\r\nHost: h:81\r\n"),
+            ("OPTIONS http://h/", "h:80", "OPTIONS / HTTP/1.1\r\nHost: h\r\n"),
+            (
+                "HEAD http://[2001:DB8::1]/%2e/..",
+                "[2001:db8::1]:80",
+                "HEAD /%2e/.. HTTP/1.1\r\nHost: [2001:db8::1]\r\n",
+            ),
+        ];
+        for (line, target, start) in table {
+            let head =
+                format!("{line} HTTP/1.1\r\nConnection: close, UPGRADE\r\nUpgrade: a, b/1\r\nUpgrade: c\r\n\r\n");
+            let (found, upgrade) = upgrade(&head);
+            assert_eq!(found, target, "{line}");
+            assert!(to_origin(&upgrade).starts_with(start), "{line}: {}", to_origin(&upgrade));
+            assert!(to_origin(&upgrade).ends_with("Connection: Upgrade\r\nUpgrade: a, b/1\r\nUpgrade: c\r\n\r\n"));
+            assert_eq!(upgrade.protocols, "a, b/1, c");
+        }
+    }
+
+    #[test]
+    fn content_is_announced_in_one_way() {
+        let framed = |lines: &str| {
+            let head = format!("POST http://h/ HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: x\r\n{lines}\r\n");
+            parse(head.as_bytes()).map(|parsed| match parsed.unwrap().request.ask {
+                Ask::Upgrade(upgrade) => (upgrade.content.clone(), to_origin(&upgrade).to_owned()),
+                Ask::Connect => panic!("{head}"),
+            })
+        };
+        for (lines, content, line) in [
+            ("Content-Length: 7\r\n", Content::Length(7), "\r\nContent-Length: 7\r\n"),
+            ("content-length: 007\r\n", Content::Length(7), "\r\nContent-Length: 7\r\n"),
+            ("Transfer-Encoding: Chunked\r\n", Content::chunked(), "\r\nTransfer-Encoding: chunked\r\n"),
+        ] {
+            let (found, head) = framed(lines).unwrap();
+            assert_eq!(found, content, "{lines}");
+            assert_eq!(head.matches(line).count(), 1, "{head}");
+        }
+        for (lines, word) in [
+            ("Content-Length: 7\r\nContent-Length: 7\r\n", "more than one Content-Length"),
+            ("Content-Length: 7\r\nTransfer-Encoding: chunked\r\n", "both Content-Length"),
+            ("Content-Length: 7, 7\r\n", "invalid Content-Length"),
+            ("Content-Length: +7\r\n", "invalid Content-Length"),
+            ("Content-Length:\r\n", "invalid Content-Length"),
+            ("Content-Length: 18446744073709551616\r\n", "invalid Content-Length"),
+            ("Transfer-Encoding: gzip, chunked\r\n", "other than chunked"),
+            ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", "more than one Transfer-Encoding"),
+            ("Host: a\r\nHost: a\r\n", "more than one Host"),
+        ] {
+            let refusal = framed(lines).unwrap_err();
+            assert_eq!(refusal.reason, Reason::Malformed, "{lines}");
+            assert!(refusal.detail.contains(word), "{lines}: {refusal}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_upgrade_is_refused() {
+        const UPGRADE: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\n";
+        let table = [
+            ("GET / HTTP/1.1", UPGRADE, Reason::NotConnect, "only CONNECT and Upgrade"),
+            ("GET * HTTP/1.1", UPGRADE, Reason::NotConnect, "only CONNECT and Upgrade"),
+            ("GET http://h/ HTTP/1.0", UPGRADE, Reason::NotConnect, "only CONNECT and Upgrade"),
+            ("GET http://h/ HTTP/1.1", "Upgrade: websocket\r\n", Reason::NotConnect, "only CONNECT and Upgrade"),
+            ("GET http://h/ HTTP/1.1", "Connection: Upgrade\r\n", Reason::NotConnect, "only CONNECT and Upgrade"),
+            (
+                "GET http://h/ HTTP/1.1",
+                "Connection: Upgrade\r\nUpgrade: ,\r\n",
+                Reason::NotConnect,
+                "only CONNECT and Upgrade",
+            ),
+            ("GET ws://h/ HTTP/1.1", UPGRADE, Reason::NotConnect, "only CONNECT and Upgrade"),
+            ("GET https://h/ HTTP/1.1", UPGRADE, Reason::NotConnect, "use CONNECT for https://"),
+            ("GET http://u:p@h/ HTTP/1.1", UPGRADE, Reason::BadTarget, "Proxy-Authorization"),
+            ("GET http:///a HTTP/1.1", UPGRADE, Reason::BadTarget, "no host"),
+            ("GET http://h/a#b HTTP/1.1", UPGRADE, Reason::BadTarget, "fragment"),
+            ("GET http://h/\u{fc} HTTP/1.1", UPGRADE, Reason::BadTarget, "fragment"),
+            ("GET http://127.1/ HTTP/1.1", UPGRADE, Reason::BadTarget, "looks like an address"),
+        ];
+        for (line, headers, reason, word) in table {
+            let refusal = parse(format!("{line}\r\n{headers}\r\n").as_bytes()).unwrap_err();
+            assert_eq!(refusal.reason, reason, "{line}");
+            assert!(refusal.detail.contains(word), "{line}: {refusal}");
+        }
+    }
+}

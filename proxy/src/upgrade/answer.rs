@@ -1,0 +1,274 @@
+//! What an origin answers: a pure parser, bytes in, a head for the client or a refusal out.
+//!
+//! Whatever could end somewhere else for the client than here is refused: an origin that can make a client see an
+//! answer that nobody sent can speak for others (RFC 9112, 11.1). Line folding, a lone LF and white space before a colon
+//! are no answer, nor are two lengths, a length beside chunks, or content behind a 101.
+
+use httparse::{Error, Header, Status};
+
+use crate::message::{
+    self, Content, MAX_HEAD, MAX_HEADERS, VIA, all, append, append_forwarded, elements, one_line_ending,
+};
+use crate::reason::{Reason, Refusal};
+use crate::request::Upgrade;
+
+/// The head of an answer.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Answer {
+    pub(super) status: u16,
+    /// For the client: without what concerns one hop, and with the end of the connection unless it is a 1xx.
+    pub(super) head: Vec<u8>,
+    /// What comes behind it. Behind a 1xx there is none: the next answer comes, or the tunnel.
+    pub(super) content: Content,
+    /// The length of the head as it came.
+    pub(super) head_len: usize,
+}
+
+/// The origin has switched protocols.
+pub(super) const SWITCHED: u16 = 101;
+
+impl Answer {
+    /// Another one follows.
+    pub(super) const fn is_interim(&self) -> bool {
+        self.status < 200 && self.status != SWITCHED
+    }
+}
+
+/// Reads the head at the start of `bytes`, which are all bytes that came so far and have not been read. `None` means
+/// that more are needed, which is never the answer to [`MAX_HEAD`] bytes or more.
+///
+/// # Errors
+/// [`Reason::BadAnswer`]; no word of the origin's is in it.
+pub(super) fn parse(bytes: &[u8], asked: &Upgrade) -> Result<Option<Answer>, Refusal> {
+    let window = &bytes[..bytes.len().min(MAX_HEAD)];
+    let mut lines = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut head = httparse::Response::new(&mut lines);
+    match head.parse(window) {
+        Ok(Status::Complete(head_len)) if one_line_ending(&window[..head_len]) => {
+            read(&head, head_len, asked).map(Some)
+        }
+        Ok(Status::Complete(_)) => bad("a line of its head ends in LF without CR"),
+        Ok(Status::Partial) if window.len() < MAX_HEAD => Ok(None),
+        Ok(Status::Partial) => bad("its head is longer than 16384 bytes"),
+        Err(Error::TooManyHeaders) => bad("its head has more than 64 header lines"),
+        Err(_) => bad("it is no HTTP/1.1"),
+    }
+}
+
+/// A refusal for an answer that is none.
+pub(super) fn bad<T>(why: &str) -> Result<T, Refusal> {
+    Err(Refusal::new(Reason::BadAnswer, format!("the origin's answer is of no use: {why}")))
+}
+
+fn read(head: &httparse::Response<'_, '_>, head_len: usize, asked: &Upgrade) -> Result<Answer, Refusal> {
+    let status = head.code.unwrap_or_default();
+    if !(100..600).contains(&status) {
+        return bad("its status is none");
+    }
+    let headers = &*head.headers;
+    let framing = Framing::of(headers, head.version == Some(0))?;
+    let (content, behind) = match status {
+        100..200 if !matches!(framing, Framing::None) => return bad("there is content behind a 1xx"),
+        SWITCHED => {
+            is_asked_for(headers, asked, head.version)?;
+            (Content::NONE, "Upgrade")
+        }
+        100..200 => (Content::NONE, ""),
+        204 | 304 => (Content::NONE, "close"),
+        _ if asked.is_head => (Content::NONE, "close"),
+        _ => (framing.content(), "close"),
+    };
+    let mut to_client = format!("HTTP/1.1 {status:03} {}\r\n", head.reason.unwrap_or_default()).into_bytes();
+    append_forwarded(&mut to_client, headers);
+    // Of a HEAD or a 304 it is the length that the content would have.
+    match framing {
+        Framing::Length(length) => append(&mut to_client, "Content-Length", length.to_string().as_bytes()),
+        Framing::Chunked => append(&mut to_client, "Transfer-Encoding", b"chunked"),
+        Framing::None => {}
+    }
+    to_client.extend_from_slice(VIA);
+    // Behind a 426 as well, which says what it wants (RFC 9110, 15.5.22).
+    let upgrades: Vec<_> = all(headers, "Upgrade").filter(|line| !line.is_empty()).collect();
+    match (behind, upgrades.is_empty()) {
+        ("", _) => {}
+        ("close", false) => append(&mut to_client, "Connection", b"close, Upgrade"),
+        (behind, _) => append(&mut to_client, "Connection", behind.as_bytes()),
+    }
+    for line in upgrades.into_iter().filter(|_| !behind.is_empty()) {
+        append(&mut to_client, "Upgrade", line);
+    }
+    to_client.extend_from_slice(b"\r\n");
+    Ok(Answer { status, head: to_client, content, head_len })
+}
+
+/// Whether a 101 switches to something that was asked for, as it has to (RFC 9110, 7.8).
+fn is_asked_for(headers: &[Header<'_>], asked: &Upgrade, version: Option<u8>) -> Result<(), Refusal> {
+    let mut protocols = elements(headers, "Upgrade").peekable();
+    if version != Some(1) || protocols.peek().is_none() {
+        return bad("its 101 names no protocol");
+    }
+    // Without versions: a server may name another one than it was asked for (RFC 9110, 7.8: "websocket/13").
+    let name = |protocol: &[u8]| protocol.split(|&byte| byte == b'/').next().map(<[u8]>::to_ascii_lowercase);
+    let wanted: Vec<_> = asked.protocols.split(", ").map(|protocol| name(protocol.as_bytes())).collect();
+    if protocols.all(|protocol| wanted.contains(&name(protocol))) {
+        Ok(())
+    } else {
+        bad("its 101 is for a protocol that nobody asked for")
+    }
+}
+
+/// How an answer says where its content ends (RFC 9112, 6.3).
+enum Framing {
+    None,
+    Length(u64),
+    Chunked,
+}
+
+impl Framing {
+    fn of(headers: &[Header<'_>], is_http10: bool) -> Result<Self, Refusal> {
+        let mut lengths = all(headers, "Content-Length").map(message::length);
+        let length = lengths.next();
+        if lengths.any(|other| Some(other) != length) {
+            return bad("it has two different lengths");
+        }
+        let mut codings = all(headers, "Transfer-Encoding");
+        match (length, codings.next(), codings.next()) {
+            (None, None, _) => Ok(Self::None),
+            (Some(Some(length)), None, _) => Ok(Self::Length(length)),
+            (Some(None), None, _) => bad("its Content-Length is none"),
+            (Some(_), Some(_), _) => bad("it has both Content-Length and Transfer-Encoding"),
+            (None, Some(coding), None) if !is_http10 && coding.eq_ignore_ascii_case(b"chunked") => Ok(Self::Chunked),
+            (None, Some(_), _) => bad("its Transfer-Encoding is not chunked alone"),
+        }
+    }
+
+    const fn content(&self) -> Content {
+        match self {
+            Self::None => Content::UntilClose,
+            Self::Length(length) => Content::Length(*length),
+            Self::Chunked => Content::chunked(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secret::Secret;
+
+    fn asked(is_head: bool) -> Upgrade {
+        let protocols = "SPDY/3.1, websocket".to_owned();
+        Upgrade { head: Secret::default(), content: Content::NONE, is_head, protocols }
+    }
+
+    fn read(bytes: &str, is_head: bool) -> Answer {
+        let asked = asked(is_head);
+        for cut in 0..bytes.len() {
+            assert_eq!(parse(&bytes.as_bytes()[..cut], &asked), Ok(None), "{bytes:?} to {cut}");
+        }
+        let behind = [bytes.as_bytes(), b"\0\n\r\n"].concat();
+        let answer = parse(&behind, &asked).unwrap_or_else(|refusal| panic!("{bytes:?}: {refusal}")).unwrap();
+        assert_eq!(answer.head_len, bytes.len());
+        answer
+    }
+
+    #[test]
+    fn what_goes_to_the_client() {
+        let table = [
+            (
+                "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade, X-Hop\r\nX-Hop: 1\r\nUpgrade: SPDY/3.1\r\n\
+                 X-Stream-Protocol-Version: v4\r\n\r\n",
+                "HTTP/1.1 101 Switching Protocols\r\nX-Stream-Protocol-Version: v4\r\nVia: 1.1 sluicegate\r\n\
+                 Connection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\r\n",
+                Content::NONE,
+            ),
+            (
+                "HTTP/1.1 101 \r\nupgrade: WebSocket/13\r\n\r\n",
+                "HTTP/1.1 101 \r\nVia: 1.1 sluicegate\r\nConnection: Upgrade\r\nUpgrade: WebSocket/13\r\n\r\n",
+                Content::NONE,
+            ),
+            ("HTTP/1.1 100 Continue\r\n\r\n", "HTTP/1.1 100 Continue\r\nVia: 1.1 sluicegate\r\n\r\n", Content::NONE),
+            (
+                "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nConnection: close\r\nUpgrade: x\r\n\r\n",
+                "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nVia: 1.1 sluicegate\r\n\r\n",
+                Content::NONE,
+            ),
+            (
+                "HTTP/1.1 403 Forbidden\r\nContent-Length: 5\r\nContent-Length: 5\r\nProxy-Authenticate: Basic\r\n\r\n",
+                "HTTP/1.1 403 Forbidden\r\nContent-Length: 5\r\nVia: 1.1 sluicegate\r\nConnection: close\r\n\r\n",
+                Content::Length(5),
+            ),
+            (
+                "HTTP/1.1 426 Upgrade Required\r\nUpgrade: SPDY/3.1\r\nConnection: Upgrade\r\nTransfer-Encoding: chunked\r\n\r\n",
+                "HTTP/1.1 426 Upgrade Required\r\nTransfer-Encoding: chunked\r\nVia: 1.1 sluicegate\r\n\
+                 Connection: close, Upgrade\r\nUpgrade: SPDY/3.1\r\n\r\n",
+                Content::chunked(),
+            ),
+            (
+                "HTTP/1.0 200 OK\r\nServer: old\r\n\r\n",
+                "HTTP/1.1 200 OK\r\nServer: old\r\nVia: 1.1 sluicegate\r\nConnection: close\r\n\r\n",
+                Content::UntilClose,
+            ),
+            (
+                "HTTP/1.1 304 Not Modified\r\nContent-Length: 99\r\n\r\n",
+                "HTTP/1.1 304 Not Modified\r\nContent-Length: 99\r\nVia: 1.1 sluicegate\r\nConnection: close\r\n\r\n",
+                Content::NONE,
+            ),
+            (
+                "HTTP/1.1 204 No Content\r\n\r\n",
+                "HTTP/1.1 204 No Content\r\nVia: 1.1 sluicegate\r\nConnection: close\r\n\r\n",
+                Content::NONE,
+            ),
+        ];
+        for (bytes, head, content) in table {
+            let answer = read(bytes, false);
+            assert_eq!(String::from_utf8(answer.head).unwrap(), head, "{bytes:?}");
+            assert_eq!(answer.content, content, "{bytes:?}");
+        }
+        let answer = read("HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n", true);
+        assert_eq!(answer.content, Content::NONE);
+        assert!(String::from_utf8(answer.head).unwrap().contains("Content-Length: 99\r\n"));
+    }
+
+    #[test]
+    fn what_could_be_read_in_two_ways_is_no_answer() {
+        let oversized = format!("HTTP/1.1 200 OK\r\nA: {}\r\n\r\n", "x".repeat(MAX_HEAD));
+        let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "A: b\r\n".repeat(MAX_HEADERS + 1));
+        let table = [
+            ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n", "two different lengths"),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: x\r\n\r\n", "two different lengths"),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 5, 5\r\n\r\n", "Content-Length is none"),
+            ("HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n", "Content-Length is none"),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n", "both Content-Length"),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", "not chunked alone"),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
+                "not chunked alone",
+            ),
+            ("HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "not chunked alone"),
+            ("HTTP/1.1 200 OK\r\nA: b\r\n c\r\n\r\n", "no HTTP/1.1"),
+            ("HTTP/1.1 200 OK\r\nA : b\r\n\r\n", "no HTTP/1.1"),
+            ("HTTP/1.1 200 OK\r\nA: b\rc\r\n\r\n", "no HTTP/1.1"),
+            ("HTTP/1.1 200 OK\nA: b\n\n", "LF without CR"),
+            ("HTTP/2 200\r\n\r\n", "no HTTP/1.1"),
+            ("SSH-2.0-OpenSSH\r\n", "no HTTP/1.1"),
+            ("HTTP/1.1 600 Odd\r\n\r\n", "status is none"),
+            ("HTTP/1.1 099 Odd\r\n\r\n", "status is none"),
+            ("HTTP/1.1 101 OK\r\nUpgrade: SPDY/3.1\r\nContent-Length: 0\r\n\r\n", "content behind a 1xx"),
+            ("HTTP/1.1 100 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "content behind a 1xx"),
+            ("HTTP/1.1 101 OK\r\nConnection: Upgrade\r\n\r\n", "names no protocol"),
+            ("HTTP/1.0 101 OK\r\nUpgrade: SPDY/3.1\r\n\r\n", "names no protocol"),
+            ("HTTP/1.1 101 OK\r\nUpgrade: h2c\r\n\r\n", "nobody asked for"),
+            ("HTTP/1.1 101 OK\r\nUpgrade: SPDY/3.1, h2c\r\n\r\n", "nobody asked for"),
+            (&oversized, "longer than 16384"),
+            (&many, "more than 64 header lines"),
+        ];
+        for (bytes, word) in table {
+            let refusal = parse(bytes.as_bytes(), &asked(false)).unwrap_err();
+            assert_eq!(refusal.reason, Reason::BadAnswer, "{bytes:?}");
+            assert!(refusal.detail.contains(word), "{bytes:?}: {refusal}");
+        }
+        assert_eq!(MAX_HEAD, 16_384);
+        assert_eq!(MAX_HEADERS, 64);
+    }
+}

@@ -1,0 +1,218 @@
+//! Asks an origin to switch protocols, as the client that is waiting did (RFC 9110, 7.8).
+//!
+//! Only the origin's own 101 makes a tunnel. Until then what comes from the client is the content of its request and
+//! nothing more: bytes behind that wait, and go nowhere if the origin answers anything else. Such an answer is passed on
+//! whole, and the connection is closed behind it; the next request on it would be one that nobody has looked at.
+
+mod answer;
+
+use std::io::{self, ErrorKind};
+use std::net::TcpStream;
+use std::pin::pin;
+use std::time::Duration;
+
+use tokio::time::{sleep, timeout};
+
+use crate::client::{Client, took_no_answer};
+use crate::message::{BadContent, Content, MAX_HEAD};
+use crate::reason::{Reason, Refusal};
+use crate::request::Upgrade;
+use crate::sys::stream::{BothWays, Stream};
+
+use answer::{Answer, SWITCHED};
+
+/// What is read of content at once.
+const PIECE: usize = 64 << 10;
+
+/// Sends the request to the origin, and what the origin says to the client. `limit` is for the origin's answer, and for
+/// anything else that does not go on.
+///
+/// Once both sides know that the protocol is another one, the origin's socket comes back, with what it sent behind its
+/// 101; what the client sent behind its request stays with it ([`Client::into_parts`]).
+///
+/// # Errors
+/// A refusal that the client is still to be told; or, where it has the origin's answer instead, [`Reason::NotUpgraded`],
+/// and [`Reason::AnswerCut`] if that was not whole.
+pub async fn ask(
+    client: &mut Client,
+    origin: TcpStream,
+    asked: Upgrade,
+    limit: Duration,
+) -> Result<(TcpStream, Vec<u8>), Refusal> {
+    let mut stream = Stream::new(origin);
+    let behind = {
+        let (client, from_client) = client.both_ways()?;
+        let origin = stream
+            .both_ways()
+            .map_err(|error| Refusal::new(Reason::Exhausted, format!("the origin cannot be waited for: {error}")))?;
+        let mut from_origin = Vec::new();
+        let answer = answered(client, from_client, origin, &mut from_origin, asked, limit).await?;
+        within(limit, client.write_all(&answer.head)).await.map_err(|error| took_no_answer(&error))?;
+        if answer.status != SWITCHED {
+            return Err(passed_on(origin, from_origin, client, answer, limit).await);
+        }
+        from_origin
+    };
+    let origin = stream.into_std().map_err(|error| Refusal::new(Reason::Exhausted, error.to_string()))?;
+    Ok((origin, behind))
+}
+
+/// The answer that is not followed by another one, when the request has gone, or needs to go no further.
+async fn answered(
+    client: BothWays<'_>,
+    from_client: &mut Vec<u8>,
+    origin: BothWays<'_>,
+    from_origin: &mut Vec<u8>,
+    asked: Upgrade,
+    limit: Duration,
+) -> Result<Answer, Refusal> {
+    within(limit, origin.write_all(asked.head.expose())).await.map_err(|error| took_nothing(&error))?;
+    let mut content = asked.content.clone();
+    // Both at once: an origin may answer before it has all, and a client may wait for a 100 before it sends any.
+    let mut carrying = pin!(carry(client, from_client, origin, &mut content, limit));
+    let mut answering = pin!(read_answer(origin, from_origin, client, &asked));
+    let mut carried = false;
+    loop {
+        tokio::select! {
+            done = &mut carrying, if !carried => match done {
+                // An origin that takes no more has an answer, as a rule.
+                Ok(()) | Err(Broken::To(_)) => carried = true,
+                Err(Broken::From(broken)) => return Err(broken.of_request()),
+            },
+            answer = &mut answering => {
+                let answer = answer?;
+                if answer.status == SWITCHED && !carried {
+                    match carrying.await {
+                        Ok(()) => {}
+                        Err(Broken::To(error)) => return Err(took_nothing(&error)),
+                        Err(Broken::From(broken)) => return Err(broken.of_request()),
+                    }
+                }
+                return Ok(answer);
+            }
+            () = sleep(limit), if carried => {
+                let limit = humantime::format_duration(limit);
+                let detail = format!("no answer from the origin to the Upgrade (--handshake-timeout {limit})");
+                return Err(Refusal::new(Reason::AnswerTimeout, detail));
+            }
+        }
+    }
+}
+
+/// Reads up to an answer that is not interim, and passes those before it on.
+async fn read_answer(
+    origin: BothWays<'_>,
+    buffer: &mut Vec<u8>,
+    client: BothWays<'_>,
+    asked: &Upgrade,
+) -> Result<Answer, Refusal> {
+    loop {
+        if let Some(answer) = answer::parse(buffer, asked)? {
+            buffer.drain(..answer.head_len);
+            if !answer.is_interim() {
+                return Ok(answer);
+            }
+            client.write_all(&answer.head).await.map_err(|error| took_no_answer(&error))?;
+            continue;
+        }
+        buffer.reserve_exact(MAX_HEAD.saturating_sub(buffer.len()).max(1));
+        match origin.read_buf(buffer).await {
+            Ok(0) => return answer::bad("it closed before it was complete"),
+            Ok(_) => {}
+            Err(error) => return answer::bad(&format!("it broke off: {error}")),
+        }
+    }
+}
+
+/// Passes on what comes behind an answer that makes no tunnel: why there is none.
+async fn passed_on(
+    origin: BothWays<'_>,
+    mut buffer: Vec<u8>,
+    client: BothWays<'_>,
+    mut answer: Answer,
+    limit: Duration,
+) -> Refusal {
+    let status = answer.status;
+    match carry(origin, &mut buffer, client, &mut answer.content, limit).await {
+        Ok(()) => Refusal::new(Reason::NotUpgraded, format!("the origin answered {status}")),
+        Err(Broken::To(error)) => took_no_answer(&error),
+        Err(Broken::From(broken)) => {
+            Refusal::new(Reason::AnswerCut, format!("the origin answered {status}, of which not all came: {broken}"))
+        }
+    }
+}
+
+/// Passes content on; what came behind it stays in `buffer`, which holds what was read and not passed on.
+async fn carry(
+    from: BothWays<'_>,
+    buffer: &mut Vec<u8>,
+    to: BothWays<'_>,
+    content: &mut Content,
+    limit: Duration,
+) -> Result<(), Broken> {
+    loop {
+        let taken = content.take(buffer).map_err(|error| Broken::From(Source::Bad(error)))?;
+        within(limit, to.write_all(&buffer[..taken])).await.map_err(Broken::To)?;
+        buffer.drain(..taken);
+        if content.is_complete() {
+            return Ok(());
+        }
+        buffer.reserve(PIECE);
+        match within(limit, from.read_buf(buffer)).await {
+            Ok(0) if *content == Content::UntilClose => return Ok(()),
+            Ok(0) => return Err(Broken::From(Source::Ended)),
+            Ok(_) => {}
+            Err(error) => return Err(Broken::From(Source::Failed(error))),
+        }
+    }
+}
+
+/// Why content did not get through.
+enum Broken {
+    From(Source),
+    To(io::Error),
+}
+
+/// What was wrong with where it comes from.
+enum Source {
+    Bad(BadContent),
+    Ended,
+    Failed(io::Error),
+}
+
+impl Source {
+    fn of_request(&self) -> Refusal {
+        let reason = match self {
+            Self::Bad(_) => Reason::Malformed,
+            Self::Failed(error) if error.kind() == ErrorKind::TimedOut => Reason::HandshakeTimeout,
+            Self::Ended | Self::Failed(_) => Reason::ClientGone,
+        };
+        Refusal::new(reason, format!("the content of the request is not whole: {self}"))
+    }
+}
+
+impl std::fmt::Display for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Bad(error) => error.fmt(f),
+            Self::Ended => f.write_str("closed before its end"),
+            Self::Failed(error) if error.kind() == ErrorKind::TimedOut => {
+                f.write_str("nothing came for --handshake-timeout")
+            }
+            Self::Failed(error) => error.fmt(f),
+        }
+    }
+}
+
+fn took_nothing(error: &io::Error) -> Refusal {
+    match error.kind() {
+        ErrorKind::TimedOut => {
+            Refusal::new(Reason::AnswerTimeout, "the origin took no more of the request for --handshake-timeout")
+        }
+        _ => Refusal::new(Reason::BadAnswer, format!("the origin took no more of the request: {error}")),
+    }
+}
+
+async fn within<T>(limit: Duration, io: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    timeout(limit, io).await.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
+}

@@ -1,0 +1,297 @@
+//! Requests to switch protocols, and what origins answer to those instead of a 101.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::thread;
+
+use sluicegate::metrics::CONNECT_REQUESTS;
+use sluicegate::reason::Reason;
+
+use super::reasons::{Refused, check};
+use crate::support::client::{self, SWITCHED, SWITCHING, dial, read_head, upgrade, upgrade_at_origin};
+use crate::support::{Gateway, Noise, Origin};
+
+/// What a client sends behind its head without waiting, which only a tunnel may carry.
+const EARLY: &[u8] = b"CONNECT smuggled:1 HTTP/1.1\r\n\r\n";
+
+/// One request and its answer: the origin answers once it has the head and these bytes of content, and then hears
+/// nothing more.
+fn exchange(gateway: &Gateway, lines: &str, content: &[u8], answer: &[u8]) -> (SocketAddr, String) {
+    let origin = Origin::new();
+    let mut stream = dial(gateway.address);
+    let from = stream.local_addr().expect("an address");
+    let head = upgrade(origin.address, None, lines);
+    stream.write_all(&[head.as_bytes(), content, EARLY].concat()).expect("the gateway reads");
+    let mut at_origin = origin.accept();
+    assert_eq!(read_head(&at_origin), upgrade_at_origin(origin.address, lines));
+    let mut carried = vec![0; content.len()];
+    at_origin.read_exact(&mut carried).expect("the content");
+    assert!(carried == content);
+    at_origin.write_all(answer).expect("the gateway reads");
+    at_origin.shutdown(Shutdown::Write).expect("an open stream");
+    let answer = client::answer(stream);
+    let mut more = Vec::new();
+    at_origin.read_to_end(&mut more).expect("a clean end");
+    assert!(more.is_empty(), "{}", more.escape_ascii());
+    (from, answer)
+}
+
+#[test]
+fn an_answer_other_than_101_is_passed_on_whole_and_there_is_no_tunnel() {
+    let gateway = Gateway::open(&[]);
+    let noise = "x".repeat(300_000);
+    let long = format!("HTTP/1.1 200 OK\r\nContent-Length: 300000\r\n\r\n{noise}");
+    let unbounded = format!("HTTP/1.1 200 OK\r\n\r\n{noise}");
+    let table = [
+        (
+            "HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\nA: b\r\n\r\nno",
+            "403 Forbidden\r\nA: b\r\nContent-Length: 2",
+            "no",
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;x=y\r\nno\r\n0\r\nT: 1\r\n\r\n",
+            "200 OK\r\nTransfer-Encoding: chunked",
+            "2;x=y\r\nno\r\n0\r\nT: 1\r\n\r\n",
+        ),
+        // What nobody asked for behind an answer goes nowhere.
+        ("HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\nHTTP/1.1 101 x\r\n\r\n", "500 Oops\r\nContent-Length: 0", ""),
+        ("HTTP/1.1 204 No Content\r\n\r\nmore", "204 No Content", ""),
+        (
+            "HTTP/1.0 401 Unauthorized\r\nWWW-Authenticate: Basic\r\n\r\nno",
+            "401 Unauthorized\r\nWWW-Authenticate: Basic",
+            "no",
+        ),
+        (&long, "200 OK\r\nContent-Length: 300000", &noise),
+        (&unbounded, "200 OK", &noise),
+    ];
+    let requests = table.len() as u64;
+    for (sent, head, body) in table {
+        let (from, answer) = exchange(&gateway, "", b"", sent.as_bytes());
+        assert_eq!(answer, format!("HTTP/1.1 {head}\r\nVia: 1.1 sluicegate\r\nConnection: close\r\n\r\n{body}"));
+        let line = gateway.refusal_line(from);
+        let detail = format!("the origin answered {}", &head[..3]);
+        assert_eq!((line.text("reason"), line.text("detail")), ("not_upgraded", detail.as_str()), "{}", line.raw);
+        assert_eq!((line.text("upgrade"), line.level()), ("x/1", "INFO"), "{}", line.raw);
+    }
+    assert_eq!(gateway.metric(&CONNECT_REQUESTS, &["none", Reason::NotUpgraded.label()]), requests);
+    assert_eq!(gateway.metric(&CONNECT_REQUESTS, &["101", "established"]), 0);
+}
+
+#[test]
+fn interim_answers_come_before() {
+    let gateway = Gateway::open(&[]);
+    let sent = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\nHTTP/1.1 426 No\r\nUpgrade: y\r\n\
+                Connection: Upgrade\r\nContent-Length: 0\r\n\r\n";
+    let expected = "HTTP/1.1 100 Continue\r\nVia: 1.1 sluicegate\r\n\r\n\
+                    HTTP/1.1 103 Early Hints\r\nLink: a\r\nVia: 1.1 sluicegate\r\n\r\n\
+                    HTTP/1.1 426 No\r\nContent-Length: 0\r\nVia: 1.1 sluicegate\r\nConnection: close, Upgrade\r\nUpgrade: y\r\n\r\n";
+    assert_eq!(exchange(&gateway, "", b"", sent.as_bytes()).1, expected);
+}
+
+#[test]
+fn an_answer_to_head_has_no_content() {
+    let gateway = Gateway::open(&[]);
+    let origin = Origin::new();
+    let mut stream = dial(gateway.address);
+    let head = upgrade(origin.address, None, "").replace("POST", "HEAD");
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut at_origin = origin.accept();
+    assert!(read_head(&at_origin).starts_with("HEAD /a HTTP/1.1\r\n"));
+    // It stays open: the end is known by the method alone.
+    at_origin.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n").unwrap();
+    let expected = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nVia: 1.1 sluicegate\r\nConnection: close\r\n\r\n";
+    assert_eq!(client::answer(stream), expected);
+}
+
+#[test]
+fn the_content_of_a_request_is_carried_first() {
+    let gateway = Gateway::open(&[]);
+    let bytes = Noise::new(3).take(200_000);
+    let chunks: Vec<u8> = bytes.chunks(7_001).fold(Vec::new(), |mut chunks, chunk| {
+        chunks.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
+        chunks.extend_from_slice(chunk);
+        chunks.extend_from_slice(b"\r\n");
+        chunks
+    });
+    let chunks = [&chunks[..], b"0\r\nTrailer: 1\r\n\r\n"].concat();
+    for (lines, content) in [
+        ("Content-Length: 200000\r\n", &bytes),
+        ("Transfer-Encoding: chunked\r\n", &chunks),
+        ("Content-Length: 0\r\n", &Vec::new()),
+    ] {
+        let (_, answer) = exchange(&gateway, lines, content, b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+        // And so it is before a tunnel, of which the rest is.
+        let origin = Origin::new();
+        let mut stream = dial(gateway.address);
+        let head = upgrade(origin.address, None, lines);
+        stream.write_all(&[head.as_bytes(), content, EARLY].concat()).unwrap();
+        let mut at_origin = origin.accept();
+        read_head(&at_origin);
+        at_origin.read_exact(&mut vec![0; content.len()]).unwrap();
+        assert!(client::is_silent(&at_origin));
+        at_origin.write_all(SWITCHING.as_bytes()).unwrap();
+        assert_eq!(read_head(&stream), SWITCHED);
+        let mut early = vec![0; EARLY.len()];
+        at_origin.read_exact(&mut early).unwrap();
+        assert_eq!(early, EARLY);
+        client::hang_up_both(&stream, &at_origin);
+    }
+}
+
+/// A 101 does not cut off a request of which a part is still to come.
+#[test]
+fn a_101_before_the_content_is_whole_waits_for_it() {
+    let gateway = Gateway::open(&[]);
+    let origin = Origin::new();
+    let mut stream = dial(gateway.address);
+    stream.write_all(upgrade(origin.address, None, "Content-Length: 5\r\n").as_bytes()).unwrap();
+    let mut at_origin = origin.accept();
+    read_head(&at_origin);
+    at_origin.write_all(&[SWITCHING.as_bytes(), b"down"].concat()).unwrap();
+    client::arrives(&at_origin);
+    assert!(client::is_silent(&stream));
+    stream.write_all(b"12345up").unwrap();
+    assert_eq!(read_head(&stream), SWITCHED);
+    let (mut up, mut down) = ([0; 7], [0; 4]);
+    at_origin.read_exact(&mut up).unwrap();
+    stream.read_exact(&mut down).unwrap();
+    assert_eq!((&up, &down), (b"12345up", b"down"));
+}
+
+#[test]
+fn a_client_that_waits_for_a_100_gets_one_before_it_sends_its_content() {
+    let gateway = Gateway::open(&[]);
+    let origin = Origin::new();
+    let mut stream = dial(gateway.address);
+    let lines = "Expect: 100-continue\r\nContent-Length: 4\r\n";
+    stream.write_all(upgrade(origin.address, None, lines).as_bytes()).unwrap();
+    let mut at_origin = origin.accept();
+    assert_eq!(read_head(&at_origin), upgrade_at_origin(origin.address, lines));
+    at_origin.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").unwrap();
+    assert_eq!(read_head(&stream), "HTTP/1.1 100 Continue\r\nVia: 1.1 sluicegate\r\n\r\n");
+    stream.write_all(b"body").unwrap();
+    at_origin.read_exact(&mut [0; 4]).unwrap();
+    at_origin.write_all(SWITCHING.as_bytes()).unwrap();
+    assert_eq!(read_head(&stream), SWITCHED);
+}
+
+/// The client has the answer although nobody reads what it sends.
+#[test]
+fn an_answer_comes_before_the_content_is_whole() {
+    let gateway = Gateway::open(&[]);
+    let origin = Origin::new();
+    let mut stream = dial(gateway.address);
+    stream.write_all(upgrade(origin.address, None, "Content-Length: 100000000\r\n").as_bytes()).unwrap();
+    let mut at_origin = origin.accept();
+    read_head(&at_origin);
+    at_origin.write_all(b"HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\n\r\nbig").unwrap();
+    let answer = client::answer(stream.try_clone().unwrap());
+    assert!(answer.starts_with("HTTP/1.1 413 Too Large\r\n") && answer.ends_with("\r\n\r\nbig"), "{answer}");
+}
+
+/// What a client may not take for all of an answer ends in a reset, or before its announced end.
+#[test]
+fn an_answer_that_breaks_off_is_cut_for_the_client_too() {
+    let gateway = Gateway::open(&[]);
+    for (answer, breaks) in [
+        ("HTTP/1.1 200 OK\r\n\r\nhalf", true),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf", false),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\nnext", false),
+    ] {
+        let origin = Origin::new();
+        let mut stream = dial(gateway.address);
+        let from = stream.local_addr().unwrap();
+        stream.write_all(upgrade(origin.address, None, "").as_bytes()).unwrap();
+        let mut at_origin = origin.accept();
+        read_head(&at_origin);
+        at_origin.write_all(answer.as_bytes()).unwrap();
+        assert!(read_head(&stream).starts_with("HTTP/1.1 200 OK\r\n"));
+        if breaks {
+            stream.read_exact(&mut [0; 4]).unwrap();
+            client::reset(&at_origin);
+        } else {
+            at_origin.shutdown(Shutdown::Write).unwrap();
+        }
+        let mut rest = Vec::new();
+        let error = stream.read_to_end(&mut rest).expect_err("not the end of it");
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{answer:?}");
+        let line = gateway.refusal_line(from);
+        assert_eq!((line.text("reason"), line.text("code")), ("answer_cut", "none"), "{}", line.raw);
+    }
+    assert_eq!(gateway.metric(&CONNECT_REQUESTS, &["none", Reason::AnswerCut.label()]), 3);
+}
+
+#[test]
+fn content_that_is_none_is_refused() {
+    let gateway = Gateway::open(&[]);
+    for (lines, content, line) in [
+        (
+            "Transfer-Encoding: chunked\r\n",
+            "x\r\n",
+            "400 Bad Request: the content of the request is not whole: the line of a chunk is none",
+        ),
+        ("Content-Length: 9\r\n", "1234", ""),
+    ] {
+        let origin = Origin::new();
+        let mut stream = dial(gateway.address);
+        let from = stream.local_addr().unwrap();
+        stream.write_all(&[upgrade(origin.address, None, lines).as_bytes(), content.as_bytes()].concat()).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        let mut at_origin = origin.accept();
+        read_head(&at_origin);
+        let answer = client::answer(stream);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {line}")) || line.is_empty() && answer.is_empty(), "{answer}");
+        let reason = if line.is_empty() { "client_gone" } else { "malformed" };
+        assert_eq!(gateway.refusal_line(from).text("reason"), reason);
+        let mut carried = String::new();
+        at_origin.read_to_string(&mut carried).unwrap();
+        assert_eq!(carried, if line.is_empty() { content } else { "" });
+    }
+}
+
+/// Sends an upgrade to an origin that does this with it.
+fn refused(gateway: &Gateway, serve: impl FnOnce(TcpStream) + Send) -> Refused {
+    let origin = Origin::new();
+    let mut stream = dial(gateway.address);
+    let from = stream.local_addr().expect("an address");
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let at_origin = origin.accept();
+            read_head(&at_origin);
+            serve(at_origin);
+        });
+        stream.write_all(upgrade(origin.address, None, "").as_bytes()).expect("the gateway reads");
+        Refused { from, answer: client::answer(stream) }
+    })
+}
+
+pub(super) fn bad_answer() {
+    // Each of these at a gateway of its own: `check` counts to one.
+    for (answer, why) in [
+        ("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", "it has two different lengths"),
+        ("HTTP/1.1 200 OK\r\nA: b\r\n c: d\r\n\r\n", "it is no HTTP/1.1"),
+        ("HTTP/1.1 200 OK\nA: b\n\n", "a line of its head ends in LF without CR"),
+        (&format!("HTTP/1.1 200 OK\r\nA: {}\r\n\r\n", "b".repeat(20_000)), "its head is longer than 16384 bytes"),
+        (
+            "HTTP/1.1 101 OK\r\nConnection: Upgrade\r\nUpgrade: y\r\n\r\n",
+            "its 101 is for a protocol that nobody asked for",
+        ),
+        ("HTTP/1.1 200 OK\r\nA: b\r\n", "it closed before it was complete"),
+        ("", "it closed before it was complete"),
+    ] {
+        let gateway = Gateway::open(&[]);
+        let refused = refused(&gateway, |mut origin| origin.write_all(answer.as_bytes()).expect("the gateway reads"));
+        let line = format!("502 Bad Gateway: the origin's answer is of no use: {why}");
+        check(&gateway, Reason::BadAnswer, &line, &refused);
+    }
+}
+
+pub(super) fn answer_timeout() {
+    let gateway = Gateway::open(&["--handshake-timeout", "300ms"]);
+    let refused = refused(&gateway, |mut origin| {
+        let _ = origin.write_all(b"HTTP/1.1 101 Sw").and_then(|()| origin.read(&mut [0]));
+    });
+    let line = "504 Gateway Timeout: no answer from the origin to the Upgrade (--handshake-timeout 300ms)";
+    check(&gateway, Reason::AnswerTimeout, line, &refused);
+}
