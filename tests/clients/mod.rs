@@ -7,6 +7,7 @@
 //! | `http` | what fetches a document: curl, wget, python, node |
 //! | `stream` | what carries any bytes: ncat, socat, openssl |
 //! | `rsync` | rsync and its own daemon |
+//! | `kubernetes` | kubectl and WebSocket, which have a server switch protocols |
 //! | `tls` | an origin that speaks TLS, by openssl |
 
 use std::net::SocketAddr;
@@ -16,6 +17,7 @@ use crate::support::process::{Outcome, run};
 use crate::support::{Gateway, Setup};
 
 mod http;
+mod kubernetes;
 mod rsync;
 
 mod stream;

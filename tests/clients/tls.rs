@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::thread;
@@ -14,43 +14,70 @@ use crate::support::process::{Killed, program};
 
 pub(super) const DOCUMENT: &str = "a document behind TLS, through the gateway\n";
 
+/// A certificate for localhost and 127.0.0.1, and its key.
+pub(super) struct Certificate(TempDir);
+
+impl Certificate {
+    /// Makes it; `None` where there is no openssl.
+    pub(super) fn make() -> Option<Self> {
+        let openssl = program("openssl", "openssl")?;
+        let certificate = Self(tempfile::tempdir().expect("a directory"));
+        let mut make = Command::new(openssl);
+        make.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]);
+        make.args(["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]);
+        make.arg("-keyout").arg(certificate.key()).arg("-out").arg(certificate.path());
+        succeed(make, b"");
+        Some(certificate)
+    }
+
+    pub(super) fn path(&self) -> PathBuf {
+        self.0.path().join("certificate.pem")
+    }
+
+    pub(super) fn key(&self) -> PathBuf {
+        self.0.path().join("key.pem")
+    }
+}
+
+/// The port that a program names behind these words, at the beginning of a line of its output, which is a pipe. What
+/// it says after that is read as well: it must not stop because nobody listens.
+pub(super) fn port_said_by(program: &mut Killed, words: &str) -> u16 {
+    let mut said = BufReader::new(program.0.stdout.take().expect("a pipe"));
+    let port = loop {
+        let mut line = String::new();
+        assert_ne!(said.read_line(&mut line).expect("a pipe"), 0, "it ended");
+        if let Some(rest) = line.strip_prefix(words) {
+            let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+            break digits.parse().unwrap_or_else(|error| panic!("{error}: {line}"));
+        }
+    };
+    thread::spawn(move || drop(said.read_to_end(&mut Vec::new())));
+    port
+}
+
 pub(super) struct TlsOrigin {
     pub(super) address: SocketAddr,
-    directory: TempDir,
+    certificate: Certificate,
     _server: Killed,
 }
 
 impl TlsOrigin {
     /// Starts it; `None` where there is no openssl.
     pub(super) fn start() -> Option<Self> {
-        let openssl = program("openssl", "openssl")?;
-        let directory = tempfile::tempdir().expect("a directory");
-        let at = |name: &str| directory.path().join(name);
-        let mut make = Command::new(openssl);
-        make.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]);
-        make.args(["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]);
-        make.arg("-keyout").arg(at("key.pem")).arg("-out").arg(at("certificate.pem"));
-        succeed(make, b"");
-        fs::write(at("document"), DOCUMENT).expect("a file");
+        let (openssl, certificate) = (program("openssl", "openssl")?, Certificate::make()?);
+        let directory = certificate.0.path();
+        fs::write(directory.join("document"), DOCUMENT).expect("a file");
         let mut serve = Command::new(openssl);
-        serve.args(["s_server", "-accept", "127.0.0.1:0", "-WWW", "-cert", "certificate.pem", "-key", "key.pem"]);
-        serve.current_dir(directory.path()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        serve.args(["s_server", "-accept", "127.0.0.1:0", "-WWW"]).current_dir(directory);
+        serve.arg("-cert").arg(certificate.path()).arg("-key").arg(certificate.key());
+        serve.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut server = Killed(serve.spawn().expect("openssl starts"));
-        let mut said = BufReader::new(server.0.stdout.take().expect("a pipe"));
-        let address = loop {
-            let mut line = String::new();
-            assert_ne!(said.read_line(&mut line).expect("a pipe"), 0, "openssl ended");
-            if let Some(address) = line.strip_prefix("ACCEPT ") {
-                break address.trim().parse().expect("an address");
-            }
-        };
-        // It goes on talking, and must not stop because nobody listens.
-        thread::spawn(move || drop(said.read_to_end(&mut Vec::new())));
-        Some(Self { address, directory, _server: server })
+        let port = port_said_by(&mut server, "ACCEPT 127.0.0.1:");
+        Some(Self { address: (Ipv4Addr::LOCALHOST, port).into(), certificate, _server: server })
     }
 
     pub(super) fn certificate(&self) -> PathBuf {
-        self.directory.path().join("certificate.pem")
+        self.certificate.path()
     }
 
     pub(super) fn url(&self) -> String {

@@ -6,10 +6,10 @@ use std::process::{Command, Stdio};
 
 use crate::failure::{Context, Failure, Result};
 
-/// A program, under any of its names, and the Debian package that brings it.
+/// A program, under any of its names, or another file by its path, and the Debian package that brings it.
 #[derive(Clone, Copy, Debug)]
 pub struct Tool {
-    /// The names it goes by, the preferred one first.
+    /// The names it goes by, the preferred one first, or a path.
     pub programs: &'static [&'static str],
     /// What `apt-get install` calls it.
     pub package: &'static str,
@@ -40,6 +40,8 @@ pub const TESTS: &[Tool] = &[
     Tool { programs: &["promtool"], package: "prometheus" },
     Tool { programs: &["node"], package: "nodejs" },
     Tool { programs: &["python3"], package: "python3" },
+    Tool { programs: &["/usr/lib/python3/dist-packages/websockets/client.py"], package: "python3-websockets" },
+    Tool { programs: &["kubectl"], package: "kubernetes-client" },
     Tool { programs: &["ip"], package: "iproute2" },
     Tool { programs: &["nft"], package: "nftables" },
 ];
@@ -66,7 +68,8 @@ impl Tool {
         let path = env::var_os("PATH").unwrap_or_default();
         let folders: Vec<PathBuf> =
             env::split_paths(&path).chain(["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from)).collect();
-        self.programs.iter().find_map(|name| folders.iter().map(|f| f.join(name)).find(|p| is_executable(p)))
+        let is_it = |name: &str, path: &Path| if name.starts_with('/') { path.is_file() } else { is_executable(path) };
+        self.programs.iter().find_map(|name| folders.iter().map(|f| f.join(name)).find(|p| is_it(name, p)))
     }
 }
 
@@ -156,6 +159,8 @@ mod tests {
     #[test]
     fn what_is_there_is_found_and_what_is_not_is_missing() {
         let shell = Tool { programs: &["no-such-program", "sh"], package: "dash" };
+        let file = Tool { programs: &["/etc/passwd"], package: "base-passwd" };
+        assert_eq!(file.find(), Some(PathBuf::from("/etc/passwd")));
         let absent = Tool { programs: &["no-such-program"], package: "no-such-package" };
         assert!(shell.find().is_some_and(|path| path.ends_with("sh")));
         let missing = missing(&[shell, absent]);
