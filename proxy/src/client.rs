@@ -174,7 +174,7 @@ fn answer(Status(code): Status, refusal: &Refusal) -> String {
     )
 }
 
-/// The registered reason phrases of the statuses in use (RFC 9110, 15; RFC 6585).
+/// The registered reason phrases of the statuses in use (RFC 9110, 15; RFC 6585; RFC 5842, 7.2).
 const fn title(code: u16) -> &'static str {
     match code {
         400 => "Bad Request",
@@ -186,6 +186,7 @@ const fn title(code: u16) -> &'static str {
         502 => "Bad Gateway",
         503 => "Service Unavailable",
         504 => "Gateway Timeout",
+        508 => "Loop Detected",
         _ => "Refused",
     }
 }

@@ -3,7 +3,7 @@
 //! It splits at the 200, or at the 101 of an origin: before it, whatever goes wrong is one [`Refusal`] and one HTTP answer; after
 //! it there is a [`Tunnel`], and what ends that can only be logged.
 
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::account::Account;
 use crate::auth::Authenticator;
 use crate::client::Client;
-use crate::dial::Dialer;
+use crate::dial::{Dialer, Reached};
 use crate::policy::Policy;
 use crate::reason::Refusal;
 use crate::relay::{Carried, Relay};
@@ -67,30 +67,34 @@ pub fn serve(
 async fn handshake(gateway: &Gateway, client: &mut Client, account: &mut Account) -> Result<Origin, Refusal> {
     let request = client.request(gateway.handshake_timeout).await?;
     account.target(&request.target);
+    gateway.dialer.refuse_loop(&request.via)?;
     let user = gateway.authenticator.check(request.proxy_authorization.as_ref(), account.source()).await?;
     account.user(user);
     let named = gateway.policy.check_name(request.target)?;
     account.reserve()?;
-    let addresses = gateway.dialer.resolve(&named).await?;
-    let permit = gateway.policy.check_addresses(named, addresses)?;
-    let (socket, address) = Box::pin(gateway.dialer.dial(permit)).await?;
+    let permit = if gateway.dialer.leaves_name_to_parent(&named) {
+        gateway.policy.check_unresolved(named)?
+    } else {
+        let addresses = gateway.dialer.resolve(&named).await?;
+        gateway.policy.check_addresses(named, addresses)?
+    };
+    let reached = Box::pin(gateway.dialer.dial(permit, &request.via)).await?;
+    account.parent(reached.parent.as_ref());
     match request.ask {
-        Ask::Connect => Ok(Origin { socket, address, upgraded: None }),
+        Ask::Connect => Ok(Origin { reached, switched: false }),
         Ask::Upgrade(asked) => {
             account.upgrade(&asked.protocols);
-            let asking = upgrade::ask(client, socket, *asked, gateway.handshake_timeout);
-            let (socket, behind) = Box::pin(asking).await?;
-            Ok(Origin { socket, address, upgraded: Some(behind) })
+            let reached = Box::pin(upgrade::ask(client, reached, *asked, gateway.handshake_timeout)).await?;
+            Ok(Origin { reached, switched: true })
         }
     }
 }
 
 /// A connection to the target, as long as there is no tunnel.
 struct Origin {
-    socket: TcpStream,
-    address: SocketAddr,
-    /// What it sent behind its 101, which the client has by now.
-    upgraded: Option<Vec<u8>>,
+    reached: Reached,
+    /// It has said 101, which the client has by now.
+    switched: bool,
 }
 
 /// Says 200, unless the origin said 101, and gives both sockets away.
@@ -100,14 +104,13 @@ async fn hand_off(
     origin: Origin,
     account: &mut Account,
 ) -> Result<Carried, Refusal> {
-    let (client, early) = match origin.upgraded {
-        None => client.into_established(gateway.handshake_timeout).await?,
-        Some(_) => client.into_parts()?,
-    };
+    let Origin { reached, switched } = origin;
+    let (client, early) =
+        if switched { client.into_parts()? } else { client.into_established(gateway.handshake_timeout).await? };
     let flow = Arc::new(Flow::default());
-    let prefix = [early, origin.upgraded.unwrap_or_default()];
-    let tunnel = Tunnel { client, origin: origin.socket, prefix, flow: flow.clone() };
+    let prefix = [early, reached.behind];
+    let tunnel = Tunnel { client, origin: reached.socket, prefix, flow: flow.clone() };
     let carried = gateway.relay.adopt(tunnel).map_err(|reason| Refusal::new(reason, "no engine took the tunnel"))?;
-    account.established(origin.address, carried.engine.label(), flow);
+    account.established(reached.address, carried.engine.label(), flow);
     Ok(carried)
 }

@@ -22,10 +22,10 @@
 //! | 3 | `connection` | the main idea: `serve` and `handshake` | `client` `request` `auth` `policy` `dial` `upgrade` `relay` `account` `tunnel` `reason` `metrics` `target` | `rustix` `libc` `unsafe` |
 //! | 2 | `client` | the buffered client socket; the only writer of HTTP but for origins' answers | `request` `reason` `sys` | `policy` `relay` |
 //! | 2 | `request` | pure parser: bytes in, request or refusal out | `message` `reason` `secret` `target` | `tokio` `TcpStream` `Instant` `async` |
-//! | 2 | `upgrade` | asks an origin to switch protocols, and passes on what else it answers | `client` `request` `message` `reason` `sys` | `policy` `auth` `relay` |
+//! | 2 | `upgrade` | asks an origin to switch protocols, and passes on what else it answers | `client` `dial` `request` `message` `reason` `sys` | `policy` `auth` `relay` |
 //! | 2 | `auth` | credentials to user, hashing off the event loop | `reason` `secret` `metrics` | `tracing` `TcpStream` |
 //! | 2 | `policy` | name rules, then address rules on resolved addresses: `Permit` | `reason` `target` | `tokio` `TcpStream` |
-//! | 2 | `dial` | resolve, Happy Eyeballs, deadlines; accepts only a `Permit` | `policy` `reason` `target` `sys` `metrics` | `auth` |
+//! | 2 | `dial` | resolve, Happy Eyeballs, parent proxies, deadlines; accepts only a `Permit` | `policy` `message` `reason` `secret` `target` `sys` `metrics` | `auth` |
 //! | 2 | `relay` | choose an engine, adopt, fall back; one file an engine | `tunnel` `reason` `metrics` `sys` | `http` `auth` `policy` `config` |
 //! | 1 | `account` | drop-guard: one log line and the counters, exactly once | `tunnel` `reason` `metrics` `target` | `TcpStream` `socket2` |
 //! | 1 | `admin` | metrics, health, tunnels API over HTTP | `account` `metrics` `reason` `tunnel` | `relay` |

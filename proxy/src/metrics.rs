@@ -60,6 +60,8 @@ metrics_table! {
         "Seconds from accept to the 200, dialling included";
     DIAL_DURATION: Kind::Histogram(SECONDS), "dial_duration_seconds", [],
         "Seconds to reach a target, name resolution excluded";
+    PARENT_REQUESTS: Kind::Counter, "parent_requests_total", ["parent", "outcome"],
+        "Tunnels asked of a parent proxy, by what came of it";
     TUNNEL_DURATION: Kind::Histogram(LONG_SECONDS), "tunnel_duration_seconds", [],
         "Seconds from the 200 to the end of the tunnel";
     BYTES: Kind::Counter, "bytes_total", ["direction", "engine"],

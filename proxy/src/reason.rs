@@ -111,7 +111,8 @@ reasons! {
     Unreachable => "unreachable", Origin, answer(502);
     /// No address of the target answered within `--dial-timeout`.
     ConnectTimeout => "connect_timeout", Origin, answer(504);
-    /// What the origin answered to an Upgrade is no answer, could be read in two ways, or never came to its end.
+    /// What the origin answered to an Upgrade, or a parent proxy to a CONNECT, is no answer, could be read in two ways, or
+    /// never came to its end.
     BadAnswer => "bad_answer", Origin, answer(502);
     /// The origin did not take the request to upgrade, or not answer it, within `--handshake-timeout`.
     AnswerTimeout => "answer_timeout", Origin, answer(504);
@@ -119,6 +120,12 @@ reasons! {
     NotUpgraded => "not_upgraded", Origin, NO_ANSWER;
     /// Such an answer broke off, and the client was reset.
     AnswerCut => "answer_cut", Origin, NO_ANSWER;
+    /// The parent proxy answered with something other than a 2xx.
+    ParentRefused => "parent_refused", Origin, answer(502);
+    /// The parent proxy did not answer within three times `--dial-timeout`.
+    ParentTimeout => "parent_timeout", Origin, answer(504);
+    /// The request has come through this gateway before (RFC 9110, 7.6.3).
+    Loop => "loop", Client, answer(508);
     /// `--max-tunnels` are open.
     TunnelLimit => "tunnel_limit", Gateway, answer(503);
     /// `--max-tunnels-per-user` are open.

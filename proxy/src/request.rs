@@ -24,7 +24,7 @@ use std::borrow::Cow;
 
 use httparse::{Error, Header, Status};
 
-use crate::message::{all, one_line_ending};
+use crate::message::{all, elements, one_line_ending};
 use crate::reason::{Reason, Refusal};
 use crate::secret::Secret;
 use crate::target::{Target, TargetError};
@@ -61,6 +61,8 @@ pub struct Request {
     pub version: Version,
     /// The value of `Proxy-Authorization` as it came, scheme included.
     pub proxy_authorization: Option<Secret>,
+    /// The proxies that it has come through, separated by commas (RFC 9110, 7.6.3), with `?` for all but printable ASCII.
+    pub via: String,
     /// The first `User-Agent`, cut to [`MAX_USER_AGENT`] bytes, with `?` for all but printable ASCII.
     pub user_agent: Option<String>,
 }
@@ -144,6 +146,7 @@ fn read(head: &httparse::Request<'_, '_>) -> Result<Request, Refusal> {
         target,
         version,
         proxy_authorization: credentials.map(Secret::new),
+        via: elements(head.headers, "Via").map(|hop| shown(hop).collect::<String>()).collect::<Vec<_>>().join(", "),
         user_agent: all(head.headers, "User-Agent").next().and_then(printable),
     })
 }
@@ -177,9 +180,12 @@ fn check_host(value: &[u8]) -> Result<(), Refusal> {
     if value.iter().all(allowed) { Ok(()) } else { refuse(Reason::Malformed, "invalid Host header") }
 }
 
+fn shown(value: &[u8]) -> impl Iterator<Item = char> {
+    value.iter().map(|&b| if b == b' ' || b.is_ascii_graphic() { char::from(b) } else { '?' })
+}
+
 fn printable(value: &[u8]) -> Option<String> {
-    let shown = |&b: &u8| if b == b' ' || b.is_ascii_graphic() { char::from(b) } else { '?' };
-    let text: String = value.iter().take(MAX_USER_AGENT).map(shown).collect();
+    let text: String = shown(value).take(MAX_USER_AGENT).collect();
     (!text.is_empty()).then_some(text)
 }
 

@@ -37,6 +37,8 @@ pub(super) struct Asked {
     pub(super) target: Option<Target>,
     /// What it wanted the origin to switch to.
     pub(super) upgrade: Option<Arc<str>>,
+    /// The parent proxy that it is reached through.
+    pub(super) parent: Option<Arc<str>>,
 }
 
 impl Live {
@@ -124,6 +126,11 @@ impl Live {
         self.asked.upgrade.as_ref().map(|protocols| clean(protocols).into_owned())
     }
 
+    /// The parent proxy, which the configuration names.
+    pub(super) fn parent(&self) -> Option<&str> {
+        self.asked.parent.as_deref()
+    }
+
     pub(super) fn view(&self) -> TunnelView {
         let now = Instant::now();
         let [bytes_to_origin, bytes_to_client] = self.moved();
@@ -133,6 +140,7 @@ impl Live {
             user: self.user().map(|user| clean(user).into_owned()),
             target: self.target_text(),
             upgrade: self.upgrade(),
+            parent: self.parent().map(str::to_owned),
             origin: self.origin,
             engine: self.engine().to_owned(),
             age_seconds: seconds(now.saturating_duration_since(self.flow.started())),
@@ -163,7 +171,10 @@ pub struct TunnelView {
     /// What the client had the origin switch to by `Upgrade`; absent for a CONNECT.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upgrade: Option<String>,
-    /// The address that this led to.
+    /// The parent proxy that opened it; absent where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<String>,
+    /// The address that this led to, the parent's if there is one.
     pub origin: SocketAddr,
     /// The engine that moves the bytes.
     pub engine: String,

@@ -3,12 +3,13 @@
 //!
 //! | message | level | fields |
 //! |---|---|---|
-//! | `refused` | info; warn where the gateway ran out of something; debug if the client never sent a byte | `client` `user` `target` `upgrade` `code` `reason` `detail` `duration_s` |
-//! | `tunnel established` | debug | `id` `client` `user` `target` `upgrade` `origin` `engine` |
+//! | `refused` | info; warn where the gateway ran out of something; debug if the client never sent a byte | `client` `user` `target` `upgrade` `parent` `code` `reason` `detail` `duration_s` |
+//! | `tunnel established` | debug | `id` `client` `user` `target` `upgrade` `parent` `origin` `engine` |
 //! | `tunnel open` | info, every ten minutes | the same, `to_origin` `to_client` in all, `to_origin_since` `to_client_since` the last line, `age_s` `quiet_s` |
 //! | `tunnel closed` | info; debug if it carried no byte and ended cleanly | the same, `outcome` `by` `to_origin` `to_client` `duration_s` `quiet_s` |
 //!
-//! `upgrade` is what a client wanted the origin to switch to, and absent for a CONNECT. Counts are bytes, times seconds with three decimals. A field of which nothing is known is absent.
+//! `upgrade` is what a client wanted the origin to switch to, and absent for a CONNECT; `parent` is the proxy that a tunnel
+//! leads through, and `origin` its address then. Counts are bytes, times seconds with three decimals. A field of which nothing is known is absent.
 //! Words that a peer chose are given as strings, never by `Display`: the text format quotes and
 //! escapes those, so that no user name can pretend to be the next field.
 
@@ -32,6 +33,7 @@ macro_rules! tunnel_line {
             user = $live.user().map(clean).as_deref(),
             target = $live.target_text().as_str(),
             upgrade = $live.upgrade().as_deref(),
+            parent = $live.parent(),
             origin = %$live.origin,
             engine = $live.engine(),
             $($fields)*
@@ -88,6 +90,7 @@ pub(super) fn refused(account: &Account, reason: Reason, code: &str, detail: &st
                 user = account.user.as_deref().map(clean).as_deref(),
                 target = target.as_deref().map(clean).as_deref(),
                 upgrade = account.upgrade.as_deref().map(clean).as_deref(),
+                parent = account.parent.as_deref(),
                 code,
                 reason = reason.label(),
                 detail = Some(detail).filter(|d| !d.is_empty()).map(clean).as_deref(),

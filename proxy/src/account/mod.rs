@@ -41,6 +41,7 @@ pub struct Account {
     user: Option<Arc<str>>,
     target: Option<Target>,
     upgrade: Option<Arc<str>>,
+    parent: Option<Arc<str>>,
     slot: Option<Slot>,
     live: Option<Arc<Live>>,
     ended: bool,
@@ -59,6 +60,7 @@ impl Account {
             user: None,
             target: None,
             upgrade: None,
+            parent: None,
             slot: None,
             live: None,
             ended: false,
@@ -99,6 +101,11 @@ impl Account {
         self.upgrade = Some(protocols.into());
     }
 
+    /// The parent proxy that has opened the way, if it is one.
+    pub fn parent(&mut self, parent: Option<&Arc<str>>) {
+        self.parent = parent.cloned();
+    }
+
     /// Takes one of the slots that [`Limits`] allow, for as long as this lives. The user must be
     /// known by now.
     ///
@@ -127,7 +134,7 @@ impl Account {
         let engine = meters.engine(engine);
         engine.active.increment(1.0);
         let user = self.user.take().map(|name| meters.user(name));
-        let asked = Asked { target: self.target.take(), upgrade: self.upgrade.take() };
+        let asked = Asked { target: self.target.take(), upgrade: self.upgrade.take(), parent: self.parent.take() };
         let live = Arc::new(Live::new(self.id, self.client, user, asked, origin, engine, flow));
         // In this order: who has read of it finds it listed.
         self.registry.insert(&live);

@@ -4,9 +4,10 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::Failure;
-use crate::config::Explain;
+use crate::config::settings::parents;
+use crate::config::{Explain, Rules};
 use crate::dial::{self, Dialer};
-use crate::policy::{Policy, Verdict};
+use crate::policy::{Named, Policy, Verdict};
 use crate::sys::socket::{LegOptions, is_local_address};
 use crate::target::Target;
 
@@ -25,7 +26,10 @@ pub async fn run(options: &Explain) -> Result<String, Failure> {
         Ok(named) => named,
         Err(refusal) => return verdict(text, &format!("refused: {}", refusal.detail), false),
     };
-    let dialer = dialer().map_err(Failure::Work)?;
+    let dialer = dialer(rules)?;
+    if dialer.leaves_name_to_parent(&named) {
+        return by_parent(text, &policy, &dialer, named);
+    }
     let addresses = match dialer.resolve(&named).await {
         Ok(addresses) => addresses,
         Err(refusal) => return verdict(text, &format!("permitted by name, but {}", refusal.detail), false),
@@ -33,12 +37,29 @@ pub async fn run(options: &Explain) -> Result<String, Failure> {
     for address in &addresses {
         let _ = writeln!(text, "  {address}  {}", policy.judge(&target, *address));
     }
+    let parent = policy.check_addresses(named, addresses.clone()).ok().and_then(|permit| dialer.parent_for(&permit));
     let dialled: Vec<_> = addresses.into_iter().filter(|address| permitted(&policy, &target, *address)).collect();
     match dialled.as_slice() {
         [] => verdict(text, "refused: no address is permitted", false),
         some => {
             let list = some.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-            verdict(text, &format!("permitted; would be dialled: {list}"), true)
+            let what = match parent {
+                Some(parent) => format!("permitted; {parent} would be asked for {}", some[0]),
+                None => format!("permitted; would be dialled: {list}"),
+            };
+            verdict(text, &what, true)
+        }
+    }
+}
+
+/// The name is not resolved here.
+fn by_parent(text: String, policy: &Policy, dialer: &Dialer, named: Named) -> Result<String, Failure> {
+    match policy.check_unresolved(named) {
+        Err(refusal) => verdict(text, &format!("refused: {}", refusal.detail), false),
+        Ok(permit) => {
+            let parent = dialer.parent_for(&permit).map(|parent| parent.to_string()).unwrap_or_default();
+            let (rule, target) = (permit.rule(), permit.target());
+            verdict(text, &format!("permitted by {rule}; {parent} would be asked for {target}, and resolve it"), true)
         }
     }
 }
@@ -53,9 +74,10 @@ fn permitted(policy: &Policy, target: &Target, address: std::net::SocketAddr) ->
     matches!(policy.judge(target, address), Verdict::Permitted { .. })
 }
 
-fn dialer() -> Result<Dialer, String> {
+fn dialer(rules: &Rules) -> Result<Dialer, Failure> {
     let leg = LegOptions::default();
-    Ok(Dialer::new(dial::Options::new(Duration::from_secs(10), &[], leg)?))
+    let options = dial::Options::new(Duration::from_secs(10), &[], leg).map_err(Failure::Work)?;
+    Ok(Dialer::new(options.through(parents(rules).map_err(Failure::Usage)?)))
 }
 
 fn verdict(mut text: String, what: &str, permitted: bool) -> Result<String, Failure> {

@@ -14,7 +14,7 @@ use crate::admin::{self, Admin, Readiness};
 use crate::config::settings::Settings;
 use crate::config::{LogFormat, Serve};
 use crate::connection::Gateway;
-use crate::dial::Dialer;
+use crate::dial::{self, Dialer};
 use crate::policy::Policy;
 use crate::relay::{Engine, Relay, Unfit};
 use crate::server::{Control, Listeners, Server};
@@ -44,6 +44,7 @@ pub fn serve(options: &Serve) -> Result<(), Failure> {
     let relay = start_relay(&settings)?;
     let engine = relay.engine().map_or("none", Engine::label);
     account::register_series(&[engine]);
+    dial::register_series(settings.dial.parents());
     let own = clients.iter().copied().chain([admin_address]).collect();
     let registry = Registry::new(settings.limits);
     let readiness = Arc::new(Readiness::default());

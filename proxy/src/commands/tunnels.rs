@@ -239,6 +239,7 @@ mod tests {
             client: "192.0.2.7:40000".parse().unwrap(),
             user: user.map(str::to_owned),
             upgrade: None,
+            parent: None,
             target: "db.example:443".into(),
             origin: "198.51.100.1:443".parse().unwrap(),
             engine: "splice".into(),

@@ -49,6 +49,10 @@ pub struct Rules {
     /// Refuse targets; wins over --allow; repeatable
     #[arg(long, env = "SLUICEGATE_DENY", value_name = "RULE", value_delimiter = ' ')]
     pub deny: Vec<Rule>,
+
+    /// Dial through another CONNECT proxy, http://USER:PASSWORD@HOST:PORT, or `direct`: every target, or with ` for RULE` those; the first that fits. A rule with a name leaves the name to the parent. Repeatable, in the variable with `;` between
+    #[arg(long, env = "SLUICEGATE_PARENT", value_name = "URL[ for RULE]", value_delimiter = ';', value_parser = secret, hide_env_values = true)]
+    pub parent: Vec<Secret>,
 }
 
 /// The options of `serve` and `check`.

@@ -3,10 +3,11 @@
 use super::{EngineChoice, Rules, Serve};
 use crate::account::Limits;
 use crate::auth::{Authenticator, parse_user};
-use crate::dial;
+use crate::dial::{self, Parent, Parents};
 use crate::relay;
 use crate::server::descriptors;
-use crate::sys::socket::{Leg, LegOptions};
+use crate::sys::socket::{Leg, LegOptions, is_local_address};
+use crate::target::Host;
 
 /// A checked configuration.
 #[derive(Debug)]
@@ -51,7 +52,8 @@ impl Settings {
         let leg = |which| leg(options, which, relay.send_buffer());
         Ok(Self {
             authenticator: authenticator(options)?,
-            dial: dial::Options::new(options.dial_timeout, &options.source, leg(Leg::Origin)?)?,
+            dial: dial::Options::new(options.dial_timeout, &options.source, leg(Leg::Origin)?)?
+                .through(parents(&options.rules)?),
             client_leg: leg(Leg::Client)?,
             relay,
             limits,
@@ -80,6 +82,25 @@ fn authenticator(options: &Serve) -> Result<Authenticator, String> {
 fn leg(options: &Serve, leg: Leg, send_buffer: usize) -> Result<LegOptions, String> {
     let leg = LegOptions::new(leg, &options.congestion_control, options.user_timeout);
     leg.map(|leg| LegOptions { send_buffer, ..leg }).map_err(|error| format!("--congestion-control: {error}"))
+}
+
+/// The parents, none of which is this gateway.
+///
+/// # Errors
+/// Cause and remedy, in a line.
+pub fn parents(rules: &Rules) -> Result<Parents, String> {
+    let parents = Parents::new(&rules.parent)?;
+    let is_own = |parent: &Parent| match parent.target.host {
+        Host::Name(_) => false,
+        Host::Address(address) => rules.listen.iter().chain([&rules.admin]).any(|own| {
+            let here = own.ip() == address || own.ip().is_unspecified() && is_local_address(address);
+            own.port() == parent.target.port && here
+        }),
+    };
+    if let Some(own) = parents.all().find(|parent| is_own(parent)) {
+        return Err(format!("--parent http://{} is a listener of this gateway: a tunnel would never end", own.label));
+    }
+    Ok(parents)
 }
 
 fn distinct(rules: &Rules) -> Result<(), String> {

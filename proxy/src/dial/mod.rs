@@ -2,25 +2,33 @@
 //!
 //! [`Dialer::dial`] takes a [`Permit`] and nothing else, so no socket is opened to an address that the
 //! policy has not seen. A name is resolved once, before the policy judges its addresses.
+//!
+//! Where `--parent` says so the way leads through another proxy, which is asked for a tunnel before the client is told
+//! of one. An entry for names leaves the name to it; one for networks is about the addresses that the policy has judged,
+//! and one of those is what the parent is asked for.
 
 mod cause;
+mod parent;
+mod parents;
 mod race;
 mod resolve;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use metrics::Histogram;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::metrics::DIAL_DURATION;
+use crate::metrics::{DIAL_DURATION, PARENT_REQUESTS};
 use crate::policy::{Named, Permit};
-use crate::reason::Refusal;
+use crate::reason::{Reason, Refusal};
 use crate::sys::socket::{LegOptions, apply, bind_source, is_local_address};
 use crate::sys::stream::Stream;
-use crate::target::Host;
+use crate::target::{Host, Target};
+
+pub use parents::{Parent, Parents, Route};
 
 use resolve::Resolver;
 
@@ -33,6 +41,7 @@ pub struct Options {
     timeout: Duration,
     source: Vec<IpAddr>,
     leg: LegOptions,
+    parents: Parents,
 }
 
 impl Options {
@@ -58,8 +67,33 @@ impl Options {
                 return Err(format!("--source {address}: this host has no such address: see `ip address`"));
             }
         }
-        Ok(Self { timeout, source, leg })
+        Ok(Self { timeout, source, leg, parents: Parents::default() })
     }
+
+    /// The proxies that are dialled through.
+    #[must_use]
+    pub const fn parents(&self) -> &Parents {
+        &self.parents
+    }
+
+    /// The same, through these.
+    #[must_use]
+    pub fn through(self, parents: Parents) -> Self {
+        Self { parents, ..self }
+    }
+}
+
+/// A way to a target that stands.
+#[derive(Debug)]
+pub struct Reached {
+    /// Non-blocking.
+    pub socket: TcpStream,
+    /// Where it leads: to the target, or to the parent.
+    pub address: SocketAddr,
+    /// What came behind the parent's answer.
+    pub behind: Vec<u8>,
+    /// The parent, by its place.
+    pub parent: Option<Arc<str>>,
 }
 
 /// Resolves names and dials permitted addresses.
@@ -69,6 +103,8 @@ pub struct Dialer {
     /// Of [`DIAL_DURATION`], looked up at the first dial.
     duration: OnceLock<Histogram>,
     resolver: Resolver,
+    /// How this gateway calls itself to parents, so that it knows what has come back to it.
+    pseudonym: String,
 }
 
 impl Dialer {
@@ -84,7 +120,40 @@ impl Dialer {
         options: Options,
         lookup: impl Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync + 'static,
     ) -> Self {
-        Self { options, duration: OnceLock::new(), resolver: Resolver::new(lookup, resolve::Limits::default()) }
+        let resolver = Resolver::new(lookup, resolve::Limits::default());
+        Self { options, duration: OnceLock::new(), resolver, pseudonym: pseudonym() }
+    }
+
+    /// The way to a target whose name has not been resolved.
+    #[must_use]
+    pub fn route(&self, named: &Named) -> Route {
+        self.options.parents.route(named.target(), None)
+    }
+
+    /// The name is left to a parent; otherwise it has to be resolved here, and its addresses judged.
+    #[must_use]
+    pub fn leaves_name_to_parent(&self, named: &Named) -> bool {
+        matches!((&named.target().host, self.route(named)), (Host::Name(_), Route::Parent(_)))
+    }
+
+    /// The parent through which a target is dialled that may be.
+    #[must_use]
+    pub fn parent_for(&self, permit: &Permit) -> Option<Arc<Parent>> {
+        match self.options.parents.route(permit.target(), Some(permit.addresses())) {
+            Route::Parent(parent) => Some(parent),
+            Route::Direct | Route::ByAddress => None,
+        }
+    }
+
+    /// Refuses a request that has come through these proxies if this gateway is one of them.
+    ///
+    /// # Errors
+    /// [`Reason::Loop`].
+    pub fn refuse_loop(&self, via: &str) -> Result<(), Refusal> {
+        if via.split([',', ' ']).any(|word| word == self.pseudonym) {
+            return Err(Refusal::new(Reason::Loop, "the request came back: this gateway is a parent of its parent"));
+        }
+        Ok(())
     }
 
     /// The addresses of a target with its port, at most 16, families alternating; a literal address
@@ -102,22 +171,72 @@ impl Dialer {
         Ok(addresses)
     }
 
-    /// Connects to the first permitted address that answers, by Happy Eyeballs (RFC 8305). The socket is
-    /// non-blocking.
+    /// Connects to the first permitted address that answers, by Happy Eyeballs (RFC 8305), or has a parent do so. `via`
+    /// are the proxies that the request came through.
     ///
     /// # Errors
     /// The most telling failure of all: `ConnectRefused`, `ConnectTimeout`, `Unreachable` or
-    /// `Exhausted`.
-    pub async fn dial(&self, permit: Permit) -> Result<(TcpStream, SocketAddr), Refusal> {
+    /// `Exhausted`; of the way to a parent these, or that its name does not resolve; and what the parent answers.
+    pub async fn dial(&self, permit: Permit, via: &str) -> Result<Reached, Refusal> {
         let began = Instant::now();
-        let timeout = self.options.timeout;
-        let addresses = race::interleave(permit.addresses());
-        let connect = |address| connect(&self.options, address);
-        let connected = race::race(&addresses, timeout, timeout * TOTAL, connect).await;
-        let connected = connected.map_err(|failures| cause::refusal(permit.target(), &failures, timeout))?;
+        let reached = match self.parent_for(&permit) {
+            None => {
+                let (socket, address) = self.connect(permit.target(), permit.addresses()).await?;
+                Reached { socket, address, behind: Vec::new(), parent: None }
+            }
+            Some(parent) => {
+                let reached = Box::pin(self.through(&parent, &permit, via)).await;
+                let outcome = reached.as_ref().map_or_else(|refusal| refusal.reason.label(), |_| ESTABLISHED);
+                PARENT_REQUESTS.counter(&[&parent.label, outcome]).increment(1);
+                reached?
+            }
+        };
         self.duration.get_or_init(|| DIAL_DURATION.histogram()).record(began.elapsed());
-        Ok(connected)
+        Ok(reached)
     }
+
+    async fn connect(&self, target: &Target, addresses: &[SocketAddr]) -> Result<(TcpStream, SocketAddr), Refusal> {
+        let timeout = self.options.timeout;
+        let connect = |address| connect(&self.options, address);
+        let connected = race::race(&race::interleave(addresses), timeout, timeout * TOTAL, connect).await;
+        connected.map_err(|failures| cause::refusal(target, &failures, timeout))
+    }
+
+    async fn through(&self, parent: &Parent, permit: &Permit, via: &str) -> Result<Reached, Refusal> {
+        let of_parent = |refusal: Refusal| Refusal::new(refusal.reason, format!("{parent}: {}", refusal.detail));
+        let mut addresses = match &parent.target.host {
+            Host::Address(address) => vec![SocketAddr::new(*address, 0)],
+            Host::Name(name) => self.resolver.resolve(name).await.map_err(of_parent)?,
+        };
+        addresses.iter_mut().for_each(|address| address.set_port(parent.target.port));
+        let (socket, address) = self.connect(&parent.target, &addresses).await.map_err(of_parent)?;
+        let authority = permit.addresses().first().map_or_else(|| permit.target().to_string(), ToString::to_string);
+        let own = format!("1.1 {}", self.pseudonym);
+        let via = if via.is_empty() { own } else { format!("{via}, {own}") };
+        let mut stream = Stream::new(socket);
+        let limit = self.options.timeout * TOTAL;
+        let behind = parent::ask(parent, &mut stream, &authority, &via, limit).await?;
+        let socket = stream.into_std().map_err(|error| Refusal::new(Reason::Exhausted, error.to_string()))?;
+        Ok(Reached { socket, address, behind, parent: Some(parent.label.clone()) })
+    }
+}
+
+/// The value of the `outcome` label of a tunnel that a parent opened.
+const ESTABLISHED: &str = "established";
+
+/// Puts the series of each parent at zero.
+pub fn register_series(parents: &Parents) {
+    for parent in parents.all() {
+        PARENT_REQUESTS.counter(&[&parent.label, ESTABLISHED]).increment(0);
+    }
+}
+
+/// One of a kind, since several gateways may stand behind each other.
+fn pseudonym() -> String {
+    let mut bytes = [0; 8];
+    // Without random bytes it is known by its process, which is enough on one host.
+    let number = getrandom::fill(&mut bytes).map_or(u64::from(std::process::id()), |()| u64::from_ne_bytes(bytes));
+    format!("sluicegate-{number:016x}")
 }
 
 async fn connect(options: &Options, address: SocketAddr) -> io::Result<TcpStream> {

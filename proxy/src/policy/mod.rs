@@ -47,9 +47,9 @@ pub struct Named {
     target: Target,
 }
 
-/// Leave to dial: the addresses that passed, in the resolver's order, at least one.
+/// Leave to dial: the addresses that passed, in the resolver's order; none where a parent proxy is to resolve the name.
 ///
-/// Made by [`Policy::check_addresses`] alone.
+/// Made by [`Policy::check_addresses`] and [`Policy::check_unresolved`] alone.
 #[derive(Debug)]
 pub struct Permit {
     target: Target,
@@ -87,7 +87,7 @@ impl Permit {
         &self.target
     }
 
-    /// Where to dial; never empty.
+    /// Where to dial; empty if the name was left to a parent proxy.
     #[must_use]
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
@@ -162,6 +162,22 @@ impl Policy {
             Some(rule) => Ok(Permit { target, addresses: permitted, rule: self.shown(rule) }),
             None => Err(none_permitted(&target, &causes)),
         }
+    }
+
+    /// Leaves a name to a parent proxy, in whose network it means what it means: rules on addresses do not count.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::Denied`] if no rule permits the name itself.
+    pub fn check_unresolved(&self, named: Named) -> Result<Permit, Refusal> {
+        let target = named.target;
+        let covers = |name: &String, rule: &&Rule| rule.has_port(target.port) && rule.covers_name(name);
+        let by_name = |rule: &&Rule| matches!(&target.host, Host::Name(name) if covers(name, rule));
+        let Some(rule) = self.allow.iter().find(by_name).map(|rule| self.shown(rule)) else {
+            let detail = format!("{} by its name, and a parent proxy resolves it", self.unmatched(&target));
+            return Err(Refusal::new(Reason::Denied, detail));
+        };
+        Ok(Permit { target, addresses: Vec::new(), rule })
     }
 
     /// What the policy says of `address` if `target` resolves to it; the port is the target's.

@@ -40,12 +40,12 @@ enum Pattern {
 
 impl Rule {
     /// Whether `port` is among the rule's ports.
-    pub(super) fn has_port(&self, port: u16) -> bool {
+    pub(crate) fn has_port(&self, port: u16) -> bool {
         self.ports.iter().any(|range| range.contains(&port))
     }
 
     /// Whether the rule is about this name, which is in the form of [`normal_name`].
-    pub(super) fn covers_name(&self, name: &str) -> bool {
+    pub(crate) fn covers_name(&self, name: &str) -> bool {
         match &self.host {
             Pattern::Any => true,
             Pattern::Name(own) => own == name,
@@ -55,7 +55,7 @@ impl Rule {
     }
 
     /// Whether the rule is about this address.
-    pub(super) fn covers_address(&self, address: IpAddr) -> bool {
+    pub(crate) fn covers_address(&self, address: IpAddr) -> bool {
         match &self.host {
             Pattern::Any => true,
             Pattern::Name(_) | Pattern::Below(_) => false,
@@ -64,7 +64,7 @@ impl Rule {
     }
 
     /// The network that the rule names, if that is what it does.
-    pub(super) fn network(&self) -> Option<IpNet> {
+    pub(crate) fn network(&self) -> Option<IpNet> {
         match self.host {
             Pattern::Network(network) => Some(network),
             Pattern::Any | Pattern::Name(_) | Pattern::Below(_) => None,

@@ -7,13 +7,13 @@
 mod answer;
 
 use std::io::{self, ErrorKind};
-use std::net::TcpStream;
 use std::pin::pin;
 use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
 use crate::client::{Client, took_no_answer};
+use crate::dial::Reached;
 use crate::message::{BadContent, Content, MAX_HEAD};
 use crate::reason::{Reason, Refusal};
 use crate::request::Upgrade;
@@ -27,25 +27,20 @@ const PIECE: usize = 64 << 10;
 /// Sends the request to the origin, and what the origin says to the client. `limit` is for the origin's answer, and for
 /// anything else that does not go on.
 ///
-/// Once both sides know that the protocol is another one, the origin's socket comes back, with what it sent behind its
-/// 101; what the client sent behind its request stays with it ([`Client::into_parts`]).
+/// Once both sides know that the protocol is another one, the origin comes back, with what it sent behind its 101; what the client sent behind its request stays with it ([`Client::into_parts`]).
 ///
 /// # Errors
 /// A refusal that the client is still to be told; or, where it has the origin's answer instead, [`Reason::NotUpgraded`],
 /// and [`Reason::AnswerCut`] if that was not whole.
-pub async fn ask(
-    client: &mut Client,
-    origin: TcpStream,
-    asked: Upgrade,
-    limit: Duration,
-) -> Result<(TcpStream, Vec<u8>), Refusal> {
-    let mut stream = Stream::new(origin);
+pub async fn ask(client: &mut Client, origin: Reached, asked: Upgrade, limit: Duration) -> Result<Reached, Refusal> {
+    let Reached { socket, address, behind, parent } = origin;
+    let mut stream = Stream::new(socket);
     let behind = {
         let (client, from_client) = client.both_ways()?;
         let origin = stream
             .both_ways()
             .map_err(|error| Refusal::new(Reason::Exhausted, format!("the origin cannot be waited for: {error}")))?;
-        let mut from_origin = Vec::new();
+        let mut from_origin = behind;
         let answer = answered(client, from_client, origin, &mut from_origin, asked, limit).await?;
         within(limit, client.write_all(&answer.head)).await.map_err(|error| took_no_answer(&error))?;
         if answer.status != SWITCHED {
@@ -53,8 +48,8 @@ pub async fn ask(
         }
         from_origin
     };
-    let origin = stream.into_std().map_err(|error| Refusal::new(Reason::Exhausted, error.to_string()))?;
-    Ok((origin, behind))
+    let socket = stream.into_std().map_err(|error| Refusal::new(Reason::Exhausted, error.to_string()))?;
+    Ok(Reached { socket, address, behind, parent })
 }
 
 /// The answer that is not followed by another one, when the request has gone, or needs to go no further.

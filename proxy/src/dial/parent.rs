@@ -1,0 +1,134 @@
+//! A tunnel through a parent proxy: what it is asked, and what it answers.
+
+use std::io;
+use std::time::Duration;
+
+use httparse::Status;
+use tokio::time::timeout;
+
+use super::parents::Parent;
+use crate::message::{MAX_HEAD, MAX_HEADERS, append};
+use crate::reason::{Reason, Refusal};
+use crate::sys::stream::Stream;
+
+/// The longest part of a parent's reason phrase that goes into ours.
+const MAX_PHRASE: usize = 100;
+
+/// Asks for a tunnel to `authority`, and returns what came behind the answer, which is the tunnel's.
+///
+/// `via` are the proxies that the request has come through, this one included.
+///
+/// # Errors
+/// [`Reason::ParentRefused`], [`Reason::ParentTimeout`], or [`Reason::BadAnswer`].
+pub(super) async fn ask(
+    parent: &Parent,
+    stream: &mut Stream,
+    authority: &str,
+    via: &str,
+    limit: Duration,
+) -> Result<Vec<u8>, Refusal> {
+    let asked = timeout(limit, async {
+        stream.write_all(&request(parent, authority, via)).await.map_err(|error| broke_off(parent, &error))?;
+        let mut buffer = Vec::new();
+        loop {
+            while let Some(answer) = parse(&buffer).map_err(|why| no_answer(parent, why))? {
+                let behind = buffer.split_off(answer.head_len);
+                match answer.status {
+                    200..300 => return Ok(behind),
+                    // Another answer follows (RFC 9110, 15.2).
+                    100 | 102..200 => buffer = behind,
+                    _ => return Err(answer.refusal(parent)),
+                }
+            }
+            buffer.reserve_exact(MAX_HEAD.saturating_sub(buffer.len()).max(1));
+            match stream.read_buf(&mut buffer).await {
+                Ok(0) => return Err(no_answer(parent, "it closed before it was complete")),
+                Ok(_) => {}
+                Err(error) => return Err(broke_off(parent, &error)),
+            }
+        }
+    });
+    asked.await.unwrap_or_else(|_| {
+        let limit = humantime::format_duration(limit);
+        Err(Refusal::new(
+            Reason::ParentTimeout,
+            format!("no answer from {parent} within {limit} (--dial-timeout, thrice)"),
+        ))
+    })
+}
+
+fn request(parent: &Parent, authority: &str, via: &str) -> Vec<u8> {
+    let mut head = format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n").into_bytes();
+    if let Some(authorization) = &parent.authorization {
+        append(&mut head, "Proxy-Authorization", authorization.expose());
+    }
+    append(&mut head, "Via", via.as_bytes());
+    head.extend_from_slice(b"\r\n");
+    head
+}
+
+fn no_answer(parent: &Parent, why: &str) -> Refusal {
+    Refusal::new(Reason::BadAnswer, format!("the answer of {parent} is of no use: {why}"))
+}
+
+fn broke_off(parent: &Parent, error: &io::Error) -> Refusal {
+    no_answer(parent, &format!("it broke off: {error}"))
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Answer {
+    status: u16,
+    phrase: String,
+    head_len: usize,
+}
+
+impl Answer {
+    fn refusal(&self, parent: &Parent) -> Refusal {
+        let phrase: String = self.phrase.chars().take(MAX_PHRASE).collect();
+        Refusal::new(Reason::ParentRefused, format!("{parent} answered {} {phrase}", self.status).trim_end().to_owned())
+    }
+}
+
+/// Reads the head at the start of what came; whatever it says of content, a 2xx has none (RFC 9110, 9.3.6).
+fn parse(bytes: &[u8]) -> Result<Option<Answer>, &'static str> {
+    let window = &bytes[..bytes.len().min(MAX_HEAD)];
+    let mut lines = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut head = httparse::Response::new(&mut lines);
+    match head.parse(window) {
+        Ok(Status::Complete(head_len)) => {
+            let phrase = head.reason.unwrap_or_default().to_owned();
+            Ok(Some(Answer { status: head.code.unwrap_or_default(), phrase, head_len }))
+        }
+        Ok(Status::Partial) if window.len() < MAX_HEAD => Ok(None),
+        Ok(Status::Partial) => Err("its head is longer than 16384 bytes"),
+        Err(_) => Err("it is no HTTP/1.1"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_ends_where_it_ends() {
+        let table: [(&[u8], u16, &str); 4] = [
+            (b"HTTP/1.1 200 Connection established\r\n\r\n", 200, "Connection established"),
+            (b"HTTP/1.0 200\r\nProxy-Agent: old\r\n\r\n", 200, ""),
+            (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n", 200, "OK"),
+            (
+                b"HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic\r\n\r\n",
+                407,
+                "Proxy Authentication Required",
+            ),
+        ];
+        for (head, status, phrase) in table {
+            for cut in 0..head.len() {
+                assert_eq!(parse(&head[..cut]), Ok(None), "{}", head[..cut].escape_ascii());
+            }
+            let answer = parse(&[head, b"\x16\x03\x01"].concat()).unwrap().unwrap();
+            assert_eq!((answer.status, answer.phrase.as_str(), answer.head_len), (status, phrase, head.len()));
+        }
+        assert!(parse(b"SSH-2.0-OpenSSH\r\n").is_err());
+        assert!(parse(&[b"HTTP/1.1 200 OK\r\nA: ", &[b'b'; MAX_HEAD][..]].concat()).is_err());
+    }
+}

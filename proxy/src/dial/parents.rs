@@ -1,0 +1,241 @@
+//! Parent proxies, and which of them a target is dialled through.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+
+use crate::policy::Rule;
+use crate::secret::Secret;
+use crate::target::{Host, Target};
+
+/// The list of `--parent`, in its order.
+#[derive(Clone, Debug, Default)]
+pub struct Parents(Vec<Entry>);
+
+#[derive(Clone, Debug)]
+struct Entry {
+    /// `None` is `direct`.
+    parent: Option<Arc<Parent>>,
+    /// Every target, if there is none.
+    rule: Option<Rule>,
+}
+
+/// A proxy that is asked by CONNECT.
+#[derive(Debug)]
+pub struct Parent {
+    /// Where it is.
+    pub target: Target,
+    /// The value of `Proxy-Authorization` for it.
+    pub(super) authorization: Option<Secret>,
+    /// `host:port`, for the log and as a label.
+    pub label: Arc<str>,
+}
+
+/// How a target is dialled.
+#[derive(Clone, Debug)]
+pub enum Route {
+    /// By its own address.
+    Direct,
+    /// Through this one.
+    Parent(Arc<Parent>),
+    /// That depends on the addresses of its name.
+    ByAddress,
+}
+
+impl Parents {
+    /// Reads the values of `--parent`: `http://[USER:PASSWORD@]HOST:PORT` or `direct`, alone or with ` for RULE`.
+    ///
+    /// # Errors
+    /// Which one is wrong and how, without a word of it: it may hold a password.
+    pub fn new(values: &[Secret]) -> Result<Self, String> {
+        let entry = |(place, value): (usize, &Secret)| {
+            let text = std::str::from_utf8(value.expose()).map_err(|_| "it is not UTF-8".to_owned());
+            text.and_then(Entry::parse).map_err(|error| format!("--parent, number {}: {error}", place + 1))
+        };
+        values.iter().enumerate().map(entry).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// The way to a target, by the first entry that is about it. With `addresses`, those that its name resolves to, it is
+    /// never [`Route::ByAddress`].
+    #[must_use]
+    pub fn route(&self, target: &Target, addresses: Option<&[SocketAddr]>) -> Route {
+        for Entry { parent, rule } in &self.0 {
+            let is_it = match (rule, &target.host) {
+                (None, _) => true,
+                (Some(rule), _) if !rule.has_port(target.port) => false,
+                (Some(rule), Host::Address(address)) => rule.covers_address(*address),
+                (Some(rule), Host::Name(name)) if rule.network().is_none() => rule.covers_name(name),
+                (Some(rule), Host::Name(_)) => match addresses {
+                    Some(addresses) => addresses.iter().any(|address| rule.covers_address(address.ip())),
+                    None => return Route::ByAddress,
+                },
+            };
+            if is_it {
+                return parent.clone().map_or(Route::Direct, Route::Parent);
+            }
+        }
+        Route::Direct
+    }
+
+    /// Each parent once.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<Parent>> {
+        let parents = || self.0.iter().filter_map(|entry| entry.parent.as_ref());
+        parents()
+            .enumerate()
+            .filter(move |(place, parent)| parents().take(*place).all(|other| other.label != parent.label))
+            .map(|(_, parent)| parent)
+    }
+}
+
+impl Entry {
+    fn parse(text: &str) -> Result<Self, String> {
+        let mut words = text.split_whitespace();
+        let (first, of, rule, more) = (words.next(), words.next(), words.next(), words.next());
+        let rule = match (of, rule, more) {
+            (None, ..) => None,
+            (Some("for"), Some(rule), None) => Some(rule.parse::<Rule>()?),
+            _ => return Err("behind the URL comes `for RULE` or nothing, as `for *.apps.example:443`".into()),
+        };
+        let parent = match first.unwrap_or_default() {
+            "direct" => None,
+            url => Some(Arc::new(Parent::parse(url)?)),
+        };
+        Ok(Self { parent, rule })
+    }
+}
+
+impl Parent {
+    fn parse(url: &str) -> Result<Self, String> {
+        let wanted = || "write http://USER:PASSWORD@HOST:PORT, http://HOST:PORT or direct".to_owned();
+        let (scheme, rest) = url.split_once("://").ok_or_else(wanted)?;
+        match scheme {
+            "http" => {}
+            "https" => return Err("no TLS is spoken to a parent: write http://, and keep the way to it private".into()),
+            _ => return Err(wanted()),
+        }
+        let (userinfo, place) = match rest.rsplit_once('@') {
+            Some((userinfo, place)) => (Some(userinfo), place),
+            None => (None, rest),
+        };
+        let target = Target::parse(place.strip_suffix('/').unwrap_or(place)).map_err(|error| format!("{error}"))?;
+        let authorization = userinfo.map(authorization).transpose()?;
+        let label = target.to_string().into();
+        Ok(Self { target, authorization, label })
+    }
+}
+
+impl fmt::Display for Parent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the parent proxy {}", self.label)
+    }
+}
+
+/// `Basic`, of percent-encoded credentials (RFC 3986, 3.2.1; RFC 7617, 2).
+fn authorization(userinfo: &str) -> Result<Secret, String> {
+    let (name, password) = userinfo.split_once(':').ok_or("the user has no password: write USER:PASSWORD@")?;
+    let broken = || "a % in the user or the password begins no code: write %25 for it".to_owned();
+    let (name, password) = (decoded(name).ok_or_else(broken)?, decoded(password).ok_or_else(broken)?);
+    if name.is_empty() || name.contains(&b':') {
+        return Err("the user is empty, or has a colon in it, which Basic authentication cannot tell".into());
+    }
+    let credentials = BASE64_STANDARD.encode([&name[..], b":", &password].concat());
+    Ok(Secret::new(format!("Basic {credentials}")))
+}
+
+fn decoded(text: &str) -> Option<Vec<u8>> {
+    let mut parts = text.split('%');
+    let mut bytes = parts.next()?.as_bytes().to_vec();
+    for part in parts {
+        let code = part.get(..2).filter(|code| code.bytes().all(|byte| byte.is_ascii_hexdigit()))?;
+        bytes.push(u8::from_str_radix(code, 16).ok()?);
+        bytes.extend_from_slice(&part.as_bytes()[2..]);
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(values: &[&str]) -> Result<Parents, String> {
+        Parents::new(&values.iter().map(|value| Secret::new(*value)).collect::<Vec<_>>())
+    }
+
+    fn route(parents: &Parents, target: &str, addresses: Option<&[&str]>) -> String {
+        let addresses: Option<Vec<SocketAddr>> =
+            addresses.map(|all| all.iter().map(|address| address.parse().unwrap()).collect());
+        match parents.route(&Target::parse(target).unwrap(), addresses.as_deref()) {
+            Route::Direct => "direct".to_owned(),
+            Route::Parent(parent) => parent.label.to_string(),
+            Route::ByAddress => "by address".to_owned(),
+        }
+    }
+
+    #[test]
+    fn the_first_entry_that_is_about_a_target_decides() {
+        let parents = read(&[
+            "direct for *.direct.example:*",
+            "http://one.example:3128 for *.one.example:443",
+            "http://u:p@two.example:8080/ for 10.0.0.0/8:443,6443",
+            "http://[2001:db8::3]:3 for *:6443",
+        ])
+        .unwrap();
+        for (target, addresses, expected) in [
+            ("a.direct.example:443", None, "direct"),
+            ("a.one.example:443", None, "one.example:3128"),
+            ("a.one.example:80", None, "direct"),
+            ("10.1.2.3:443", None, "two.example:8080"),
+            ("192.0.2.1:443", None, "direct"),
+            ("192.0.2.1:6443", None, "[2001:db8::3]:3"),
+            // What a network is about is known when the name is resolved.
+            ("b.example:443", None, "by address"),
+            ("b.example:443", Some(&["192.0.2.1:443", "10.0.0.1:443"][..]), "two.example:8080"),
+            ("b.example:443", Some(&["192.0.2.1:443"][..]), "direct"),
+            ("b.example:6443", Some(&["192.0.2.1:6443"][..]), "[2001:db8::3]:3"),
+            ("b.example:80", None, "direct"),
+        ] {
+            assert_eq!(route(&parents, target, addresses), expected, "{target} {addresses:?}");
+        }
+        assert_eq!(parents.all().count(), 3);
+        let all = read(&["http://h:1", "http://u:p@h:1 for a:1"]).unwrap();
+        assert_eq!((route(&all, "b.example:443", None).as_str(), all.all().count()), ("h:1", 1));
+        assert_eq!(route(&Parents::default(), "b.example:443", None), "direct");
+    }
+
+    #[test]
+    fn credentials_are_decoded_and_never_shown() {
+        let parents = read(&["http://mover:s3cret%3A%40%2f%25%C3%BC@h:1"]).unwrap();
+        let parent = parents.all().next().unwrap();
+        let expected = format!("Basic {}", BASE64_STANDARD.encode("mover:s3cret:@/%\u{fc}"));
+        assert_eq!(parent.authorization.as_ref().unwrap().expose(), expected.as_bytes());
+        assert!(!format!("{parents:?} {parent}").contains("s3cret") && !format!("{parents:?}").contains("bW92"));
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_without_the_password() {
+        for (value, words) in [
+            ("http://u:s3cret@h", "no port"),
+            ("http://u:s3cret@h:1/path", "path"),
+            ("http://u:s3cret@:1", "no host"),
+            ("u:s3cret@h:1", "write http://"),
+            ("socks5://u:s3cret@h:1", "write http://"),
+            ("https://u:s3cret@h:1", "no TLS"),
+            ("http://s3cret@h:1", "no password"),
+            ("http://u:s3cret%@h:1", "%25"),
+            ("http://u:s3cret%+1@h:1", "%25"),
+            ("http://:s3cret@h:1", "user is empty"),
+            ("http://u:s3cret@h:1 h:443", "for RULE"),
+            ("http://u:s3cret@h:1 for", "for RULE"),
+            ("http://u:s3cret@h:1 for a:1 b:1", "for RULE"),
+            ("http://u:s3cret@h:1 for a", "names no ports"),
+            ("", "write http://"),
+        ] {
+            let error = read(&["direct for a:1", value]).unwrap_err();
+            assert!(error.starts_with("--parent, number 2: ") && error.contains(words), "{value}: {error}");
+            assert!(!error.contains("s3cret"), "{error}");
+        }
+    }
+}
