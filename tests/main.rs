@@ -5,6 +5,7 @@
 //! | `support` | what the others share: the gateway, origins, clients, waiting |
 //! | `handshake` | everything before the 200: requests, answers, users, limits, and those who mean no good |
 //! | `policy` | where tunnels may not go |
+//! | `parents` | tunnels through parent proxies |
 //! | `engines` | every byte of a tunnel, however it begins, goes on and ends, on every engine |
 //! | `metrics` | what `/metrics` says, as Prometheus reads it |
 //! | `life` | the life of a gateway, from its configuration to its end |
@@ -17,5 +18,6 @@ mod handshake;
 mod life;
 mod metrics;
 mod migration;
+mod parents;
 mod policy;
 mod support;

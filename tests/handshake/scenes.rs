@@ -134,6 +134,49 @@ fn full_listener() -> (socket2::Socket, Vec<TcpStream>) {
     (listener, queue)
 }
 
+/// A request through a parent that answers so, and what came of it.
+fn through_parent(answer: &'static [u8]) -> (Gateway, Origin, Refused) {
+    let parent = Origin::new();
+    let url = format!("http://{}", parent.address);
+    let gateway = Gateway::open(&["--dial-timeout", "100ms", "--allow", "*:443", "--parent", &url]);
+    let refused = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut at_parent = parent.accept();
+            client::read_head(&at_parent);
+            at_parent.write_all(answer).expect("the gateway reads");
+            let _ = std::io::Read::read(&mut at_parent, &mut [0]);
+        });
+        refused(&gateway, request("db.example:443", None).as_bytes())
+    });
+    (gateway, parent, refused)
+}
+
+pub(super) fn parent_refused() {
+    let (gateway, parent, refused) = through_parent(b"HTTP/1.1 403 No Way\r\n\r\n");
+    let line = format!("502 Bad Gateway: the parent proxy {} answered 403 No Way", parent.address);
+    check(&gateway, Reason::ParentRefused, &line, &refused);
+}
+
+pub(super) fn parent_timeout() {
+    let (gateway, parent, refused) = through_parent(b"HTTP/1.1 2");
+    let words = format!("no answer from the parent proxy {} within 300ms (--dial-timeout, thrice)", parent.address);
+    check(&gateway, Reason::ParentTimeout, &format!("504 Gateway Timeout: {words}"), &refused);
+}
+
+/// Whoever shows a gateway the name that it goes by to its parents has been one of them.
+pub(super) fn comes_back() {
+    let parent = Origin::new();
+    let url = format!("http://{}", parent.address);
+    let gateway = Gateway::open(&["--allow", "*:443", "--parent", &url]);
+    let mut stream = dial(gateway.address);
+    stream.write_all(request("db.example:443", None).as_bytes()).expect("it reads");
+    let head = client::read_head(&parent.accept());
+    let via = head.lines().find(|line| line.starts_with("Via: ")).expect("a parent is told");
+    let again = format!("CONNECT db.example:443 HTTP/1.1\r\nVia: 1.1 other\r\n{via}, 1.1 another\r\n\r\n");
+    let line = "508 Loop Detected: the request came back: this gateway is a parent of its parent";
+    check(&gateway, Reason::Loop, line, &refused(&gateway, again.as_bytes()));
+}
+
 pub(super) fn tunnel_limit() {
     let origin = Origin::echo();
     let gateway = Gateway::open(&["--max-tunnels", "1"]);
