@@ -5,8 +5,8 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
-use sluicegate_xtask::migration::{Gateway, PASSWORD, Plan, Route, USER, Volumes};
-use sluicegate_xtask::tools;
+use sluicegate_xtask::migration::{Gateway, PASSWORD, Parent, Plan, Route, USER, Volumes};
+use sluicegate_xtask::tools::{self, Tool};
 
 const VOLUMES: usize = 4;
 const BYTES: u64 = 12 << 20;
@@ -14,7 +14,11 @@ const BYTES: u64 = 12 << 20;
 /// False, with a word on what to install, where the programs are missing; where everything has to
 /// run (`cargo xtask test`) that is a failure.
 fn installed() -> bool {
-    let missing = tools::missing(tools::MIGRATION);
+    all_installed(tools::MIGRATION)
+}
+
+fn all_installed(wanted: &[Tool]) -> bool {
+    let missing = tools::missing(wanted);
     if missing.is_empty() {
         return true;
     }
@@ -77,6 +81,32 @@ fn password_stays_secret(gateway: &Gateway) {
     let cmdline = String::from_utf8(proc("cmdline")).unwrap();
     assert!(cmdline.contains("--listen") && !cmdline.contains("s3cret"), "{cmdline}");
     assert!(!gateway.process().output().contains(PASSWORD));
+}
+
+/// The target is behind a second proxy, which the MigrationController cannot be told of, and the gateway is.
+#[test]
+fn two_volumes_through_a_parent_with_a_user_of_its_own() {
+    if !all_installed(&[tools::MIGRATION, &[tools::SQUID]].concat()) {
+        return;
+    }
+    let volumes = Volumes::generate(&Plan { volumes: 2, bytes: BYTES, seed: 3 }).unwrap();
+    let parent = Parent::start(volumes.dir()).unwrap_or_else(|failure| panic!("{failure}"));
+    let binary = Path::new(env!("CARGO_BIN_EXE_sluicegate"));
+    let entry = format!("{} for 127.0.0.0/8:*", parent.url());
+    let variables = [("SLUICEGATE_PARENT", entry.as_str())];
+    let route = Route::open(&volumes, |dir, port| Gateway::start_with(binary, dir, port, &variables));
+    let route = route.unwrap_or_else(|failure| panic!("{failure}"));
+    route.migrate(&mut || ()).unwrap_or_else(|failure| panic!("{failure}"));
+    assert_eq!(volumes.verify().unwrap().bytes, 2 * BYTES);
+    let metrics = route.gateway().metrics_after(2).unwrap();
+    assert_eq!(metrics.sum("sluicegate_parent_requests_total", &["outcome=\"established\""]) as usize, 2);
+    for line in route.gateway().closed_tunnels() {
+        assert_eq!(line["fields"]["parent"], parent.url().split_once('@').unwrap().1, "{line}");
+    }
+    crate::support::eventually("Squid logs both tunnels of its user", || {
+        let tunnels = parent.tunnels();
+        tunnels.len() == 2 && tunnels.iter().all(|line| line.contains("TCP_TUNNEL/200") && line.contains(" onward "))
+    });
 }
 
 #[test]

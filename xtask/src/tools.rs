@@ -24,6 +24,9 @@ pub const HAPROXY: Tool = Tool { programs: &["haproxy"], package: "haproxy" };
 /// The certificates.
 pub const OPENSSL: Tool = Tool { programs: &["openssl"], package: "openssl" };
 
+/// A proxy with users of its own.
+pub const SQUID: Tool = Tool { programs: &["squid"], package: "squid" };
+
 /// What a migration needs.
 pub const MIGRATION: &[Tool] = &[RSYNC, STUNNEL, HAPROXY, OPENSSL];
 
@@ -33,6 +36,7 @@ pub const TESTS: &[Tool] = &[
     STUNNEL,
     HAPROXY,
     OPENSSL,
+    SQUID,
     Tool { programs: &["curl"], package: "curl" },
     Tool { programs: &["wget"], package: "wget" },
     Tool { programs: &["ncat"], package: "ncat" },
@@ -51,7 +55,7 @@ pub const CONTENDERS: &[Tool] = &[
     HAPROXY,
     Tool { programs: &["nginx"], package: "nginx-light" },
     Tool { programs: &["nginx"], package: "libnginx-mod-stream" },
-    Tool { programs: &["squid"], package: "squid" },
+    SQUID,
     Tool { programs: &["tinyproxy"], package: "tinyproxy-bin" },
 ];
 

@@ -39,11 +39,20 @@ impl Gateway {
     /// # Errors
     /// When it does not say within the start deadline that it listens.
     pub fn start(binary: &Path, dir: &Path, ports: impl Display) -> Result<Self> {
+        Self::start_with(binary, dir, ports, &[])
+    }
+
+    /// The same, with these variables.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn start_with(binary: &Path, dir: &Path, ports: impl Display, variables: &[(&str, &str)]) -> Result<Self> {
         let mut command = Command::new(binary);
         command
             .args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log", "json"])
             .args(["--allow", &format!("127.0.0.0/8:{ports}")])
-            .env("SLUICEGATE_USER", format!("{USER}:{PASSWORD}"));
+            .env("SLUICEGATE_USER", format!("{USER}:{PASSWORD}"))
+            .envs(variables.iter().copied());
         let mut process = Process::spawn("gateway", &mut command, dir)?;
         let (listen, admin) = process.ready(|process| addresses(&process.output()))?;
         Ok(Self { process, listen, admin: Some(admin) })

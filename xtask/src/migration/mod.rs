@@ -11,6 +11,7 @@
 
 mod folder;
 mod gateway;
+mod parent;
 mod peers;
 mod process;
 mod rsync;
@@ -18,6 +19,7 @@ mod verify;
 mod volume;
 
 pub use gateway::{Gateway, Metrics, PASSWORD, USER};
+pub use parent::Parent;
 pub use process::Process;
 pub use rsync::Transfer;
 pub use verify::Verified;

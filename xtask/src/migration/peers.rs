@@ -181,7 +181,11 @@ fn start_router(dir: &Path, server_port: u16) -> Result<(Process, u16)> {
 }
 
 /// Starts what `command` gives for a free port until it listens there.
-fn start_listener(name: &str, dir: &Path, command: impl Fn(u16) -> Result<Command>) -> Result<(Process, u16)> {
+pub(super) fn start_listener(
+    name: &str,
+    dir: &Path,
+    command: impl Fn(u16) -> Result<Command>,
+) -> Result<(Process, u16)> {
     let mut attempt = 1;
     loop {
         let port = free_port()?;

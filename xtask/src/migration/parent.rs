@@ -1,0 +1,87 @@
+//! A second proxy on the way, as where a network is left through one of its own: Squid, which knows a user of its own.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use super::peers::start_listener;
+use super::process::Process;
+use crate::failure::{Context, Failure, Result};
+use crate::tools;
+
+/// The user, and the password as it stands in a URL.
+const USER: &str = "onward";
+const PASSWORD_IN_URL: &str = "onward%3A%40%25";
+
+/// That password as `openssl passwd -5` hashes it.
+const HASH: &str = "$5$onward$SvGpM16LQoUrXoZHoh9tr6q8wfD/CtCYVcD7aD95wI1";
+
+/// Where Debian puts the helper that knows users by an htpasswd file.
+const HELPER: &str = "/usr/lib/squid/basic_ncsa_auth";
+
+/// A running Squid that answers CONNECT for that user alone.
+#[derive(Debug)]
+pub struct Parent {
+    _process: Process,
+    port: u16,
+    folder: TempDir,
+}
+
+impl Parent {
+    /// Starts it; its output goes to a file in `dir`.
+    ///
+    /// # Errors
+    /// When Squid is missing or does not come up, with the end of its log.
+    pub fn start(dir: &Path) -> Result<Self> {
+        let squid = tools::SQUID.find().ok_or_else(|| Failure::new(tools::apt_line(&[tools::SQUID])))?;
+        // Started by root it becomes somebody else, who has to find its files.
+        let folder = tempfile::tempdir().context("a folder for Squid")?;
+        fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).context(folder.path().display())?;
+        let (users, config) = (folder.path().join("users"), folder.path().join("squid.conf"));
+        fs::write(&users, format!("{USER}:{HASH}\n")).context(users.display())?;
+        let (process, port) = start_listener("squid", dir, |port| {
+            fs::write(&config, text(port, &users, folder.path())).context(config.display())?;
+            let mut command = Command::new(&squid);
+            command.args(["-N", "-d1", "-f"]).arg(&config);
+            Ok(command)
+        })?;
+        Ok(Self { _process: process, port, folder })
+    }
+
+    /// What `--parent` takes.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://{USER}:{PASSWORD_IN_URL}@127.0.0.1:{}", self.port)
+    }
+
+    /// The access log: a line for each tunnel that has ended.
+    #[must_use]
+    pub fn tunnels(&self) -> Vec<String> {
+        let log = fs::read_to_string(access_log(self.folder.path())).unwrap_or_default();
+        log.lines().filter(|line| line.contains("CONNECT")).map(str::to_owned).collect()
+    }
+}
+
+fn access_log(folder: &Path) -> PathBuf {
+    folder.join("log/access.log")
+}
+
+fn text(port: u16, users: &Path, folder: &Path) -> String {
+    let log = access_log(folder);
+    // Of whoever it becomes.
+    if let Some(place) = log.parent() {
+        let _ = fs::create_dir_all(place).and_then(|()| fs::set_permissions(place, Permissions::from_mode(0o777)));
+    }
+    format!(
+        "http_port 127.0.0.1:{port}\nauth_param basic program {HELPER} {users}\nauth_param basic children 2\n\
+         acl known proxy_auth REQUIRED\nacl tunnel method CONNECT\nhttp_access allow tunnel known\nhttp_access deny all\ncache deny all\n\
+         access_log stdio:{log}\ncache_log /dev/null\npid_filename none\ncoredump_dir {folder}\n\
+         visible_hostname parent\nshutdown_lifetime 0 seconds\n",
+        users = users.display(),
+        log = log.display(),
+        folder = folder.display(),
+    )
+}
