@@ -6,6 +6,7 @@
 //! | `handshake` | everything before the 200: requests, answers, users, limits, and those who mean no good |
 //! | `policy` | where tunnels may not go |
 //! | `parents` | tunnels through parent proxies |
+//! | `proxy_protocol` | who a client is by the word of another proxy |
 //! | `engines` | every byte of a tunnel, however it begins, goes on and ends, on every engine |
 //! | `metrics` | what `/metrics` says, as Prometheus reads it |
 //! | `life` | the life of a gateway, from its configuration to its end |
@@ -20,4 +21,5 @@ mod metrics;
 mod migration;
 mod parents;
 mod policy;
+mod proxy_protocol;
 mod support;

@@ -3,11 +3,12 @@
 //! Nothing else in the gateway writes HTTP to a client, but for what an origin answers to an Upgrade.
 
 use std::io::{self, ErrorKind};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::proxy_protocol;
 use crate::reason::{Reason, Refusal, Status};
 use crate::request::{self, MAX_HEAD, Request};
 use crate::sys::stream::{BothWays, Stream};
@@ -63,6 +64,36 @@ impl Client {
                 }
             }
         }
+    }
+
+    /// Reads the PROXY protocol header that has to come first: where the connection comes from and where it went, unless
+    /// it is the proxy's own.
+    ///
+    /// # Errors
+    /// [`Reason::NotProxied`] for anything else, and when it is not complete within `limit`; [`Reason::ClientGone`].
+    pub async fn proxied(&mut self, limit: Duration) -> Result<Option<(SocketAddr, SocketAddr)>, Refusal> {
+        let refused = |why: &str| Refusal::new(Reason::NotProxied, format!("{why} (--proxy-protocol-from)"));
+        let deadline = Instant::now() + limit;
+        loop {
+            if let Some(header) = proxy_protocol::parse(&self.buffer).map_err(|error| refused(&error.to_string()))? {
+                self.buffer.drain(..header.len);
+                return Ok(header.addresses);
+            }
+            match timeout_at(deadline, self.read_more()).await {
+                Ok(Ok(0)) => return Err(self.gone("closed before its PROXY header was complete")),
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => return Err(self.gone(&error.to_string())),
+                Err(_) => return Err(refused("no complete PROXY header came")),
+            }
+        }
+    }
+
+    /// The address that it is connected to.
+    ///
+    /// # Errors
+    /// [`Reason::ClientGone`].
+    pub fn local_addr(&self) -> Result<SocketAddr, Refusal> {
+        self.stream.local_addr().map_err(|error| self.gone(&error.to_string()))
     }
 
     /// Reads without ever holding more than [`MAX_HEAD`] bytes, which the parser refuses when they
@@ -164,6 +195,8 @@ fn answer(Status(code): Status, refusal: &Refusal) -> String {
     let more = match code {
         407 => "Proxy-Authenticate: Basic realm=\"sluicegate\", charset=\"UTF-8\"\r\n",
         405 => "Allow: CONNECT\r\n",
+        // A limit, and tunnels end and hashes are made all the time.
+        503 => "Retry-After: 5\r\n",
         _ => "",
     };
     let title = title(code);
@@ -209,13 +242,14 @@ mod tests {
     }
 
     #[test]
-    fn a_challenge_comes_with_407_and_the_method_with_405() {
+    fn a_challenge_comes_with_407_the_method_with_405_and_a_time_with_503() {
         let text = |reason: Reason| answer(reason.status().unwrap(), &Refusal::new(reason, "x"));
         assert!(
             text(Reason::AuthRequired)
                 .contains("\r\nProxy-Authenticate: Basic realm=\"sluicegate\", charset=\"UTF-8\"\r\n")
         );
         assert!(text(Reason::NotConnect).contains("\r\nAllow: CONNECT\r\n"));
+        assert!(text(Reason::UserLimit).contains("\r\nRetry-After: 5\r\n"));
         assert!(!text(Reason::Denied).contains("Authenticate"));
     }
 }

@@ -8,11 +8,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use crate::account::Account;
 use crate::auth::Authenticator;
 use crate::client::Client;
 use crate::dial::{Dialer, Reached};
 use crate::policy::Policy;
+use crate::proxy_protocol::{Greeting, header, version_for};
 use crate::reason::Refusal;
 use crate::relay::{Carried, Relay};
 use crate::request::Ask;
@@ -30,6 +33,10 @@ pub struct Gateway {
     pub dialer: Dialer,
     /// Who carries the bytes then.
     pub relay: Relay,
+    /// The proxies that say by the PROXY protocol whom a connection comes from.
+    pub proxied_from: Vec<IpNet>,
+    /// The targets that are told so.
+    pub greetings: Vec<Greeting>,
     /// How long a request head may take.
     pub handshake_timeout: Duration,
 }
@@ -65,7 +72,15 @@ pub fn serve(
 
 /// Everything that can still be answered: who asks, for what, whether they may, and the way there.
 async fn handshake(gateway: &Gateway, client: &mut Client, account: &mut Account) -> Result<Origin, Refusal> {
-    let request = client.request(gateway.handshake_timeout).await?;
+    let limit = gateway.handshake_timeout;
+    let proxied = match gateway.proxied_from.iter().any(|network| network.contains(&account.source())) {
+        true => client.proxied(limit).await?,
+        false => None,
+    };
+    if let Some((from, _)) = proxied {
+        account.client(from);
+    }
+    let request = client.request(limit).await?;
     account.target(&request.target);
     gateway.dialer.refuse_loop(&request.via)?;
     let user = gateway.authenticator.check(request.proxy_authorization.as_ref(), account.source()).await?;
@@ -78,13 +93,18 @@ async fn handshake(gateway: &Gateway, client: &mut Client, account: &mut Account
         let addresses = gateway.dialer.resolve(&named).await?;
         gateway.policy.check_addresses(named, addresses)?
     };
-    let reached = Box::pin(gateway.dialer.dial(permit, &request.via)).await?;
+    let greeting = version_for(&gateway.greetings, &permit);
+    let mut reached = Box::pin(gateway.dialer.dial(permit, &request.via)).await?;
     account.parent(reached.parent.as_ref());
+    if let Some(version) = greeting {
+        let to = proxied.map_or_else(|| client.local_addr(), |(_, to)| Ok(to))?;
+        reached = Box::pin(reached.told(&header(version, account.address(), to), limit)).await?;
+    }
     match request.ask {
         Ask::Connect => Ok(Origin { reached, switched: false }),
         Ask::Upgrade(asked) => {
             account.upgrade(&asked.protocols);
-            let reached = Box::pin(upgrade::ask(client, reached, *asked, gateway.handshake_timeout)).await?;
+            let reached = Box::pin(upgrade::ask(client, reached, *asked, limit)).await?;
             Ok(Origin { reached, switched: true })
         }
     }

@@ -17,11 +17,12 @@
 //! |---|---|---|---|---|
 //! | 5 | `main` | parse, start log and metrics, run, exit code | `commands` `config` | |
 //! | 5 | `commands` | the subcommands, one file each | `config` `server` `auth` `policy` `dial` `target` `secret` `reason` `metrics` `relay` `account` `admin` `connection` `sys` | |
-//! | 5 | `config` | one definition of every option: flag, environment, file, help, table | `auth` `policy` `dial` `relay` `server` `connection` `client` `secret` `target` `account` `sys` | |
+//! | 5 | `config` | one definition of every option: flag, environment, file, help, table | `auth` `policy` `proxy_protocol` `dial` `relay` `server` `connection` `client` `secret` `target` `account` `sys` | |
 //! | 4 | `server` | bind, accept with back-off, slots, drain | `connection` `account` `admin` `policy` `auth` `dial` `relay` `client` `reason` `metrics` `sys` | `httparse` |
-//! | 3 | `connection` | the main idea: `serve` and `handshake` | `client` `request` `auth` `policy` `dial` `upgrade` `relay` `account` `tunnel` `reason` `metrics` `target` | `rustix` `libc` `unsafe` |
-//! | 2 | `client` | the buffered client socket; the only writer of HTTP but for origins' answers | `request` `reason` `sys` | `policy` `relay` |
+//! | 3 | `connection` | the main idea: `serve` and `handshake` | `client` `request` `auth` `policy` `proxy_protocol` `dial` `upgrade` `relay` `account` `tunnel` `reason` `metrics` `target` | `rustix` `libc` `unsafe` |
+//! | 2 | `client` | the buffered client socket; the only writer of HTTP but for origins' answers | `request` `proxy_protocol` `reason` `sys` | `policy` `relay` |
 //! | 2 | `request` | pure parser: bytes in, request or refusal out | `message` `reason` `secret` `target` | `tokio` `TcpStream` `Instant` `async` |
+//! | 2 | `proxy_protocol` | whom a connection comes from, as proxies say it to each other: read, written, to whom | `policy` `target` | `tokio` `TcpStream` |
 //! | 2 | `upgrade` | asks an origin to switch protocols, and passes on what else it answers | `client` `dial` `request` `message` `reason` `sys` | `policy` `auth` `relay` |
 //! | 2 | `auth` | credentials to user, hashing off the event loop | `reason` `secret` `metrics` | `tracing` `TcpStream` |
 //! | 2 | `policy` | name rules, then address rules on resolved addresses: `Permit` | `reason` `target` | `tokio` `TcpStream` |
@@ -63,6 +64,7 @@ pub mod dial;
 pub mod message;
 pub mod metrics;
 pub mod policy;
+pub mod proxy_protocol;
 pub mod reason;
 pub mod relay;
 pub mod request;

@@ -91,6 +91,8 @@ reasons! {
     HandshakeTimeout => "handshake_timeout", Client, answer(408);
     /// The client left before its request was complete or answered.
     ClientGone => "client_gone", Client, NO_ANSWER;
+    /// No PROXY protocol header, from a network of `--proxy-protocol-from`.
+    NotProxied => "not_proxied", Client, NO_ANSWER;
     /// A method other than CONNECT.
     NotConnect => "not_connect", Client, answer(405);
     /// No credentials where they are needed.

@@ -166,6 +166,7 @@ fn headers(reason: Reason, length: usize) -> String {
     let own = match reason.status().map(|status| status.0) {
         Some(407) => "Proxy-Authenticate: Basic realm=\"sluicegate\", charset=\"UTF-8\"\n",
         Some(405) => "Allow: CONNECT\n",
+        Some(503) => "Retry-After: 5\n",
         _ => "",
     };
     format!("{own}Content-Type: text/plain\nContent-Length: {length}\nConnection: close")

@@ -7,7 +7,8 @@ use std::time::Instant;
 use crate::failure::{Context, Failure, Result};
 use crate::{ebpf, tidy, tools};
 
-const FUZZ_SECONDS: u32 = 30;
+/// For each parser.
+const FUZZ_SECONDS: u32 = 20;
 
 /// Installs what is missing, then runs every check.
 ///
@@ -50,18 +51,25 @@ fn step<T>(name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     Ok(made)
 }
 
-/// Runs the fuzzer on the request parser, starting from the seeds that are committed. What it finds
+/// What is fuzzed.
+const FUZZED: [&str; 2] = ["request", "proxy_protocol"];
+
+/// Runs the fuzzer on each parser for so long, starting from the seeds that are committed. What it finds
 /// itself goes to a corpus that is not.
 ///
 /// # Errors
-/// When it finds an input that breaks the parser, or cannot run.
+/// When it finds an input that breaks a parser, or cannot run.
 pub fn fuzz(seconds: u32) -> Result<()> {
+    FUZZED.iter().try_for_each(|parser| fuzz_one(parser, seconds))
+}
+
+fn fuzz_one(parser: &str, seconds: u32) -> Result<()> {
     let folder = crate::root().join("proxy/fuzz");
-    let corpus = folder.join("corpus/request");
-    std::fs::create_dir_all(&corpus).context(corpus.display())?;
+    let (corpus, seeds) = (format!("corpus/{parser}"), format!("seeds/{parser}"));
+    std::fs::create_dir_all(folder.join(&corpus)).context(&corpus)?;
     let limit = format!("-max_total_time={seconds}");
     let mut command = Command::new("cargo");
-    command.args(["fuzz", "run", "--sanitizer", "none", "request", "corpus/request", "seeds/request"]);
+    command.args(["fuzz", "run", "--sanitizer", "none", parser, &corpus, &seeds]);
     // The coverage that libFuzzer steers by is an unstable flag of rustc.
     command.args(["--", &limit, "-print_final_stats=1"]).env("RUSTC_BOOTSTRAP", "1").current_dir(folder);
     succeed(&mut command)

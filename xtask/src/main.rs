@@ -26,7 +26,7 @@ enum Task {
         #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
         volumes: u16,
     },
-    /// Format, lints, licences, tidy, every test, and the fuzzer for half a minute
+    /// Format, lints, licences, tidy, every test, and the fuzzer for 20 s a parser
     Test,
     /// Hold the code to the map, the metrics and the options to their documentation
     Tidy {
@@ -34,9 +34,9 @@ enum Task {
         #[arg(long)]
         fix: bool,
     },
-    /// Feed the request parser with what libFuzzer makes up
+    /// Feed each parser with what libFuzzer makes up
     Fuzz {
-        /// For how long
+        /// For how long, each
         #[arg(long, default_value_t = 30)]
         seconds: u32,
     },

@@ -49,12 +49,10 @@ pub struct Account {
 
 impl Account {
     fn new(registry: Arc<Registry>, id: u64, client: SocketAddr) -> Self {
-        // A dual-stack listener reports ::ffff:a.b.c.d: the limits and the log know one form of it.
-        let client = SocketAddr::new(client.ip().to_canonical(), client.port());
         Self {
             registry,
             id,
-            client,
+            client: canonical(client),
             accepted: Instant::now(),
             heard: false,
             user: None,
@@ -71,6 +69,17 @@ impl Account {
     #[must_use]
     pub const fn id(&self) -> u64 {
         self.id
+    }
+
+    /// Who the client is by the word of a proxy before, which is to be believed.
+    pub fn client(&mut self, client: SocketAddr) {
+        self.client = canonical(client);
+    }
+
+    /// The client's address.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.client
     }
 
     /// The client's address, without the port.
@@ -192,6 +201,11 @@ impl Account {
     }
 }
 
+/// A dual-stack listener reports ::ffff:a.b.c.d: the limits and the log know one form of it.
+fn canonical(client: SocketAddr) -> SocketAddr {
+    SocketAddr::new(client.ip().to_canonical(), client.port())
+}
+
 impl Drop for Account {
     fn drop(&mut self) {
         if !self.ended {
@@ -204,7 +218,7 @@ impl Drop for Account {
 }
 
 /// Reasons for which there is no tunnel and that nobody is told here.
-const UNANSWERED: [Reason; 3] = [Reason::ClientGone, Reason::NotUpgraded, Reason::AnswerCut];
+const UNANSWERED: [Reason; 4] = [Reason::ClientGone, Reason::NotProxied, Reason::NotUpgraded, Reason::AnswerCut];
 
 /// Puts every series whose labels are known beforehand at zero, so that a rate over the first event
 /// is right and a graph of failures shows zero rather than nothing. `engines` are those that may run.

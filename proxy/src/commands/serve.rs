@@ -53,6 +53,8 @@ pub fn serve(options: &Serve) -> Result<(), Failure> {
         policy: Policy::new(options.rules.allow.clone(), options.rules.deny.clone(), own, is_local_address),
         dialer: Dialer::new(settings.dial),
         relay,
+        proxied_from: options.proxy_protocol_from.clone(),
+        greetings: options.proxy_protocol_to.clone(),
         handshake_timeout: options.handshake_timeout,
     });
     let server = Server {

@@ -1,13 +1,15 @@
 //! One definition of every option: from it come the flags, the environment variables, the
 //! configuration file, `--help`, the man page and the README's table.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use ipnet::IpNet;
 
 use crate::policy::Rule;
+use crate::proxy_protocol::Greeting;
 use crate::relay::Engine;
 use crate::secret::Secret;
 
@@ -120,11 +122,19 @@ pub struct Serve {
 
     /// Local address to dial from; repeatable, one for IPv4 and one for IPv6
     #[arg(long, env = "SLUICEGATE_SOURCE", value_name = "ADDR", value_delimiter = ' ')]
-    pub source: Vec<std::net::IpAddr>,
+    pub source: Vec<IpAddr>,
 
     /// Congestion control of both legs (cubic) or of one (client=cubic, origin=bbr) [default: the host's]
     #[arg(long, env = "SLUICEGATE_CONGESTION_CONTROL", value_name = "[LEG=]NAME", value_delimiter = ',')]
     pub congestion_control: Vec<String>,
+
+    /// Clients from here are proxies, and say first by the PROXY protocol (v1 or v2) whom they connect for; a network or address, repeatable
+    #[arg(long, env = "SLUICEGATE_PROXY_PROTOCOL_FROM", value_name = "NETWORK", value_delimiter = ' ', value_parser = network)]
+    pub proxy_protocol_from: Vec<IpNet>,
+
+    /// Targets that are told the client's address by the PROXY protocol: `v1 for RULE` or `v2 for RULE`; the first that fits. Repeatable, in the variable with `;` between
+    #[arg(long, env = "SLUICEGATE_PROXY_PROTOCOL_TO", value_name = "VERSION for RULE", value_delimiter = ';')]
+    pub proxy_protocol_to: Vec<Greeting>,
 
     /// Format of the log on standard error
     #[arg(long, env = "SLUICEGATE_LOG", value_name = "FORMAT", default_value = "text")]
@@ -148,7 +158,7 @@ pub struct Explain {
 
     /// Where they would ask from
     #[arg(long, value_name = "IP")]
-    pub from: Option<std::net::IpAddr>,
+    pub from: Option<IpAddr>,
 
     /// The target of the CONNECT
     #[arg(value_name = "HOST:PORT")]
@@ -244,6 +254,17 @@ fn size(text: &str) -> Result<u64, String> {
         None => Err("a number of bytes is wanted: write it as 16MiB, 512KiB or 4194304".into()),
         Some(bytes) if BACKLOG.contains(&bytes) => Ok(bytes),
         Some(_) => Err("from 64KiB to 256MiB".into()),
+    }
+}
+
+fn network(text: &str) -> Result<IpNet, String> {
+    let address = text.parse::<IpAddr>().map(|address| IpNet::from(address.to_canonical()));
+    let network =
+        address.or_else(|_| text.parse::<IpNet>()).map_err(|_| "write it as 10.0.0.0/8, 10.1.2.3 or fd00::/8")?;
+    if network.trunc() == network {
+        Ok(network)
+    } else {
+        Err(format!("it has bits behind its prefix: write {}", network.trunc()))
     }
 }
 

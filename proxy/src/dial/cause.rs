@@ -46,6 +46,12 @@ pub(super) fn refusal(target: &Target, failures: &[Failure], timeout: Duration) 
     Refusal::new(reason, cause + &name + &others)
 }
 
+/// The refusal where a target could not be told by the PROXY protocol whom a tunnel is for.
+pub(super) fn of_told(address: SocketAddr, error: &io::Error) -> Refusal {
+    let reason = if error.kind() == io::ErrorKind::TimedOut { Reason::ConnectTimeout } else { Reason::Unreachable };
+    Refusal::new(reason, format!("{address} took no PROXY header: {error}"))
+}
+
 /// What a failed connect(2), or a step before it, counts as.
 fn reason_of(error: &io::Error) -> Reason {
     if error.kind() == io::ErrorKind::TimedOut {

@@ -96,6 +96,21 @@ pub struct Reached {
     pub parent: Option<Arc<str>>,
 }
 
+impl Reached {
+    /// The same, when it has been sent these bytes, before any of the tunnel's.
+    ///
+    /// # Errors
+    /// `ConnectTimeout` or `Unreachable`.
+    pub async fn told(self, bytes: &[u8], limit: Duration) -> Result<Self, Refusal> {
+        let Self { socket, address, behind, parent } = self;
+        let mut stream = Stream::new(socket);
+        let told = tokio::time::timeout(limit, stream.write_all(bytes)).await;
+        let told = told.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).and_then(|()| stream.into_std());
+        let socket = told.map_err(|error| cause::of_told(address, &error))?;
+        Ok(Self { socket, address, behind, parent })
+    }
+}
+
 /// Resolves names and dials permitted addresses.
 #[derive(Debug)]
 pub struct Dialer {

@@ -50,6 +50,14 @@ impl Stream {
         Ok(())
     }
 
+    /// The address that the peer is connected to.
+    ///
+    /// # Errors
+    /// The error of getsockname(2).
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+
     /// The same socket for two who use it at once, one to read and one to write.
     ///
     /// # Errors

@@ -20,6 +20,7 @@ mod volume;
 
 pub use gateway::{Gateway, Metrics, PASSWORD, USER};
 pub use parent::Parent;
+pub use peers::start_listener;
 pub use process::Process;
 pub use rsync::Transfer;
 pub use verify::Verified;

@@ -181,11 +181,10 @@ fn start_router(dir: &Path, server_port: u16) -> Result<(Process, u16)> {
 }
 
 /// Starts what `command` gives for a free port until it listens there.
-pub(super) fn start_listener(
-    name: &str,
-    dir: &Path,
-    command: impl Fn(u16) -> Result<Command>,
-) -> Result<(Process, u16)> {
+///
+/// # Errors
+/// When it does not, with the end of its log.
+pub fn start_listener(name: &str, dir: &Path, command: impl Fn(u16) -> Result<Command>) -> Result<(Process, u16)> {
     let mut attempt = 1;
     loop {
         let port = free_port()?;

@@ -1,0 +1,215 @@
+//! The PROXY protocol, versions 1 and 2 (HAProxy's `doc/proxy-protocol.txt`): whom a connection comes from, said by the
+//! proxy before, in a header before its first byte.
+//!
+//! Whoever may say so is believed: the address is the client's from then on, for limits, log and API. So a header is
+//! read from the networks of `--proxy-protocol-from` alone, and those have to send one; from anybody else it is a request
+//! that is none. Pure: bytes in, an address out, and the other way round.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::str::FromStr;
+
+use crate::policy::{Permit, Rule};
+use crate::target::Host;
+
+/// The longest header that is read, in bytes. Version 1 has no more than 107, and version 2 has room for what else it may
+/// say (2.2: certificates and the like), which nobody needs here.
+pub const MAX_HEADER: usize = 16 + 2_048;
+
+/// The longest line of version 1 (2.1).
+const MAX_LINE: usize = 107;
+
+/// How version 2 begins.
+const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
+
+/// How version 1 begins.
+const LINE: &[u8; 6] = b"PROXY ";
+
+/// A header that is complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Where the connection comes from and where it went; `None` if it is the sender's own, or of a kind that has no such
+    /// addresses.
+    pub addresses: Option<(SocketAddr, SocketAddr)>,
+    /// The length of the header in bytes.
+    pub len: usize,
+}
+
+/// What is no header, with the words that say why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoHeader(&'static str);
+
+impl fmt::Display for NoHeader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl std::error::Error for NoHeader {}
+
+/// Reads the header at the start of `bytes`, which are all that came so far; `None` means that more are needed, which is
+/// never the answer to [`MAX_HEADER`] bytes.
+///
+/// # Errors
+/// The bytes are no header, whatever comes.
+pub fn parse(bytes: &[u8]) -> Result<Option<Header>, NoHeader> {
+    if bytes.starts_with(SIGNATURE) {
+        return parse_binary(bytes);
+    }
+    if bytes.starts_with(LINE) {
+        return parse_line(bytes);
+    }
+    if SIGNATURE.starts_with(bytes) || LINE.starts_with(bytes) {
+        return Ok(None);
+    }
+    Err(NoHeader("it does not begin with a PROXY protocol header"))
+}
+
+fn parse_line(bytes: &[u8]) -> Result<Option<Header>, NoHeader> {
+    const BROKEN: NoHeader = NoHeader("its PROXY line is none");
+    let window = &bytes[..bytes.len().min(MAX_LINE)];
+    let Some(end) = window.windows(2).position(|two| two == b"\r\n") else {
+        return if window.len() == MAX_LINE { Err(NoHeader("its PROXY line is too long")) } else { Ok(None) };
+    };
+    let line = std::str::from_utf8(&window[LINE.len()..end]).map_err(|_| BROKEN)?;
+    let len = end + 2;
+    let mut words = line.split(' ');
+    let family = words.next().unwrap_or_default();
+    if family == "UNKNOWN" {
+        return Ok(Some(Header { addresses: None, len }));
+    }
+    let words: Vec<&str> = words.collect();
+    let [from, to, from_port, to_port] = words.as_slice() else { return Err(BROKEN) };
+    let address = |text: &str| -> Option<IpAddr> {
+        match family {
+            "TCP4" => text.parse::<Ipv4Addr>().ok().map(IpAddr::from),
+            "TCP6" => text.parse::<Ipv6Addr>().ok().map(IpAddr::from),
+            _ => None,
+        }
+    };
+    let port = |text: &str| text.parse::<u16>().ok().filter(|port| port.to_string() == *text);
+    let pair = |ip: &str, of: &str| Some(SocketAddr::new(address(ip)?, port(of)?));
+    let addresses = pair(from, from_port).zip(pair(to, to_port)).ok_or(BROKEN)?;
+    Ok(Some(Header { addresses: Some(addresses), len }))
+}
+
+fn parse_binary(bytes: &[u8]) -> Result<Option<Header>, NoHeader> {
+    const TCP4: u8 = 0x11;
+    const TCP6: u8 = 0x21;
+    let Some(&[version, family, high, low]) = bytes.get(12..16) else { return Ok(None) };
+    let length = usize::from(u16::from_be_bytes([high, low]));
+    let len = 16 + length;
+    if version >> 4 != 2 || version & 0xf > 1 {
+        return Err(NoHeader("its PROXY header has a version or a command that nobody knows"));
+    }
+    if len > MAX_HEADER {
+        return Err(NoHeader("its PROXY header is too long"));
+    }
+    let needed = match family {
+        TCP4 => 12,
+        TCP6 => 36,
+        _ => 0,
+    };
+    let is_own = version & 0xf == 0;
+    if !is_own && length < needed {
+        return Err(NoHeader("its PROXY header is too short for its addresses"));
+    }
+    let Some(block) = bytes.get(16..len) else { return Ok(None) };
+    // LOCAL is a connection of the proxy's own, as for a health check.
+    let addresses = if is_own { None } else { addresses(block, needed) };
+    Ok(Some(Header { addresses, len }))
+}
+
+/// The addresses of a block of version 2, of which they take so many bytes.
+fn addresses(block: &[u8], needed: usize) -> Option<(SocketAddr, SocketAddr)> {
+    let port = |at: usize| Some(u16::from_be_bytes(block.get(at..at + 2)?.try_into().ok()?));
+    let v4 = |at: usize| Some(IpAddr::from(<[u8; 4]>::try_from(block.get(at..at + 4)?).ok()?));
+    let v6 = |at: usize| Some(IpAddr::from(<[u8; 16]>::try_from(block.get(at..at + 16)?).ok()?));
+    match needed {
+        12 => Some((SocketAddr::new(v4(0)?, port(8)?), SocketAddr::new(v4(4)?, port(10)?))),
+        36 => Some((SocketAddr::new(v6(0)?, port(32)?), SocketAddr::new(v6(16)?, port(34)?))),
+        _ => None,
+    }
+}
+
+/// One of the two versions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// A line of text.
+    V1,
+    /// Binary.
+    V2,
+}
+
+/// The header that says so.
+#[must_use]
+pub fn header(version: Version, from: SocketAddr, to: SocketAddr) -> Vec<u8> {
+    // Of one family: a connection of IPv4 is one also where IPv6 sockets carry it.
+    let (from, to) = match (from.ip().to_canonical(), to.ip().to_canonical()) {
+        (IpAddr::V4(from_ip), IpAddr::V4(to_ip)) => {
+            (SocketAddr::from((from_ip, from.port())), SocketAddr::from((to_ip, to.port())))
+        }
+        (from_ip, to_ip) => (SocketAddr::new(v6(from_ip), from.port()), SocketAddr::new(v6(to_ip), to.port())),
+    };
+    let ports = [from.port().to_be_bytes(), to.port().to_be_bytes()].concat();
+    match (version, from.ip(), to.ip()) {
+        (Version::V1, from_ip, to_ip) => {
+            let family = if from_ip.is_ipv4() { "TCP4" } else { "TCP6" };
+            format!("PROXY {family} {from_ip} {to_ip} {} {}\r\n", from.port(), to.port()).into_bytes()
+        }
+        (Version::V2, IpAddr::V4(from_ip), IpAddr::V4(to_ip)) => {
+            [&SIGNATURE[..], &[0x21, 0x11, 0, 12], &from_ip.octets(), &to_ip.octets(), &ports].concat()
+        }
+        (Version::V2, from_ip, to_ip) => {
+            let (from_ip, to_ip) = (v6(from_ip), v6(to_ip));
+            let octets = |ip: IpAddr| match ip {
+                IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
+                IpAddr::V6(ip) => ip.octets(),
+            };
+            [&SIGNATURE[..], &[0x21, 0x21, 0, 36], &octets(from_ip), &octets(to_ip), &ports].concat()
+        }
+    }
+}
+
+const fn v6(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(v4) => IpAddr::V6(v4.to_ipv6_mapped()),
+        IpAddr::V6(_) => address,
+    }
+}
+
+/// One value of `--proxy-protocol-to`: targets that are told whom a tunnel is for, `v1 for RULE` or `v2 for RULE`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Greeting {
+    version: Version,
+    rule: Rule,
+}
+
+impl FromStr for Greeting {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wanted = || "write `v1 for RULE` or `v2 for RULE`, as `v2 for 10.0.0.0/8:873`".to_owned();
+        let (version, rule) = text.trim().split_once(" for ").ok_or_else(wanted)?;
+        let version = match version {
+            "v1" => Version::V1,
+            "v2" => Version::V2,
+            _ => return Err(wanted()),
+        };
+        Ok(Self { version, rule: rule.parse()? })
+    }
+}
+
+/// How a target is greeted, by the first of these that is about its name or its address.
+#[must_use]
+pub fn version_for(greetings: &[Greeting], permit: &Permit) -> Option<Version> {
+    let target = permit.target();
+    let is_it = |rule: &Rule| {
+        let by_name = matches!(&target.host, Host::Name(name) if rule.covers_name(name));
+        rule.has_port(target.port) && (by_name || permit.addresses().iter().any(|ip| rule.covers_address(ip.ip())))
+    };
+    greetings.iter().find(|greeting| is_it(&greeting.rule)).map(|greeting| greeting.version)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,194 @@
+//! The PROXY protocol: who a client is by the word of a proxy before, and who it is to a target behind.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::Command;
+
+use sluicegate::proxy_protocol::{Version, header};
+use sluicegate_xtask::migration::start_listener;
+
+use crate::support::client::{self, ESTABLISHED, SWITCHED, SWITCHING, dial, read_head, request, send_cut, upgrade};
+use crate::support::process::program;
+use crate::support::{Gateway, Noise, Origin};
+
+const LOCAL: [&str; 2] = ["--proxy-protocol-from", "127.0.0.0/8"];
+
+/// A header for a client of that name.
+fn from(address: &str, version: Version) -> Vec<u8> {
+    header(version, address.parse().unwrap(), "198.51.100.1:3128".parse().unwrap())
+}
+
+#[test]
+fn the_address_that_it_carries_is_the_clients() {
+    let origin = Origin::echo();
+    let gateway = Gateway::open(&[&LOCAL[..], &["--max-tunnels-per-source", "1"]].concat());
+    let tunnel = |address: &str, version| {
+        let mut stream = dial(gateway.address);
+        stream.write_all(&[from(address, version), request(origin.address, None).into_bytes()].concat()).unwrap();
+        stream
+    };
+    let first = tunnel("203.0.113.9:40000", Version::V1);
+    assert_eq!(read_head(&first), ESTABLISHED);
+    client::echoes(&first, 100_000);
+    let second = tunnel("[2001:db8::9]:40000", Version::V2);
+    assert_eq!(read_head(&second), ESTABLISHED);
+    // In limits, in the API and in the log.
+    let refused = client::answer(tunnel("203.0.113.9:50000", Version::V2));
+    assert!(refused.starts_with("HTTP/1.1 503 Service Unavailable: --max-tunnels-per-source 1 reached"), "{refused}");
+    let mut clients: Vec<_> = gateway.tunnels().iter().map(|tunnel| tunnel["client"].to_string()).collect();
+    clients.sort();
+    assert_eq!(clients, ["\"203.0.113.9:40000\"", "\"[2001:db8::9]:40000\""]);
+    let log = |client: &str| gateway.refusal_line(client.parse().unwrap()).text("reason").to_owned();
+    assert_eq!(log("203.0.113.9:50000"), "source_limit");
+    client::hang_up(&first);
+    let line = gateway.closing_line("203.0.113.9:40000".parse().unwrap());
+    assert_eq!((line.number("to_origin"), line.number("to_client")), (100_000, 100_000));
+}
+
+#[test]
+fn however_it_is_cut() {
+    let origin = Origin::new();
+    let gateway = Gateway::open(&LOCAL);
+    for version in [Version::V1, Version::V2] {
+        let head = [from("203.0.113.9:40000", version), request(origin.address, None).into_bytes()].concat();
+        for cut in 0..=head.len() {
+            let stream = dial(gateway.address);
+            send_cut(&stream, &[&head[..], &Noise::new(1).take(9)].concat(), cut);
+            assert_eq!(read_head(&stream), ESTABLISHED);
+            let at_origin = origin.accept();
+            Noise::new(1).expect_exactly(&at_origin, 9);
+            client::hang_up_both(&stream, &at_origin);
+        }
+    }
+}
+
+#[test]
+fn who_has_to_send_one_and_does_not_is_closed() {
+    let gateway = Gateway::open(&[&LOCAL[..], &["--handshake-timeout", "300ms"]].concat());
+    for (bytes, detail) in [
+        (
+            &b"CONNECT h:443 HTTP/1.1\r\n\r\n"[..],
+            "it does not begin with a PROXY protocol header (--proxy-protocol-from)",
+        ),
+        (b"PROXY TCP4 1.2.3.4 nowhere 1 2\r\n", "its PROXY line is none (--proxy-protocol-from)"),
+        (b"PROXY TCP4 1.2.3.4", "no complete PROXY header came (--proxy-protocol-from)"),
+    ] {
+        let mut stream = dial(gateway.address);
+        stream.write_all(bytes).unwrap();
+        let ended = stream.read(&mut [0]);
+        assert!(ended.as_ref().is_ok_and(|got| *got == 0) || ended.is_err(), "no answer: {ended:?}");
+        let line = gateway.refusal_line(stream.local_addr().unwrap());
+        assert_eq!((line.text("reason"), line.text("detail"), line.text("code")), ("not_proxied", detail, "none"));
+    }
+    // A proxy's own connection, as for a health check, is from where it is from.
+    let origin = Origin::echo();
+    let mut stream = dial(gateway.address);
+    let own = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
+    stream.write_all(&[&own[..], request(origin.address, None).as_bytes()].concat()).unwrap();
+    assert_eq!(read_head(&stream), ESTABLISHED);
+    client::hang_up(&stream);
+    assert!(gateway.tunnels().is_empty() || gateway.tunnels()[0]["client"] == stream.local_addr().unwrap().to_string());
+}
+
+#[test]
+fn nobody_else_is_believed() {
+    let gateway = Gateway::open(&["--proxy-protocol-from", "192.0.2.0/24"]);
+    let bytes = [from("203.0.113.9:40000", Version::V1), request("127.0.0.1:1", None).into_bytes()].concat();
+    let (client, answer) = client::ask(gateway.address, &bytes);
+    assert!(answer.starts_with("HTTP/1.1 400 Bad Request: "), "{answer}");
+    assert_eq!(gateway.refusal_line(client).text("reason"), "malformed");
+}
+
+#[test]
+fn targets_are_told_by_rule_before_anything_else() {
+    let (origin, other) = (Origin::new(), Origin::new());
+    let rules = [format!("v1 for 127.0.0.1:{}", origin.address.port()), "v2 for localhost:*".to_owned()];
+    let gateway =
+        Gateway::open(&["--allow", "localhost:*", "--proxy-protocol-to", &rules[0], "--proxy-protocol-to", &rules[1]]);
+    let expect = |at_origin: &mut TcpStream, expected: &[u8]| {
+        let mut told = vec![0; expected.len()];
+        at_origin.read_exact(&mut told).unwrap();
+        assert_eq!(told.escape_ascii().to_string(), expected.escape_ascii().to_string());
+    };
+    let own = |stream: &TcpStream, version| header(version, stream.local_addr().unwrap(), gateway.address);
+    let stream = client::established(gateway.address, &request(origin.address, None), b"first");
+    let mut at_origin = origin.accept();
+    expect(&mut at_origin, &[&own(&stream, Version::V1)[..], b"first"].concat());
+    client::hang_up_both(&stream, &at_origin);
+    // Only the tunnel's own bytes are counted.
+    let line = gateway.closing_line(stream.local_addr().unwrap());
+    assert_eq!((line.number("to_origin"), line.number("to_client")), (5, 0), "{}", line.raw);
+
+    let name = format!("localhost:{}", other.address.port());
+    let mut stream = dial(gateway.address);
+    stream.write_all(upgrade(&name, None, "").as_bytes()).unwrap();
+    let mut at_origin = other.accept();
+    expect(&mut at_origin, &[&own(&stream, Version::V2)[..], client::upgrade_at_origin(&name, "").as_bytes()].concat());
+    at_origin.write_all(SWITCHING.as_bytes()).unwrap();
+    assert_eq!(read_head(&stream), SWITCHED);
+
+    let stream = client::established(gateway.address, &request(other.address, None), b"first");
+    expect(&mut other.accept(), b"first");
+    drop(stream);
+}
+
+/// HAProxy before the gateway, and HAProxy behind it, which answers with the address that it was told.
+#[test]
+fn between_two_haproxies() {
+    let Some(haproxy) = program("haproxy", "haproxy") else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let start = |name: &str, text: &dyn Fn(u16) -> String| {
+        start_listener(name, directory.path(), |port| {
+            let file = directory.path().join(format!("{name}.cfg"));
+            let defaults =
+                "global\n  maxconn 50\ndefaults\n  timeout connect 5s\n  timeout client 30s\n  timeout server 30s\n";
+            fs::write(&file, format!("{defaults}{}", text(port))).expect("a file");
+            let mut command = Command::new(haproxy);
+            command.arg("-db").arg("-f").arg(file);
+            Ok(command)
+        })
+        .unwrap_or_else(|failure| panic!("{failure}"))
+    };
+    let (_behind, behind) = start("behind", &|port| {
+        format!(
+            "frontend told\n  mode http\n  bind 127.0.0.1:{port} accept-proxy\n\
+             \x20 http-request return status 200 content-type text/plain lf-string \"%[src]:%[src_port]\"\n"
+        )
+    });
+    for (sends, version) in [("send-proxy", "v1"), ("send-proxy-v2", "v2")] {
+        let rule = format!("{version} for 127.0.0.0/8:{behind}");
+        let gateway = Gateway::open(&[&LOCAL[..], &["--proxy-protocol-to", &rule]].concat());
+        let (_before, before) = start(&format!("before-{version}"), &|port| {
+            format!(
+                "listen before\n  mode tcp\n  bind 127.0.0.1:{port}\n  server gateway {} {sends}\n",
+                gateway.address
+            )
+        });
+        let stream = client::established(
+            SocketAddr::from(([127, 0, 0, 1], before)),
+            &request(format!("127.0.0.1:{behind}"), None),
+            b"GET / HTTP/1.0\r\n\r\n",
+        );
+        let own = stream.local_addr().unwrap();
+        let answer = client::answer(stream);
+        assert!(
+            answer.starts_with("HTTP/1.1 200 OK") && answer.ends_with(&format!("\r\n\r\n{own}")),
+            "{version}: {answer}"
+        );
+        gateway.closing_line(own);
+    }
+}
+
+#[test]
+fn what_is_wrong_in_the_configuration_is_said() {
+    for (arguments, words) in [
+        (["--proxy-protocol-from", "10.0.0.1/8"], "write 10.0.0.0/8"),
+        (["--proxy-protocol-from", "here"], "write it as 10.0.0.0/8"),
+        (["--proxy-protocol-to", "v3 for a:1"], "write `v1 for RULE`"),
+    ] {
+        let outcome = crate::support::process::sluicegate(&[&["check", "--no-auth"][..], &arguments].concat(), &[]);
+        assert_eq!(outcome.code, Some(2), "{outcome:?}");
+        assert!(outcome.err.contains(words), "{outcome:?}");
+    }
+}
