@@ -12,7 +12,8 @@ const USER: &str = "mover:s3cret";
 #[test]
 fn promtool_has_nothing_to_say_about_a_gateway_that_has_worked() {
     let Some(promtool) = program("promtool", "prometheus") else { return };
-    let gateway = Setup::new(&[]).user(USER).start();
+    let parent = ["--parent", "http://nx.invalid:3128 for nx.invalid:*"];
+    let gateway = Setup::new(&parent).user(USER).start();
     let origin = Origin::echo();
     let stream = connect_as(gateway.address, origin.address, USER);
     client::echoes(&stream, 1 << 20);
