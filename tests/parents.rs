@@ -11,7 +11,7 @@ use crate::support::client::{
     self, ESTABLISHED, SWITCHED, SWITCHING, basic, dial, read_head, request, send_cut, upgrade,
 };
 use crate::support::process::sluicegate;
-use crate::support::{Gateway, Noise, Origin, Setup, connect, connect_as};
+use crate::support::{Gateway, Noise, Origin, Setup, connect, connect_as, eventually};
 
 const USER: &str = "mover:s3cret";
 
@@ -107,6 +107,29 @@ fn a_rule_has_to_permit_a_name_that_a_parent_resolves() {
     ] {
         let (_, answer) = client::ask(gateway.address, request(target, None).as_bytes());
         assert!(answer.starts_with(&format!("HTTP/1.1 {line}\r\n")), "{answer}");
+    }
+}
+
+/// What is loopback to a parent may be loopback here, where the admin address is.
+#[test]
+fn localhost_is_left_to_a_parent_by_a_rule_that_spells_it() {
+    let parent = Origin::new();
+    let url = format!("http://{}", parent.address);
+    for (rule, target, is_left) in [
+        ("*:*", "localhost:443", false),
+        ("*:*", "LOCALHOST.:443", false),
+        ("*:*", "a.localhost:443", false),
+        ("localhost:443", "localhost:443", true),
+        ("*.localhost:443", "a.localhost:443", true),
+    ] {
+        let gateway = Setup::bare(&["--no-auth", "--allow", rule, "--parent", &url]).start();
+        let mut stream = dial(gateway.address);
+        stream.write_all(request(target, None).as_bytes()).unwrap();
+        if is_left {
+            assert!(asked(&parent.accept()).starts_with("CONNECT "), "{rule} {target}");
+        } else {
+            assert!(client::answer(stream).starts_with("HTTP/1.1 403 "), "{rule} {target}");
+        }
     }
 }
 
@@ -301,6 +324,7 @@ fn a_target_of_no_entry_is_dialled_directly() {
     let gateway = through(&[&format!("http://{} for *.example:443", parent.address)]);
     let stream = connect(gateway.address, origin.address);
     client::echoes(&stream, 10_000);
+    eventually("it is listed", || gateway.tunnels().len() == 1);
     let tunnels = gateway.tunnels();
     assert!(tunnels[0].get("parent").is_none(), "{tunnels:?}");
 }

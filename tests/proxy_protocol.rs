@@ -10,7 +10,7 @@ use sluicegate_xtask::migration::start_listener;
 
 use crate::support::client::{self, ESTABLISHED, SWITCHED, SWITCHING, dial, read_head, request, send_cut, upgrade};
 use crate::support::process::program;
-use crate::support::{Gateway, Noise, Origin};
+use crate::support::{Gateway, Noise, Origin, eventually};
 
 const LOCAL: [&str; 2] = ["--proxy-protocol-from", "127.0.0.0/8"];
 
@@ -36,6 +36,7 @@ fn the_address_that_it_carries_is_the_clients() {
     // In limits, in the API and in the log.
     let refused = client::answer(tunnel("203.0.113.9:50000", Version::V2));
     assert!(refused.starts_with("HTTP/1.1 503 Service Unavailable: --max-tunnels-per-source 1 reached"), "{refused}");
+    eventually("both are listed", || gateway.tunnels().len() == 2);
     let mut clients: Vec<_> = gateway.tunnels().iter().map(|tunnel| tunnel["client"].to_string()).collect();
     clients.sort();
     assert_eq!(clients, ["\"203.0.113.9:40000\"", "\"[2001:db8::9]:40000\""]);
@@ -87,8 +88,9 @@ fn who_has_to_send_one_and_does_not_is_closed() {
     let own = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
     stream.write_all(&[&own[..], request(origin.address, None).as_bytes()].concat()).unwrap();
     assert_eq!(read_head(&stream), ESTABLISHED);
+    client::echoes(&stream, 100);
     client::hang_up(&stream);
-    assert!(gateway.tunnels().is_empty() || gateway.tunnels()[0]["client"] == stream.local_addr().unwrap().to_string());
+    gateway.closing_line(stream.local_addr().unwrap());
 }
 
 #[test]

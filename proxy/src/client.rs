@@ -12,7 +12,6 @@ use crate::proxy_protocol;
 use crate::reason::{Reason, Refusal, Status};
 use crate::request::{self, MAX_HEAD, Request};
 use crate::sys::stream::{BothWays, Stream};
-use crate::sys::tcp::reset_on_close;
 
 /// The answer behind which the tunnel begins. stunnel skips header lines but takes a body for the
 /// peer's TLS, so there is neither.
@@ -148,16 +147,12 @@ impl Client {
     }
 
     /// Answers a refusal, and closes when the client has read it, as it does behind an answer of the origin's. Where
-    /// there is nobody to answer it only closes; one that has a part of an answer is reset, so that it does not take it
-    /// for all.
+    /// there is nobody to answer it only closes.
     pub async fn refuse(mut self, refusal: &Refusal) {
         let answer = match refusal.reason.status() {
             Some(status) => answer(status, refusal),
             None if refusal.reason == Reason::NotUpgraded => String::new(),
-            None => {
-                let _ = reset_on_close(&self.stream, refusal.reason == Reason::AnswerCut);
-                return;
-            }
+            None => return,
         };
         let _ = timeout(LINGER, async {
             self.stream.write_all(answer.as_bytes()).await?;

@@ -9,8 +9,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
-use crate::policy::{Permit, Rule};
-use crate::target::Host;
+use crate::policy::Rule;
+use crate::target::{Host, Target};
 
 /// The longest header that is read, in bytes. Version 1 has no more than 107, and version 2 has room for what else it may
 /// say (2.2: certificates and the like), which nobody needs here.
@@ -200,13 +200,12 @@ impl FromStr for Greeting {
     }
 }
 
-/// How a target is greeted, by the first of these that is about its name or its address.
+/// How a target is greeted, by the first of these that is about its name, or the address that it has been reached at.
 #[must_use]
-pub fn version_for(greetings: &[Greeting], permit: &Permit) -> Option<Version> {
-    let target = permit.target();
+pub fn version_for(greetings: &[Greeting], target: &Target, address: Option<SocketAddr>) -> Option<Version> {
     let is_it = |rule: &Rule| {
         let by_name = matches!(&target.host, Host::Name(name) if rule.covers_name(name));
-        rule.has_port(target.port) && (by_name || permit.addresses().iter().any(|ip| rule.covers_address(ip.ip())))
+        rule.has_port(target.port) && (by_name || address.is_some_and(|address| rule.covers_address(address.ip())))
     };
     greetings.iter().find(|greeting| is_it(&greeting.rule)).map(|greeting| greeting.version)
 }

@@ -222,6 +222,56 @@ fn an_answer_that_breaks_off_is_cut_for_the_client_too() {
     assert_eq!(gateway.metric(&CONNECT_REQUESTS, &["none", Reason::AnswerCut.label()]), 3);
 }
 
+/// What an origin did not take of a request would be the beginning of its tunnel.
+#[test]
+fn a_101_of_an_origin_that_has_not_taken_the_content_makes_no_tunnel() {
+    let gateway = Gateway::open(&[]);
+    for _ in 0..20 {
+        let origin = Origin::new();
+        let mut stream = dial(gateway.address);
+        stream.write_all(upgrade(origin.address, None, "Content-Length: 8000000\r\n").as_bytes()).unwrap();
+        let mut at_origin = origin.accept();
+        read_head(&at_origin);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                at_origin.write_all(SWITCHING.as_bytes()).unwrap();
+                client::arrives(&at_origin);
+                client::reset(&at_origin);
+            });
+            // It breaks off when the client is answered.
+            let _ = stream.write_all(&vec![7; 8_000_000]);
+        });
+        let answer = read_head(&stream);
+        assert!(answer.starts_with("HTTP/1.1 502 Bad Gateway: "), "{answer}");
+    }
+    assert_eq!(gateway.metric(&CONNECT_REQUESTS, &["101", "established"]), 0);
+}
+
+/// Nobody may take for whole what is not, nor for the gateway's answer what is a part of the origin's.
+#[test]
+fn a_client_that_does_not_read_is_cut_off() {
+    let gateway = Gateway::open(&["--handshake-timeout", "300ms"]);
+    let interim = format!("HTTP/1.1 103 Early Hints\r\nX: {}\r\n\r\n", "a".repeat(15_000));
+    for (head, more, reason) in
+        [("HTTP/1.1 200 OK\r\n\r\n", "x".repeat(1 << 20), "client_gone"), ("", interim, "answer_cut")]
+    {
+        let origin = Origin::new();
+        let mut stream = dial(gateway.address);
+        let from = stream.local_addr().unwrap();
+        stream.write_all(upgrade(origin.address, None, "").as_bytes()).unwrap();
+        let mut at_origin = origin.accept();
+        read_head(&at_origin);
+        at_origin.write_all(head.as_bytes()).unwrap();
+        // Until the gateway takes no more, and then has gone.
+        while at_origin.write_all(more.as_bytes()).is_ok() {}
+        assert_eq!(gateway.refusal_line(from).text("reason"), reason);
+        let mut came = Vec::new();
+        let error = stream.read_to_end(&mut came).expect_err("not the end of it");
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{reason}");
+        assert!(!came.windows(12).any(|window| window == b"HTTP/1.1 504"), "{reason}");
+    }
+}
+
 #[test]
 fn content_that_is_none_is_refused() {
     let gateway = Gateway::open(&[]);

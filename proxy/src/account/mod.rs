@@ -110,9 +110,9 @@ impl Account {
         self.upgrade = Some(protocols.into());
     }
 
-    /// The parent proxy that has opened the way, if it is one.
-    pub fn parent(&mut self, parent: Option<&Arc<str>>) {
-        self.parent = parent.cloned();
+    /// The parent proxy that is to open the way, if it is one.
+    pub fn parent(&mut self, parent: Option<Arc<str>>) {
+        self.parent = parent;
     }
 
     /// Takes one of the slots that [`Limits`] allow, for as long as this lives. The user must be

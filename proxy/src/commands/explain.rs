@@ -7,7 +7,7 @@ use super::Failure;
 use crate::config::settings::parents;
 use crate::config::{Explain, Rules};
 use crate::dial::{self, Dialer};
-use crate::policy::{Named, Policy, Verdict};
+use crate::policy::{Named, Policy};
 use crate::sys::socket::{LegOptions, is_local_address};
 use crate::target::Target;
 
@@ -37,8 +37,8 @@ pub async fn run(options: &Explain) -> Result<String, Failure> {
     for address in &addresses {
         let _ = writeln!(text, "  {address}  {}", policy.judge(&target, *address));
     }
-    let parent = policy.check_addresses(named, addresses.clone()).ok().and_then(|permit| dialer.parent_for(&permit));
-    let dialled: Vec<_> = addresses.into_iter().filter(|address| permitted(&policy, &target, *address)).collect();
+    let permit = policy.check_addresses(named, addresses);
+    let (parent, dialled) = permit.map_or_else(|_| (None, Vec::new()), |permit| dialer.choose(&permit));
     match dialled.as_slice() {
         [] => verdict(text, "refused: no address is permitted", false),
         some => {
@@ -57,7 +57,7 @@ fn by_parent(text: String, policy: &Policy, dialer: &Dialer, named: Named) -> Re
     match policy.check_unresolved(named) {
         Err(refusal) => verdict(text, &format!("refused: {}", refusal.detail), false),
         Ok(permit) => {
-            let parent = dialer.parent_for(&permit).map(|parent| parent.to_string()).unwrap_or_default();
+            let parent = dialer.choose(&permit).0.map(|parent| parent.to_string()).unwrap_or_default();
             let (rule, target) = (permit.rule(), permit.target());
             verdict(text, &format!("permitted by {rule}; {parent} would be asked for {target}, and resolve it"), true)
         }
@@ -68,10 +68,6 @@ fn question(options: &Explain, target: &Target) -> String {
     let user = options.user.as_deref().unwrap_or("any user");
     let from = options.from.map_or("anywhere".to_owned(), |from| from.to_string());
     format!("{user} from {from} asks for {target} (the rules are the same for every user and source)\n")
-}
-
-fn permitted(policy: &Policy, target: &Target, address: std::net::SocketAddr) -> bool {
-    matches!(policy.judge(target, address), Verdict::Permitted { .. })
 }
 
 fn dialer(rules: &Rules) -> Result<Dialer, Failure> {

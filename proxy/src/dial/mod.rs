@@ -90,6 +90,8 @@ pub struct Reached {
     pub socket: TcpStream,
     /// Where it leads: to the target, or to the parent.
     pub address: SocketAddr,
+    /// The target's own address, unless its name was left to the parent.
+    pub target: Option<SocketAddr>,
     /// What came behind the parent's answer.
     pub behind: Vec<u8>,
     /// The parent, by its place.
@@ -102,12 +104,12 @@ impl Reached {
     /// # Errors
     /// `ConnectTimeout` or `Unreachable`.
     pub async fn told(self, bytes: &[u8], limit: Duration) -> Result<Self, Refusal> {
-        let Self { socket, address, behind, parent } = self;
+        let Self { socket, address, .. } = self;
         let mut stream = Stream::new(socket);
         let told = tokio::time::timeout(limit, stream.write_all(bytes)).await;
         let told = told.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).and_then(|()| stream.into_std());
         let socket = told.map_err(|error| cause::of_told(address, &error))?;
-        Ok(Self { socket, address, behind, parent })
+        Ok(Self { socket, ..self })
     }
 }
 
@@ -142,7 +144,7 @@ impl Dialer {
     /// The way to a target whose name has not been resolved.
     #[must_use]
     pub fn route(&self, named: &Named) -> Route {
-        self.options.parents.route(named.target(), None)
+        self.options.parents.route(named.target())
     }
 
     /// The name is left to a parent; otherwise it has to be resolved here, and its addresses judged.
@@ -151,13 +153,10 @@ impl Dialer {
         matches!((&named.target().host, self.route(named)), (Host::Name(_), Route::Parent(_)))
     }
 
-    /// The parent through which a target is dialled that may be.
+    /// The parent through which a target is dialled that may be, and which of its addresses are meant.
     #[must_use]
-    pub fn parent_for(&self, permit: &Permit) -> Option<Arc<Parent>> {
-        match self.options.parents.route(permit.target(), Some(permit.addresses())) {
-            Route::Parent(parent) => Some(parent),
-            Route::Direct | Route::ByAddress => None,
-        }
+    pub fn choose(&self, permit: &Permit) -> (Option<Arc<Parent>>, Vec<SocketAddr>) {
+        self.options.parents.choose(permit.target(), permit.addresses())
     }
 
     /// Refuses a request that has come through these proxies if this gateway is one of them.
@@ -194,13 +193,14 @@ impl Dialer {
     /// `Exhausted`; of the way to a parent these, or that its name does not resolve; and what the parent answers.
     pub async fn dial(&self, permit: Permit, via: &str) -> Result<Reached, Refusal> {
         let began = Instant::now();
-        let reached = match self.parent_for(&permit) {
+        let (parent, addresses) = self.choose(&permit);
+        let reached = match parent {
             None => {
-                let (socket, address) = self.connect(permit.target(), permit.addresses()).await?;
-                Reached { socket, address, behind: Vec::new(), parent: None }
+                let (socket, address) = self.connect(permit.target(), &addresses).await?;
+                Reached { socket, address, target: Some(address), behind: Vec::new(), parent: None }
             }
             Some(parent) => {
-                let reached = Box::pin(self.through(&parent, &permit, via)).await;
+                let reached = Box::pin(self.through(&parent, permit.target(), addresses.first(), via)).await;
                 let outcome = reached.as_ref().map_or_else(|refusal| refusal.reason.label(), |_| ESTABLISHED);
                 PARENT_REQUESTS.counter(&[&parent.label, outcome]).increment(1);
                 reached?
@@ -217,7 +217,13 @@ impl Dialer {
         connected.map_err(|failures| cause::refusal(target, &failures, timeout))
     }
 
-    async fn through(&self, parent: &Parent, permit: &Permit, via: &str) -> Result<Reached, Refusal> {
+    async fn through(
+        &self,
+        parent: &Parent,
+        target: &Target,
+        address_of_target: Option<&SocketAddr>,
+        via: &str,
+    ) -> Result<Reached, Refusal> {
         let of_parent = |refusal: Refusal| Refusal::new(refusal.reason, format!("{parent}: {}", refusal.detail));
         let mut addresses = match &parent.target.host {
             Host::Address(address) => vec![SocketAddr::new(*address, 0)],
@@ -225,14 +231,15 @@ impl Dialer {
         };
         addresses.iter_mut().for_each(|address| address.set_port(parent.target.port));
         let (socket, address) = self.connect(&parent.target, &addresses).await.map_err(of_parent)?;
-        let authority = permit.addresses().first().map_or_else(|| permit.target().to_string(), ToString::to_string);
+        let authority = address_of_target.map_or_else(|| target.to_string(), ToString::to_string);
         let own = format!("1.1 {}", self.pseudonym);
         let via = if via.is_empty() { own } else { format!("{via}, {own}") };
         let mut stream = Stream::new(socket);
         let limit = self.options.timeout * TOTAL;
         let behind = parent::ask(parent, &mut stream, &authority, &via, limit).await?;
         let socket = stream.into_std().map_err(|error| Refusal::new(Reason::Exhausted, error.to_string()))?;
-        Ok(Reached { socket, address, behind, parent: Some(parent.label.clone()) })
+        let parent = Some(parent.label.clone());
+        Ok(Reached { socket, address, target: address_of_target.copied(), behind, parent })
     }
 }
 

@@ -58,26 +58,41 @@ impl Parents {
         values.iter().enumerate().map(entry).collect::<Result<_, _>>().map(Self)
     }
 
-    /// The way to a target, by the first entry that is about it. With `addresses`, those that its name resolves to, it is
-    /// never [`Route::ByAddress`].
+    /// The way to a target whose name has not been resolved, by the first entry that is about it.
     #[must_use]
-    pub fn route(&self, target: &Target, addresses: Option<&[SocketAddr]>) -> Route {
-        for Entry { parent, rule } in &self.0 {
-            let is_it = match (rule, &target.host) {
+    pub fn route(&self, target: &Target) -> Route {
+        match self.first(target, None) {
+            Err(ByAddress) => Route::ByAddress,
+            Ok(entry) => entry.and_then(|entry| entry.parent.clone()).map_or(Route::Direct, Route::Parent),
+        }
+    }
+
+    /// The way to a target with these addresses, and those of them that the entry is about; there may be none if the name
+    /// is left to the parent.
+    #[must_use]
+    pub fn choose(&self, target: &Target, addresses: &[SocketAddr]) -> (Option<Arc<Parent>>, Vec<SocketAddr>) {
+        let entry = self.first(target, Some(addresses)).ok().flatten();
+        let network = entry.and_then(|entry| entry.rule.as_ref()).filter(|rule| rule.network().is_some());
+        let is_meant = |address: &&SocketAddr| network.is_none_or(|rule| rule.covers_address(address.ip()));
+        (entry.and_then(|entry| entry.parent.clone()), addresses.iter().filter(is_meant).copied().collect())
+    }
+
+    fn first(&self, target: &Target, addresses: Option<&[SocketAddr]>) -> Result<Option<&Entry>, ByAddress> {
+        for entry in &self.0 {
+            let is_it = match (&entry.rule, &target.host) {
                 (None, _) => true,
                 (Some(rule), _) if !rule.has_port(target.port) => false,
                 (Some(rule), Host::Address(address)) => rule.covers_address(*address),
                 (Some(rule), Host::Name(name)) if rule.network().is_none() => rule.covers_name(name),
-                (Some(rule), Host::Name(_)) => match addresses {
-                    Some(addresses) => addresses.iter().any(|address| rule.covers_address(address.ip())),
-                    None => return Route::ByAddress,
-                },
+                (Some(rule), Host::Name(_)) => {
+                    addresses.ok_or(ByAddress)?.iter().any(|address| rule.covers_address(address.ip()))
+                }
             };
             if is_it {
-                return parent.clone().map_or(Route::Direct, Route::Parent);
+                return Ok(Some(entry));
             }
         }
-        Route::Direct
+        Ok(None)
     }
 
     /// Each parent once.
@@ -90,14 +105,21 @@ impl Parents {
     }
 }
 
+/// It depends on addresses that are not known.
+struct ByAddress;
+
+const NO_RULE: &str =
+    "behind the URL comes nothing or ` for HOST:PORTS`, as ` for *.apps.example:443`; a blank in a password is %20";
+
 impl Entry {
     fn parse(text: &str) -> Result<Self, String> {
         let mut words = text.split_whitespace();
         let (first, of, rule, more) = (words.next(), words.next(), words.next(), words.next());
         let rule = match (of, rule, more) {
             (None, ..) => None,
-            (Some("for"), Some(rule), None) => Some(rule.parse::<Rule>()?),
-            _ => return Err("behind the URL comes `for RULE` or nothing, as `for *.apps.example:443`".into()),
+            // Without the rule's own words, which quote it: an unescaped blank in a password would be taken for this place.
+            (Some("for"), Some(rule), None) => Some(rule.parse::<Rule>().map_err(|_| NO_RULE)?),
+            _ => return Err(NO_RULE.into()),
         };
         let parent = match first.unwrap_or_default() {
             "direct" => None,
@@ -167,10 +189,17 @@ mod tests {
     fn route(parents: &Parents, target: &str, addresses: Option<&[&str]>) -> String {
         let addresses: Option<Vec<SocketAddr>> =
             addresses.map(|all| all.iter().map(|address| address.parse().unwrap()).collect());
-        match parents.route(&Target::parse(target).unwrap(), addresses.as_deref()) {
-            Route::Direct => "direct".to_owned(),
-            Route::Parent(parent) => parent.label.to_string(),
-            Route::ByAddress => "by address".to_owned(),
+        let target = Target::parse(target).unwrap();
+        let label = |parent: Option<Arc<Parent>>| parent.map_or("direct".to_owned(), |parent| parent.label.to_string());
+        match (addresses, parents.route(&target)) {
+            (Some(addresses), _) => {
+                let (parent, meant) = parents.choose(&target, &addresses);
+                let meant: Vec<_> = meant.iter().map(|address| address.ip().to_string()).collect();
+                format!("{} {}", label(parent), meant.join(" "))
+            }
+            (None, Route::Direct) => label(None),
+            (None, Route::Parent(parent)) => label(Some(parent)),
+            (None, Route::ByAddress) => "by address".to_owned(),
         }
     }
 
@@ -192,9 +221,9 @@ mod tests {
             ("192.0.2.1:6443", None, "[2001:db8::3]:3"),
             // What a network is about is known when the name is resolved.
             ("b.example:443", None, "by address"),
-            ("b.example:443", Some(&["192.0.2.1:443", "10.0.0.1:443"][..]), "two.example:8080"),
-            ("b.example:443", Some(&["192.0.2.1:443"][..]), "direct"),
-            ("b.example:6443", Some(&["192.0.2.1:6443"][..]), "[2001:db8::3]:3"),
+            ("b.example:443", Some(&["192.0.2.1:443", "10.0.0.1:443"][..]), "two.example:8080 10.0.0.1"),
+            ("b.example:443", Some(&["192.0.2.1:443"][..]), "direct 192.0.2.1"),
+            ("b.example:6443", Some(&["192.0.2.1:6443"][..]), "[2001:db8::3]:3 192.0.2.1"),
             ("b.example:80", None, "direct"),
         ] {
             assert_eq!(route(&parents, target, addresses), expected, "{target} {addresses:?}");
@@ -227,10 +256,12 @@ mod tests {
             ("http://u:s3cret%@h:1", "%25"),
             ("http://u:s3cret%+1@h:1", "%25"),
             ("http://:s3cret@h:1", "user is empty"),
-            ("http://u:s3cret@h:1 h:443", "for RULE"),
-            ("http://u:s3cret@h:1 for", "for RULE"),
-            ("http://u:s3cret@h:1 for a:1 b:1", "for RULE"),
-            ("http://u:s3cret@h:1 for a", "names no ports"),
+            ("http://u:s3cret@h:1 h:443", "for HOST:PORTS"),
+            ("http://u:s3cret@h:1 for", "for HOST:PORTS"),
+            ("http://u:s3cret@h:1 for a:1 b:1", "for HOST:PORTS"),
+            ("http://u:s3cret@h:1 for a", "for HOST:PORTS"),
+            ("http://u:a for s3cret@h:1", "%20"),
+            ("http://h:1 for http://u:s3cret@h:1", "for HOST:PORTS"),
             ("", "write http://"),
         ] {
             let error = read(&["direct for a:1", value]).unwrap_err();

@@ -171,9 +171,12 @@ impl Policy {
     /// [`Reason::Denied`] if no rule permits the name itself.
     pub fn check_unresolved(&self, named: Named) -> Result<Permit, Refusal> {
         let target = named.target;
-        let covers = |name: &String, rule: &&Rule| rule.has_port(target.port) && rule.covers_name(name);
-        let by_name = |rule: &&Rule| matches!(&target.host, Host::Name(name) if covers(name, rule));
-        let Some(rule) = self.allow.iter().find(by_name).map(|rule| self.shown(rule)) else {
+        // The parent's own loopback (RFC 6761, 6.3), which may be this host's.
+        let is_special = |name: &str| name == "localhost" || name.ends_with(".localhost");
+        let covers = |rule: &Rule, name| if is_special(name) { rule.spells_name(name) } else { rule.covers_name(name) };
+        let by_name = |rule: &&Rule| matches!(&target.host, Host::Name(name) if covers(rule, name));
+        let mut rules = self.allow.iter().filter(|rule| rule.has_port(target.port));
+        let Some(rule) = rules.find(by_name).map(|rule| self.shown(rule)) else {
             let detail = format!("{} by its name, and a parent proxy resolves it", self.unmatched(&target));
             return Err(Refusal::new(Reason::Denied, detail));
         };

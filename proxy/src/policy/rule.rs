@@ -54,6 +54,11 @@ impl Rule {
         }
     }
 
+    /// Whether the rule names it, or names below a suffix, and not just every name there is.
+    pub(super) fn spells_name(&self, name: &str) -> bool {
+        self.host != Pattern::Any && self.covers_name(name)
+    }
+
     /// Whether the rule is about this address.
     pub(crate) fn covers_address(&self, address: IpAddr) -> bool {
         match &self.host {

@@ -110,6 +110,20 @@ fn a_greeting_is_a_version_and_a_rule() {
     }
 }
 
+#[test]
+fn a_target_is_told_by_its_name_or_by_the_address_that_it_was_reached_at() {
+    let greetings = ["v1 for 127.0.0.2:80", "v2 for *.example:80"].map(|text| text.parse().unwrap());
+    let told = |target: &str, reached: Option<&str>| {
+        version_for(&greetings, &Target::parse(target).unwrap(), reached.map(address))
+    };
+    assert_eq!(told("h:80", Some("127.0.0.2:80")), Some(Version::V1));
+    assert_eq!(told("h:80", Some("127.0.0.1:80")), None);
+    assert_eq!(told("h:81", Some("127.0.0.2:81")), None);
+    assert_eq!(told("a.example:80", Some("127.0.0.1:80")), Some(Version::V2));
+    assert_eq!(told("a.example:80", None), Some(Version::V2));
+    assert_eq!(told("h:80", None), None);
+}
+
 proptest! {
     #[test]
     fn any_bytes_get_the_same_answer_however_they_are_cut(

@@ -151,6 +151,12 @@ impl BothWays<'_> {
     }
 }
 
+impl AsFd for BothWays<'_> {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.0.get_ref().as_fd()
+    }
+}
+
 fn receive(socket: &TcpStream, buffer: &mut Vec<u8>) -> io::Result<usize> {
     Ok(rustix::net::recv(socket, spare_capacity(buffer), RecvFlags::empty())?.1)
 }

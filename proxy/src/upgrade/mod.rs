@@ -8,6 +8,7 @@ mod answer;
 
 use std::io::{self, ErrorKind};
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
@@ -18,6 +19,7 @@ use crate::message::{BadContent, Content, MAX_HEAD};
 use crate::reason::{Reason, Refusal};
 use crate::request::Upgrade;
 use crate::sys::stream::{BothWays, Stream};
+use crate::sys::tcp::reset_on_close;
 
 use answer::{Answer, SWITCHED};
 
@@ -33,7 +35,7 @@ const PIECE: usize = 64 << 10;
 /// A refusal that the client is still to be told; or, where it has the origin's answer instead, [`Reason::NotUpgraded`],
 /// and [`Reason::AnswerCut`] if that was not whole.
 pub async fn ask(client: &mut Client, origin: Reached, asked: Upgrade, limit: Duration) -> Result<Reached, Refusal> {
-    let Reached { socket, address, behind, parent } = origin;
+    let Reached { socket, address, target, behind, parent } = origin;
     let mut stream = Stream::new(socket);
     let behind = {
         let (client, from_client) = client.both_ways()?;
@@ -42,14 +44,25 @@ pub async fn ask(client: &mut Client, origin: Reached, asked: Upgrade, limit: Du
             .map_err(|error| Refusal::new(Reason::Exhausted, format!("the origin cannot be waited for: {error}")))?;
         let mut from_origin = behind;
         let answer = answered(client, from_client, origin, &mut from_origin, asked, limit).await?;
+        // From here on what the client has is a part of something, until it has all of it.
+        cut_unless_whole(&client, true);
         within(limit, client.write_all(&answer.head)).await.map_err(|error| took_no_answer(&error))?;
         if answer.status != SWITCHED {
             return Err(passed_on(origin, from_origin, client, answer, limit).await);
         }
-        from_origin
+        cut_unless_whole(&client, false);
+        // A long-lived tunnel keeps no empty buffer.
+        if from_origin.is_empty() { Vec::new() } else { from_origin }
     };
     let socket = stream.into_std().map_err(|error| Refusal::new(Reason::Exhausted, error.to_string()))?;
-    Ok(Reached { socket, address, behind, parent })
+    Ok(Reached { socket, address, target, behind, parent })
+}
+
+/// Whoever closes the client's socket from here on resets it: a kill, the end of a drain, a time-out. A client takes a
+/// clean end for the end of an answer that announces none.
+fn cut_unless_whole(client: &BothWays<'_>, cut: bool) {
+    // It fails for what is no TCP socket.
+    let _ = reset_on_close(client, cut);
 }
 
 /// The answer that is not followed by another one, when the request has gone, or needs to go no further.
@@ -65,41 +78,51 @@ async fn answered(
     let mut content = asked.content.clone();
     // Both at once: an origin may answer before it has all, and a client may wait for a 100 before it sends any.
     let mut carrying = pin!(carry(client, from_client, origin, &mut content, limit));
-    let mut answering = pin!(read_answer(origin, from_origin, client, &asked));
-    let mut carried = false;
-    loop {
+    let interim = AtomicBool::new(false);
+    let mut answering = pin!(read_answer(origin, from_origin, client, &asked, &interim));
+    // `Some` when it is over, with what the origin did not take the rest for.
+    let mut carried: Option<Result<(), Refusal>> = None;
+    let answered = loop {
         tokio::select! {
-            done = &mut carrying, if !carried => match done {
+            done = &mut carrying, if carried.is_none() => match done {
+                Ok(()) => carried = Some(Ok(())),
                 // An origin that takes no more has an answer, as a rule.
-                Ok(()) | Err(Broken::To(_)) => carried = true,
-                Err(Broken::From(broken)) => return Err(broken.of_request()),
+                Err(Broken::To(error)) => carried = Some(Err(took_nothing(&error))),
+                Err(Broken::From(broken)) => break Err(broken.of_request()),
             },
-            answer = &mut answering => {
-                let answer = answer?;
-                if answer.status == SWITCHED && !carried {
-                    match carrying.await {
-                        Ok(()) => {}
-                        Err(Broken::To(error)) => return Err(took_nothing(&error)),
-                        Err(Broken::From(broken)) => return Err(broken.of_request()),
-                    }
-                }
-                return Ok(answer);
-            }
-            () = sleep(limit), if carried => {
+            answer = &mut answering => break answer,
+            () = sleep(limit), if carried.is_some() => {
                 let limit = humantime::format_duration(limit);
                 let detail = format!("no answer from the origin to the Upgrade (--handshake-timeout {limit})");
-                return Err(Refusal::new(Reason::AnswerTimeout, detail));
+                break Err(Refusal::new(Reason::AnswerTimeout, detail));
             }
         }
+    };
+    match (answered, carried) {
+        // Whoever has the whole of a request may switch; from one that has a part of it the rest would be the tunnel's.
+        (Ok(answer), Some(carried)) if answer.status == SWITCHED => carried.map(|()| answer),
+        (Ok(answer), None) if answer.status == SWITCHED => match carrying.await {
+            Ok(()) => Ok(answer),
+            Err(Broken::To(error)) => Err(took_nothing(&error)),
+            Err(Broken::From(broken)) => Err(broken.of_request()),
+        },
+        (Ok(answer), _) => Ok(answer),
+        // Nothing can be said to a client that has the half of something.
+        (Err(refusal), _) if interim.load(Ordering::Relaxed) => {
+            cut_unless_whole(&client, true);
+            Err(Refusal::new(Reason::AnswerCut, format!("an interim answer did not go through: {}", refusal.detail)))
+        }
+        (Err(refusal), _) => Err(refusal),
     }
 }
 
-/// Reads up to an answer that is not interim, and passes those before it on.
+/// Reads up to an answer that is not interim, and passes those before it on; `interim` is true while one is on its way.
 async fn read_answer(
     origin: BothWays<'_>,
     buffer: &mut Vec<u8>,
     client: BothWays<'_>,
     asked: &Upgrade,
+    interim: &AtomicBool,
 ) -> Result<Answer, Refusal> {
     loop {
         if let Some(answer) = answer::parse(buffer, asked)? {
@@ -107,7 +130,9 @@ async fn read_answer(
             if !answer.is_interim() {
                 return Ok(answer);
             }
+            interim.store(true, Ordering::Relaxed);
             client.write_all(&answer.head).await.map_err(|error| took_no_answer(&error))?;
+            interim.store(false, Ordering::Relaxed);
             continue;
         }
         buffer.reserve_exact(MAX_HEAD.saturating_sub(buffer.len()).max(1));
@@ -129,7 +154,10 @@ async fn passed_on(
 ) -> Refusal {
     let status = answer.status;
     match carry(origin, &mut buffer, client, &mut answer.content, limit).await {
-        Ok(()) => Refusal::new(Reason::NotUpgraded, format!("the origin answered {status}")),
+        Ok(()) => {
+            cut_unless_whole(&client, false);
+            Refusal::new(Reason::NotUpgraded, format!("the origin answered {status}"))
+        }
         Err(Broken::To(error)) => took_no_answer(&error),
         Err(Broken::From(broken)) => {
             Refusal::new(Reason::AnswerCut, format!("the origin answered {status}, of which not all came: {broken}"))
