@@ -47,22 +47,12 @@ impl Client {
     /// A refusal as [`request::parse`] has it; [`Reason::HandshakeTimeout`] when the head is not
     /// complete within `limit`; [`Reason::ClientGone`] when the client closes before.
     pub async fn request(&mut self, limit: Duration) -> Result<Request, Refusal> {
-        let deadline = Instant::now() + limit;
-        loop {
-            if let Some(parsed) = request::parse(&self.buffer)? {
-                self.buffer.drain(..parsed.head_len);
-                return Ok(parsed.request);
-            }
-            match timeout_at(deadline, self.read_more()).await {
-                Ok(Ok(0)) => return Err(self.gone("closed before its request was complete")),
-                Ok(Ok(_)) => {}
-                Ok(Err(error)) => return Err(self.gone(&error.to_string())),
-                Err(_) => {
-                    let detail = format!("no complete request within {limit:?} (--handshake-timeout)");
-                    return Err(Refusal::new(Reason::HandshakeTimeout, detail));
-                }
-            }
-        }
+        let late = || {
+            let detail = format!("no complete request within {limit:?} (--handshake-timeout)");
+            Refusal::new(Reason::HandshakeTimeout, detail)
+        };
+        let parse = |bytes: &[u8]| Ok(request::parse(bytes)?.map(|parsed| (parsed.request, parsed.head_len)));
+        self.first(limit, "request", parse, late).await
     }
 
     /// Reads the PROXY protocol header that has to come first: where the connection comes from and where it went, unless
@@ -72,17 +62,32 @@ impl Client {
     /// [`Reason::NotProxied`] for anything else, and when it is not complete within `limit`; [`Reason::ClientGone`].
     pub async fn proxied(&mut self, limit: Duration) -> Result<Option<(SocketAddr, SocketAddr)>, Refusal> {
         let refused = |why: &str| Refusal::new(Reason::NotProxied, format!("{why} (--proxy-protocol-from)"));
+        let parse = |bytes: &[u8]| match proxy_protocol::parse(bytes) {
+            Ok(header) => Ok(header.map(|header| (header.addresses, header.len))),
+            Err(error) => Err(refused(&error.to_string())),
+        };
+        self.first(limit, "PROXY header", parse, || refused("no complete PROXY header came")).await
+    }
+
+    /// Reads until `parse` finds something at the beginning, which is taken out, by the length that it tells.
+    async fn first<T>(
+        &mut self,
+        limit: Duration,
+        what: &str,
+        parse: impl Fn(&[u8]) -> Result<Option<(T, usize)>, Refusal>,
+        late: impl Fn() -> Refusal,
+    ) -> Result<T, Refusal> {
         let deadline = Instant::now() + limit;
         loop {
-            if let Some(header) = proxy_protocol::parse(&self.buffer).map_err(|error| refused(&error.to_string()))? {
-                self.buffer.drain(..header.len);
-                return Ok(header.addresses);
+            if let Some((found, length)) = parse(&self.buffer)? {
+                self.buffer.drain(..length);
+                return Ok(found);
             }
             match timeout_at(deadline, self.read_more()).await {
-                Ok(Ok(0)) => return Err(self.gone("closed before its PROXY header was complete")),
+                Ok(Ok(0)) => return Err(self.gone(&format!("closed before its {what} was complete"))),
                 Ok(Ok(_)) => {}
                 Ok(Err(error)) => return Err(self.gone(&error.to_string())),
-                Err(_) => return Err(refused("no complete PROXY header came")),
+                Err(_) => return Err(late()),
             }
         }
     }

@@ -36,6 +36,16 @@ fn exchange(gateway: &Gateway, lines: &str, content: &[u8], answer: &[u8]) -> (S
     (from, answer)
 }
 
+/// Both ends of a request with these lines, of which the origin has read the head.
+fn asking(gateway: &Gateway, lines: &str) -> (TcpStream, TcpStream) {
+    let origin = Origin::new();
+    let mut stream = dial(gateway.address);
+    stream.write_all(upgrade(origin.address, None, lines).as_bytes()).expect("the gateway reads");
+    let at_origin = origin.accept();
+    assert_eq!(read_head(&at_origin), upgrade_at_origin(origin.address, lines));
+    (stream, at_origin)
+}
+
 #[test]
 fn an_answer_other_than_101_is_passed_on_whole_and_there_is_no_tunnel() {
     let gateway = Gateway::open(&[]);
@@ -143,11 +153,7 @@ fn the_content_of_a_request_is_carried_first() {
 #[test]
 fn a_101_before_the_content_is_whole_waits_for_it() {
     let gateway = Gateway::open(&[]);
-    let origin = Origin::new();
-    let mut stream = dial(gateway.address);
-    stream.write_all(upgrade(origin.address, None, "Content-Length: 5\r\n").as_bytes()).unwrap();
-    let mut at_origin = origin.accept();
-    read_head(&at_origin);
+    let (mut stream, mut at_origin) = asking(&gateway, "Content-Length: 5\r\n");
     at_origin.write_all(&[SWITCHING.as_bytes(), b"down"].concat()).unwrap();
     client::arrives(&at_origin);
     assert!(client::is_silent(&stream));
@@ -162,12 +168,7 @@ fn a_101_before_the_content_is_whole_waits_for_it() {
 #[test]
 fn a_client_that_waits_for_a_100_gets_one_before_it_sends_its_content() {
     let gateway = Gateway::open(&[]);
-    let origin = Origin::new();
-    let mut stream = dial(gateway.address);
-    let lines = "Expect: 100-continue\r\nContent-Length: 4\r\n";
-    stream.write_all(upgrade(origin.address, None, lines).as_bytes()).unwrap();
-    let mut at_origin = origin.accept();
-    assert_eq!(read_head(&at_origin), upgrade_at_origin(origin.address, lines));
+    let (mut stream, mut at_origin) = asking(&gateway, "Expect: 100-continue\r\nContent-Length: 4\r\n");
     at_origin.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").unwrap();
     assert_eq!(read_head(&stream), "HTTP/1.1 100 Continue\r\nVia: 1.1 sluicegate\r\n\r\n");
     stream.write_all(b"body").unwrap();
@@ -180,13 +181,9 @@ fn a_client_that_waits_for_a_100_gets_one_before_it_sends_its_content() {
 #[test]
 fn an_answer_comes_before_the_content_is_whole() {
     let gateway = Gateway::open(&[]);
-    let origin = Origin::new();
-    let mut stream = dial(gateway.address);
-    stream.write_all(upgrade(origin.address, None, "Content-Length: 100000000\r\n").as_bytes()).unwrap();
-    let mut at_origin = origin.accept();
-    read_head(&at_origin);
+    let (stream, mut at_origin) = asking(&gateway, "Content-Length: 100000000\r\n");
     at_origin.write_all(b"HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\n\r\nbig").unwrap();
-    let answer = client::answer(stream.try_clone().unwrap());
+    let answer = client::answer(stream);
     assert!(answer.starts_with("HTTP/1.1 413 Too Large\r\n") && answer.ends_with("\r\n\r\nbig"), "{answer}");
 }
 
@@ -199,12 +196,8 @@ fn an_answer_that_breaks_off_is_cut_for_the_client_too() {
         ("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf", false),
         ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\nnext", false),
     ] {
-        let origin = Origin::new();
-        let mut stream = dial(gateway.address);
+        let (mut stream, mut at_origin) = asking(&gateway, "");
         let from = stream.local_addr().unwrap();
-        stream.write_all(upgrade(origin.address, None, "").as_bytes()).unwrap();
-        let mut at_origin = origin.accept();
-        read_head(&at_origin);
         at_origin.write_all(answer.as_bytes()).unwrap();
         assert!(read_head(&stream).starts_with("HTTP/1.1 200 OK\r\n"));
         if breaks {
@@ -227,11 +220,7 @@ fn an_answer_that_breaks_off_is_cut_for_the_client_too() {
 fn a_101_of_an_origin_that_has_not_taken_the_content_makes_no_tunnel() {
     let gateway = Gateway::open(&[]);
     for _ in 0..20 {
-        let origin = Origin::new();
-        let mut stream = dial(gateway.address);
-        stream.write_all(upgrade(origin.address, None, "Content-Length: 8000000\r\n").as_bytes()).unwrap();
-        let mut at_origin = origin.accept();
-        read_head(&at_origin);
+        let (mut stream, mut at_origin) = asking(&gateway, "Content-Length: 8000000\r\n");
         thread::scope(|scope| {
             scope.spawn(|| {
                 at_origin.write_all(SWITCHING.as_bytes()).unwrap();
@@ -255,12 +244,8 @@ fn a_client_that_does_not_read_is_cut_off() {
     for (head, more, reason) in
         [("HTTP/1.1 200 OK\r\n\r\n", "x".repeat(1 << 20), "client_gone"), ("", interim, "answer_cut")]
     {
-        let origin = Origin::new();
-        let mut stream = dial(gateway.address);
+        let (mut stream, mut at_origin) = asking(&gateway, "");
         let from = stream.local_addr().unwrap();
-        stream.write_all(upgrade(origin.address, None, "").as_bytes()).unwrap();
-        let mut at_origin = origin.accept();
-        read_head(&at_origin);
         at_origin.write_all(head.as_bytes()).unwrap();
         // Until the gateway takes no more, and then has gone.
         while at_origin.write_all(more.as_bytes()).is_ok() {}
