@@ -110,7 +110,9 @@ impl Way {
     fn give(&mut self, ends: &Ends<'_>, counts: &Counts, scratch: &mut [u8]) -> Result<Given, Fault> {
         let of_destination = |error| Fault::of_destination(ends.direction, error);
         let send = |bytes: &[u8]| match send(ends.destination, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
-            Err(Errno::AGAIN) => Ok(None),
+            // FAULT: where memory for TCP is short the kernel may find less than nothing left, and nothing is sent
+            // (`net/ipv4/tcp.c`, `tcp_wmem_schedule`: what stays with a socket is charged to it unasked).
+            Err(Errno::AGAIN | Errno::FAULT) => Ok(None),
             sent => sent.map(Some).map_err(|error| of_destination(error.into())),
         };
         if self.parked.len() > 0 {
