@@ -93,10 +93,10 @@ async fn handshake(gateway: &Gateway, client: &mut Client, account: &mut Account
         let addresses = gateway.dialer.resolve(&named).await?;
         gateway.policy.check_addresses(named, addresses)?
     };
-    account.parent(gateway.dialer.choose(&permit).0.map(|parent| parent.label.clone()));
-    let target = permit.target().clone();
-    let mut reached = Box::pin(gateway.dialer.dial(permit, &request.via)).await?;
-    if let Some(version) = version_for(&gateway.greetings, &target, reached.target) {
+    let way = gateway.dialer.choose(permit);
+    account.parent(way.parent.as_ref().map(|parent| parent.label.clone()));
+    let mut reached = Box::pin(gateway.dialer.dial(&way, &request.via)).await?;
+    if let Some(version) = version_for(&gateway.greetings, way.permit().target(), reached.target) {
         let to = proxied.map_or_else(|| client.local_addr(), |(_, to)| Ok(to))?;
         reached = Box::pin(reached.told(&header(version, account.address(), to), limit)).await?;
     }

@@ -126,9 +126,7 @@ impl Target {
         }
         Ok(Self { host: Host::parse(host)?, port: parse_port(port)? })
     }
-}
 
-impl Target {
     /// Reads the authority of a URL, in which the port may be absent or empty (RFC 3986, 3.2.3): then it is
     /// `default_port`.
     ///

@@ -9,7 +9,8 @@
 //! | `tunnel closed` | info; debug if it carried no byte and ended cleanly | the same, `outcome` `by` `to_origin` `to_client` `duration_s` `quiet_s` |
 //!
 //! `upgrade` is what a client wanted the origin to switch to, and absent for a CONNECT; `parent` is the proxy that a tunnel
-//! leads through, and `origin` its address then. Counts are bytes, times seconds with three decimals. A field of which nothing is known is absent.
+//! leads through, and `origin` its address then. Counts are bytes, times seconds with three decimals. A field of which
+//! nothing is known is absent.
 //! Words that a peer chose are given as strings, never by `Display`: the text format quotes and
 //! escapes those, so that no user name can pretend to be the next field.
 

@@ -37,13 +37,12 @@ pub async fn run(options: &Explain) -> Result<String, Failure> {
     for address in &addresses {
         let _ = writeln!(text, "  {address}  {}", policy.judge(&target, *address));
     }
-    let permit = policy.check_addresses(named, addresses);
-    let (parent, dialled) = permit.map_or_else(|_| (None, Vec::new()), |permit| dialer.choose(&permit));
-    match dialled.as_slice() {
-        [] => verdict(text, "refused: no address is permitted", false),
-        some => {
+    match policy.check_addresses(named, addresses).map(|permit| dialer.choose(permit)) {
+        Err(_) => verdict(text, "refused: no address is permitted", false),
+        Ok(way) => {
+            let some = way.permit().addresses();
             let list = some.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-            let what = match parent {
+            let what = match &way.parent {
                 Some(parent) => format!("permitted; {parent} would be asked for {}", some[0]),
                 None => format!("permitted; would be dialled: {list}"),
             };
@@ -57,8 +56,9 @@ fn by_parent(text: String, policy: &Policy, dialer: &Dialer, named: Named) -> Re
     match policy.check_unresolved(named) {
         Err(refusal) => verdict(text, &format!("refused: {}", refusal.detail), false),
         Ok(permit) => {
-            let parent = dialer.choose(&permit).0.map(|parent| parent.to_string()).unwrap_or_default();
-            let (rule, target) = (permit.rule(), permit.target());
+            let way = dialer.choose(permit);
+            let parent = way.parent.as_ref().map(|parent| parent.to_string()).unwrap_or_default();
+            let (rule, target) = (way.permit().rule(), way.permit().target());
             verdict(text, &format!("permitted by {rule}; {parent} would be asked for {target}, and resolve it"), true)
         }
     }

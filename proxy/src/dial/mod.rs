@@ -12,10 +12,11 @@ mod parent;
 mod parents;
 mod race;
 mod resolve;
+mod way;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use metrics::Histogram;
@@ -29,6 +30,7 @@ use crate::sys::stream::Stream;
 use crate::target::{Host, Target};
 
 pub use parents::{Parent, Parents, Route};
+pub use way::{Reached, Way};
 
 use resolve::Resolver;
 
@@ -83,36 +85,6 @@ impl Options {
     }
 }
 
-/// A way to a target that stands.
-#[derive(Debug)]
-pub struct Reached {
-    /// Non-blocking.
-    pub socket: TcpStream,
-    /// Where it leads: to the target, or to the parent.
-    pub address: SocketAddr,
-    /// The target's own address, unless its name was left to the parent.
-    pub target: Option<SocketAddr>,
-    /// What came behind the parent's answer.
-    pub behind: Vec<u8>,
-    /// The parent, by its place.
-    pub parent: Option<Arc<str>>,
-}
-
-impl Reached {
-    /// The same, when it has been sent these bytes, before any of the tunnel's.
-    ///
-    /// # Errors
-    /// `ConnectTimeout` or `Unreachable`.
-    pub async fn told(self, bytes: &[u8], limit: Duration) -> Result<Self, Refusal> {
-        let Self { socket, address, .. } = self;
-        let mut stream = Stream::new(socket);
-        let told = tokio::time::timeout(limit, stream.write_all(bytes)).await;
-        let told = told.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).and_then(|()| stream.into_std());
-        let socket = told.map_err(|error| cause::of_told(address, &error))?;
-        Ok(Self { socket, ..self })
-    }
-}
-
 /// Resolves names and dials permitted addresses.
 #[derive(Debug)]
 pub struct Dialer {
@@ -153,10 +125,15 @@ impl Dialer {
         matches!((&named.target().host, self.route(named)), (Host::Name(_), Route::Parent(_)))
     }
 
-    /// The parent through which a target is dialled that may be, and which of its addresses are meant.
+    /// How a target is dialled that may be.
     #[must_use]
-    pub fn choose(&self, permit: &Permit) -> (Option<Arc<Parent>>, Vec<SocketAddr>) {
-        self.options.parents.choose(permit.target(), permit.addresses())
+    pub fn choose(&self, permit: Permit) -> Way {
+        let (parent, network) = self.options.parents.choose(permit.target(), permit.addresses());
+        let permit = match network {
+            Some(network) => permit.only(|address| network.contains(&address.ip())),
+            None => permit,
+        };
+        Way { parent, permit }
     }
 
     /// Refuses a request that has come through these proxies if this gateway is one of them.
@@ -191,16 +168,16 @@ impl Dialer {
     /// # Errors
     /// The most telling failure of all: `ConnectRefused`, `ConnectTimeout`, `Unreachable` or
     /// `Exhausted`; of the way to a parent these, or that its name does not resolve; and what the parent answers.
-    pub async fn dial(&self, permit: Permit, via: &str) -> Result<Reached, Refusal> {
+    pub async fn dial(&self, way: &Way, via: &str) -> Result<Reached, Refusal> {
         let began = Instant::now();
-        let (parent, addresses) = self.choose(&permit);
-        let reached = match parent {
+        let (target, addresses) = (way.permit.target(), way.permit.addresses());
+        let reached = match &way.parent {
             None => {
-                let (socket, address) = self.connect(permit.target(), &addresses).await?;
+                let (socket, address) = self.connect(target, addresses).await?;
                 Reached { socket, address, target: Some(address), behind: Vec::new(), parent: None }
             }
             Some(parent) => {
-                let reached = Box::pin(self.through(&parent, permit.target(), addresses.first(), via)).await;
+                let reached = Box::pin(self.through(parent, target, addresses.first(), via)).await;
                 let outcome = reached.as_ref().map_or_else(|refusal| refusal.reason.label(), |_| ESTABLISHED);
                 PARENT_REQUESTS.counter(&[&parent.label, outcome]).increment(1);
                 reached?

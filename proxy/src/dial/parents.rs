@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use ipnet::IpNet;
 
 use crate::policy::Rule;
 use crate::secret::Secret;
@@ -67,14 +68,12 @@ impl Parents {
         }
     }
 
-    /// The way to a target with these addresses, and those of them that the entry is about; there may be none if the name
-    /// is left to the parent.
+    /// The parent for a target with these addresses, and the network that the entry is about, if it is about one.
     #[must_use]
-    pub fn choose(&self, target: &Target, addresses: &[SocketAddr]) -> (Option<Arc<Parent>>, Vec<SocketAddr>) {
+    pub fn choose(&self, target: &Target, addresses: &[SocketAddr]) -> (Option<Arc<Parent>>, Option<IpNet>) {
         let entry = self.first(target, Some(addresses)).ok().flatten();
-        let network = entry.and_then(|entry| entry.rule.as_ref()).filter(|rule| rule.network().is_some());
-        let is_meant = |address: &&SocketAddr| network.is_none_or(|rule| rule.covers_address(address.ip()));
-        (entry.and_then(|entry| entry.parent.clone()), addresses.iter().filter(is_meant).copied().collect())
+        let network = entry.and_then(|entry| entry.rule.as_ref()).and_then(Rule::network);
+        (entry.and_then(|entry| entry.parent.clone()), network)
     }
 
     fn first(&self, target: &Target, addresses: Option<&[SocketAddr]>) -> Result<Option<&Entry>, ByAddress> {
@@ -193,8 +192,9 @@ mod tests {
         let label = |parent: Option<Arc<Parent>>| parent.map_or("direct".to_owned(), |parent| parent.label.to_string());
         match (addresses, parents.route(&target)) {
             (Some(addresses), _) => {
-                let (parent, meant) = parents.choose(&target, &addresses);
-                let meant: Vec<_> = meant.iter().map(|address| address.ip().to_string()).collect();
+                let (parent, network) = parents.choose(&target, &addresses);
+                let is_meant = |address: &&SocketAddr| network.is_none_or(|network| network.contains(&address.ip()));
+                let meant: Vec<_> = addresses.iter().filter(is_meant).map(|address| address.ip().to_string()).collect();
                 format!("{} {}", label(parent), meant.join(" "))
             }
             (None, Route::Direct) => label(None),

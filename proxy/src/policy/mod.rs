@@ -3,6 +3,7 @@
 //! The answer is a [`Permit`], and nothing else can be dialled. All decisions about an address are
 //! made in `Policy::decide`, for the handshake and for `explain` alike.
 
+mod permit;
 mod rule;
 mod special;
 
@@ -12,6 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 use crate::reason::{Reason, Refusal};
 use crate::target::{Host, Target};
 
+pub use permit::{Named, Permit};
 pub use rule::Rule;
 
 /// Whether an address is one of this host's own.
@@ -41,22 +43,6 @@ pub struct Policy {
     is_local: IsLocal,
 }
 
-/// A target that the name rules let through, to be resolved and then checked by address.
-#[derive(Debug)]
-pub struct Named {
-    target: Target,
-}
-
-/// Leave to dial: the addresses that passed, in the resolver's order; none where a parent proxy is to resolve the name.
-///
-/// Made by [`Policy::check_addresses`] and [`Policy::check_unresolved`] alone.
-#[derive(Debug)]
-pub struct Permit {
-    target: Target,
-    addresses: Vec<SocketAddr>,
-    rule: String,
-}
-
 /// What the policy says of one address, and why; shown by `explain`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -70,34 +56,6 @@ pub enum Verdict {
         /// The deciding rule or limit, in words that fit a reason phrase.
         cause: String,
     },
-}
-
-impl Named {
-    /// What the client asked for.
-    #[must_use]
-    pub const fn target(&self) -> &Target {
-        &self.target
-    }
-}
-
-impl Permit {
-    /// What the client asked for.
-    #[must_use]
-    pub const fn target(&self) -> &Target {
-        &self.target
-    }
-
-    /// Where to dial; empty if the name was left to a parent proxy.
-    #[must_use]
-    pub fn addresses(&self) -> &[SocketAddr] {
-        &self.addresses
-    }
-
-    /// The rule that permitted the first address, as `--allow 10.0.0.0/8:443`.
-    #[must_use]
-    pub fn rule(&self) -> &str {
-        &self.rule
-    }
 }
 
 impl fmt::Display for Verdict {

@@ -29,7 +29,8 @@ const PIECE: usize = 64 << 10;
 /// Sends the request to the origin, and what the origin says to the client. `limit` is for the origin's answer, and for
 /// anything else that does not go on.
 ///
-/// Once both sides know that the protocol is another one, the origin comes back, with what it sent behind its 101; what the client sent behind its request stays with it ([`Client::into_parts`]).
+/// Once both sides know that the protocol is another one, the origin comes back, with what it sent behind its 101;
+/// what the client sent behind its request stays with it ([`Client::into_parts`]).
 ///
 /// # Errors
 /// A refusal that the client is still to be told; or, where it has the origin's answer instead, [`Reason::NotUpgraded`],
@@ -85,10 +86,9 @@ async fn answered(
     let answered = loop {
         tokio::select! {
             done = &mut carrying, if carried.is_none() => match done {
-                Ok(()) => carried = Some(Ok(())),
+                Err(broken @ Broken::From(_)) => break Err(broken.of_request()),
                 // An origin that takes no more has an answer, as a rule.
-                Err(Broken::To(error)) => carried = Some(Err(took_nothing(&error))),
-                Err(Broken::From(broken)) => break Err(broken.of_request()),
+                done => carried = Some(done.map_err(|broken| broken.of_request())),
             },
             answer = &mut answering => break answer,
             () = sleep(limit), if carried.is_some() => {
@@ -101,11 +101,9 @@ async fn answered(
     match (answered, carried) {
         // Whoever has the whole of a request may switch; from one that has a part of it the rest would be the tunnel's.
         (Ok(answer), Some(carried)) if answer.status == SWITCHED => carried.map(|()| answer),
-        (Ok(answer), None) if answer.status == SWITCHED => match carrying.await {
-            Ok(()) => Ok(answer),
-            Err(Broken::To(error)) => Err(took_nothing(&error)),
-            Err(Broken::From(broken)) => Err(broken.of_request()),
-        },
+        (Ok(answer), None) if answer.status == SWITCHED => {
+            carrying.await.map(|()| answer).map_err(|broken| broken.of_request())
+        }
         (Ok(answer), _) => Ok(answer),
         // Nothing can be said to a client that has the half of something.
         (Err(refusal), _) if interim.load(Ordering::Relaxed) => {
@@ -203,14 +201,19 @@ enum Source {
     Failed(io::Error),
 }
 
-impl Source {
+impl Broken {
+    /// What that is for the content of a request.
     fn of_request(&self) -> Refusal {
-        let reason = match self {
-            Self::Bad(_) => Reason::Malformed,
-            Self::Failed(error) if error.kind() == ErrorKind::TimedOut => Reason::HandshakeTimeout,
-            Self::Ended | Self::Failed(_) => Reason::ClientGone,
+        let source = match self {
+            Self::To(error) => return took_nothing(error),
+            Self::From(source) => source,
         };
-        Refusal::new(reason, format!("the content of the request is not whole: {self}"))
+        let reason = match source {
+            Source::Bad(_) => Reason::Malformed,
+            Source::Failed(error) if error.kind() == ErrorKind::TimedOut => Reason::HandshakeTimeout,
+            Source::Ended | Source::Failed(_) => Reason::ClientGone,
+        };
+        Refusal::new(reason, format!("the content of the request is not whole: {source}"))
     }
 }
 

@@ -1,0 +1,58 @@
+//! A way to a target: the one that is meant, and the one that stands.
+
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Parent, cause};
+use crate::policy::Permit;
+use crate::reason::Refusal;
+use crate::sys::stream::Stream;
+
+/// How a target is dialled: made of a [`Permit`] by [`Dialer::choose`] alone.
+#[derive(Debug)]
+pub struct Way {
+    /// The parent that is asked, if not the target itself.
+    pub parent: Option<Arc<Parent>>,
+    /// For those addresses that are meant; none if the name is left to the parent.
+    pub(super) permit: Permit,
+}
+
+impl Way {
+    /// What is dialled, and where.
+    #[must_use]
+    pub const fn permit(&self) -> &Permit {
+        &self.permit
+    }
+}
+
+/// A way to a target that stands.
+#[derive(Debug)]
+pub struct Reached {
+    /// Non-blocking.
+    pub socket: TcpStream,
+    /// Where it leads: to the target, or to the parent.
+    pub address: SocketAddr,
+    /// The target's own address, unless its name was left to the parent.
+    pub target: Option<SocketAddr>,
+    /// What came behind the parent's answer.
+    pub behind: Vec<u8>,
+    /// The parent, by its place.
+    pub parent: Option<Arc<str>>,
+}
+
+impl Reached {
+    /// The same, when it has been sent these bytes, before any of the tunnel's.
+    ///
+    /// # Errors
+    /// `ConnectTimeout` or `Unreachable`.
+    pub async fn told(self, bytes: &[u8], limit: Duration) -> Result<Self, Refusal> {
+        let Self { socket, address, .. } = self;
+        let mut stream = Stream::new(socket);
+        let told = tokio::time::timeout(limit, stream.write_all(bytes)).await;
+        let told = told.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).and_then(|()| stream.into_std());
+        let socket = told.map_err(|error| cause::of_told(address, &error))?;
+        Ok(Self { socket, ..self })
+    }
+}
