@@ -7,6 +7,7 @@
 //! | `policy` | where tunnels may not go |
 //! | `parents` | tunnels through parent proxies |
 //! | `proxy_protocol` | who a client is by the word of another proxy |
+//! | `rates` | how fast tunnels may be |
 //! | `engines` | every byte of a tunnel, however it begins, goes on and ends, on every engine |
 //! | `metrics` | what `/metrics` says, as Prometheus reads it |
 //! | `life` | the life of a gateway, from its configuration to its end |
@@ -22,4 +23,5 @@ mod migration;
 mod parents;
 mod policy;
 mod proxy_protocol;
+mod rates;
 mod support;

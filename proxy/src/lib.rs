@@ -16,8 +16,8 @@
 //! | layer | module | purpose | may import | may not mention |
 //! |---|---|---|---|---|
 //! | 5 | `main` | parse, start log and metrics, run, exit code | `commands` `config` | |
-//! | 5 | `commands` | the subcommands, one file each | `config` `server` `auth` `policy` `dial` `target` `secret` `reason` `metrics` `relay` `account` `admin` `connection` `sys` | |
-//! | 5 | `config` | one definition of every option: flag, environment, file, help, table | `auth` `policy` `proxy_protocol` `dial` `relay` `server` `connection` `client` `secret` `target` `account` `sys` | |
+//! | 5 | `commands` | the subcommands, one file each | `config` `server` `auth` `policy` `dial` `target` `rate` `secret` `reason` `metrics` `relay` `account` `admin` `connection` `sys` | |
+//! | 5 | `config` | one definition of every option: flag, environment, file, help, table | `auth` `policy` `proxy_protocol` `dial` `rate` `relay` `server` `connection` `client` `secret` `target` `account` `sys` | |
 //! | 4 | `server` | bind, accept with back-off, slots, drain | `connection` `account` `admin` `policy` `auth` `dial` `relay` `client` `reason` `metrics` `sys` | `httparse` |
 //! | 3 | `connection` | the main idea: `serve` and `handshake` | `client` `request` `auth` `policy` `proxy_protocol` `dial` `upgrade` `relay` `account` `tunnel` `reason` `metrics` `target` | `rustix` `libc` `unsafe` |
 //! | 2 | `client` | the buffered client socket; the only writer of HTTP but for origins' answers | `request` `proxy_protocol` `reason` `sys` | `policy` `relay` |
@@ -27,13 +27,14 @@
 //! | 2 | `auth` | credentials to user, hashing off the event loop | `reason` `secret` `metrics` | `tracing` `TcpStream` |
 //! | 2 | `policy` | name rules, then address rules on resolved addresses: `Permit` | `reason` `target` | `tokio` `TcpStream` |
 //! | 2 | `dial` | resolve, Happy Eyeballs, parent proxies, deadlines; accepts only a `Permit` | `policy` `message` `reason` `secret` `target` `sys` `metrics` | `auth` |
-//! | 2 | `relay` | choose an engine, adopt, fall back; one file an engine | `tunnel` `reason` `metrics` `sys` | `http` `auth` `policy` `config` |
-//! | 1 | `account` | drop-guard: one log line and the counters, exactly once | `tunnel` `reason` `metrics` `target` | `TcpStream` `socket2` |
-//! | 1 | `admin` | metrics, health, tunnels API over HTTP | `account` `metrics` `reason` `tunnel` | `relay` |
+//! | 2 | `relay` | choose an engine, adopt, fall back; one file an engine | `tunnel` `rate` `reason` `metrics` `sys` | `http` `auth` `policy` `config` |
+//! | 1 | `account` | drop-guard: one log line and the counters, exactly once | `tunnel` `rate` `reason` `metrics` `target` | `TcpStream` `socket2` |
+//! | 1 | `admin` | metrics, health, the API of tunnels and rates over HTTP | `account` `metrics` `rate` `reason` `tunnel` | `relay` |
 //! | 1 | `sys` | the only `unsafe`: descriptors in, `io::Result` out | | `tracing` `policy` |
-//! | 0 | `tunnel` | the hand-off type and its live counts | `reason` | `tokio` |
+//! | 0 | `tunnel` | the hand-off type and its live counts | `rate` `reason` | `tokio` |
 //! | 0 | `target` | where a client wants to go, in one normal form | | `tokio` |
 //! | 0 | `reason` | why it ended: one enum to label, status, side | | `tokio` |
+//! | 0 | `rate` | how fast bytes may go, in words and figures | | `tokio` |
 //! | 0 | `message` | heads and content of HTTP messages: what goes on, and where it ends; pure | | `tokio` `std::io` |
 //! | 0 | `secret` | bytes that are never shown | | `tokio` |
 //! | 0 | `metrics` | every metric: name, kind, labels, help | | `tokio` |
@@ -65,6 +66,7 @@ pub mod message;
 pub mod metrics;
 pub mod policy;
 pub mod proxy_protocol;
+pub mod rate;
 pub mod reason;
 pub mod relay;
 pub mod request;

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use crate::rate::Rate;
 use crate::reason::Reason;
 
 /// The two ways that bytes go.
@@ -74,7 +75,7 @@ pub struct Flow {
     moved: [AtomicU64; 2],
     /// Milliseconds after `started` at which a byte last moved.
     last_moved: AtomicU64,
-    stop: Mutex<Stop>,
+    hold: Mutex<Hold>,
     /// There is, or was, somebody else who counts.
     counted: AtomicBool,
     counts: Mutex<Option<Arc<dyn Counts>>>,
@@ -92,7 +93,7 @@ impl Default for Flow {
             started: Instant::now(),
             moved: Default::default(),
             last_moved: AtomicU64::new(0),
-            stop: Mutex::default(),
+            hold: Mutex::default(),
             counted: AtomicBool::new(false),
             counts: Mutex::default(),
         }
@@ -152,52 +153,87 @@ impl Flow {
         self.started + std::time::Duration::from_millis(self.last_moved.load(Ordering::Relaxed))
     }
 
-    /// Lets [`Flow::stop`] reach the engine. The first engine that takes the tunnel sets it; an
-    /// engine that takes it over from there goes on being reached through the first.
+    /// Lets orders reach the engine. The first engine that takes the tunnel sets it; an engine that takes it over from
+    /// there goes on being reached through the first.
     ///
-    /// A stop that was asked for before there was an engine is passed on from here.
-    pub fn on_stop(&self, stop: impl Fn(Reason) + Send + Sync + 'static) {
-        let mut state = self.stop.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.engine.is_some() {
+    /// What was ordered before there was an engine is passed on from here.
+    pub fn on_order(&self, obey: impl Fn(Order) + Send + Sync + 'static) {
+        let mut hold = self.hold();
+        if hold.engine.is_some() {
             return;
         }
-        let engine = state.engine.insert(Arc::new(stop)).clone();
-        let asked = state.asked;
-        drop(state);
-        if let Some(why) = asked {
-            engine(why);
+        let engine = hold.engine.insert(Arc::new(obey)).clone();
+        let (stop, rate) = (hold.stop, hold.rate);
+        drop(hold);
+        if let Some(why) = stop {
+            engine(Order::Stop(why));
+        } else if rate.is_some() {
+            engine(Order::Pace);
         }
     }
 
     /// What [`Flow::stop`] was called with, if it was.
     #[must_use]
     pub fn stopped(&self) -> Option<Reason> {
-        self.stop.lock().unwrap_or_else(PoisonError::into_inner).asked
+        self.hold().stop
     }
 
     /// Asks the engine to end the tunnel at once, with a reset to both sides; one that has not taken
     /// the tunnel yet is asked as soon as it does.
     pub fn stop(&self, why: Reason) {
-        let mut state = self.stop.lock().unwrap_or_else(PoisonError::into_inner);
-        let why = *state.asked.get_or_insert(why);
-        let engine = state.engine.clone();
-        drop(state);
+        let mut hold = self.hold();
+        let why = *hold.stop.get_or_insert(why);
+        let engine = hold.engine.clone();
+        drop(hold);
         if let Some(engine) = engine {
-            engine(why);
+            engine(Order::Stop(why));
         }
+    }
+
+    /// How fast the tunnel may be, each way; `None`: as fast as it can.
+    #[must_use]
+    pub fn rate(&self) -> Option<Rate> {
+        self.hold().rate
+    }
+
+    /// Has the engine hold the tunnel to a rate, or to none any more.
+    pub fn pace(&self, rate: Option<Rate>) {
+        let mut hold = self.hold();
+        if std::mem::replace(&mut hold.rate, rate) == rate {
+            return;
+        }
+        let engine = hold.engine.clone();
+        drop(hold);
+        if let Some(engine) = engine {
+            engine(Order::Pace);
+        }
+    }
+
+    fn hold(&self) -> std::sync::MutexGuard<'_, Hold> {
+        self.hold.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// How to reach the engine, and what it is to be told.
-#[derive(Default)]
-struct Stop {
-    engine: Option<Arc<dyn Fn(Reason) + Send + Sync>>,
-    asked: Option<Reason>,
+/// What an engine is told of a tunnel that it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// End it at once, with a reset to both sides.
+    Stop(Reason),
+    /// Hold it to [`Flow::rate`], which is another one now.
+    Pace,
 }
 
-impl std::fmt::Debug for Stop {
+/// How to reach the engine, and what it was told or is to be told.
+#[derive(Default)]
+struct Hold {
+    engine: Option<Arc<dyn Fn(Order) + Send + Sync>>,
+    stop: Option<Reason>,
+    rate: Option<Rate>,
+}
+
+impl std::fmt::Debug for Hold {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Stop").field("asked", &self.asked).finish_non_exhaustive()
+        f.debug_struct("Hold").field("stop", &self.stop).field("rate", &self.rate).finish_non_exhaustive()
     }
 }
 
@@ -212,16 +248,16 @@ mod tests {
             let seen = Arc::new(Mutex::new(Vec::new()));
             let engine = {
                 let seen = Arc::clone(&seen);
-                move |why| seen.lock().unwrap().push(why)
+                move |order| seen.lock().unwrap().push(order)
             };
             if stop_first {
                 flow.stop(Reason::Killed);
-                flow.on_stop(engine);
+                flow.on_order(engine);
             } else {
-                flow.on_stop(engine);
+                flow.on_order(engine);
                 flow.stop(Reason::Killed);
             }
-            assert_eq!(*seen.lock().unwrap(), [Reason::Killed], "stop first: {stop_first}");
+            assert_eq!(*seen.lock().unwrap(), [Order::Stop(Reason::Killed)], "stop first: {stop_first}");
         }
     }
 
@@ -253,7 +289,25 @@ mod tests {
         flow.stop(Reason::Shutdown);
         let seen = Arc::new(Mutex::new(None));
         let copy = Arc::clone(&seen);
-        flow.on_stop(move |why| *copy.lock().unwrap() = Some(why));
-        assert_eq!(*seen.lock().unwrap(), Some(Reason::Killed));
+        flow.on_order(move |order| *copy.lock().unwrap() = Some(order));
+        assert_eq!(*seen.lock().unwrap(), Some(Order::Stop(Reason::Killed)));
+    }
+
+    #[test]
+    fn a_rate_reaches_the_engine_when_it_changes() {
+        let flow = Flow::default();
+        let rate = Rate::new(5_000).ok();
+        flow.pace(rate);
+        let told = Arc::new(Mutex::new(0));
+        let copy = Arc::clone(&told);
+        flow.on_order(move |order| {
+            assert_eq!(order, Order::Pace);
+            *copy.lock().unwrap() += 1;
+        });
+        assert_eq!(*told.lock().unwrap(), 1);
+        flow.pace(rate);
+        assert_eq!(*told.lock().unwrap(), 1);
+        flow.pace(None);
+        assert_eq!((*told.lock().unwrap(), flow.rate()), (2, None));
     }
 }

@@ -67,8 +67,32 @@ fn descriptors(pid: Pid) -> Vec<(String, String)> {
     links.map(|(name, to)| (name.to_string_lossy().into_owned(), to.to_string_lossy().into_owned())).collect()
 }
 
+/// Sockets of a process that neither listen (`/proc/PID/net/tcp`, state 0A) nor are its own affair, whether or not they
+/// are still connected.
 fn sockets(pid: Pid) -> usize {
-    descriptors(pid).iter().filter(|(_, to)| to.starts_with("socket:")).count()
+    let table = |name: &str| fs::read_to_string(format!("/proc/{pid}/net/{name}")).unwrap_or_default();
+    let column = |text: &str, column: usize| {
+        text.lines()
+            .skip(1)
+            .filter_map(|line| line.split_whitespace().nth(column))
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    let listening = ["tcp", "tcp6"].map(|name| {
+        let text = table(name);
+        let states = column(&text, 3);
+        column(&text, 9)
+            .into_iter()
+            .zip(states)
+            .filter(|(_, state)| state == "0A")
+            .map(|(inode, _)| inode)
+            .collect::<Vec<_>>()
+    });
+    let own = column(&table("unix"), 6);
+    let of = |inode: &str| listening.iter().flatten().chain(&own).any(|known| known == inode);
+    let inodes = descriptors(pid).into_iter();
+    let inodes = inodes.filter_map(|(_, to)| Some(to.strip_prefix("socket:[")?.trim_end_matches(']').to_owned()));
+    inodes.filter(|inode| !of(inode)).count()
 }
 
 /// Polls that the rings of a process have under way (`/proc/PID/fdinfo`, `io_uring/fdinfo.c`), by ring.
@@ -95,7 +119,8 @@ fn killed_at_any_moment(engine: Engine) {
         let polls = polls(pid);
         polls.iter().sum::<usize>() == polls.len()
     });
-    let (before, idle_polls) = (sockets(pid), polls(pid));
+    eventually("no socket of it is left", || sockets(pid) == 0);
+    let idle_polls = polls(pid);
     assert_eq!(idle_polls.is_empty(), engine != Engine::Uring);
     rig::crowd(TUNNELS, |origin, seed| {
         let ends = rig.tunnel_to(origin, b"");
@@ -109,7 +134,7 @@ fn killed_at_any_moment(engine: Engine) {
     });
     assert_eq!(rig.gateway.metric(&metrics::TUNNELS, &[engine.label(), "killed"]), TUNNELS);
     assert_eq!(rig.gateway.metric(&metrics::TUNNELS_ACTIVE, &[engine.label()]), 0);
-    eventually("no socket is left", || sockets(pid) == before);
+    eventually("no socket is left", || sockets(pid) == 0);
     eventually("no poll is left", || polls(pid) == idle_polls);
     let megabytes = || usize::try_from(rig.gateway.metric(&metrics::PIPE_BYTES, &[]) >> 20).expect("few");
     eventually("every pipe is in somebody's stock", || megabytes() == pipes(pid));

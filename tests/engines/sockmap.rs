@@ -2,12 +2,11 @@
 
 use std::io::Write;
 use std::net::{Shutdown, TcpStream};
-use std::os::fd::OwnedFd;
 use std::thread;
 use std::time::Duration;
 
 use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_send_buffer_size};
-use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Signal, pidfd_getfd, pidfd_open};
+use rustix::process::Signal;
 use sluicegate::metrics;
 use sluicegate::reason::Reason;
 use sluicegate::relay::Engine;
@@ -18,7 +17,7 @@ use crate::support::forger::{FIN, Forger};
 use crate::support::kernel_log::KernelLog;
 use crate::support::network::Network;
 use crate::support::noise::End;
-use crate::support::process::{program, skipped};
+use crate::support::process::{program, shared_descriptors, skipped};
 use crate::support::stranger::Stranger;
 use crate::support::{Gateway, Noise, Origin, Setup, client, eventually};
 
@@ -229,7 +228,7 @@ fn bytes_go_on_when_the_gateway_is_killed() {
     let mut rig = Rig::new(Engine::Sockmap);
     let ends = rig.tunnel();
     redirected(&rig, &ends);
-    let held = descriptors(rig.gateway.pid());
+    let held = shared_descriptors(rig.gateway.pid());
     rig.gateway.signal(Signal::KILL);
     rig.gateway.wait();
     thirty_each_way(&ends);
@@ -238,17 +237,6 @@ fn bytes_go_on_when_the_gateway_is_killed() {
     for end in [&ends.client, &ends.origin] {
         client::end_of(end);
     }
-}
-
-/// All of a process but its standard streams, in this one's hands too.
-fn descriptors(pid: Pid) -> Vec<OwnedFd> {
-    let process = pidfd_open(pid, PidfdFlags::empty()).expect("a process of ours");
-    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("a process of ours").flatten();
-    let numbers = open.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    numbers
-        .filter(|number| *number > 2)
-        .filter_map(|number| pidfd_getfd(&process, number, PidfdGetfdFlags::empty()).ok())
-        .collect()
 }
 
 /// A half-read segment is replayed as a whole, with the credentials in it.

@@ -16,18 +16,28 @@ pub(crate) struct Answer {
 
 /// GET, at an address that has to answer.
 pub(crate) fn get(admin: SocketAddr, path: &str) -> Answer {
-    ask(admin, "GET", path)
+    ask(admin, "GET", path, "")
+}
+
+/// PATCH with this body, likewise.
+pub(crate) fn patch(admin: SocketAddr, path: &str, body: &str) -> Answer {
+    ask(admin, "PATCH", path, body)
 }
 
 /// DELETE, likewise.
 pub(crate) fn delete(admin: SocketAddr, path: &str) -> Answer {
-    ask(admin, "DELETE", path)
+    ask(admin, "DELETE", path, "")
 }
 
-fn ask(admin: SocketAddr, method: &str, path: &str) -> Answer {
+fn ask(admin: SocketAddr, method: &str, path: &str, body: &str) -> Answer {
     let mut stream = TcpStream::connect(admin).expect("the admin address accepts");
     stream.set_read_timeout(Some(DEADLINE)).expect("a time-out");
-    write!(stream, "{method} {path} HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n").expect("it reads");
+    let length = body.len();
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nHost: {admin}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+    )
+    .expect("it reads");
     let mut answer = String::new();
     stream.read_to_string(&mut answer).expect("an answer");
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer to {path}: {answer:?}"));

@@ -3,10 +3,13 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 
-use rustix::process::{Pid, Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{
+    Pid, PidfdFlags, PidfdGetfdFlags, Resource, Rlimit, getrlimit, pidfd_getfd, pidfd_open, setrlimit,
+};
 
 use super::eventually;
 use super::gateway::{BINARY, in_clean_environment};
@@ -102,4 +105,15 @@ pub(crate) fn peak_memory(pid: Pid) -> usize {
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a line of its memory");
     let kibibytes: usize = line.trim().trim_end_matches(" kB").parse().expect("a number");
     kibibytes << 10
+}
+
+/// All of a process but its standard streams, in this one's hands too.
+pub(crate) fn shared_descriptors(pid: Pid) -> Vec<OwnedFd> {
+    let process = pidfd_open(pid, PidfdFlags::empty()).expect("a process of ours");
+    let open = fs::read_dir(format!("/proc/{pid}/fd")).expect("a process of ours").flatten();
+    let numbers = open.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    numbers
+        .filter(|number| *number > 2)
+        .filter_map(|number| pidfd_getfd(&process, number, PidfdGetfdFlags::empty()).ok())
+        .collect()
 }

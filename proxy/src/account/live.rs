@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::meters::{OfEngine, OfUser};
 use super::{clean, log};
+use crate::rate::Rate;
 use crate::reason::Reason;
 use crate::target::Target;
 use crate::tunnel::{Direction, Flow};
@@ -55,9 +56,14 @@ impl Live {
         Self { id, client, user, asked, origin, engine, flow, published: Default::default(), logged }
     }
 
-    /// The name of the user.
-    pub(super) fn user(&self) -> Option<&str> {
-        self.user.as_ref().map(|user| &*user.name)
+    /// The user, and what is counted for him.
+    pub(super) fn user(&self) -> Option<&OfUser> {
+        self.user.as_deref()
+    }
+
+    /// The name of the user, in a form that can be shown.
+    pub(super) fn user_text(&self) -> Option<String> {
+        self.user().map(|user| clean(&user.name).into_owned())
     }
 
     /// The label of the engine that has it.
@@ -137,12 +143,13 @@ impl Live {
         TunnelView {
             id: self.id,
             client: self.client,
-            user: self.user().map(|user| clean(user).into_owned()),
+            user: self.user_text(),
             target: self.target_text(),
             upgrade: self.upgrade(),
             parent: self.parent().map(str::to_owned),
             origin: self.origin,
             engine: self.engine().to_owned(),
+            rate: self.flow.rate(),
             age_seconds: seconds(now.saturating_duration_since(self.flow.started())),
             quiet_seconds: seconds(now.saturating_duration_since(self.flow.last_moved())),
             bytes_to_origin,
@@ -178,6 +185,9 @@ pub struct TunnelView {
     pub origin: SocketAddr,
     /// The engine that moves the bytes.
     pub engine: String,
+    /// Bytes a second, each way, that it is held to; absent where it is as fast as it can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<Rate>,
     /// Seconds since the 200.
     pub age_seconds: f64,
     /// Seconds since a byte last moved, or since the 200.

@@ -4,12 +4,12 @@
 //! | message | level | fields |
 //! |---|---|---|
 //! | `refused` | info; warn where the gateway ran out of something; debug if the client never sent a byte | `client` `user` `target` `upgrade` `parent` `code` `reason` `detail` `duration_s` |
-//! | `tunnel established` | debug | `id` `client` `user` `target` `upgrade` `parent` `origin` `engine` |
+//! | `tunnel established` | debug | `id` `client` `user` `target` `upgrade` `parent` `origin` `engine` `rate` |
 //! | `tunnel open` | info, every ten minutes | the same, `to_origin` `to_client` in all, `to_origin_since` `to_client_since` the last line, `age_s` `quiet_s` |
 //! | `tunnel closed` | info; debug if it carried no byte and ended cleanly | the same, `outcome` `by` `to_origin` `to_client` `duration_s` `quiet_s` |
 //!
 //! `upgrade` is what a client wanted the origin to switch to, and absent for a CONNECT; `parent` is the proxy that a tunnel
-//! leads through, and `origin` its address then. Counts are bytes, times seconds with three decimals. A field of which
+//! leads through, and `origin` its address then; `rate` is what it is held to, in bytes a second. Counts are bytes, times seconds with three decimals. A field of which
 //! nothing is known is absent.
 //! Words that a peer chose are given as strings, never by `Display`: the text format quotes and
 //! escapes those, so that no user name can pretend to be the next field.
@@ -18,6 +18,7 @@ use std::time::Instant;
 
 use super::live::{Live, seconds};
 use super::{Account, clean};
+use crate::rate::Rate;
 use crate::reason::{Reason, Side};
 use crate::tunnel::Direction;
 
@@ -31,12 +32,13 @@ macro_rules! tunnel_line {
             tracing::Level::$level,
             id = $live.id,
             client = %$live.client,
-            user = $live.user().map(clean).as_deref(),
+            user = $live.user_text().as_deref(),
             target = $live.target_text().as_str(),
             upgrade = $live.upgrade().as_deref(),
             parent = $live.parent(),
             origin = %$live.origin,
             engine = $live.engine(),
+            rate = $live.flow.rate().map(Rate::bytes),
             $($fields)*
             $message
         )

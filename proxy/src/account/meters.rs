@@ -3,6 +3,7 @@
 //! a label.
 
 use std::collections::HashMap;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use ::metrics::{Counter, Gauge, Histogram};
@@ -34,6 +35,8 @@ pub(super) struct OfEngine {
 /// What is counted for a user.
 pub(super) struct OfUser {
     pub(super) name: Arc<str>,
+    /// His live tunnels.
+    pub(super) live: AtomicUsize,
     /// By [`Direction::index`].
     pub(super) bytes: [Counter; 2],
 }
@@ -87,7 +90,7 @@ impl OfEngine {
 impl OfUser {
     fn new(name: Arc<str>) -> Self {
         let bytes = Direction::BOTH.map(|way| metrics::USER_BYTES.counter(&[&name, way.label()]));
-        Self { name, bytes }
+        Self { name, live: AtomicUsize::new(0), bytes }
     }
 }
 

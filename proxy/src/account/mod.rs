@@ -11,6 +11,7 @@ mod limits;
 mod live;
 mod log;
 mod meters;
+mod rates;
 mod registry;
 
 use std::net::{IpAddr, SocketAddr};
@@ -25,6 +26,7 @@ use crate::tunnel::{Direction, Flow};
 pub use clean::clean;
 pub use limits::Limits;
 pub use live::{INTERIM, TunnelView};
+pub use rates::{Change, Limit, Rates, RatesView, Unknown};
 pub use registry::Registry;
 
 use limits::Slot;

@@ -7,11 +7,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use tokio::sync::watch;
+use tokio::time::sleep;
 
 use super::limits::Slots;
 use super::live::Live;
 use super::meters::Meters;
-use super::{Account, Limits, TunnelView};
+use super::rates::{self, Book};
+use super::{Account, Change, Limit, Limits, Rates, RatesView, TunnelView, Unknown};
 use crate::reason::Reason;
 
 /// The connections of one gateway.
@@ -20,6 +22,7 @@ pub struct Registry {
     next: AtomicU64,
     slots: Arc<Slots>,
     pub(super) meters: Meters,
+    rates: Book,
     state: Mutex<State>,
     connections: watch::Sender<usize>,
 }
@@ -32,13 +35,20 @@ struct State {
 }
 
 impl Registry {
-    /// An empty one.
+    /// An empty one, whose tunnels are as fast as they can.
     #[must_use]
     pub fn new(limits: Limits) -> Arc<Self> {
+        Self::with_rates(limits, Rates::default())
+    }
+
+    /// An empty one, whose tunnels are held to rates.
+    #[must_use]
+    pub fn with_rates(limits: Limits, rates: Rates) -> Arc<Self> {
         Arc::new(Self {
             next: AtomicU64::new(1),
             slots: Slots::new(limits),
             meters: Meters::default(),
+            rates: Book::new(rates),
             state: Mutex::default(),
             connections: watch::Sender::new(0),
         })
@@ -117,18 +127,82 @@ impl Registry {
         &self.slots
     }
 
+    /// How fast tunnels may be.
+    #[must_use]
+    pub fn rates(&self) -> RatesView {
+        self.rates.view()
+    }
+
+    /// Changes how fast tunnels may be, the live ones at once.
+    ///
+    /// # Errors
+    /// A user or a tunnel that is not there; nothing is changed then.
+    pub fn change_rates(&self, change: &Change) -> Result<(), Unknown> {
+        self.rates.change(change, |id| self.lock().live.contains_key(&id))?;
+        self.divide();
+        Ok(())
+    }
+
+    /// Takes what the configuration says of users, who may be others now.
+    pub fn set_users(&self, users: BTreeMap<Arc<str>, Option<Limit>>) {
+        self.rates.set_users(users);
+        self.divide();
+    }
+
+    /// Divides what users may have over their tunnels whenever one has come or gone; never returns.
+    pub async fn keep_divided(&self) {
+        loop {
+            self.rates.due.notified().await;
+            self.divide();
+            sleep(rates::PAUSE).await;
+        }
+    }
+
+    /// Ends every tunnel of a user for whom that is said.
+    pub fn stop_users(&self, is_meant: impl Fn(&str) -> bool, why: Reason) {
+        let of_user = |live: &&Arc<Live>| live.user().is_some_and(|user| is_meant(&user.name));
+        self.snapshot().iter().filter(of_user).for_each(|live| live.flow.stop(why));
+    }
+
+    /// Tells each tunnel its rate.
+    pub(super) fn divide(&self) {
+        self.snapshot().iter().for_each(|live| self.pace(live));
+    }
+
+    fn pace(&self, live: &Live) {
+        let user = live.user().map(|user| (&*user.name, user.live.load(Ordering::Relaxed)));
+        self.rates.tell(live.id, user, |rate| live.flow.pace(rate));
+    }
+
+    /// Has the other tunnels of its user told, if there is something that they share.
+    fn divide_soon(&self, live: &Live) {
+        if live.user().is_some_and(|user| self.rates.shares(&user.name)) {
+            self.rates.due.notify_one();
+        }
+    }
+
     pub(super) fn insert(&self, live: &Arc<Live>) {
+        if let Some(user) = live.user() {
+            user.live.fetch_add(1, Ordering::Relaxed);
+        }
         let mut state = self.lock();
         state.live.insert(live.id, Arc::clone(live));
         let stopping = state.stopping;
         drop(state);
+        self.pace(live);
+        self.divide_soon(live);
         if let Some(why) = stopping {
             live.flow.stop(why);
         }
     }
 
     pub(super) fn remove(&self, id: u64) {
-        self.lock().live.remove(&id);
+        let Some(live) = self.lock().live.remove(&id) else { return };
+        if let Some(user) = live.user() {
+            user.live.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.rates.forget(id);
+        self.divide_soon(&live);
     }
 
     pub(super) fn leave(&self) {

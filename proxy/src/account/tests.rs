@@ -8,7 +8,9 @@ use serde_json::Value;
 use tracing::level_filters::LevelFilter;
 
 use super::*;
+use crate::rate::Rate;
 use crate::target::Host;
+use crate::tunnel::Order;
 
 const LIMITS: Limits = Limits { tunnels: 10, per_user: None, per_source: None };
 
@@ -429,20 +431,24 @@ fn kill_and_stop_reach_the_engine() {
         let told = Arc::new(Mutex::new(Vec::new()));
         let listen = |flow: &Flow| {
             let told = Arc::clone(&told);
-            flow.on_stop(move |why| told.lock().unwrap().push(why));
+            flow.on_order(move |order| told.lock().unwrap().push(order));
         };
         let flows: [Arc<Flow>; 2] = Default::default();
         let first = established(registry, &flows[0]);
         listen(&flows[0]);
         assert!(!registry.kill(77));
         assert!(registry.kill(first.id()));
-        assert_eq!(*told.lock().unwrap(), [Reason::Killed]);
+        assert_eq!(*told.lock().unwrap(), [Order::Stop(Reason::Killed)]);
         first.closed(Reason::Killed);
         assert!(!registry.kill(1), "it is gone");
         registry.stop_all(Reason::Shutdown);
         let late = established(registry, &flows[1]);
         listen(&flows[1]);
-        assert_eq!(*told.lock().unwrap(), [Reason::Killed, Reason::Shutdown], "one established after the stop");
+        assert_eq!(
+            *told.lock().unwrap(),
+            [Reason::Killed, Reason::Shutdown].map(Order::Stop),
+            "one established after the stop"
+        );
         late.closed(Reason::Shutdown);
     });
     assert_eq!(trace.sum("tunnels_total"), 2.0);
@@ -497,4 +503,54 @@ fn known_series_stand_at_zero() {
 fn an_idle_tunnel_is_small() {
     let size = size_of::<Account>() + size_of::<Live>() + size_of::<Flow>();
     assert!(size <= 768, "{size} bytes");
+}
+
+#[test]
+fn a_users_rate_is_divided_over_his_tunnels_as_they_come_and_go() {
+    let rates = Rates { user: Rate::new(9_000).ok(), ..Rates::default() };
+    let registry = Registry::with_rates(Limits { tunnels: 9, per_user: None, per_source: None }, rates);
+    let flows: [Arc<Flow>; 4] = Default::default();
+    let rate = |index: usize| flows[index].rate().map(Rate::bytes);
+    let first = established(&registry, &flows[0]);
+    assert_eq!(rate(0), Some(9_000));
+    let second = established(&registry, &flows[1]);
+    assert_eq!(rate(1), Some(4_500), "the new one has its share at once");
+    registry.divide();
+    assert_eq!(rate(0), Some(4_500));
+    // A tunnel of nobody shares with nobody.
+    let mut nobody = registry.accepted(client()).0;
+    nobody.established(origin(), "splice", Arc::clone(&flows[2]));
+    assert_eq!(rate(2), None);
+    let id = second.id();
+    registry
+        .change_rates(&Change { tunnels: [(id, Some(Limit(Rate::new(2_000).ok())))].into(), ..Change::default() })
+        .unwrap();
+    assert_eq!([rate(0), rate(1), rate(2)], [Some(4_500), Some(2_000), None]);
+    assert_eq!(registry.tunnel(id).unwrap().rate, Rate::new(2_000).ok());
+    drop(second);
+    registry.divide();
+    assert_eq!(rate(0), Some(9_000));
+    assert!(registry.rates().tunnels.is_empty());
+    drop((first, nobody));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_keeps_rates_divided_hears_of_every_tunnel() {
+    let rates = Rates { user: Rate::new(9_000).ok(), ..Rates::default() };
+    let registry = Registry::with_rates(Limits { tunnels: 9, per_user: None, per_source: None }, rates);
+    let keeper = tokio::spawn({
+        let registry = Arc::clone(&registry);
+        async move { registry.keep_divided().await }
+    });
+    let flows: [Arc<Flow>; 2] = Default::default();
+    let [first, second] = [0, 1].map(|index| established(&registry, &flows[index]));
+    while flows[0].rate() != Rate::new(4_500).ok() {
+        tokio::task::yield_now().await;
+    }
+    drop(first);
+    while flows[1].rate() != Rate::new(9_000).ok() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    drop(second);
+    keeper.abort();
 }

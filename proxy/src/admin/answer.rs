@@ -1,13 +1,14 @@
-//! From a request to its answer: a function without I/O.
+//! From a request to its answer.
 
-use http_body_util::Full;
-use hyper::body::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::{Bytes, Incoming};
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
 use serde_json::json;
 
 use super::{Admin, Ready, guard};
+use crate::account::Unknown;
 
 pub(super) type Answer = Response<Full<Bytes>>;
 
@@ -22,9 +23,46 @@ const JSON: &str = "application/json";
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 const READ: &str = "GET, HEAD";
 const READ_OR_KILL: &str = "GET, HEAD, DELETE";
+const READ_OR_CHANGE: &str = "GET, HEAD, PATCH";
+/// The most that a change may hold: some thousand users.
+const CHANGE_BYTES: usize = 256 << 10;
 
 impl Admin {
-    /// Answers a request. Its body, if any, is never looked at.
+    /// Answers a request, whose body is read if it says what to change.
+    pub(super) async fn respond(&self, request: Request<Incoming>) -> Answer {
+        if request.uri().path() != "/api/rates" || request.method() != Method::PATCH {
+            return self.answer(&request);
+        }
+        let (head, body) = request.into_parts();
+        if let Err(why) = guard::may_change(&head.headers) {
+            return error(StatusCode::FORBIDDEN, why);
+        }
+        match Limited::new(body, CHANGE_BYTES).collect().await {
+            Ok(body) => self.change_rates(&body.to_bytes()),
+            Err(broken) => error(StatusCode::BAD_REQUEST, &format!("the body was not read: {broken}")),
+        }
+    }
+
+    fn change_rates(&self, body: &[u8]) -> Answer {
+        let changed = match serde_json::from_slice(body) {
+            Ok(change) => self.registry.change_rates(&change),
+            Err(wrong) => {
+                let form = r#"write {"tunnel": "100MiB", "users": {"ann": "none"}, "tunnels": {"17": 1048576}}"#;
+                return error(StatusCode::BAD_REQUEST, &format!("{wrong}; {form}, or null for what is configured"));
+            }
+        };
+        match changed {
+            Ok(()) => to_json(StatusCode::OK, &self.registry.rates()),
+            Err(Unknown::User(name)) => {
+                error(StatusCode::NOT_FOUND, &format!("no user is called '{name}'; nothing was changed"))
+            }
+            Err(Unknown::Tunnel(id)) => {
+                error(StatusCode::NOT_FOUND, &format!("no tunnel {id} is open; nothing was changed"))
+            }
+        }
+    }
+
+    /// Answers a request without a look at its body.
     pub(super) fn answer<B>(&self, request: &Request<B>) -> Answer {
         let path = request.uri().path();
         if let Some(id) = path.strip_prefix("/api/tunnels/") {
@@ -36,9 +74,19 @@ impl Admin {
             "/healthz" => &|| text(StatusCode::OK, "ok\n"),
             "/readyz" => &|| self.ready(),
             "/api/tunnels" => &|| to_json(StatusCode::OK, &self.registry.tunnels()),
-            _ => return text(StatusCode::NOT_FOUND, "not found; try / /metrics /healthz /readyz /api/tunnels\n"),
+            "/api/rates" => &|| to_json(StatusCode::OK, &self.registry.rates()),
+            _ => {
+                return text(
+                    StatusCode::NOT_FOUND,
+                    "not found; try / /metrics /healthz /readyz /api/tunnels /api/rates\n",
+                );
+            }
         };
-        if reads(request.method()) { answer() } else { not_allowed(READ) }
+        match (reads(request.method()), path) {
+            (true, _) => answer(),
+            (false, "/api/rates") => not_allowed(READ_OR_CHANGE),
+            (false, _) => not_allowed(READ),
+        }
     }
 
     fn metrics(&self) -> Answer {

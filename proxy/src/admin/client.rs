@@ -1,9 +1,9 @@
-//! The other end of the admin address: what `sluicegate tunnels` and `kill` ask with.
+//! The other end of the admin address: what `sluicegate tunnels`, `kill` and `rates` ask with.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
 use hyper::header::HOST;
@@ -22,11 +22,19 @@ const MOST_BYTES: usize = 64 * 1024 * 1024;
 /// # Errors
 /// What went wrong and what to do about it, fit to be shown as it is.
 pub async fn ask(admin: &str, method: Method, path: &str) -> Result<(StatusCode, Bytes), String> {
+    ask_with(admin, method, path, Bytes::new()).await
+}
+
+/// The same with a body.
+///
+/// # Errors
+/// As [`ask`].
+pub async fn ask_with(admin: &str, method: Method, path: &str, body: Bytes) -> Result<(StatusCode, Bytes), String> {
     let (stream, address) = timeout(PATIENCE, connect(admin))
         .await
         .unwrap_or_else(|_| Err("it does not accept the connection".to_owned()))
         .map_err(|why| format!("no gateway answers on {admin}: {why}; is it running? name its address with --admin"))?;
-    timeout(PATIENCE, exchange(stream, address, method, path))
+    timeout(PATIENCE, exchange(stream, address, method, path, body))
         .await
         .unwrap_or_else(|_| Err(format!("no answer within {} s", PATIENCE.as_secs())))
         .map_err(|why| format!("what listens on {admin} did not answer: {why}; is it a gateway's admin address?"))
@@ -51,6 +59,7 @@ async fn exchange(
     address: SocketAddr,
     method: Method,
     path: &str,
+    body: Bytes,
 ) -> Result<(StatusCode, Bytes), String> {
     let failed = |error: hyper::Error| error.to_string();
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
@@ -58,7 +67,7 @@ async fn exchange(
         .method(method)
         .uri(path)
         .header(HOST, address.to_string())
-        .body(Empty::<Bytes>::new())
+        .body(Full::new(body))
         .map_err(|error| error.to_string())?;
     let answer = async {
         let response = sender.send_request(request).await.map_err(failed)?;

@@ -1,4 +1,4 @@
-//! Who may end a tunnel: a tool on the admin network, or the gateway's own page; never a page of
+//! Who may end a tunnel or change rates: a tool on the admin network, or the gateway's own page; never a page of
 //! somebody else that happens to run in the operator's browser.
 //!
 //! Reading stays open to any `Host`, since Prometheus scrapes by the name of a service.
@@ -20,7 +20,7 @@ pub(super) fn may_change(headers: &HeaderMap) -> Result<(), &'static str> {
         return Err("a request that changes something needs exactly one Host");
     };
     if !is_local_or_address(host) {
-        return Err("a tunnel is ended only by way of an IP address or localhost, not of a name: this keeps \
+        return Err("this is changed only by way of an IP address or localhost, not of a name: this keeps \
                     web pages out that make their own name point here (DNS rebinding)");
     }
     let same_site = |value: &[u8]| matches!(value, b"same-origin" | b"none");
@@ -28,7 +28,7 @@ pub(super) fn may_change(headers: &HeaderMap) -> Result<(), &'static str> {
         |value: &[u8]| value.strip_prefix(b"http://").is_some_and(|o| o.eq_ignore_ascii_case(host.as_bytes()));
     let sites = headers.get_all(FETCH_SITE).iter().all(|value| same_site(value.as_bytes()));
     let origins = headers.get_all(ORIGIN).iter().all(|value| same_origin(value.as_bytes()));
-    if sites && origins { Ok(()) } else { Err("a web page of another origin must not end a tunnel") }
+    if sites && origins { Ok(()) } else { Err("a web page of another origin must not change anything here") }
 }
 
 fn is_local_or_address(authority: &str) -> bool {

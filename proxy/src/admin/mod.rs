@@ -8,6 +8,7 @@
 //! | `/readyz` | GET | 200, or 503 and why no new tunnel is taken |
 //! | `/api/tunnels` | GET | every live tunnel, as a JSON array of [`crate::account::TunnelView`] |
 //! | `/api/tunnels/ID` | GET, DELETE | one of them; DELETE ends it and answers 204 |
+//! | `/api/rates` | GET, PATCH | how fast tunnels may be, as a [`crate::account::RatesView`]; PATCH takes a [`crate::account::Change`] |
 //!
 //! One request a connection: scrapes are seconds apart, so keeping connections alive would only mean
 //! more to bound.
@@ -128,8 +129,7 @@ impl Admin {
 
     /// Serves one connection. What goes wrong on it is its peer's affair.
     async fn serve(self, stream: TcpStream, patience: Patience) {
-        let service =
-            service_fn(|request| std::future::ready(Ok::<_, std::convert::Infallible>(self.answer(&request))));
+        let service = service_fn(|request| async { Ok::<_, std::convert::Infallible>(self.respond(request).await) });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(patience.head)

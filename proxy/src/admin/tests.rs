@@ -13,7 +13,7 @@ use crate::account::{Account, Limits, TunnelView, register_series};
 use crate::metrics::{ALL, Kind, describe};
 use crate::reason::Reason;
 use crate::target::Target;
-use crate::tunnel::{Direction, Flow};
+use crate::tunnel::{Direction, Flow, Order};
 
 /// No answer takes this long on any machine that is worth a test.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -59,11 +59,11 @@ impl Scene {
     }
 
     /// A live tunnel, and what its engine is told.
-    fn tunnel(&self) -> (Account, Arc<Flow>, Arc<Mutex<Option<Reason>>>) {
+    fn tunnel(&self) -> (Account, Arc<Flow>, Arc<Mutex<Option<Order>>>) {
         let told = Arc::new(Mutex::new(None));
         let flow = Arc::new(Flow::default());
         let engine = Arc::clone(&told);
-        flow.on_stop(move |why| *engine.lock().unwrap() = Some(why));
+        flow.on_order(move |order| *engine.lock().unwrap() = Some(order));
         let mut account = self.admin.registry.accepted("192.0.2.7:40000".parse().unwrap()).0;
         account.user(Some("ann".into()));
         account.target(&Target::from("198.51.100.1:443".parse::<SocketAddr>().unwrap()));
@@ -167,7 +167,7 @@ async fn a_live_tunnel_is_shown_counted_and_killed() {
 
     let killed = scene.ask("DELETE", &path).await;
     assert_eq!((status(&killed), body(&killed)), (204, ""));
-    assert_eq!(*told.lock().unwrap(), Some(Reason::Killed));
+    assert_eq!(*told.lock().unwrap(), Some(Order::Stop(Reason::Killed)));
     account.closed(Reason::Killed);
     assert_eq!(status(&scene.ask("DELETE", &path).await), 404);
 }

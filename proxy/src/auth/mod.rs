@@ -115,6 +115,12 @@ impl Authenticator {
         file.is_some_and(|file| file.lock().unwrap_or_else(PoisonError::into_inner).changed())
     }
 
+    /// The names of all users; none with `--no-auth`.
+    #[must_use]
+    pub fn names(&self) -> Vec<Arc<str>> {
+        self.guard.as_ref().map_or_else(Vec::new, |guard| guard.inline.names().chain(guard.table().names()).collect())
+    }
+
     /// How many users there are; 0 with `--no-auth`.
     #[must_use]
     pub fn users(&self) -> usize {

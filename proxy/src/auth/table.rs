@@ -41,6 +41,10 @@ impl Inline {
             .cloned()
     }
 
+    pub(super) fn names(&self) -> impl Iterator<Item = Arc<str>> {
+        self.0.iter().map(|(name, _)| Arc::clone(name))
+    }
+
     pub(super) fn has(&self, name: &str) -> bool {
         self.0.iter().any(|(known, _)| **known == *name)
     }
@@ -75,6 +79,10 @@ impl Table {
 
     pub(super) fn len(&self) -> usize {
         self.accounts.len()
+    }
+
+    pub(super) fn names(&self) -> Vec<Arc<str>> {
+        self.accounts.keys().map(Arc::clone).collect()
     }
 
     /// The name of the user, if these very credentials were verified before.

@@ -5,6 +5,7 @@ use clap::{Parser, Subcommand};
 use super::doctor::Doctor;
 use super::hash_password::HashPassword;
 use super::kill::Kill;
+use super::rates::Rates;
 use super::tunnels::Tunnels;
 use crate::config::{Explain, Serve};
 
@@ -32,6 +33,8 @@ pub enum Command {
     Tunnels(Tunnels),
     /// End a live tunnel of a running gateway, by a reset to both sides
     Kill(Kill),
+    /// Show how fast the tunnels of a running gateway may be, or change that
+    Rates(Rates),
     /// Print a line for the users file; the password is read from the terminal or standard input
     HashPassword(HashPassword),
     /// Print the options of `serve` as a Markdown table, or the man page

@@ -15,6 +15,7 @@ pub mod hash_password;
 pub mod kill;
 pub mod line;
 mod log;
+pub mod rates;
 pub mod serve;
 pub mod tunnels;
 
@@ -74,6 +75,7 @@ pub fn run(command: Command) -> Result<(), Failure> {
         Command::Explain(options) => print(wait(explain::run(&options))?),
         Command::Tunnels(command) => print(wait(command.run())?),
         Command::Kill(command) => print(wait(command.run())?),
+        Command::Rates(command) => print(wait(command.run())?),
         Command::HashPassword(command) => print(command.run().map_err(|error| Failure::Usage(error.to_string()))),
         Command::Options { markdown: true } => print(Ok::<_, Failure>(table::markdown(&Cli::command()))),
         Command::Options { markdown: false } => {

@@ -46,7 +46,7 @@ pub fn serve(options: &Serve) -> Result<(), Failure> {
     account::register_series(&[engine]);
     dial::register_series(settings.dial.parents());
     let own = clients.iter().copied().chain([admin_address]).collect();
-    let registry = Registry::new(settings.limits);
+    let registry = Registry::with_rates(settings.limits, settings.rates);
     let readiness = Arc::new(Readiness::default());
     let gateway = Arc::new(Gateway {
         authenticator: settings.authenticator,

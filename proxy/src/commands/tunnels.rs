@@ -132,7 +132,7 @@ mod tests {
     use crate::commands::kill::Kill;
     use crate::reason::Reason;
     use crate::target::Target;
-    use crate::tunnel::{Direction, Flow};
+    use crate::tunnel::{Direction, Flow, Order};
 
     fn at(admin: SocketAddr) -> AdminAddress {
         AdminAddress { admin: admin.to_string() }
@@ -161,7 +161,7 @@ mod tests {
         let (address, _server) = gateway(&registry).await;
         let (flow, told) = (Arc::new(Flow::default()), Arc::new(Mutex::new(None)));
         let engine = Arc::clone(&told);
-        flow.on_stop(move |why| *engine.lock().unwrap() = Some(why));
+        flow.on_order(move |order| *engine.lock().unwrap() = Some(order));
         let account = tunnel(&registry, &flow);
         flow.add(Direction::ToClient, 3 << 20, Instant::now());
 
@@ -177,7 +177,7 @@ mod tests {
 
         let kill = |id| async move { Kill { id, admin: at(address) }.run().await };
         assert_eq!(kill(account.id()).await.unwrap(), "tunnel 1 is ended\n");
-        assert_eq!(*told.lock().unwrap(), Some(Reason::Killed));
+        assert_eq!(*told.lock().unwrap(), Some(Order::Stop(Reason::Killed)));
         let missing = kill(99).await.unwrap_err();
         assert!(missing.starts_with(&format!("no tunnel 99 is open on {address}")), "{missing}");
         drop(account);
@@ -242,6 +242,7 @@ mod tests {
             parent: None,
             target: "db.example:443".into(),
             origin: "198.51.100.1:443".parse().unwrap(),
+            rate: None,
             engine: "splice".into(),
             age_seconds: 93_784.2,
             quiet_seconds: 0.3,

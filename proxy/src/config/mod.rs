@@ -10,6 +10,7 @@ use ipnet::IpNet;
 
 use crate::policy::Rule;
 use crate::proxy_protocol::Greeting;
+use crate::rate::Rate;
 use crate::relay::Engine;
 use crate::secret::Secret;
 
@@ -119,6 +120,14 @@ pub struct Serve {
     /// Tunnels open at once for each client address [default: no limit]
     #[arg(long, env = "SLUICEGATE_MAX_TUNNELS_PER_SOURCE", value_name = "N", value_parser = positive)]
     pub max_tunnels_per_source: Option<usize>,
+
+    /// Bytes a second of each tunnel, each way, as 100MiB or 1Gbit; the kernel paces them [default: as fast as it can]
+    #[arg(long, env = "SLUICEGATE_RATE", value_name = "RATE")]
+    pub rate: Option<Rate>,
+
+    /// The same for all tunnels of each user together, of which each has an equal share [default: as fast as they can]
+    #[arg(long, env = "SLUICEGATE_RATE_PER_USER", value_name = "RATE")]
+    pub rate_per_user: Option<Rate>,
 
     /// Local address to dial from; repeatable, one for IPv4 and one for IPv6
     #[arg(long, env = "SLUICEGATE_SOURCE", value_name = "ADDR", value_delimiter = ' ')]

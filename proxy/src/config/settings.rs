@@ -1,7 +1,7 @@
 //! What the options mean together: the parts of a gateway, checked, before anything is opened.
 
 use super::{EngineChoice, Rules, Serve};
-use crate::account::Limits;
+use crate::account::{Limits, Rates};
 use crate::auth::{Authenticator, parse_user};
 use crate::dial::{self, Parent, Parents};
 use crate::relay;
@@ -22,6 +22,8 @@ pub struct Settings {
     pub client_leg: LegOptions,
     /// Tunnels at once.
     pub limits: Limits,
+    /// How fast they may be.
+    pub rates: Rates,
 }
 
 impl Settings {
@@ -50,8 +52,11 @@ impl Settings {
             ..relay::Options::default()
         };
         let leg = |which| leg(options, which, relay.send_buffer());
+        let authenticator = authenticator(options)?;
+        let users = authenticator.names().into_iter().map(|name| (name, None)).collect();
         Ok(Self {
-            authenticator: authenticator(options)?,
+            authenticator,
+            rates: Rates { tunnel: options.rate, user: options.rate_per_user, users },
             dial: dial::Options::new(options.dial_timeout, &options.source, leg(Leg::Origin)?)?
                 .through(parents(&options.rules)?),
             client_leg: leg(Leg::Client)?,

@@ -16,11 +16,11 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, interval_at, sleep};
 
 use super::watch::Watch;
-use super::{Adopted, Fault, Options, clean_end};
+use super::{Adopted, Fault, Options, clean_end, pace};
 use crate::metrics::LimitedSide;
 use crate::reason::Reason;
 use crate::sys::tcp;
-use crate::tunnel::{Direction, Flow, Tunnel};
+use crate::tunnel::{Direction, Flow, Order, Tunnel};
 
 mod buffer;
 mod last;
@@ -61,22 +61,28 @@ impl Copy {
             Err(error) => return Err((Box::new(Tunnel { client, origin, prefix, flow }), error)),
         };
         drop((client, origin));
-        let (stop, stopped) = oneshot::channel();
-        let stop = Mutex::new(Some(stop));
-        flow.on_stop(move |why| {
-            let stop = stop.lock().unwrap_or_else(PoisonError::into_inner).take();
-            let _ = stop.map(|stop| stop.send(why));
-        });
         let (end, ended) = oneshot::channel();
-        let pair = Pair {
+        let pair = Arc::new(Pair {
             client: client_stream,
             origin: origin_stream,
-            flow,
+            flow: flow.clone(),
             options: self.options.clone(),
             broken: Default::default(),
             passed: Default::default(),
             settled: AtomicBool::new(false),
-        };
+            pacing: Mutex::default(),
+        });
+        let (stop, stopped) = oneshot::channel();
+        let stop = Mutex::new(Some(stop));
+        // Not kept alive by who may still order: it is closed when its task ends.
+        let paced = Arc::downgrade(&pair);
+        flow.on_order(move |order| match order {
+            Order::Pace => paced.upgrade().into_iter().for_each(|pair| pair.pace()),
+            Order::Stop(why) => {
+                let stop = stop.lock().unwrap_or_else(PoisonError::into_inner).take();
+                let _ = stop.map(|stop| stop.send(why));
+            }
+        });
         runtime.spawn(async move {
             let why = pair.run(prefix, stopped).await;
             drop(pair);
@@ -114,6 +120,8 @@ struct Pair {
     /// Both directions ended well. Otherwise closing the sockets would look like a clean end to a
     /// peer, whatever became of this task.
     settled: AtomicBool,
+    /// Held by who sets the rate of the sockets.
+    pacing: Mutex<()>,
 }
 
 impl Drop for Pair {
@@ -132,6 +140,14 @@ enum Broken {
 }
 
 impl Pair {
+    /// Holds both sockets to the rate of the tunnel.
+    fn pace(&self) {
+        // Held meanwhile, so that the last word is the newest.
+        let _turn = self.pacing.lock().unwrap_or_else(PoisonError::into_inner);
+        let rate = self.flow.rate();
+        [&self.client, &self.origin].into_iter().for_each(|end| pace(end, rate));
+    }
+
     async fn run(&self, prefix: [Vec<u8>; 2], stopped: oneshot::Receiver<Reason>) -> Reason {
         let [to_origin, to_client] = prefix;
         let first_end = OnceLock::new();

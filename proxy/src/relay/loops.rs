@@ -30,7 +30,7 @@ use super::{Adopted, Engine, Options};
 use crate::metrics;
 use crate::sys::tcp;
 use crate::sys::thread::{here, keep_to, never_push_in};
-use crate::tunnel::Tunnel;
+use crate::tunnel::{Order, Tunnel};
 
 mod carried;
 mod ends;
@@ -143,7 +143,12 @@ impl Loops {
             ));
         }
         let crews = self.crews.clone();
-        flow.on_stop(move |why| crews.tell_all(|| Message::Stop { id, why }));
+        flow.on_order(move |order| {
+            crews.tell_all(|| match order {
+                Order::Stop(why) => Message::Stop { id, why },
+                Order::Pace => Message::Pace { id },
+            });
+        });
         Ok(ended)
     }
 

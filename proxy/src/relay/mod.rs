@@ -24,8 +24,9 @@ use rustix::net::{RecvFlags, recv};
 use tokio::sync::oneshot;
 
 use crate::metrics;
+use crate::rate::Rate;
 use crate::reason::Reason;
-use crate::sys::tcp;
+use crate::sys::{pacing, tcp};
 use crate::tunnel::{Direction, Flow, Tunnel};
 
 mod copy;
@@ -65,6 +66,12 @@ const LAST_BYTES_POLL: Duration = Duration::from_millis(2);
 /// Bytes of `direction` that its destination has acknowledged.
 fn acknowledged(flow: &Flow, direction: Direction, destination: &impl AsFd) -> u64 {
     flow.moved(direction).saturating_sub(tcp::unacknowledged(destination).unwrap_or(0) as u64)
+}
+
+/// Holds what is sent on a socket to a rate.
+fn pace(socket: &impl AsFd, rate: Option<Rate>) {
+    // The kernel refuses only what is no socket.
+    let _ = pacing::set_max_pacing_rate(socket, rate.map(Rate::bytes));
 }
 
 /// Takes away from a source what was seen there and given to its destination.

@@ -9,11 +9,12 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::Fault;
 use super::pipes::Pipes;
 use super::sockmap::Pair;
 use super::watch::Watch;
+use super::{Fault, pace};
 use crate::metrics::LimitedSide;
+use crate::rate::Rate;
 use crate::sys::pipe::Pipe;
 use crate::sys::tcp;
 use crate::tunnel::{Direction, Flow, Tunnel};
@@ -100,6 +101,8 @@ pub(super) struct Pump {
     /// It was asked to redirect, and did or would not.
     asked: bool,
     pub(super) flow: Arc<Flow>,
+    /// The rate that both sockets are held to.
+    paced: Option<Rate>,
     /// The direction whose end was read first.
     pub(super) first_end: Option<Direction>,
 }
@@ -112,6 +115,7 @@ impl Pump {
             pair: None,
             asked: false,
             flow: tunnel.flow,
+            paced: None,
             first_end: None,
         }
     }
@@ -165,6 +169,15 @@ impl Pump {
     /// Lets closing the sockets be a clean end; false where the kernel does not let it.
     pub(super) fn may_close(&self) -> bool {
         self.legs.iter().all(|leg| tcp::reset_on_close(&leg.socket, false).is_ok())
+    }
+
+    /// Holds both sockets to the rate of the tunnel, if that is another one now.
+    pub(super) fn pace(&mut self) {
+        let rate = self.flow.rate();
+        if rate != self.paced {
+            self.paced = rate;
+            self.legs.iter().for_each(|leg| pace(&leg.socket, rate));
+        }
     }
 
     /// Looks at both connections ([`Watch::look`]).

@@ -67,6 +67,8 @@ impl Server {
         let Listeners { clients, admin: admin_listener } = listeners;
         let mut background = JoinSet::new();
         background.spawn(admin.run(TcpListener::from_std(admin_listener)?));
+        let registry = self.registry.clone();
+        background.spawn(async move { registry.keep_divided().await });
         background.spawn(housekeeping(self.gateway.clone(), self.registry.clone(), hangup));
         let mut accepting = JoinSet::new();
         let (drain, draining) = watch::channel(false);
@@ -169,7 +171,10 @@ async fn housekeeping(gateway: Arc<Gateway>, registry: Arc<Registry>, mut hangup
         };
         if asked || gateway.authenticator.changed() {
             match gateway.authenticator.reload() {
-                Ok(users) => info!(users, "users re-read"),
+                Ok(users) => {
+                    registry.set_users(gateway.authenticator.names().into_iter().map(|name| (name, None)).collect());
+                    info!(users, "users re-read");
+                }
                 Err(error) => error!(%error, "users not re-read: those known before stay valid"),
             }
         }

@@ -4,6 +4,7 @@
 
 pub mod bpf;
 pub mod capabilities;
+pub mod pacing;
 pub mod pipe;
 pub mod probe;
 pub mod ring;

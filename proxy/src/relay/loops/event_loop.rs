@@ -164,13 +164,14 @@ impl<P: Poller> Loop<P> {
                 Message::Adopt(carried) => self.take_over(carried),
                 Message::Turn { id } => self.enqueue(id),
                 Message::Stop { id, why } => self.remove(id, why),
+                Message::Pace { id } => self.carried.get_mut(&id).into_iter().for_each(|carried| carried.pump.pace()),
                 Message::Retire => self.retired = true,
             }
         }
     }
 
     /// Takes a tunnel from whoever had it. Its first turn comes with what is reported of its sockets.
-    pub(super) fn take_over(&mut self, carried: Box<Carried>) {
+    pub(super) fn take_over(&mut self, mut carried: Box<Carried>) {
         let id = carried.id;
         let watched = Direction::BOTH.into_iter().try_for_each(|direction| {
             let (socket, key) = (&carried.pump.leg(direction).socket, carried.key(direction));
@@ -179,8 +180,9 @@ impl<P: Poller> Loop<P> {
         });
         let redirected = Direction::BOTH.into_iter().all(|direction| carried.pump.redirects(direction));
         let watched = watched.and_then(|()| if redirected { watch_ends(&mut self.poller, &carried) } else { Ok(()) });
-        // Who stopped it told every loop, but not those that had it in their inbox.
+        // Who stopped or paced it told every loop, but not those that had it in their inbox.
         let stopped = carried.pump.flow.stopped();
+        carried.pump.pace();
         self.rounds.add((id, carried.stay));
         self.carried.insert(id, carried);
         match (watched, stopped) {

@@ -17,6 +17,8 @@ pub(super) enum Message {
     Adopt(Box<Carried>),
     /// End this tunnel, if it is yours.
     Stop { id: u64, why: Reason },
+    /// Hold this tunnel to its rate, if it is yours.
+    Pace { id: u64 },
     /// Give this tunnel a turn, if it is yours.
     Turn { id: u64 },
     /// The engine is gone: leave when the last tunnel has.

@@ -1,0 +1,323 @@
+//! How fast tunnels may be: what is set, what was changed since, and what it comes to for each.
+//!
+//! A tunnel has a rate of its own, and an equal share of its user's; the lesser counts. The share changes with every
+//! tunnel of the user that comes or goes: the new one has its at once, the others a moment later, so that a crowd that
+//! comes and goes is divided a few times and not once for each.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde::de::{Deserializer, Error as _};
+use serde::{Deserialize, Serialize, Serializer};
+use tokio::sync::Notify;
+
+use crate::rate::Rate;
+
+/// How long after a division the next one may be.
+pub(super) const PAUSE: Duration = Duration::from_millis(20);
+
+/// A rate, or that there is none: as fast as it can.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit(pub Option<Rate>);
+
+/// What the configuration says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rates {
+    /// Of each tunnel: `--rate`.
+    pub tunnel: Option<Rate>,
+    /// Of all tunnels of each user together: `--rate-per-user`.
+    pub user: Option<Rate>,
+    /// Every user there is, with the limit that he has instead, if he has one.
+    pub users: BTreeMap<Arc<str>, Option<Limit>>,
+}
+
+/// What counts now; as [`Change`] it would change nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RatesView {
+    /// Of each tunnel that has no limit of its own.
+    pub tunnel: Limit,
+    /// Of all tunnels together of each user who has no limit of his own.
+    pub user: Limit,
+    /// Users who have one.
+    pub users: BTreeMap<String, Limit>,
+    /// Live tunnels that have one.
+    pub tunnels: BTreeMap<u64, Limit>,
+}
+
+/// What is to change, until the gateway ends; `null` is what the configuration says.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Change {
+    /// Of each tunnel.
+    #[serde(deserialize_with = "named")]
+    pub tunnel: Option<Option<Limit>>,
+    /// Of each user.
+    #[serde(deserialize_with = "named")]
+    pub user: Option<Option<Limit>>,
+    /// Of users.
+    pub users: BTreeMap<String, Option<Limit>>,
+    /// Of live tunnels.
+    pub tunnels: BTreeMap<u64, Option<Limit>>,
+}
+
+/// What a change names and is not there: nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unknown {
+    /// No user is called that.
+    User(String),
+    /// No such tunnel is open.
+    Tunnel(u64),
+}
+
+/// What was changed since the start, by its place in [`Rates`].
+#[derive(Debug, Default)]
+struct Changed {
+    tunnel: Option<Limit>,
+    user: Option<Limit>,
+    users: BTreeMap<Arc<str>, Limit>,
+    tunnels: BTreeMap<u64, Limit>,
+}
+
+#[derive(Debug, Default)]
+struct Set {
+    configured: Rates,
+    changed: Changed,
+}
+
+/// What is set, and word of it when it has to be divided anew.
+#[derive(Debug, Default)]
+pub(super) struct Book {
+    set: Mutex<Set>,
+    pub(super) due: Notify,
+}
+
+impl Book {
+    pub(super) fn new(configured: Rates) -> Self {
+        Self { set: Mutex::new(Set { configured, changed: Changed::default() }), due: Notify::new() }
+    }
+
+    /// Takes what the configuration says of users, who may be others now.
+    pub(super) fn set_users(&self, users: BTreeMap<Arc<str>, Option<Limit>>) {
+        let mut set = self.lock();
+        set.changed.users.retain(|name, _| users.contains_key(name));
+        set.configured.users = users;
+    }
+
+    /// Tells a tunnel, whose user has so many, its rate.
+    pub(super) fn tell(&self, id: u64, user: Option<(&str, usize)>, tell: impl FnOnce(Option<Rate>)) {
+        // Held meanwhile, so that what is told last is the newest.
+        let set = self.lock();
+        let own = set.of_tunnel(id);
+        let share = user.and_then(|(name, many)| set.of_user(name).map(|rate| rate.shared_by(many)));
+        tell(own.into_iter().chain(share).min());
+    }
+
+    /// Whether the tunnels of a user share anything.
+    pub(super) fn shares(&self, user: &str) -> bool {
+        self.lock().of_user(user).is_some()
+    }
+
+    /// A tunnel is gone.
+    pub(super) fn forget(&self, id: u64) {
+        self.lock().changed.tunnels.remove(&id);
+    }
+
+    pub(super) fn view(&self) -> RatesView {
+        let set = self.lock();
+        let mut users: BTreeMap<_, _> = set.configured.users.iter().filter_map(|(n, l)| l.map(|l| (&**n, l))).collect();
+        users.extend(set.changed.users.iter().map(|(name, limit)| (&**name, *limit)));
+        RatesView {
+            tunnel: set.changed.tunnel.unwrap_or(Limit(set.configured.tunnel)),
+            user: set.changed.user.unwrap_or(Limit(set.configured.user)),
+            users: users.into_iter().map(|(name, limit)| (name.to_owned(), limit)).collect(),
+            tunnels: set.changed.tunnels.clone(),
+        }
+    }
+
+    /// Makes the whole of a change, or nothing of it. `is_open` says which tunnels there are.
+    pub(super) fn change(&self, change: &Change, is_open: impl Fn(u64) -> bool) -> Result<(), Unknown> {
+        let mut set = self.lock();
+        let Set { configured, changed } = &mut *set;
+        let known = |name: &String| configured.users.get_key_value(name.as_str()).map(|(name, _)| Arc::clone(name));
+        let users =
+            change.users.iter().map(|(n, limit)| Ok((known(n).ok_or_else(|| Unknown::User(n.clone()))?, *limit)));
+        let users = users.collect::<Result<Vec<_>, _>>()?;
+        if let Some(missing) = change.tunnels.keys().find(|id| !is_open(**id)) {
+            return Err(Unknown::Tunnel(*missing));
+        }
+        changed.tunnel = change.tunnel.unwrap_or(changed.tunnel);
+        changed.user = change.user.unwrap_or(changed.user);
+        users.into_iter().for_each(|(name, limit)| put(&mut changed.users, name, limit));
+        change.tunnels.iter().for_each(|(id, limit)| put(&mut changed.tunnels, *id, *limit));
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Set> {
+        self.set.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Set {
+    fn of_tunnel(&self, id: u64) -> Option<Rate> {
+        let changed = self.changed.tunnels.get(&id).copied().or(self.changed.tunnel);
+        changed.map_or(self.configured.tunnel, |limit| limit.0)
+    }
+
+    /// His own before everybody's, and what was changed before what is configured.
+    fn of_user(&self, name: &str) -> Option<Rate> {
+        let own = self.changed.users.get(name).copied();
+        let own = own.or_else(|| self.configured.users.get(name).copied().flatten()).or(self.changed.user);
+        own.map_or(self.configured.user, |limit| limit.0)
+    }
+}
+
+fn put<K: Ord>(limits: &mut BTreeMap<K, Limit>, key: K, limit: Option<Limit>) {
+    match limit {
+        Some(limit) => drop(limits.insert(key, limit)),
+        None => drop(limits.remove(&key)),
+    }
+}
+
+/// What stands there, `null` included.
+fn named<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Option<Limit>>, D::Error> {
+    Option::deserialize(from).map(Some)
+}
+
+impl Serialize for Limit {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Some(rate) => rate.serialize(to),
+            None => to.serialize_str("none"),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Limit {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(
+            untagged,
+            expecting = "a rate is wanted: a number of bytes, \"100MiB\", \"1Gbit\" or \"none\", or null"
+        )]
+        enum Written {
+            Bytes(u64),
+            Words(String),
+        }
+        let rate = match Written::deserialize(from)? {
+            Written::Bytes(bytes) => Rate::new(bytes),
+            Written::Words(words) => return words.parse().map_err(D::Error::custom),
+        };
+        rate.map(|rate| Self(Some(rate))).map_err(D::Error::custom)
+    }
+}
+
+impl std::str::FromStr for Limit {
+    type Err = String;
+
+    /// Reads a rate, or `none`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "none" { Ok(Self(None)) } else { text.parse().map(|rate| Self(Some(rate))) }
+    }
+}
+
+impl std::fmt::Display for Limit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Some(rate) => rate.fmt(f),
+            None => f.write_str("none"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rate(bytes: u64) -> Option<Rate> {
+        Some(Rate::new(bytes).unwrap())
+    }
+
+    fn told(book: &Book, id: u64, user: Option<(&str, usize)>) -> Option<Rate> {
+        let mut told = None;
+        book.tell(id, user, |rate| told = rate);
+        told
+    }
+
+    fn book() -> Book {
+        let users = [("ann", Some(Limit(rate(9_000)))), ("bob", None), ("eve", Some(Limit(None)))];
+        let users = users.map(|(name, limit)| (name.into(), limit)).into();
+        Book::new(Rates { tunnel: rate(5_000), user: rate(8_000), users })
+    }
+
+    fn change(json: &str) -> Change {
+        serde_json::from_str(json).unwrap()
+    }
+
+    #[test]
+    fn the_lesser_of_its_own_rate_and_a_share_counts() {
+        let book = book();
+        for (user, many, expected) in [
+            (None, 0, 5_000),
+            (Some("ann"), 1, 5_000),
+            (Some("ann"), 2, 4_500),
+            (Some("ann"), 3, 3_000),
+            (Some("bob"), 2, 4_000),
+            (Some("eve"), 9, 5_000),
+            (Some("who"), 4, 2_000),
+        ] {
+            assert_eq!(told(&book, 1, user.map(|user| (user, many))), rate(expected), "{user:?} {many}");
+        }
+    }
+
+    #[test]
+    fn what_is_changed_counts_until_it_is_taken_back() {
+        let book = book();
+        let before = book.view();
+        let of = |user, many| told(&book, 7, Some((user, many))).map(Rate::bytes);
+        let make = |json: &str| book.change(&change(json), |id| id == 7);
+        make(r#"{"tunnel": "none", "users": {"ann": "1MiB", "eve": 2048}}"#).unwrap();
+        assert_eq!([of("ann", 1), of("eve", 1), of("bob", 1)], [Some(1 << 20), Some(2_048), Some(8_000)]);
+        make(r#"{"user": "none", "tunnels": {"7": 3000}}"#).unwrap();
+        assert_eq!([of("ann", 1), of("bob", 1)], [Some(3_000), Some(3_000)]);
+        let view: Change = serde_json::from_value(serde_json::to_value(book.view()).unwrap()).unwrap();
+        book.change(&view, |_| true).unwrap();
+        assert_eq!([of("ann", 1), of("bob", 1)], [Some(3_000), Some(3_000)], "what is shown changes nothing");
+        book.forget(7);
+        assert_eq!(of("bob", 1), None);
+        make(r#"{"tunnel": null, "user": null, "users": {"ann": null, "eve": null, "bob": null}}"#).unwrap();
+        assert_eq!(book.view(), before);
+    }
+
+    #[test]
+    fn a_change_is_made_as_a_whole_or_not_at_all() {
+        let book = book();
+        let before = book.view();
+        for (json, unknown) in [
+            (r#"{"tunnel": 2000, "users": {"ann": 2000, "who": 2000}}"#, Unknown::User("who".into())),
+            (r#"{"user": 2000, "tunnels": {"7": 2000, "8": 2000}}"#, Unknown::Tunnel(8)),
+        ] {
+            assert_eq!(book.change(&change(json), |id| id == 7), Err(unknown));
+            assert_eq!(book.view(), before);
+        }
+        for (json, words) in [
+            (r#"{"tunnel": 5}"#, "at least 1KiB"),
+            (r#"{"tunnel": "fast"}"#, "100MiB"),
+            (r#"{"tunnel": true}"#, "a rate is wanted"),
+            (r#"{"tunnels": {"x": 5000}}"#, "a number in quotes"),
+            (r#"{"rate": 5000}"#, "unknown field `rate`"),
+        ] {
+            let error = serde_json::from_str::<Change>(json).unwrap_err().to_string();
+            assert!(error.contains(words), "{json}: {error}");
+        }
+    }
+
+    #[test]
+    fn users_who_are_gone_leave_nothing() {
+        let book = book();
+        book.change(&change(r#"{"users": {"ann": 2000, "bob": 3000}}"#), |_| false).unwrap();
+        book.set_users([("bob".into(), None)].into());
+        let users: Vec<_> = book.view().users.into_keys().collect();
+        assert_eq!(users, ["bob"]);
+    }
+}
