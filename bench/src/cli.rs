@@ -27,6 +27,8 @@ pub(crate) enum Task {
     Compare(Compare),
     /// What tunnels cost from 1 to 10,000 of them, over no proxy and the engines
     Scale(Scale),
+    /// How exactly the gateway keeps to `--rate` and `--rate-per-user`
+    Rates(Rates),
     /// Print the block of the README that a result on file comes to
     Readme {
         /// What --json wrote
@@ -153,6 +155,28 @@ pub(crate) struct Scale {
     pub(crate) effort: Effort,
     #[command(flatten)]
     pub(crate) output: Output,
+}
+
+#[derive(Args)]
+pub(crate) struct Rates {
+    /// The gateway to start
+    #[arg(long, default_value = "target/release/sluicegate", value_name = "PROGRAM")]
+    pub(crate) gateway: PathBuf,
+    /// Its engines [default: all of them, `sockmap` for root alone]
+    #[arg(long, value_delimiter = ',', value_name = "LIST")]
+    engines: Option<Vec<String>>,
+    /// Seconds of each measurement
+    #[arg(long, default_value_t = 10.0)]
+    pub(crate) seconds: f64,
+}
+
+impl Rates {
+    /// The programs to start.
+    pub(crate) fn programs(&self) -> Programs {
+        let plain = || usual_engines().into_iter().filter(|engine| !engine.contains(' ')).collect();
+        let engines = self.engines.clone().unwrap_or_else(plain);
+        Programs { gateway: self.gateway.clone(), engines, nginx: None, haproxy: None }
+    }
 }
 
 /// Where the result goes beside the table on standard output.

@@ -11,6 +11,7 @@
 //! | `contender`, `relay` | who is compared, one file for each program; a relay that is compared |
 //! | `everybody` | one measurement of each, round by round |
 //! | `compare`, `scale` | all measurements in one run; the cost of many tunnels |
+//! | `rates` | whether the gateway keeps to the rates that it is given |
 //! | `report` | the result: table, plots, block of the README |
 //! | `machine`, `host`, `stats` | /proc, what it ran on, medians |
 
@@ -28,6 +29,7 @@ mod netlink;
 pub mod origin;
 pub mod place;
 pub mod process;
+pub mod rates;
 pub mod relay;
 pub mod report;
 pub mod scale;

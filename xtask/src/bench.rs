@@ -23,6 +23,9 @@ pub fn run(arguments: &[String]) -> Result<()> {
         install(arguments);
         bench.arg("--gateway").arg(binaries.join("sluicegate")).args(output(command, arguments));
     }
+    if command == "rates" {
+        bench.arg("--gateway").arg(binaries.join("sluicegate"));
+    }
     succeed(bench.args(arguments))
 }
 

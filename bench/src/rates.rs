@@ -1,0 +1,74 @@
+//! Whether the gateway keeps to the rates that it is given.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::compare::bulk_name;
+use crate::contender::{Kind, Programs};
+use crate::flow::Role;
+use crate::interrupt;
+use crate::load;
+
+/// What is set, and how many tunnels it is tried with; of one user all of them.
+const SETTINGS: [(&str, u64, usize); 5] = [
+    ("--rate", 10 << 20, 1),
+    ("--rate", 100 << 20, 1),
+    ("--rate", 1 << 30, 1),
+    ("--rate", 50 << 20, 4),
+    ("--rate-per-user", 100 << 20, 4),
+];
+
+/// One setting of one engine.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    /// The engine and the setting.
+    pub what: String,
+    /// Tunnels, and which way their bytes went.
+    pub load: String,
+    /// Bytes a second that were wanted, all tunnels together.
+    pub wanted: f64,
+    /// Bytes a second that went through.
+    pub measured: f64,
+}
+
+impl Kept {
+    /// How far off it is, in percent of what was wanted.
+    #[must_use]
+    pub fn off(&self) -> f64 {
+        (self.measured / self.wanted - 1.0) * 100.0
+    }
+}
+
+/// Tries every setting with each engine, each for `time` both ways, and tells of each.
+///
+/// # Errors
+/// A gateway that does not start, or a measurement that fails.
+pub fn rates(
+    programs: &Programs,
+    origin: SocketAddr,
+    time: Duration,
+    mut tell: impl FnMut(&Kept),
+) -> io::Result<Vec<Kept>> {
+    let mut all = Vec::new();
+    for (option, rate, tunnels) in SETTINGS {
+        for engine in &programs.engines {
+            let what = format!("{engine} {option} {}MiB", rate >> 20);
+            let programs = Programs { engines: vec![what.clone()], ..programs.clone() };
+            let gateway = programs.start(Kind::Engines, origin)?.pop();
+            let gateway = gateway.ok_or_else(|| io::Error::other("no gateway was started"))?;
+            for role in [Role::Sink, Role::Source] {
+                interrupt::check()?;
+                let bulk = load::bulk(&gateway.way, tunnels, role, time)?;
+                let each = if option == "--rate" { tunnels } else { 1 };
+                #[expect(clippy::cast_precision_loss, reason = "a rate")]
+                let wanted = (rate * each as u64) as f64;
+                let measured = bulk.gib_per_second * f64::from(1 << 30);
+                let kept = Kept { what: what.clone(), load: bulk_name(tunnels, role), wanted, measured };
+                tell(&kept);
+                all.push(kept);
+            }
+        }
+    }
+    Ok(all)
+}
