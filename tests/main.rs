@@ -5,6 +5,7 @@
 //! | `support` | what the others share: the gateway, origins, clients, waiting |
 //! | `handshake` | everything before the 200: requests, answers, users, limits, and those who mean no good |
 //! | `policy` | where tunnels may not go |
+//! | `grants` | what each user may: where from, where to, until when, how much |
 //! | `parents` | tunnels through parent proxies |
 //! | `proxy_protocol` | who a client is by the word of another proxy |
 //! | `rates` | how fast tunnels may be |
@@ -16,6 +17,7 @@
 
 mod clients;
 mod engines;
+mod grants;
 mod handshake;
 mod life;
 mod metrics;

@@ -6,12 +6,12 @@
 use std::net::TcpStream;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use ipnet::IpNet;
 
 use crate::account::Account;
-use crate::auth::Authenticator;
+use crate::auth::{Authenticator, User};
 use crate::client::Client;
 use crate::dial::{Dialer, Reached};
 use crate::policy::Policy;
@@ -84,9 +84,13 @@ async fn handshake(gateway: &Gateway, client: &mut Client, account: &mut Account
     account.target(&request.target);
     gateway.dialer.refuse_loop(&request.via)?;
     let user = gateway.authenticator.check(request.proxy_authorization.as_ref(), account.source()).await?;
-    account.user(user);
-    let named = gateway.policy.check_name(request.target)?;
-    account.reserve()?;
+    let grant = user.as_ref().and_then(|user| user.grant.clone()).unwrap_or_default();
+    if let Some(User { name, .. }) = user {
+        account.user(Some(name.clone()));
+        grant.admit(&name, account.source(), SystemTime::now())?;
+    }
+    let named = gateway.policy.check_name(request.target, grant.scope.as_ref())?;
+    account.reserve(grant.max_tunnels)?;
     let permit = if gateway.dialer.leaves_name_to_parent(&named) {
         gateway.policy.check_unresolved(named)?
     } else {

@@ -16,15 +16,16 @@
 //! | layer | module | purpose | may import | may not mention |
 //! |---|---|---|---|---|
 //! | 5 | `main` | parse, start log and metrics, run, exit code | `commands` `config` | |
-//! | 5 | `commands` | the subcommands, one file each | `config` `server` `auth` `policy` `dial` `target` `rate` `secret` `reason` `metrics` `relay` `account` `admin` `connection` `sys` | |
-//! | 5 | `config` | one definition of every option: flag, environment, file, help, table | `auth` `policy` `proxy_protocol` `dial` `rate` `relay` `server` `connection` `client` `secret` `target` `account` `sys` | |
+//! | 5 | `commands` | the subcommands, one file each | `config` `server` `auth` `grant` `stamp` `policy` `dial` `target` `rate` `secret` `reason` `metrics` `relay` `account` `admin` `connection` `sys` | |
+//! | 5 | `config` | one definition of every option: flag, environment, file, help, table | `auth` `grant` `policy` `proxy_protocol` `dial` `rate` `relay` `server` `connection` `client` `secret` `target` `account` `sys` | |
 //! | 4 | `server` | bind, accept with back-off, slots, drain | `connection` `account` `admin` `policy` `auth` `dial` `relay` `client` `reason` `metrics` `sys` | `httparse` |
-//! | 3 | `connection` | the main idea: `serve` and `handshake` | `client` `request` `auth` `policy` `proxy_protocol` `dial` `upgrade` `relay` `account` `tunnel` `reason` `metrics` `target` | `rustix` `libc` `unsafe` |
+//! | 3 | `connection` | the main idea: `serve` and `handshake` | `client` `request` `auth` `grant` `policy` `proxy_protocol` `dial` `upgrade` `relay` `account` `tunnel` `reason` `metrics` `target` | `rustix` `libc` `unsafe` |
 //! | 2 | `client` | the buffered client socket; the only writer of HTTP but for origins' answers | `request` `proxy_protocol` `reason` `sys` | `policy` `relay` |
 //! | 2 | `request` | pure parser: bytes in, request or refusal out | `message` `reason` `secret` `target` | `tokio` `TcpStream` `Instant` `async` |
 //! | 2 | `proxy_protocol` | whom a connection comes from, as proxies say it to each other: read, written, to whom | `policy` `target` | `tokio` `TcpStream` |
 //! | 2 | `upgrade` | asks an origin to switch protocols, and passes on what else it answers | `client` `dial` `request` `message` `reason` `sys` | `policy` `auth` `relay` |
-//! | 2 | `auth` | credentials to user, hashing off the event loop | `reason` `secret` `metrics` | `tracing` `TcpStream` |
+//! | 2 | `grant` | what a user may, where to, from where, until when and how much | `policy` `account` `reason` | `tokio` `TcpStream` |
+//! | 2 | `auth` | credentials to user and what he may, hashing off the event loop | `grant` `account` `reason` `secret` `stamp` `metrics` | `tracing` `TcpStream` |
 //! | 2 | `policy` | name rules, then address rules on resolved addresses: `Permit` | `reason` `target` | `tokio` `TcpStream` |
 //! | 2 | `dial` | resolve, Happy Eyeballs, parent proxies, deadlines; accepts only a `Permit` | `policy` `message` `reason` `secret` `target` `sys` `metrics` | `auth` |
 //! | 2 | `relay` | choose an engine, adopt, fall back; one file an engine | `tunnel` `rate` `reason` `metrics` `sys` | `http` `auth` `policy` `config` |
@@ -36,6 +37,7 @@
 //! | 0 | `reason` | why it ended: one enum to label, status, side | | `tokio` |
 //! | 0 | `rate` | how fast bytes may go, in words and figures | | `tokio` |
 //! | 0 | `message` | heads and content of HTTP messages: what goes on, and where it ends; pure | | `tokio` `std::io` |
+//! | 0 | `stamp` | whether a file is another one than before | | `tokio` |
 //! | 0 | `secret` | bytes that are never shown | | `tokio` |
 //! | 0 | `metrics` | every metric: name, kind, labels, help | | `tokio` |
 //!
@@ -62,6 +64,7 @@ pub mod commands;
 pub mod config;
 pub mod connection;
 pub mod dial;
+pub mod grant;
 pub mod message;
 pub mod metrics;
 pub mod policy;
@@ -72,6 +75,7 @@ pub mod relay;
 pub mod request;
 pub mod secret;
 pub mod server;
+pub mod stamp;
 pub mod sys;
 pub mod target;
 pub mod tunnel;

@@ -101,6 +101,10 @@ reasons! {
     AuthFailed => "auth_failed", Client, answer(407);
     /// The source has too many unverified credentials waiting to be hashed.
     AuthBusy => "auth_busy", Client, answer(503);
+    /// The user's time is over.
+    UserExpired => "user_expired", Client, answer(403);
+    /// The user may not come from that address.
+    UserSource => "user_source", Client, answer(403);
     /// A rule, or the absence of one, forbids the target.
     Denied => "denied", Client, answer(403);
     /// The name has no address.
@@ -130,7 +134,7 @@ reasons! {
     Loop => "loop", Client, answer(508);
     /// `--max-tunnels` are open.
     TunnelLimit => "tunnel_limit", Gateway, answer(503);
-    /// `--max-tunnels-per-user` are open.
+    /// As many of the user are open as `--max-tunnels-per-user` or his own terms allow.
     UserLimit => "user_limit", Gateway, answer(503);
     /// `--max-tunnels-per-source` are open.
     SourceLimit => "source_limit", Gateway, answer(503);
@@ -156,6 +160,8 @@ reasons! {
     Idle => "idle", Gateway, NO_ANSWER;
     /// `sluicegate kill`, or a DELETE on the admin address.
     Killed => "killed", Operator, NO_ANSWER;
+    /// The time of its user was over, and the configuration says that his tunnels end then.
+    Expired => "expired", Operator, NO_ANSWER;
     /// The gateway stopped while the tunnel was open.
     Shutdown => "shutdown", Operator, NO_ANSWER;
     /// The kernel refused a system call that the engine cannot do without, or did not pass the streams on whole.

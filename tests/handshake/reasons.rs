@@ -105,6 +105,8 @@ const BY_SCENE: &[(Reason, fn())] = &[
     (Reason::ParentRefused, scenes::parent_refused),
     (Reason::ParentTimeout, scenes::parent_timeout),
     (Reason::Loop, scenes::comes_back),
+    (Reason::UserExpired, scenes::user_expired),
+    (Reason::UserSource, scenes::user_source),
     (Reason::TunnelLimit, scenes::tunnel_limit),
     (Reason::UserLimit, scenes::user_limit),
     (Reason::SourceLimit, scenes::source_limit),

@@ -201,6 +201,28 @@ pub(super) fn user_limit() {
     client::echoes(&connect_as(gateway.address, origin.address, bob), 1_000);
 }
 
+/// A gateway of which one user is said more than the name.
+fn with_terms(terms: &str) -> (tempfile::TempDir, Gateway) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("sluicegate.toml");
+    fs::write(&file, format!("[users.alice]\n{terms}\n")).expect("a file");
+    let gateway = Setup::new(&["--config", file.to_str().expect("a plain path"), "--user", "alice:one"]).start();
+    (directory, gateway)
+}
+
+pub(super) fn user_expired() {
+    let (_directory, gateway) = with_terms("expires = 2001-02-03T04:05:06+00:06");
+    let refused = refused(&gateway, request("127.0.0.1:443", Some("alice:one")).as_bytes());
+    let line = "403 Forbidden: user alice has expired at 2001-02-03T03:59:06Z";
+    check(&gateway, Reason::UserExpired, line, &refused);
+}
+
+pub(super) fn user_source() {
+    let (_directory, gateway) = with_terms("from = '192.0.2.0/24'");
+    let refused = refused(&gateway, request("127.0.0.1:443", Some("alice:one")).as_bytes());
+    check(&gateway, Reason::UserSource, "403 Forbidden: user alice may not come from 127.0.0.1", &refused);
+}
+
 pub(super) fn source_limit() {
     let origin = Origin::echo();
     let gateway = Gateway::open(&["--max-tunnels-per-source", "1"]);

@@ -1,32 +1,17 @@
 //! The users file that changes while the gateway runs, and passwords that are nowhere to be seen.
 
 use std::fs;
-use std::path::Path;
 
 use rustix::process::Signal;
 use sluicegate::metrics::AUTH_FAILURES;
 
-use crate::support::client::{ask, basic, request};
-use crate::support::{Gateway, Origin, Setup, admin, client, connect_as};
+use crate::support::client::{ask, basic, request, status};
+use crate::support::process::replace;
+use crate::support::{Origin, Setup, admin, client, connect_as};
 
 /// A line of a users file, made quickly: the cost of a hash is not the matter here.
 fn line(name: &str, password: &str) -> String {
     format!("{name}:{}\n", bcrypt::hash(password, 4).expect("a hash"))
-}
-
-/// Puts another file in the place of the one before, as a whole.
-fn replace(users: &Path, text: &str) {
-    let new = users.with_extension("new");
-    fs::write(&new, text).expect("a file");
-    fs::rename(new, users).expect("it takes the place");
-}
-
-/// What these credentials get.
-fn status(gateway: &Gateway, origin: &crate::support::origin::Serving, user: &str) -> String {
-    use std::io::Write;
-    let mut stream = client::dial(gateway.address);
-    stream.write_all(request(origin.address, Some(user)).as_bytes()).expect("it reads");
-    client::read_head(&stream).split(' ').nth(1).unwrap_or_default().to_owned()
 }
 
 #[test]
@@ -36,7 +21,7 @@ fn the_users_file_is_read_again_when_asked_and_when_it_changes() {
     fs::write(&users, line("alice", "one")).unwrap();
     let gateway = Setup::new(&["--users", users.to_str().unwrap()]).start();
     let origin = Origin::echo();
-    let get = |user: &str| status(&gateway, &origin, user);
+    let get = |user: &str| status(gateway.address, origin.address, user);
     assert_eq!([get("alice:one"), get("bob:two")], ["200", "407"]);
     let open = connect_as(gateway.address, origin.address, "alice:one");
 

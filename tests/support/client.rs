@@ -49,6 +49,13 @@ pub(crate) fn basic(user: &str) -> String {
     format!("Basic {}", BASE64_STANDARD.encode(user))
 }
 
+/// The status that these credentials get.
+pub(crate) fn status(gateway: SocketAddr, target: impl Display, user: &str) -> String {
+    let mut stream = dial(gateway);
+    stream.write_all(request(target, Some(user)).as_bytes()).expect("it reads");
+    read_head(&stream).split(' ').nth(1).unwrap_or_default().to_owned()
+}
+
 /// Reads up to the empty line and not a byte further, so that what is behind it stays on the stream.
 pub(crate) fn read_head(mut stream: &TcpStream) -> String {
     let mut head = Vec::new();

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 
@@ -116,4 +117,11 @@ pub(crate) fn shared_descriptors(pid: Pid) -> Vec<OwnedFd> {
         .filter(|number| *number > 2)
         .filter_map(|number| pidfd_getfd(&process, number, PidfdGetfdFlags::empty()).ok())
         .collect()
+}
+
+/// Puts another file in the place of the one before, as a whole.
+pub(crate) fn replace(file: &Path, text: &str) {
+    let new = file.with_extension("new");
+    fs::write(&new, text).expect("a file");
+    fs::rename(new, file).expect("it takes the place");
 }

@@ -1,5 +1,6 @@
 //! How many tunnels there may be at once, counted from the reservation to the end.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::Hash;
@@ -37,7 +38,6 @@ struct Taken {
 #[derive(Debug)]
 pub(super) struct Slot {
     slots: Arc<Slots>,
-    /// Where there is a limit for users.
     user: Option<Arc<str>>,
     /// Where there is a limit for sources.
     source: Option<IpAddr>,
@@ -48,17 +48,25 @@ impl Slots {
         Arc::new(Self { limits, taken: Mutex::default() })
     }
 
-    /// Looks at every limit before it takes from any: a refusal leaves nothing behind. Nothing is counted
-    /// that has no limit.
-    pub(super) fn take(self: &Arc<Self>, user: Option<Arc<str>>, source: IpAddr) -> Result<Slot, Refusal> {
+    /// Looks at every limit before it takes from any: a refusal leaves nothing behind. `own` is the limit that the user
+    /// has instead of everybody's. Users are counted without a limit too, for one may be set while they are there.
+    pub(super) fn take(
+        self: &Arc<Self>,
+        user: Option<Arc<str>>,
+        own: Option<usize>,
+        source: IpAddr,
+    ) -> Result<Slot, Refusal> {
         let Limits { tunnels, per_user, per_source } = self.limits;
-        let user = user.filter(|_| per_user.is_some());
         let source = per_source.map(|_| source);
         let mut taken = self.lock();
         let of_user = user.as_ref().and_then(|user| taken.users.get(user)).copied().unwrap_or(0);
         let of_source = source.and_then(|source| taken.sources.get(&source)).copied().unwrap_or(0);
         room(taken.all, Some(tunnels), Reason::TunnelLimit, "--max-tunnels")?;
-        room(of_user, per_user, Reason::UserLimit, "--max-tunnels-per-user")?;
+        let (limit, named) = match (own, &user) {
+            (Some(own), Some(user)) => (Some(own), format!("max-tunnels of user {user}").into()),
+            (_, user) => (per_user.filter(|_| user.is_some()), Cow::Borrowed("--max-tunnels-per-user")),
+        };
+        room(of_user, limit, Reason::UserLimit, &named)?;
         room(of_source, per_source, Reason::SourceLimit, "--max-tunnels-per-source")?;
         taken.all += 1;
         if let Some(user) = &user {
@@ -115,13 +123,13 @@ mod tests {
     const THERE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
     fn refusal(slots: &Arc<Slots>, user: Option<&str>, source: IpAddr) -> Refusal {
-        slots.take(user.map(Arc::from), source).expect_err("there must be no room")
+        slots.take(user.map(Arc::from), None, source).expect_err("there must be no room")
     }
 
     #[test]
     fn each_limit_refuses_by_its_own_flag_and_gives_back() {
         let slots = Slots::new(Limits { tunnels: 3, per_user: Some(2), per_source: Some(2) });
-        let take = |user: &str, source| slots.take(Some(user.into()), source).unwrap();
+        let take = |user: &str, source| slots.take(Some(user.into()), None, source).unwrap();
         let (first, _second) = (take("ann", HERE), take("ann", THERE));
         let user = refusal(&slots, Some("ann"), HERE);
         assert_eq!((user.reason, &*user.detail), (Reason::UserLimit, "--max-tunnels-per-user 2 reached"));
@@ -129,20 +137,31 @@ mod tests {
         let all = refusal(&slots, None, THERE);
         assert_eq!((all.reason, &*all.detail), (Reason::TunnelLimit, "--max-tunnels 3 reached"));
         drop(third);
-        let _fourth = slots.take(None, HERE).unwrap();
+        let _fourth = slots.take(None, None, HERE).unwrap();
         drop(first);
-        let _fifth = slots.take(None, HERE).unwrap();
+        let _fifth = slots.take(None, None, HERE).unwrap();
         let slots = Slots::new(Limits { tunnels: 9, per_user: None, per_source: Some(1) });
-        let _only = slots.take(None, HERE).unwrap();
+        let _only = slots.take(None, None, HERE).unwrap();
         let source = refusal(&slots, Some("ann"), HERE);
         assert_eq!((source.reason, &*source.detail), (Reason::SourceLimit, "--max-tunnels-per-source 1 reached"));
-        let _other = slots.take(None, THERE).unwrap();
+        let _other = slots.take(None, None, THERE).unwrap();
+    }
+
+    #[test]
+    fn a_users_own_limit_counts_instead() {
+        let slots = Slots::new(Limits { tunnels: 9, per_user: Some(1), per_source: None });
+        let take = |own| slots.take(Some("ann".into()), own, HERE);
+        let _two = [take(Some(2)).unwrap(), take(Some(2)).unwrap()];
+        let third = take(Some(2)).unwrap_err();
+        assert_eq!((third.reason, &*third.detail), (Reason::UserLimit, "max-tunnels of user ann 2 reached"));
+        assert_eq!(&*take(None).unwrap_err().detail, "--max-tunnels-per-user 1 reached");
+        assert!(take(Some(3)).is_ok());
     }
 
     #[test]
     fn nothing_is_kept_of_who_has_left() {
         let slots = Slots::new(Limits { tunnels: 1, per_user: Some(1), per_source: Some(1) });
-        drop(slots.take(Some("ann".into()), HERE).unwrap());
+        drop(slots.take(Some("ann".into()), None, HERE).unwrap());
         let taken = slots.lock();
         assert!(taken.all == 0 && taken.users.is_empty() && taken.sources.is_empty(), "{taken:?}");
     }
@@ -151,7 +170,7 @@ mod tests {
     fn a_race_for_the_last_slots_never_takes_more_than_there_are() {
         let slots = Slots::new(Limits { tunnels: 5, per_user: None, per_source: None });
         let held: Vec<_> = std::thread::scope(|scope| {
-            let take = || (0..10).filter_map(|_| slots.take(None, HERE).ok()).collect::<Vec<_>>();
+            let take = || (0..10).filter_map(|_| slots.take(None, None, HERE).ok()).collect::<Vec<_>>();
             let racers: Vec<_> = (0..8).map(|_| scope.spawn(take)).collect();
             racers.into_iter().flat_map(|racer| racer.join().unwrap()).collect()
         });

@@ -118,13 +118,13 @@ impl Account {
     }
 
     /// Takes one of the slots that [`Limits`] allow, for as long as this lives. The user must be
-    /// known by now.
+    /// known by now; `own` is the limit that he has instead of everybody's.
     ///
     /// # Errors
     /// The refusal, with the flag and the value that it ran into.
-    pub fn reserve(&mut self) -> Result<(), Refusal> {
+    pub fn reserve(&mut self, own: Option<usize>) -> Result<(), Refusal> {
         if self.slot.is_none() {
-            self.slot = Some(self.registry.slots().take(self.user.clone(), self.client.ip())?);
+            self.slot = Some(self.registry.slots().take(self.user.clone(), own, self.client.ip())?);
         }
         Ok(())
     }

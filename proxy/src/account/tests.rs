@@ -98,7 +98,7 @@ fn established(registry: &Arc<Registry>, flow: &Arc<Flow>) -> Account {
     account.heard();
     account.user(Some("ann".into()));
     account.target(&target());
-    account.reserve().unwrap();
+    account.reserve(None).unwrap();
     account.established(origin(), "splice", Arc::clone(flow));
     account
 }
@@ -464,9 +464,9 @@ fn a_slot_comes_back_however_the_connection_ends() {
     ];
     for end in ends {
         let mut account = registry.accepted(client()).0;
-        account.reserve().unwrap();
-        account.reserve().expect("a second reservation is the same one");
-        let refusal = registry.accepted(client()).0.reserve().unwrap_err();
+        account.reserve(None).unwrap();
+        account.reserve(None).expect("a second reservation is the same one");
+        let refusal = registry.accepted(client()).0.reserve(None).unwrap_err();
         assert_eq!(refusal, Refusal::new(Reason::TunnelLimit, "--max-tunnels 1 reached"));
         end(account);
     }

@@ -1,11 +1,11 @@
 //! The users file on disk: when it changed, and its bytes within a limit.
 
-use std::fs::{self, File, Metadata};
+use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::users::{self, Line, UsersError};
+use crate::stamp::Stamp;
 
 /// The most bytes that are read: some 15,000 users.
 const MAX_FILE: u64 = 1 << 20;
@@ -67,36 +67,6 @@ impl UsersFile {
 
     fn error(&self, cause: impl Into<String>, remedy: &'static str) -> UsersError {
         UsersError::new(self.path.display().to_string(), cause, remedy)
-    }
-}
-
-/// What tells one state of a file from another: the file itself, and the times of its last change
-/// in content and in owner or mode (a file made readable counts as changed).
-#[derive(Debug, PartialEq, Eq)]
-struct Stamp {
-    device: u64,
-    inode: u64,
-    size: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
-impl Stamp {
-    /// Follows symbolic links; `None` if there is nothing, or it cannot be seen.
-    fn of(path: &Path) -> Option<Self> {
-        fs::metadata(path).ok().map(|metadata| Self::from(&metadata))
-    }
-}
-
-impl From<&Metadata> for Stamp {
-    fn from(metadata: &Metadata) -> Self {
-        Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            size: metadata.size(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-        }
     }
 }
 

@@ -17,6 +17,7 @@
 
 mod basic;
 mod digest;
+mod entry;
 mod file;
 mod flight;
 mod hash;
@@ -26,11 +27,15 @@ mod turns;
 mod users;
 mod verify;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::SystemTime;
 
+use crate::account::Limit;
+use crate::grant::Grant;
 use crate::metrics;
 use crate::reason::{Reason, Refusal};
 use crate::secret::Secret;
@@ -40,8 +45,18 @@ use file::UsersFile;
 use table::{Inline, Table};
 use verify::Verifier;
 
+pub use entry::{Elsewhere, Entry};
 pub use make::{Recipe, make_line};
 pub use users::{UsersError, parse_user};
+
+/// A user who has come in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    /// As he is configured.
+    pub name: Arc<str>,
+    /// What he may, where that is said.
+    pub grant: Option<Arc<Grant>>,
+}
 
 /// Decides who may use the gateway.
 pub struct Authenticator {
@@ -52,8 +67,11 @@ pub struct Authenticator {
 struct Guard {
     key: Key,
     inline: Inline,
-    /// Locked for the whole of a reload, so that two of them cannot swap their results.
     file: Option<Mutex<UsersFile>>,
+    /// Who stands in the configuration file; locked for the whole of a reload.
+    entries: Mutex<Vec<Entry>>,
+    /// Where those are read again.
+    elsewhere: Option<Box<dyn Elsewhere>>,
     table: RwLock<Arc<Table>>,
     verifier: Verifier,
 }
@@ -65,12 +83,21 @@ impl Authenticator {
         Self { guard: None }
     }
 
-    /// Lets in the users given (`--user`) and those of the file (`--users`).
+    /// Lets in the users given (`--user`), those of the file (`--users`), and those of the configuration's own section.
     ///
     /// # Errors
     /// When there is no user at all, one is there twice, or the file cannot be used.
-    pub fn new(inline: Vec<(String, Secret)>, file: Option<PathBuf>) -> Result<Self, UsersError> {
-        Guard::new(inline, file, Verifier::new()).map(|guard| Self { guard: Some(guard) })
+    pub fn new(inline: Vec<(String, Secret)>, file: Option<PathBuf>, entries: Vec<Entry>) -> Result<Self, UsersError> {
+        Guard::new(inline, file, entries, Verifier::new()).map(|guard| Self { guard: Some(guard) })
+    }
+
+    /// Has the section read again from there.
+    #[must_use]
+    pub fn reading(mut self, elsewhere: impl Elsewhere + 'static) -> Self {
+        if let Some(guard) = &mut self.guard {
+            guard.elsewhere = Some(Box::new(elsewhere));
+        }
+        self
     }
 
     /// The user whose credentials these are, or `None` with `--no-auth`.
@@ -83,11 +110,7 @@ impl Authenticator {
     /// [`Reason::AuthRequired`] without the header; [`Reason::AuthFailed`] for credentials that are
     /// wrong or unreadable, counted in [`metrics::AUTH_FAILURES`]; [`Reason::AuthBusy`] when too
     /// many guesses wait. The words hold nothing of the credentials.
-    pub async fn check(
-        &self,
-        proxy_authorization: Option<&Secret>,
-        source: IpAddr,
-    ) -> Result<Option<Arc<str>>, Refusal> {
+    pub async fn check(&self, proxy_authorization: Option<&Secret>, source: IpAddr) -> Result<Option<User>, Refusal> {
         let Some(guard) = &self.guard else { return Ok(None) };
         let user = guard.check(proxy_authorization, source).await;
         if user.as_ref().is_err_and(|refusal| refusal.reason == Reason::AuthFailed) {
@@ -96,8 +119,8 @@ impl Authenticator {
         user.map(Some)
     }
 
-    /// Reads the users file again and puts it in the place of the one before, as a whole and for
-    /// checks that begin from then on; verified credentials are forgotten. Gives the number of
+    /// Reads the users file and the section of the configuration again and puts them in the place of those before, as
+    /// a whole and for checks that begin from then on; verified credentials are forgotten. Gives the number of
     /// users. Blocks on the file system.
     ///
     /// # Errors
@@ -111,14 +134,28 @@ impl Authenticator {
     /// Kubernetes replaces a mounted secret by moving a link.
     #[must_use]
     pub fn changed(&self) -> bool {
-        let file = self.guard.as_ref().and_then(|guard| guard.file.as_ref());
-        file.is_some_and(|file| file.lock().unwrap_or_else(PoisonError::into_inner).changed())
+        self.guard.as_ref().is_some_and(Guard::changed)
     }
 
-    /// The names of all users; none with `--no-auth`.
+    /// Every user, with the rate of his where one is said; none with `--no-auth`.
     #[must_use]
-    pub fn names(&self) -> Vec<Arc<str>> {
-        self.guard.as_ref().map_or_else(Vec::new, |guard| guard.inline.names().chain(guard.table().names()).collect())
+    pub fn rates(&self) -> BTreeMap<Arc<str>, Option<Limit>> {
+        let Some(guard) = &self.guard else { return BTreeMap::new() };
+        let table = guard.table();
+        let rate = |name: Arc<str>| (table.grant(&name).and_then(|grant| grant.rate), name);
+        guard.inline.names().chain(table.names()).map(rate).map(|(rate, name)| (name, rate)).collect()
+    }
+
+    /// Whether somebody can come in by this name.
+    #[must_use]
+    pub fn knows(&self, name: &str) -> bool {
+        self.guard.as_ref().is_some_and(|guard| guard.inline.has(name) || guard.table().name(name.as_bytes()).is_some())
+    }
+
+    /// The users whose live tunnels are to end, since their time is over.
+    #[must_use]
+    pub fn ending(&self, now: SystemTime) -> Vec<Arc<str>> {
+        self.guard.as_ref().map_or_else(Vec::new, |guard| guard.table().ending(now))
     }
 
     /// How many users there are; 0 with `--no-auth`.
@@ -129,8 +166,13 @@ impl Authenticator {
 }
 
 impl Guard {
-    fn new(inline: Vec<(String, Secret)>, file: Option<PathBuf>, verifier: Verifier) -> Result<Self, UsersError> {
-        if inline.is_empty() && file.is_none() {
+    fn new(
+        inline: Vec<(String, Secret)>,
+        file: Option<PathBuf>,
+        entries: Vec<Entry>,
+        verifier: Verifier,
+    ) -> Result<Self, UsersError> {
+        if inline.is_empty() && file.is_none() && !entries.iter().any(Entry::has_password) {
             return Err(UsersError::new(
                 "users",
                 "there are none",
@@ -140,31 +182,46 @@ impl Guard {
         let key = Key::random()?;
         let inline = Inline::new(inline, &key)?;
         let mut file = file.map(UsersFile::new);
-        let table = file.as_mut().map_or_else(|| Ok(Table::default()), |file| read(file, &inline))?;
-        Ok(Self { key, inline, file: file.map(Mutex::new), table: RwLock::new(Arc::new(table)), verifier })
+        let table = RwLock::new(Arc::new(read(file.as_mut(), &inline, &entries)?));
+        let (file, entries) = (file.map(Mutex::new), Mutex::new(entries));
+        Ok(Self { key, inline, file, entries, elsewhere: None, table, verifier })
     }
 
-    async fn check(&self, header: Option<&Secret>, source: IpAddr) -> Result<Arc<str>, Refusal> {
+    async fn check(&self, header: Option<&Secret>, source: IpAddr) -> Result<User, Refusal> {
         let header = header.ok_or_else(|| Refusal::new(Reason::AuthRequired, "proxy credentials are needed"))?;
         let credentials = basic::parse(header)?;
         let digest = self.key.digest(&credentials);
-        if let Some(name) = self.inline.find(&digest) {
-            return Ok(name);
-        }
-        // Boxed: the users of the command line never come here, and should keep no room for it.
-        Box::pin(self.verifier.verify(&self.table(), credentials, digest, source)).await
+        // The password and what he may are of the same reading.
+        let table = self.table();
+        let name = match self.inline.find(&digest) {
+            Some(name) => name,
+            // Boxed: the users of the command line never come here, and should keep no room for it.
+            None => Box::pin(self.verifier.verify(&table, credentials, digest, source)).await?,
+        };
+        Ok(User { grant: table.grant(&name), name })
     }
 
     fn table(&self) -> Arc<Table> {
         Arc::clone(&self.table.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    fn changed(&self) -> bool {
+        let file = self.file.as_ref().is_some_and(|file| lock(file).changed());
+        file || self.elsewhere.as_ref().is_some_and(|elsewhere| elsewhere.changed())
+    }
+
     fn reload(&self) -> Result<usize, UsersError> {
-        if let Some(file) = &self.file {
-            let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
-            let table = Arc::new(read(&mut file, &self.inline)?);
-            *self.table.write().unwrap_or_else(PoisonError::into_inner) = table;
+        // Held for the whole of it, so that two reloads cannot swap their results.
+        let mut entries = lock(&self.entries);
+        if let Some(elsewhere) = &self.elsewhere {
+            *entries = elsewhere.read()?;
         }
+        let table = match &self.file {
+            Some(file) => read(Some(&mut lock(file)), &self.inline, &entries)?,
+            None => read(None, &self.inline, &entries)?,
+        };
+        *self.table.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(table);
+        drop(entries);
         Ok(self.users())
     }
 
@@ -173,19 +230,35 @@ impl Guard {
     }
 }
 
-/// The table of a file, none of whose users is an inline one too: a user who was taken out of one
-/// place would stay in by the other.
-fn read(file: &mut UsersFile, inline: &Inline) -> Result<Table, UsersError> {
-    let lines = file.read()?;
-    match lines.iter().find(|line| inline.has(&line.name)) {
-        Some(line) => Err(UsersError::at(
-            file.path(),
-            line.number,
-            format!("'{}' is given by --user too", line.name),
-            "keep one of the two",
-        )),
-        None => Ok(Table::new(lines)),
+/// The table of a file and of entries; nobody has passwords in two places: a user who was taken out of one would stay in
+/// by the other.
+fn read(file: Option<&mut UsersFile>, inline: &Inline, entries: &[Entry]) -> Result<Table, UsersError> {
+    let own = |name: &str| entries.iter().find(|entry| entry.has_password() && *entry.name == *name);
+    if let Some(entry) = entries.iter().find(|entry| entry.has_password() && inline.has(&entry.name)) {
+        return Err(entry.error(format!("'{}' is given by --user too", entry.name), "keep one of the two"));
     }
+    let lines = match file {
+        None => Vec::new(),
+        Some(file) => {
+            let lines = file.read()?;
+            let twice = |name: &str, where_else: &str, number| {
+                let cause = format!("'{name}' is given {where_else} too");
+                UsersError::at(file.path(), number, cause, "keep one of the two")
+            };
+            if let Some(line) = lines.iter().find(|line| inline.has(&line.name)) {
+                return Err(twice(&line.name, "by --user", line.number));
+            }
+            if let Some((line, entry)) = lines.iter().find_map(|line| Some((line, own(&line.name)?))) {
+                return Err(twice(&line.name, &format!("passwords at {}", entry.place), line.number));
+            }
+            lines
+        }
+    };
+    Ok(Table::new(lines, entries))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl fmt::Debug for Authenticator {

@@ -2,13 +2,16 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
 
 use subtle::ConstantTimeEq;
 
+use crate::grant::Grant;
 use crate::secret::Secret;
 
 use super::basic::Credentials;
 use super::digest::{Digest, Key};
+use super::entry::Entry;
 use super::flight::Flights;
 use super::hash::{Hash, MIN_ROUNDS, Work};
 use super::users::{Line, UsersError, check_name, check_password};
@@ -59,26 +62,58 @@ impl Inline {
 #[derive(Default)]
 pub(super) struct Table {
     accounts: HashMap<Arc<str>, Account>,
+    grants: HashMap<Arc<str>, Arc<Grant>>,
     ceiling: Ceiling,
     pub(super) flights: Arc<Flights>,
 }
 
 struct Account {
-    hash: Hash,
+    /// One, or two while a password is being replaced.
+    passwords: Vec<Password>,
+}
+
+struct Password {
+    hash: Arc<Hash>,
     /// The credentials that this hash was found to be of: the cache, whose bound is the number of
-    /// users. A second password fits only where bcrypt cut both; that one is hashed each time.
+    /// hashes. A second password fits only where bcrypt cut both; that one is hashed each time.
     verified: OnceLock<Digest>,
 }
 
+impl Account {
+    fn new(hashes: impl IntoIterator<Item = Arc<Hash>>) -> Self {
+        let password = |hash| Password { hash, verified: OnceLock::new() };
+        Self { passwords: hashes.into_iter().map(password).collect() }
+    }
+
+    fn works(&self) -> Vec<Work> {
+        self.passwords.iter().map(|password| password.hash.work()).collect()
+    }
+}
+
 impl Table {
-    pub(super) fn new(lines: Vec<Line>) -> Self {
-        let ceiling = Ceiling::of(lines.iter().map(|line| line.hash.work()));
-        let account = |line: Line| (line.name, Account { hash: line.hash, verified: OnceLock::new() });
-        Self { accounts: lines.into_iter().map(account).collect(), ceiling, flights: Arc::default() }
+    pub(super) fn new(lines: Vec<Line>, entries: &[Entry]) -> Self {
+        let of_line = |line: Line| (line.name, Account::new([Arc::new(line.hash)]));
+        let with_password = entries.iter().filter(|entry| entry.has_password());
+        let of_entry = |entry: &Entry| (Arc::clone(&entry.name), Account::new(entry.hashes.iter().cloned()));
+        let accounts: HashMap<_, _> = lines.into_iter().map(of_line).chain(with_password.map(of_entry)).collect();
+        let ceiling = Ceiling::of(accounts.values().map(Account::works));
+        let grants = entries.iter().map(|entry| (Arc::clone(&entry.name), Arc::clone(&entry.grant))).collect();
+        Self { accounts, grants, ceiling, flights: Arc::default() }
+    }
+
+    /// What a user may, where that is said.
+    pub(super) fn grant(&self, user: &str) -> Option<Arc<Grant>> {
+        self.grants.get(user).cloned()
     }
 
     pub(super) fn len(&self) -> usize {
         self.accounts.len()
+    }
+
+    /// Those whose live tunnels are to end.
+    pub(super) fn ending(&self, now: SystemTime) -> Vec<Arc<str>> {
+        let ending = self.grants.iter().filter(|(_, grant)| grant.ends_tunnels(now));
+        ending.map(|(name, _)| Arc::clone(name)).collect()
     }
 
     pub(super) fn names(&self) -> Vec<Arc<str>> {
@@ -88,7 +123,9 @@ impl Table {
     /// The name of the user, if these very credentials were verified before.
     pub(super) fn verified(&self, user: &[u8], digest: &Digest) -> Option<Arc<str>> {
         let (name, account) = self.account(user)?;
-        account.verified.get().filter(|known| known.ct_eq(digest).into()).map(|_| Arc::clone(name))
+        let known = account.passwords.iter().filter_map(|password| password.verified.get());
+        // Every one is compared, whichever is right.
+        known.fold(false, |found, known| found | bool::from(known.ct_eq(digest))).then(|| Arc::clone(name))
     }
 
     /// The user's name in the table.
@@ -106,13 +143,12 @@ impl Table {
     ) -> bool {
         let password = credentials.password.expose();
         let account = self.account(&credentials.user).map(|(_, account)| account);
-        if let Some(account) = account
-            && matches(&account.hash, password)
-        {
-            let _ = account.verified.set(digest);
+        let mut passwords = account.iter().flat_map(|account| &account.passwords);
+        if let Some(right) = passwords.find(|known| matches(&known.hash, password)) {
+            let _ = right.verified.set(digest);
             return true;
         }
-        for work in self.ceiling.rest(account.map(|account| account.hash.work())) {
+        for work in self.ceiling.rest(&account.map(Account::works).unwrap_or_default()) {
             matches(&Hash::dummy(work), password);
         }
         false
@@ -123,50 +159,60 @@ impl Table {
     }
 }
 
-/// The work that every failed check of a table comes to: for each kind of hash in it the dearest.
+/// The work that every failed check of a table comes to: for each kind of hash the most that a user has of it.
 ///
-/// SHA-crypt cannot do fewer than 1,000 rounds, so where its hashes differ in rounds the dearest
-/// counts for that much more, and what is left to make up for is never too little to be done.
+/// SHA-crypt cannot do fewer than 1,000 rounds, so where users differ in rounds the most counts for that much more, and
+/// what is left to make up for is never too little to be done.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Ceiling {
-    bcrypt: Option<u32>,
-    sha256: Option<u32>,
-    sha512: Option<u32>,
+struct Ceiling(Done);
+
+/// Work by its kind: bcrypt's in units of which a cost is the power of two, SHA-crypt's in rounds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Done {
+    bcrypt: u64,
+    sha256: u32,
+    sha512: u32,
+}
+
+impl Done {
+    fn of(works: &[Work]) -> Self {
+        works.iter().fold(Self::default(), |mut done, work| {
+            match work {
+                Work::Bcrypt(cost) => done.bcrypt += 1 << cost,
+                Work::Sha256(rounds) => done.sha256 += rounds,
+                Work::Sha512(rounds) => done.sha512 += rounds,
+            }
+            done
+        })
+    }
 }
 
 impl Ceiling {
-    fn of(works: impl Iterator<Item = Work>) -> Self {
-        let (mut bcrypt, mut sha256, mut sha512) = (Vec::new(), Vec::new(), Vec::new());
-        for work in works {
-            match work {
-                Work::Bcrypt(cost) => bcrypt.push(cost),
-                Work::Sha256(rounds) => sha256.push(rounds),
-                Work::Sha512(rounds) => sha512.push(rounds),
-            }
-        }
-        Self { bcrypt: bcrypt.into_iter().max(), sha256: most_rounds(&sha256), sha512: most_rounds(&sha512) }
+    fn of(accounts: impl Iterator<Item = Vec<Work>>) -> Self {
+        let all: Vec<Done> = accounts.map(|works| Done::of(&works)).collect();
+        let most_rounds = |rounds: fn(&Done) -> u32| most_rounds(all.iter().map(rounds).filter(|rounds| *rounds > 0));
+        Self(Done {
+            bcrypt: all.iter().map(|done| done.bcrypt).max().unwrap_or(0),
+            sha256: most_rounds(|done| done.sha256),
+            sha512: most_rounds(|done| done.sha512),
+        })
     }
 
     /// What there is left to do after `done`.
-    fn rest(&self, done: Option<Work>) -> Vec<Work> {
-        let mut rest = Vec::new();
-        match (self.bcrypt, done) {
-            // 2^c + 2^c + 2^(c+1) + ... + 2^(most-1) = 2^most.
-            (Some(most), Some(Work::Bcrypt(cost))) => rest.extend((cost..most).map(Work::Bcrypt)),
-            (Some(most), _) => rest.push(Work::Bcrypt(most)),
-            (None, _) => {}
-        }
-        let sha256 = if let Some(Work::Sha256(rounds)) = done { rounds } else { 0 };
-        let sha512 = if let Some(Work::Sha512(rounds)) = done { rounds } else { 0 };
-        rest.extend(self.sha256.map(|most| most - sha256).filter(|left| *left > 0).map(Work::Sha256));
-        rest.extend(self.sha512.map(|most| most - sha512).filter(|left| *left > 0).map(Work::Sha512));
-        rest
+    fn rest(&self, done: &[Work]) -> Vec<Work> {
+        let (most, done) = (self.0, Done::of(done));
+        // A power of two for each bit of what is missing; no cost is less than 4, so neither is a bit.
+        let missing = most.bcrypt - done.bcrypt;
+        let bcrypt = (0..u64::BITS).filter(|bit| missing >> bit & 1 == 1).map(Work::Bcrypt);
+        let rounds = |most: u32, done: u32, work: fn(u32) -> Work| Some(most - done).filter(|left| *left > 0).map(work);
+        let sha256 = rounds(most.sha256, done.sha256, Work::Sha256);
+        bcrypt.chain(sha256).chain(rounds(most.sha512, done.sha512, Work::Sha512)).collect()
     }
 }
 
-fn most_rounds(rounds: &[u32]) -> Option<u32> {
-    let (least, most) = (rounds.iter().min()?, rounds.iter().max()?);
-    Some(if least == most { *most } else { most + MIN_ROUNDS })
+fn most_rounds(rounds: impl Iterator<Item = u32> + Clone) -> u32 {
+    let (least, most) = (rounds.clone().min().unwrap_or(0), rounds.max().unwrap_or(0));
+    if least == most { most } else { most + MIN_ROUNDS }
 }
 
 #[cfg(test)]
@@ -185,20 +231,22 @@ mod tests {
     #[test]
     fn every_failure_comes_to_the_same_work() {
         use Work::{Bcrypt, Sha256, Sha512};
-        let files: [&[Work]; 6] = [
-            &[Bcrypt(10)],
-            &[Bcrypt(4), Bcrypt(10), Bcrypt(12)],
-            &[Sha512(5000), Sha512(5000)],
-            &[Sha512(5000), Sha512(5500), Sha512(500_000)],
-            &[Bcrypt(5), Sha256(1000), Sha512(5000)],
-            &[Bcrypt(5), Bcrypt(6), Sha256(1000), Sha256(1001), Sha512(5000), Sha512(9000)],
+        let files: [&[&[Work]]; 8] = [
+            &[&[Bcrypt(10)]],
+            &[&[Bcrypt(4)], &[Bcrypt(10)], &[Bcrypt(12)]],
+            &[&[Sha512(5000)], &[Sha512(5000)]],
+            &[&[Sha512(5000)], &[Sha512(5500)], &[Sha512(500_000)]],
+            &[&[Bcrypt(5)], &[Sha256(1000)], &[Sha512(5000)]],
+            &[&[Bcrypt(5)], &[Bcrypt(6)], &[Sha256(1000)], &[Sha256(1001)], &[Sha512(5000)], &[Sha512(9000)]],
+            &[&[Bcrypt(5), Bcrypt(5)], &[Bcrypt(5)], &[Bcrypt(4)]],
+            &[&[Bcrypt(10), Sha512(5000)], &[Sha512(5000), Sha512(5000)], &[Bcrypt(4), Bcrypt(12)], &[Sha256(1000)]],
         ];
         for file in files {
-            let ceiling = Ceiling::of(file.iter().copied());
-            let unknown = sums(ceiling.rest(None));
+            let ceiling = Ceiling::of(file.iter().map(|works| works.to_vec()));
+            let unknown = sums(ceiling.rest(&[]));
             for own in file {
-                let rest = ceiling.rest(Some(*own));
-                assert_eq!(sums(rest.iter().copied().chain([*own])), unknown, "{own:?} of {file:?}");
+                let rest = ceiling.rest(own);
+                assert_eq!(sums(rest.iter().chain(*own).copied()), unknown, "{own:?} of {file:?}");
                 for work in rest {
                     let possible = match work {
                         Bcrypt(cost) => cost >= 4,
@@ -212,8 +260,8 @@ mod tests {
 
     #[test]
     fn one_kind_at_one_cost_is_one_hash() {
-        let ceiling = Ceiling::of([Work::Bcrypt(10), Work::Bcrypt(10)].into_iter());
-        assert_eq!(ceiling.rest(None), [Work::Bcrypt(10)]);
-        assert_eq!(ceiling.rest(Some(Work::Bcrypt(10))), []);
+        let ceiling = Ceiling::of([vec![Work::Bcrypt(10)], vec![Work::Bcrypt(10)]].into_iter());
+        assert_eq!(ceiling.rest(&[]), [Work::Bcrypt(10)]);
+        assert_eq!(ceiling.rest(&[Work::Bcrypt(10)]), []);
     }
 }

@@ -73,7 +73,7 @@ impl Setup {
             move |hash: &Hash, password: &[u8]| gate.matches(hash, password)
         }));
         let inline = inline.iter().map(|user| parse_user(user).unwrap()).collect();
-        let guard = Guard::new(inline, Some(dir.path().join("users")), verifier).unwrap();
+        let guard = Guard::new(inline, Some(dir.path().join("users")), vec![], verifier).unwrap();
         Self { dir, gate, auth: Arc::new(Authenticator { guard: Some(guard) }) }
     }
 
@@ -87,11 +87,11 @@ impl Setup {
         fs::rename(self.dir.path().join("new"), self.dir.path().join("users")).unwrap();
     }
 
-    async fn check(&self, user: &str, password: &str) -> Result<Option<Arc<str>>, Refusal> {
+    async fn check(&self, user: &str, password: &str) -> Result<Option<User>, Refusal> {
         self.auth.check(Some(&header(user, password)), ip(1)).await
     }
 
-    fn spawn(&self, password: &str, source: IpAddr) -> JoinHandle<Result<Option<Arc<str>>, Refusal>> {
+    fn spawn(&self, password: &str, source: IpAddr) -> JoinHandle<Result<Option<User>, Refusal>> {
         let (auth, header) = (Arc::clone(&self.auth), header("alice", password));
         tokio::spawn(async move { auth.check(Some(&header), source).await })
     }
@@ -117,8 +117,8 @@ fn alice() -> String {
     format!("alice:{BCRYPT_4}\n")
 }
 
-fn granted(name: &str) -> Result<Option<Arc<str>>, Refusal> {
-    Ok(Some(name.into()))
+fn granted(name: &str) -> Result<Option<User>, Refusal> {
+    Ok(Some(User { name: name.into(), grant: None }))
 }
 
 fn reason<T: fmt::Debug>(result: Result<T, Refusal>) -> Reason {
@@ -144,7 +144,7 @@ async fn an_open_gateway_asks_nobody() {
 
 #[test]
 fn no_user_at_all_is_refused() {
-    let error = Authenticator::new(vec![], None).unwrap_err().to_string();
+    let error = Authenticator::new(vec![], None, vec![]).unwrap_err().to_string();
     assert!(error.contains("--user") && error.contains("--no-auth"), "{error}");
 }
 
@@ -164,7 +164,7 @@ async fn users_of_the_command_line_and_of_the_file() {
 
 #[tokio::test]
 async fn without_a_file_nothing_is_hashed_or_waited_for() {
-    let auth = Authenticator::new(vec![parse_user("bob:pw").unwrap()], None).unwrap();
+    let auth = Authenticator::new(vec![parse_user("bob:pw").unwrap()], None, vec![]).unwrap();
     assert_eq!(auth.check(Some(&header("bob", "pw")), ip(1)).await, granted("bob"));
     assert_eq!(reason(auth.check(Some(&header("bob", "px")), ip(1)).await), Reason::AuthFailed);
     assert_eq!((auth.users(), auth.reload(), auth.changed()), (1, Ok(1), false));
@@ -393,7 +393,7 @@ async fn a_hash_that_panics_is_answered_and_leaves_nothing_behind() {
 #[test]
 fn users_of_another_making_are_held_to_the_same_rules() {
     for (name, password) in [("", "hunter2"), ("a:b", "hunter2"), ("a", "")] {
-        let error = Authenticator::new(vec![(name.to_owned(), Secret::new(password))], None).unwrap_err();
+        let error = Authenticator::new(vec![(name.to_owned(), Secret::new(password))], None, vec![]).unwrap_err();
         assert!(error.to_string().starts_with("--user: the ") && !error.to_string().contains("hunter2"), "{error}");
     }
 }
@@ -401,7 +401,7 @@ fn users_of_another_making_are_held_to_the_same_rules() {
 #[test]
 fn users_given_twice_are_refused() {
     let twice = vec![parse_user("bob:one").unwrap(), parse_user("bob:two").unwrap()];
-    let error = Authenticator::new(twice, None).unwrap_err();
+    let error = Authenticator::new(twice, None, vec![]).unwrap_err();
     assert!(error.to_string().contains("'bob' is given twice"), "{error}");
     assert!(!format!("{error:?}").contains("two\""), "{error:?}");
 }

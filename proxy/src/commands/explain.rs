@@ -1,13 +1,19 @@
 //! `explain`: which rule decides about a target, by the very code that decides for a client.
 
 use std::fmt::Write as _;
-use std::time::Duration;
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, SystemTime};
+
+use ipnet::IpNet;
 
 use super::Failure;
+use crate::auth::Entry;
 use crate::config::settings::parents;
 use crate::config::{Explain, Rules};
 use crate::dial::{self, Dialer};
+use crate::grant::Grant;
 use crate::policy::{Named, Policy};
+use crate::reason::Refusal;
 use crate::sys::socket::{LegOptions, is_local_address};
 use crate::target::Target;
 
@@ -21,8 +27,13 @@ pub async fn run(options: &Explain) -> Result<String, Failure> {
     let rules = &options.rules;
     let own = rules.listen.iter().copied().chain([rules.admin]).collect();
     let policy = Policy::new(rules.allow.clone(), rules.deny.clone(), own, is_local_address);
-    let mut text = question(options, &target);
-    let named = match policy.check_name(target.clone()) {
+    let grant = grant(options);
+    let mut text = question(options, &target, grant);
+    if let Some(refusal) = grant.and_then(|grant| not_admitted(options, grant)) {
+        return verdict(text, &format!("refused: {}", refusal.detail), false);
+    }
+    let scope = grant.and_then(|grant| grant.scope.as_ref());
+    let named = match policy.check_name(target.clone(), scope) {
         Ok(named) => named,
         Err(refusal) => return verdict(text, &format!("refused: {}", refusal.detail), false),
     };
@@ -35,7 +46,7 @@ pub async fn run(options: &Explain) -> Result<String, Failure> {
         Err(refusal) => return verdict(text, &format!("permitted by name, but {}", refusal.detail), false),
     };
     for address in &addresses {
-        let _ = writeln!(text, "  {address}  {}", policy.judge(&target, *address));
+        let _ = writeln!(text, "  {address}  {}", policy.judge(&target, *address, scope));
     }
     match policy.check_addresses(named, addresses).map(|permit| dialer.choose(permit)) {
         Err(_) => verdict(text, "refused: no address is permitted", false),
@@ -64,10 +75,36 @@ fn by_parent(text: String, policy: &Policy, dialer: &Dialer, named: Named) -> Re
     }
 }
 
-fn question(options: &Explain, target: &Target) -> String {
+/// What the file says of the user.
+fn grant(options: &Explain) -> Option<&Grant> {
+    let name = options.user.as_deref()?;
+    options.origins.users.iter().find(|entry| entry.name() == name).map(Entry::grant)
+}
+
+/// Why the user would not come in at all.
+fn not_admitted(options: &Explain, grant: &Grant) -> Option<Refusal> {
+    let name = options.user.as_deref()?;
+    // Who does not say where from asks about a place that is permitted.
+    let from = options.from.or_else(|| grant.from.first().map(IpNet::addr));
+    grant.admit(name, from.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), SystemTime::now()).err()
+}
+
+fn question(options: &Explain, target: &Target, grant: Option<&Grant>) -> String {
     let user = options.user.as_deref().unwrap_or("any user");
     let from = options.from.map_or("anywhere".to_owned(), |from| from.to_string());
-    format!("{user} from {from} asks for {target} (the rules are the same for every user and source)\n")
+    let terms = match (grant, options.origins.users.is_empty()) {
+        (Some(grant), _) => format!("\n  {user} may come {}\n", grant_in_words(grant)),
+        (None, true) => " (the rules are the same for every user and source)\n".to_owned(),
+        (None, false) => format!(" ({user} has no terms of his own in [users])\n"),
+    };
+    format!("{user} from {from} asks for {target}{terms}")
+}
+
+fn grant_in_words(grant: &Grant) -> String {
+    match grant.to_string() {
+        none if none == "no terms" => "from anywhere, at any time".to_owned(),
+        terms => terms,
+    }
 }
 
 fn dialer(rules: &Rules) -> Result<Dialer, Failure> {

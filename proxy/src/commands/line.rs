@@ -28,7 +28,7 @@ pub enum Command {
     /// Try what this host can do: which engine will run, what costs speed, and how to get better
     Doctor(Doctor),
     /// Say which rule decides about a target, and the addresses that would be dialled
-    Explain(Explain),
+    Explain(Box<Explain>),
     /// List the live tunnels of a running gateway
     Tunnels(Tunnels),
     /// End a live tunnel of a running gateway, by a reset to both sides

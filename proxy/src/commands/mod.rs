@@ -16,6 +16,7 @@ pub mod kill;
 pub mod line;
 mod log;
 pub mod rates;
+mod reread;
 pub mod serve;
 pub mod tunnels;
 
@@ -57,8 +58,10 @@ impl fmt::Display for Failure {
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, Wrong> {
     let (matches, origins) = file::parse(&Cli::command(), arguments)?;
     let mut cli = Cli::from_arg_matches(&matches).map_err(Wrong::Usage)?;
-    if let Command::Serve(options) | Command::Check(options) = &mut cli.command {
-        options.origins = origins;
+    match &mut cli.command {
+        Command::Serve(options) | Command::Check(options) => options.origins = origins,
+        Command::Explain(options) => options.origins = origins,
+        _ => {}
     }
     Ok(cli)
 }

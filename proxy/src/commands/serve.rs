@@ -9,6 +9,7 @@ use tracing::{info, warn};
 
 use super::Failure;
 use super::log::{Flush, Lines};
+use super::reread::Reread;
 use crate::account::{self, Registry};
 use crate::admin::{self, Admin, Readiness};
 use crate::config::settings::Settings;
@@ -49,7 +50,10 @@ pub fn serve(options: &Serve) -> Result<(), Failure> {
     let registry = Registry::with_rates(settings.limits, settings.rates);
     let readiness = Arc::new(Readiness::default());
     let gateway = Arc::new(Gateway {
-        authenticator: settings.authenticator,
+        authenticator: match Reread::of(options) {
+            Some(reread) => settings.authenticator.reading(reread),
+            None => settings.authenticator,
+        },
         policy: Policy::new(options.rules.allow.clone(), options.rules.deny.clone(), own, is_local_address),
         dialer: Dialer::new(settings.dial),
         relay,
@@ -93,8 +97,21 @@ pub fn check(options: &Serve) -> Result<String, Failure> {
         1 => "1 user".to_owned(),
         users => format!("{users} users"),
     };
+    let without = options.origins.users.iter().filter(|entry| !settings.authenticator.knows(entry.name()));
+    let without: String = without
+        .map(|entry| {
+            format!(
+                "\n{}: nobody can come in as '{}', who has no password here, in --users or by --user.",
+                entry.place(),
+                entry.name()
+            )
+        })
+        .collect();
     let listen = options.rules.listen.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
-    Ok(format!("The configuration can be used: {users}, up to {} tunnels, on {listen}.", settings.limits.tunnels))
+    Ok(format!(
+        "The configuration can be used: {users}, up to {} tunnels, on {listen}.{without}",
+        settings.limits.tunnels
+    ))
 }
 
 /// Starts logging on a thread of its own, which writes the last lines when the guard is dropped.

@@ -12,6 +12,9 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Command};
 use toml::{Spanned, Value};
 
+use super::users;
+use crate::auth::Entry;
+
 /// A configuration that cannot be used, with the words to print.
 #[derive(Debug)]
 pub enum Wrong {
@@ -21,11 +24,23 @@ pub enum Wrong {
     File(String),
 }
 
-/// Where in a file the settings stand that count.
-#[derive(Clone, Debug, Default)]
+/// What came out of a file.
+#[derive(Clone, Default)]
 pub struct Origins {
     file: PathBuf,
+    /// Where the settings stand that count.
     settings: Vec<Setting>,
+    /// The section `users`.
+    pub users: Vec<Entry>,
+    /// The command line, by which it can be read again.
+    pub arguments: Vec<OsString>,
+}
+
+impl std::fmt::Debug for Origins {
+    /// Neither the command line nor a value, any of which may hold a password.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Origins").field("file", &self.file).field("users", &self.users).finish_non_exhaustive()
+    }
 }
 
 impl Origins {
@@ -37,10 +52,25 @@ impl Origins {
             None => what,
         }
     }
+
+    /// The settings, but for users, that say something else than those before did.
+    #[must_use]
+    pub fn unlike(&self, before: &Self) -> Vec<String> {
+        let flags = |origins: &Self| -> BTreeMap<String, Vec<OsString>> {
+            let settings = origins.settings.iter().filter(|setting| setting.key != "users");
+            settings.map(|setting| (setting.key.clone(), setting.flags.clone())).collect()
+        };
+        let (now, before) = (flags(self), flags(before));
+        let mut keys: Vec<_> =
+            now.keys().chain(before.keys()).filter(|key| now.get(*key) != before.get(*key)).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        keys.into_iter().cloned().collect()
+    }
 }
 
 /// One setting of a file.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 struct Setting {
     line: usize,
     key: String,
@@ -60,9 +90,9 @@ pub fn parse(command: &Command, arguments: impl IntoIterator<Item = OsString>) -
         file.map(|file| (name, of_command, file))
     });
     let Some((name, of_command, file)) = named else { return Ok((matches, Origins::default())) };
-    let mut settings = read(file, &keys(command))?;
+    let (mut settings, users) = read(file, &keys(command))?;
     settings.retain(|setting| is_open(of_command, &setting.key));
-    let origins = Origins { file: file.clone(), settings };
+    let origins = Origins { file: file.clone(), settings, users, arguments: arguments.clone() };
     let position = arguments.iter().skip(1).position(|argument| *argument == *name).unwrap_or(0) + 2;
     let mut all = arguments.clone();
     all.splice(position..position, origins.settings.iter().flat_map(|setting| setting.flags.clone()));
@@ -81,7 +111,7 @@ fn is_open(matches: &ArgMatches, key: &str) -> bool {
     }
 }
 
-fn read(file: &Path, known: &[String]) -> Result<Vec<Setting>, Wrong> {
+fn read(file: &Path, known: &[String]) -> Result<(Vec<Setting>, Vec<Entry>), Wrong> {
     let wrong = |line: usize, what: String| Wrong::File(format!("{}:{line}: {what}", file.display()));
     let text = std::fs::read_to_string(file).map_err(|error| {
         Wrong::File(format!("{}: cannot be read: {error}; name another with --config", file.display()))
@@ -91,17 +121,24 @@ fn read(file: &Path, known: &[String]) -> Result<Vec<Setting>, Wrong> {
         let line = line_of(error.span().map_or(0, |span| span.start));
         wrong(line, format!("this is no TOML: {}", error.message()))
     })?;
-    let mut settings = Vec::new();
+    let (mut settings, mut entries) = (Vec::new(), Vec::new());
     for (key, value) in table {
         let line = line_of(key.span().start);
         let key = key.into_inner();
         if !known.contains(&key) {
             return Err(wrong(line, unknown(&key, known)));
         }
+        if key == "users" && value.get_ref().is_table() {
+            let section = users::read(file, &text).map_err(|(line, what)| wrong(line, what))?;
+            entries = section.entries;
+            let named = |(line, path)| Setting { line, key, flags: vec![format!("--users={path}").into()] };
+            settings.extend(section.htpasswd.map(named));
+            continue;
+        }
         let flags = flags(&key, value.into_inner()).map_err(|what| wrong(line, what))?;
         settings.push(Setting { line, key, flags });
     }
-    Ok(settings)
+    Ok((settings, entries))
 }
 
 /// The long names of all that `serve` takes, but for the file itself.
@@ -201,7 +238,8 @@ mod tests {
             ("log = 'json'\nlisten = 'x'", "FILE:2: invalid value 'x' for '--listen <ADDR:PORT>'"),
             ("frobnicate = 1", "FILE:1: no option is called 'frobnicate'; `sluicegate serve --help`"),
             ("log = 'json'\nadmin = ", "FILE:2: this is no TOML"),
-            ("[users]\na = 1", "FILE:1: 'users' takes a string or a list of strings, not a table"),
+            ("[users]\na = 1", "FILE:2: 'users.a' is no user"),
+            ("[allow]\na = 1", "FILE:1: 'allow' takes a string or a list of strings, not a table"),
             ("allow = []", "FILE:1: 'allow' is an empty list"),
             ("max-tunnels = 5\nmax-tunnels-per-user = 0", "FILE:2: invalid value '0' for '--max-tunnels-per-user <N>'"),
             ("max-tunnels = 0", "FILE:1: invalid value '0' for '--max-tunnels <N>': 0 would refuse everybody"),

@@ -17,11 +17,12 @@ use crate::secret::Secret;
 pub mod file;
 pub mod settings;
 pub mod table;
+mod users;
 
 /// Where the gateway listens and what it permits: what `explain` needs to know as well.
 #[derive(Args, Clone, Debug)]
 pub struct Rules {
-    /// TOML file with any of these options by its long name; flags and environment win over it
+    /// TOML file with any of these options by its long name, over which flags and environment win, and with what each user may (`[users.NAME]`, re-read on change and SIGHUP)
     #[arg(long, env = "SLUICEGATE_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
 
@@ -149,7 +150,7 @@ pub struct Serve {
     #[arg(long, env = "SLUICEGATE_LOG", value_name = "FORMAT", default_value = "text")]
     pub log: LogFormat,
 
-    /// Where those options stand that came out of a file.
+    /// What came out of a file.
     #[arg(skip)]
     pub origins: file::Origins,
 }
@@ -172,6 +173,10 @@ pub struct Explain {
     /// The target of the CONNECT
     #[arg(value_name = "HOST:PORT")]
     pub target: String,
+
+    /// What came out of a file.
+    #[arg(skip)]
+    pub origins: file::Origins,
 }
 
 /// How the log is written.

@@ -2,7 +2,7 @@
 
 use super::{EngineChoice, Rules, Serve};
 use crate::account::{Limits, Rates};
-use crate::auth::{Authenticator, parse_user};
+use crate::auth::{Authenticator, Entry, parse_user};
 use crate::dial::{self, Parent, Parents};
 use crate::relay;
 use crate::server::descriptors;
@@ -53,7 +53,7 @@ impl Settings {
         };
         let leg = |which| leg(options, which, relay.send_buffer());
         let authenticator = authenticator(options)?;
-        let users = authenticator.names().into_iter().map(|name| (name, None)).collect();
+        let users = authenticator.rates();
         Ok(Self {
             authenticator,
             rates: Rates { tunnel: options.rate, user: options.rate_per_user, users },
@@ -72,15 +72,20 @@ fn authenticator(options: &Serve) -> Result<Authenticator, String> {
         parse_user(text).map_err(|error| error.to_string())
     });
     let users = users.collect::<Result<Vec<_>, String>>()?;
-    match (options.no_auth, users.is_empty() && options.users.is_none()) {
-        (true, true) => Ok(Authenticator::open()),
+    let entries = options.origins.users.clone();
+    let nobody = users.is_empty() && options.users.is_none() && !entries.iter().any(Entry::has_password);
+    match (options.no_auth, nobody) {
+        (true, true) if entries.is_empty() => Ok(Authenticator::open()),
+        (true, true) => {
+            Err("--no-auth lets everybody in, but [users] says what some may: leave one of the two out".into())
+        }
         (true, false) => Err("--no-auth lets everybody in, but there are users: leave one of the two out".into()),
         (false, true) => {
             Err("nobody may come in: name users by --users FILE or SLUICEGATE_USER=name:password, or say \
                               --no-auth if everybody who reaches this gateway may use it"
                 .into())
         }
-        (false, false) => Authenticator::new(users, options.users.clone()).map_err(|error| error.to_string()),
+        (false, false) => Authenticator::new(users, options.users.clone(), entries).map_err(|error| error.to_string()),
     }
 }
 

@@ -21,7 +21,7 @@ fn policy() -> Policy {
 }
 
 fn permit(target: &str, addresses: &[SocketAddr]) -> Permit {
-    let named = policy().check_name(Target::parse(target).unwrap()).unwrap();
+    let named = policy().check_name(Target::parse(target).unwrap(), None).unwrap();
     policy().check_addresses(named, addresses.to_vec()).unwrap()
 }
 
@@ -95,7 +95,7 @@ async fn a_name_is_resolved_with_the_port_of_the_target_and_all_its_addresses_ar
     let hole = BlackHole::new();
     let port = hole.address.port();
     let listener = TcpListener::bind(("127.0.0.2", port)).unwrap();
-    let named = policy().check_name(Target::parse(&format!("a.example:{port}")).unwrap()).unwrap();
+    let named = policy().check_name(Target::parse(&format!("a.example:{port}")).unwrap(), None).unwrap();
     let addresses = dialer.resolve(&named).await.unwrap();
     assert_eq!(addresses, [hole.address, listener.local_addr().unwrap()]);
     let permit = policy().check_addresses(named, addresses).unwrap();
@@ -116,7 +116,7 @@ async fn of_several_failures_the_refusal_is_told() {
 
 #[tokio::test]
 async fn a_literal_address_is_not_looked_up() {
-    let named = policy().check_name(Target::parse("127.9.9.9:99").unwrap()).unwrap();
+    let named = policy().check_name(Target::parse("127.9.9.9:99").unwrap(), None).unwrap();
     let addresses = dialer(PATIENCE, &[]).resolve(&named).await.unwrap();
     assert_eq!(addresses, ["127.9.9.9:99".parse().unwrap()]);
 }

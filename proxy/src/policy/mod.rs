@@ -13,7 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 use crate::reason::{Reason, Refusal};
 use crate::target::{Host, Target};
 
-pub use permit::{Named, Permit};
+pub use permit::{Named, Permit, Scope};
 pub use rule::Rule;
 
 /// Whether an address is one of this host's own.
@@ -33,6 +33,7 @@ const DEFAULT_ALLOW: [&str; 2] = ["*:443", "*:6443"];
 ///    rule names it: the rule's network lies within the special block, so that neither `*` nor a
 ///    name nor `0.0.0.0/0` opens it.
 /// 4. Otherwise some `--allow` rule has to cover the name or the address.
+/// 5. Of a user who has a [`Scope`], some rule of that has to cover them as well.
 #[derive(Debug)]
 pub struct Policy {
     allow: Vec<Rule>,
@@ -86,14 +87,14 @@ impl Policy {
     /// # Errors
     ///
     /// [`Reason::Denied`], naming the rule.
-    pub fn check_name(&self, target: Target) -> Result<Named, Refusal> {
-        let cause = match &target.host {
-            Host::Address(address) => self.decide(&target, SocketAddr::new(*address, target.port)).err(),
-            Host::Name(name) => self.name_refused(name, &target),
+    pub fn check_name(&self, target: Target, scope: Option<&Scope>) -> Result<Named, Refusal> {
+        let checked = match &target.host {
+            Host::Address(address) => self.decide(&target, SocketAddr::new(*address, target.port), scope).map(drop),
+            Host::Name(name) => self.name_may_do(name, &target, scope),
         };
-        match cause {
-            Some(cause) => Err(Refusal::new(Reason::Denied, cause)),
-            None => Ok(Named { target }),
+        match checked {
+            Err(cause) => Err(Refusal::new(Reason::Denied, cause)),
+            Ok(()) => Ok(Named { target, scope: scope.cloned() }),
         }
     }
 
@@ -104,11 +105,11 @@ impl Policy {
     /// [`Reason::Denied`] if none may be, with the cause for the first;
     /// [`Reason::ResolveFailed`] if there was none to begin with.
     pub fn check_addresses(&self, named: Named, addresses: Vec<SocketAddr>) -> Result<Permit, Refusal> {
-        let target = named.target;
+        let Named { target, scope } = named;
         let (mut first, mut causes, mut permitted) = (None, Vec::new(), Vec::new());
         for address in addresses {
             let address = canonical(address, target.port);
-            match self.decide(&target, address) {
+            match self.decide(&target, address, scope.as_ref()) {
                 Ok(rule) => {
                     first.get_or_insert(rule);
                     permitted.push(address);
@@ -117,7 +118,7 @@ impl Policy {
             }
         }
         match first {
-            Some(rule) => Ok(Permit { target, addresses: permitted, rule: self.shown(rule) }),
+            Some(rule) => Ok(Permit { target, addresses: permitted, rule }),
             None => Err(none_permitted(&target, &causes)),
         }
     }
@@ -128,34 +129,42 @@ impl Policy {
     ///
     /// [`Reason::Denied`] if no rule permits the name itself.
     pub fn check_unresolved(&self, named: Named) -> Result<Permit, Refusal> {
-        let target = named.target;
+        let Named { target, scope } = named;
         // The parent's own loopback (RFC 6761, 6.3), which may be this host's.
         let is_special = |name: &str| name == "localhost" || name.ends_with(".localhost");
         let covers = |rule: &Rule, name| if is_special(name) { rule.spells_name(name) } else { rule.covers_name(name) };
-        let by_name = |rule: &&Rule| matches!(&target.host, Host::Name(name) if covers(rule, name));
+        let by_name = |rule: &Rule| matches!(&target.host, Host::Name(name) if covers(rule, name));
         let mut rules = self.allow.iter().filter(|rule| rule.has_port(target.port));
-        let Some(rule) = rules.find(by_name).map(|rule| self.shown(rule)) else {
-            let detail = format!("{} by its name, and a parent proxy resolves it", self.unmatched(&target));
-            return Err(Refusal::new(Reason::Denied, detail));
-        };
+        let rule = rules.find(|rule| by_name(rule)).map(|rule| self.shown(rule)).ok_or_else(|| self.unmatched(&target));
+        let rule = rule.and_then(|rule| match &scope {
+            None => Ok(rule),
+            Some(scope) => scope.covers_name(&target, by_name).map(|own| scope.beside(&rule, own)),
+        });
+        let rule = rule.map_err(|unmatched| {
+            Refusal::new(Reason::Denied, format!("{unmatched} by its name, and a parent proxy resolves it"))
+        })?;
         Ok(Permit { target, addresses: Vec::new(), rule })
     }
 
     /// What the policy says of `address` if `target` resolves to it; the port is the target's.
     #[must_use]
-    pub fn judge(&self, target: &Target, address: SocketAddr) -> Verdict {
-        match self.decide(target, address) {
-            Ok(rule) => Verdict::Permitted { rule: self.shown(rule) },
+    pub fn judge(&self, target: &Target, address: SocketAddr, scope: Option<&Scope>) -> Verdict {
+        match self.decide(target, address, scope) {
+            Ok(rule) => Verdict::Permitted { rule },
             Err(cause) => Verdict::Refused { cause },
         }
     }
 
-    /// The rule that permits `address`, or why none does.
-    fn decide(&self, target: &Target, address: SocketAddr) -> Result<&Rule, String> {
+    /// The rule that permits `address`, as it is shown, or why none does.
+    fn decide(&self, target: &Target, address: SocketAddr, scope: Option<&Scope>) -> Result<String, String> {
         let address = canonical(address, target.port);
         self.not_denied(target, address.ip())?;
         self.not_own_listener(address)?;
-        self.allowed(target, address.ip())
+        let rule = self.shown(self.allowed(target, address.ip())?);
+        match scope {
+            None => Ok(rule),
+            Some(scope) => scope.covers(target, address.ip()).map(|own| scope.beside(&rule, own)),
+        }
     }
 
     fn shown(&self, rule: &Rule) -> String {
@@ -165,14 +174,17 @@ impl Policy {
         }
     }
 
-    /// Why this name needs no look-up, if so: it is denied, or no rule could allow it.
-    fn name_refused(&self, name: &str, target: &Target) -> Option<String> {
+    /// Whether this name is worth a look-up, or why not: it is denied, or no rule could allow it.
+    fn name_may_do(&self, name: &str, target: &Target, scope: Option<&Scope>) -> Result<(), String> {
         let port = target.port;
         if let Some(rule) = self.deny.iter().find(|rule| rule.has_port(port) && rule.covers_name(name)) {
-            return Some(denied(rule));
+            return Err(denied(rule));
         }
         let hope = |rule: &Rule| rule.has_port(port) && (rule.covers_name(name) || rule.network().is_some());
-        (!self.allow.iter().any(hope)).then(|| self.unmatched(target))
+        if !self.allow.iter().any(hope) {
+            return Err(self.unmatched(target));
+        }
+        scope.map_or(Ok(()), |scope| scope.has_hope(target))
     }
 
     fn not_denied(&self, target: &Target, address: IpAddr) -> Result<(), String> {

@@ -1,13 +1,62 @@
 //! What the policy lets through: a target by its name, then leave to dial its addresses.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
-use crate::target::Target;
+use super::Rule;
+use crate::target::{Host, Target};
+
+/// The targets that one user may go to, of those that the gateway permits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scope {
+    user: Arc<str>,
+    rules: Arc<[Rule]>,
+}
+
+impl Scope {
+    /// What these rules cover.
+    pub fn new(user: Arc<str>, rules: impl Into<Arc<[Rule]>>) -> Self {
+        Self { user, rules: rules.into() }
+    }
+
+    /// The rule that covers an address that the target has.
+    pub(super) fn covers(&self, target: &Target, address: IpAddr) -> Result<&Rule, String> {
+        let covers = |rule: &&Rule| super::covers(rule, target, &[address]);
+        self.of_port(target.port).find(covers).ok_or_else(|| self.unmatched(target))
+    }
+
+    /// Whether some rule covers the name, or could cover what it resolves to.
+    pub(super) fn has_hope(&self, target: &Target) -> Result<(), String> {
+        let hope = |rule: &Rule| {
+            rule.network().is_some() || matches!(&target.host, Host::Name(name) if rule.covers_name(name))
+        };
+        if self.of_port(target.port).any(hope) { Ok(()) } else { Err(self.unmatched(target)) }
+    }
+
+    /// The rule that covers the name itself, by `covers`.
+    pub(super) fn covers_name(&self, target: &Target, covers: impl Fn(&Rule) -> bool) -> Result<&Rule, String> {
+        self.of_port(target.port).find(|rule| covers(rule)).ok_or_else(|| self.unmatched(target))
+    }
+
+    /// A rule of the gateway, with the one of the user beside it.
+    pub(super) fn beside(&self, rule: &str, own: &Rule) -> String {
+        format!("{rule} and {own} of user {}", self.user)
+    }
+
+    fn of_port(&self, port: u16) -> impl Iterator<Item = &Rule> {
+        self.rules.iter().filter(move |rule| rule.has_port(port))
+    }
+
+    fn unmatched(&self, target: &Target) -> String {
+        format!("no rule of user {} matches {target}", self.user)
+    }
+}
 
 /// A target that the name rules let through, to be resolved and then checked by address.
 #[derive(Debug)]
 pub struct Named {
     pub(super) target: Target,
+    pub(super) scope: Option<Scope>,
 }
 
 /// Leave to dial: the addresses that passed, in the resolver's order; none where a parent proxy is to resolve the name.

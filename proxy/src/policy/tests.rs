@@ -24,7 +24,7 @@ fn target(text: &str) -> Target {
 
 /// The whole way of a target that resolves to `addresses`: the permitted ones, or the refusal.
 fn decide(policy: &Policy, text: &str, addresses: &[&str]) -> Result<Vec<String>, Refusal> {
-    let named = policy.check_name(target(text))?;
+    let named = policy.check_name(target(text), None)?;
     let addresses = addresses.iter().map(|ip| SocketAddr::new(ip.parse().unwrap(), 0)).collect();
     let permit = policy.check_addresses(named, addresses)?;
     Ok(permit.addresses().iter().map(ToString::to_string).collect())
@@ -45,7 +45,7 @@ fn refuses(allow: &[&str], deny: &[&str], text: &str, addresses: &[&str], detail
 /// Refused before any look-up.
 #[track_caller]
 fn refuses_name(allow: &[&str], deny: &[&str], text: &str, detail: &str) {
-    let refusal = policy(allow, deny).check_name(target(text)).expect_err(text);
+    let refusal = policy(allow, deny).check_name(target(text), None).expect_err(text);
     assert_eq!((refusal.reason, &*refusal.detail), (Reason::Denied, detail), "{allow:?} {deny:?} {text}");
 }
 
@@ -156,7 +156,7 @@ fn a_name_without_addresses_is_not_permitted() {
 #[test]
 fn a_verdict_names_the_deciding_rule() {
     let judge = |policy: &Policy, text: &str, address: &str| {
-        policy.judge(&target(text), SocketAddr::new(address.parse().unwrap(), 0)).to_string()
+        policy.judge(&target(text), SocketAddr::new(address.parse().unwrap(), 0), None).to_string()
     };
     assert_eq!(judge(&policy(&[], &[]), "a.example:443", "10.0.0.1"), "permitted by default allow *:443");
     let ruled = policy(&["b.example:443", "10.0.0.0/8:443"], &["10.2.0.0/16:*"]);
@@ -169,7 +169,7 @@ fn a_verdict_names_the_deciding_rule() {
 #[test]
 fn a_permit_says_what_it_rests_on() {
     let policy = policy(&["10.0.0.0/8:443", "api.example:443"], &[]);
-    let named = policy.check_name(target("api.example:443")).unwrap();
+    let named = policy.check_name(target("api.example:443"), None).unwrap();
     assert_eq!(named.target(), &target("api.example:443"));
     let addresses = ["1.1.1.1:1", "10.0.0.1:2"].map(|address| address.parse().unwrap()).to_vec();
     let permit = policy.check_addresses(named, addresses).unwrap();
@@ -208,7 +208,7 @@ proptest! {
         let address = address.to_canonical();
         let target = Target { host: Host::Name("a.example".into()), port };
         let wide = policy(&["*:*", "a.example:*", "*.example:*", "0.0.0.0/0:*", "[::]/0:*"], &[]);
-        let named = wide.check_name(target.clone()).unwrap();
+        let named = wide.check_name(target.clone(), None).unwrap();
         let outcome = wide.check_addresses(named, vec![SocketAddr::new(address, port)]);
         prop_assert!(outcome.is_err() || special::special(address).is_none(), "{address}");
         let ordinary = special::special(address).is_none() && !is_local(address);
@@ -220,7 +220,7 @@ proptest! {
         let address = address.to_canonical();
         let rule = format!("{}:{port}", rule::shown(address.into()));
         let policy = policy(&[&rule], &[]);
-        let named = policy.check_name(Target { host: Host::Address(address), port }).unwrap();
+        let named = policy.check_name(Target { host: Host::Address(address), port }, None).unwrap();
         let permit = policy.check_addresses(named, vec![SocketAddr::new(address, port)]).unwrap();
         prop_assert_eq!(permit.addresses(), [SocketAddr::new(address, port)]);
     }
@@ -232,7 +232,7 @@ proptest! {
         let deny = if by_name { "a.example:1-65535".to_owned() } else { format!("{shown}:{port}") };
         let policy = policy(&["*:*", "a.example:*", &own], &[&deny]);
         let target = Target { host: Host::Name("a.example".into()), port };
-        let verdict = policy.judge(&target, SocketAddr::new(address, port));
+        let verdict = policy.judge(&target, SocketAddr::new(address, port), None);
         let cause = format!("denied by rule --deny {deny}");
         prop_assert_eq!(verdict, Verdict::Refused { cause });
     }
@@ -241,7 +241,7 @@ proptest! {
     fn every_refusal_fits_a_reason_phrase(address in any_address(), port in 1..9_000_u16) {
         let target = Target { host: Host::Name("a.example".into()), port };
         for policy in [policy(&[], &[]), policy(&["1.1.1.1:1"], &["10.0.0.0/8:*"])] {
-            let shown = policy.judge(&target, SocketAddr::new(address, port)).to_string();
+            let shown = policy.judge(&target, SocketAddr::new(address, port), None).to_string();
             prop_assert!(shown.bytes().all(|b| b == b' ' || b.is_ascii_graphic()) && shown.len() < 700, "{shown}");
         }
     }

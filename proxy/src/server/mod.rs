@@ -10,7 +10,7 @@
 use std::io;
 use std::iter;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
@@ -37,7 +37,7 @@ pub use listen::Listeners;
 
 use control::Worker;
 
-/// How often the users file is looked at and long tunnels are asked for their interim line.
+/// How often it is looked whether users are others, or their time is over, and long tunnels are asked for their interim line.
 const TICK: Duration = Duration::from_secs(1);
 
 /// How long tunnels that were told to end may take to write their log lines.
@@ -160,7 +160,8 @@ fn notify(state: &[NotifyState]) {
     }
 }
 
-/// Re-reads the users file when asked or when it has changed, and has long tunnels write a line.
+/// Re-reads who may come in when asked or when that has changed, ends the tunnels of users whose time is over, and has
+/// long tunnels write a line.
 async fn housekeeping(gateway: Arc<Gateway>, registry: Arc<Registry>, mut hangup: Signal) {
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -172,11 +173,15 @@ async fn housekeeping(gateway: Arc<Gateway>, registry: Arc<Registry>, mut hangup
         if asked || gateway.authenticator.changed() {
             match gateway.authenticator.reload() {
                 Ok(users) => {
-                    registry.set_users(gateway.authenticator.names().into_iter().map(|name| (name, None)).collect());
+                    registry.set_users(gateway.authenticator.rates());
                     info!(users, "users re-read");
                 }
                 Err(error) => error!(%error, "users not re-read: those known before stay valid"),
             }
+        }
+        let ending = gateway.authenticator.ending(SystemTime::now());
+        if !ending.is_empty() {
+            registry.stop_users(|user| ending.iter().any(|ending| **ending == *user), Reason::Expired);
         }
         registry.interim(Instant::now());
     }

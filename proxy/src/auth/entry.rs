@@ -1,0 +1,88 @@
+//! A user who has a section of the configuration file.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::hash::Hash;
+use super::users::{UsersError, check_name};
+use crate::grant::Grant;
+
+/// The most passwords of a user: the one that he has, and the one that he will have.
+const MOST_PASSWORDS: usize = 2;
+
+/// One section: the passwords, unless they are elsewhere, and what the user may.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    pub(super) name: Arc<str>,
+    /// `FILE:LINE`.
+    pub(super) place: String,
+    pub(super) hashes: Vec<Arc<Hash>>,
+    pub(super) grant: Arc<Grant>,
+}
+
+/// Where the sections are, to be read again.
+pub trait Elsewhere: Send + Sync {
+    /// Whether they may be others than when they were last read.
+    fn changed(&self) -> bool;
+
+    /// Reads them again.
+    ///
+    /// # Errors
+    /// What keeps them from being used.
+    fn read(&self) -> Result<Vec<Entry>, UsersError>;
+}
+
+impl Entry {
+    /// A section at `place`, whose `passwords` are hashes as a users file has them.
+    ///
+    /// # Errors
+    /// A name that nobody can have, or hashes that cannot be used.
+    pub fn new(place: String, name: Arc<str>, passwords: &[&str], grant: Grant) -> Result<Self, UsersError> {
+        let error = |cause: String, remedy: &str| UsersError::new(place.as_str(), cause, remedy);
+        check_name(&name).map_err(|cause| error(cause, "give the user another name"))?;
+        if passwords.len() > MOST_PASSWORDS {
+            let cause = format!("'{name}' has {} passwords", passwords.len());
+            return Err(error(cause, "keep the one that is in use and the one that comes after it"));
+        }
+        let hash = |text: &&str| {
+            let hash = Hash::parse(text).map(Arc::new);
+            hash.map_err(|unusable| error(format!("'{name}': {}", unusable.cause), unusable.remedy))
+        };
+        let hashes = passwords.iter().map(hash).collect::<Result<_, _>>()?;
+        Ok(Self { name, place, hashes, grant: Arc::new(grant) })
+    }
+
+    /// What the user may.
+    #[must_use]
+    pub fn grant(&self) -> &Grant {
+        &self.grant
+    }
+
+    /// Who it is.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where the section stands, as `FILE:LINE`.
+    #[must_use]
+    pub fn place(&self) -> &str {
+        &self.place
+    }
+
+    /// Whether there is a password in it; otherwise it is about a user who has his elsewhere.
+    #[must_use]
+    pub fn has_password(&self) -> bool {
+        !self.hashes.is_empty()
+    }
+
+    pub(super) fn error(&self, cause: impl Into<String>, remedy: &'static str) -> UsersError {
+        UsersError::new(self.place.as_str(), cause, remedy)
+    }
+}
+
+impl fmt::Debug for dyn Elsewhere {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Elsewhere")
+    }
+}

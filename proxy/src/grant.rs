@@ -1,0 +1,129 @@
+//! What a user may whom an operator has handed a name: where from, where to, until when, how much.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::time::SystemTime;
+
+use ipnet::IpNet;
+
+use crate::account::Limit;
+use crate::policy::Scope;
+use crate::reason::{Reason, Refusal};
+
+/// The terms of one user. What is left out is not limited beyond what everybody's limits say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Grant {
+    /// The targets, of those that the gateway permits; none: all of those.
+    pub scope: Option<Scope>,
+    /// The networks that he may come from; none: any.
+    pub from: Vec<IpNet>,
+    /// When it is over.
+    pub expires: Option<SystemTime>,
+    /// What becomes of his live tunnels then.
+    pub on_expiry: OnExpiry,
+    /// Tunnels at once, instead of `--max-tunnels-per-user`.
+    pub max_tunnels: Option<usize>,
+    /// Bytes a second of all his tunnels together, instead of `--rate-per-user`.
+    pub rate: Option<Limit>,
+}
+
+/// What becomes of the live tunnels of a user whose time is over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnExpiry {
+    /// They live on until they end by themselves.
+    #[default]
+    Stay,
+    /// They are reset.
+    End,
+}
+
+impl Grant {
+    /// Whether he may come now, and from there.
+    ///
+    /// # Errors
+    /// [`Reason::UserExpired`] or [`Reason::UserSource`].
+    pub fn admit(&self, user: &str, source: IpAddr, now: SystemTime) -> Result<(), Refusal> {
+        if self.has_expired(now) {
+            let when = self.expires.map(humantime::format_rfc3339_seconds);
+            let when = when.map_or_else(String::new, |when| when.to_string());
+            return Err(Refusal::new(Reason::UserExpired, format!("user {user} has expired at {when}")));
+        }
+        if !self.may_come_from(source) {
+            return Err(Refusal::new(Reason::UserSource, format!("user {user} may not come from {source}")));
+        }
+        Ok(())
+    }
+
+    /// Whether he may come from there.
+    #[must_use]
+    pub fn may_come_from(&self, source: IpAddr) -> bool {
+        let source = source.to_canonical();
+        self.from.is_empty() || self.from.iter().any(|network| network.contains(&source))
+    }
+
+    /// Whether his time is over.
+    #[must_use]
+    pub fn has_expired(&self, now: SystemTime) -> bool {
+        self.expires.is_some_and(|expires| expires <= now)
+    }
+
+    /// Whether his live tunnels are to end.
+    #[must_use]
+    pub fn ends_tunnels(&self, now: SystemTime) -> bool {
+        self.on_expiry == OnExpiry::End && self.has_expired(now)
+    }
+}
+
+impl fmt::Display for Grant {
+    /// The terms in words, but for the targets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut terms = Vec::new();
+        if !self.from.is_empty() {
+            let from = self.from.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            terms.push(format!("from {from}"));
+        }
+        if let Some(expires) = self.expires {
+            let then = match self.on_expiry {
+                OnExpiry::Stay => "live tunnels stay",
+                OnExpiry::End => "live tunnels end",
+            };
+            terms.push(format!("until {}, when {then}", humantime::format_rfc3339_seconds(expires)));
+        }
+        if let Some(most) = self.max_tunnels {
+            terms.push(format!("at most {most} tunnels at once"));
+        }
+        if let Some(Limit(rate)) = self.rate {
+            terms.push(rate.map_or_else(|| "as fast as can be".to_owned(), |rate| format!("{rate} together")));
+        }
+        f.write_str(&if terms.is_empty() { "no terms".to_owned() } else { terms.join("; ") })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_user_comes_in_time_and_from_where_he_may() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000);
+        let from = ["10.0.0.0/8", "fd00::/8"].map(|network| network.parse().unwrap()).to_vec();
+        let expires = Some(now + Duration::from_secs(1));
+        let grant = Grant { from, expires, ..Grant::default() };
+        let refused = |grant: &Grant, from: &str, after| {
+            let admitted = grant.admit("ann", from.parse().unwrap(), now + Duration::from_secs(after));
+            admitted.err().map(|refusal| (refusal.reason, refusal.detail.into_owned()))
+        };
+        for from in ["10.1.2.3", "::ffff:10.1.2.3", "fd00::7"] {
+            assert_eq!(refused(&grant, from, 0), None, "{from}");
+        }
+        let source = (Reason::UserSource, "user ann may not come from 192.0.2.1".to_owned());
+        assert_eq!(refused(&grant, "192.0.2.1", 0), Some(source));
+        let late = (Reason::UserExpired, "user ann has expired at 1970-01-01T00:16:41Z".to_owned());
+        assert_eq!(refused(&grant, "10.1.2.3", 1), Some(late));
+        assert_eq!(refused(&Grant::default(), "192.0.2.1", 9_999), None);
+        let end = Grant { on_expiry: OnExpiry::End, ..grant.clone() };
+        let after = now + Duration::from_secs(1);
+        assert_eq!([end.ends_tunnels(now), end.ends_tunnels(after), grant.ends_tunnels(after)], [false, true, false]);
+    }
+}

@@ -1,0 +1,304 @@
+//! What each user may: where from, where to, until when, how much; and how that changes while the gateway runs.
+
+use std::fs;
+use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use rustix::process::Signal;
+use sluicegate::metrics::{CONNECT_REQUESTS, TUNNELS};
+use socket2::{Domain, Socket, Type};
+
+use crate::support::client::{request, status};
+use crate::support::noise::End;
+use crate::support::origin::patient;
+use crate::support::process::{replace, sluicegate};
+use crate::support::{Gateway, Origin, Setup, client, connect_as, eventually};
+
+/// A hash that is made quickly: its cost is not the matter here.
+fn hash(password: &str) -> String {
+    bcrypt::hash(password, 4).expect("a hash")
+}
+
+/// A configuration file of a gateway that lets everybody of its users go to loopback.
+struct Configured {
+    _directory: tempfile::TempDir,
+    file: PathBuf,
+}
+
+impl Configured {
+    fn new(users: &str) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("sluicegate.toml");
+        fs::write(&file, text(users)).expect("a file");
+        Self { _directory: directory, file }
+    }
+
+    fn path(&self) -> &str {
+        self.file.to_str().expect("a plain path")
+    }
+
+    fn start(&self) -> Gateway {
+        Setup::bare(&["--config", self.path()]).debug().start()
+    }
+
+    /// Another one takes its place, and counts.
+    fn becomes(&self, gateway: &Gateway, users: &str) {
+        let position = gateway.log.position();
+        replace(&self.file, &text(users));
+        gateway.log.line_from(position, "users re-read", |line| line.message() == "users re-read");
+    }
+}
+
+fn text(users: &str) -> String {
+    format!("allow = ['127.0.0.0/8:*', 'localhost:*', '*.invalid:*']\n{users}")
+}
+
+/// What a client at that address gets, by the status line.
+fn answer(gateway: &Gateway, from: &str, user: &str, target: &str) -> String {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.bind(&SocketAddr::new(from.parse().expect("an address"), 0).into()).expect("an address of loopback");
+    socket.connect(&gateway.address.into()).expect("the gateway accepts");
+    let mut stream = TcpStream::from(socket);
+    patient(&stream);
+    stream.write_all(request(target, Some(user)).as_bytes()).expect("it reads");
+    let head = client::read_head(&stream);
+    head.lines().next().unwrap_or_default().trim_start_matches("HTTP/1.1 ").to_owned()
+}
+
+#[test]
+fn user_by_source_by_target() {
+    let (one, two) = (Origin::echo(), Origin::echo());
+    let [one_port, two_port] = [one.address, two.address].map(|address| address.port());
+    let configured = Configured::new(&format!(
+        "[users.ann]\npasswords = '{pw}'\nallow = '127.0.0.1:{one_port}'\nfrom = ['127.0.1.0/24', '127.0.2.7']\n\
+         [users.bob]\npasswords = '{pw}'\nallow = ['localhost:{two_port}', '127.0.0.2/32:*']\n\
+         [users.eve]\npasswords = '{pw}'\nfrom = '127.0.1.1'\n",
+        pw = hash("pw")
+    ));
+    let gateway = configured.start();
+    let target = |host: &str, port| format!("{host}:{port}");
+    let (first, second, by_name) =
+        (target("127.0.0.1", one_port), target("127.0.0.1", two_port), target("localhost", two_port));
+    let established = "200 Connection established".to_owned();
+    let no_source = |user: &str, from: &str| format!("403 Forbidden: user {user} may not come from {from}");
+    let no_target = |user: &str, target: &str| format!("403 Forbidden: no rule of user {user} matches {target}");
+    let outside = "192.0.2.1:443".to_owned();
+    for (user, from, target, expected) in [
+        ("ann", "127.0.1.1", &first, established.clone()),
+        ("ann", "127.0.2.7", &first, established.clone()),
+        ("ann", "127.0.2.8", &first, no_source("ann", "127.0.2.8")),
+        ("ann", "127.0.1.1", &second, no_target("ann", &second)),
+        ("ann", "127.0.0.1", &second, no_source("ann", "127.0.0.1")),
+        ("bob", "127.0.0.1", &by_name, established.clone()),
+        ("bob", "127.9.9.9", &by_name, established.clone()),
+        ("bob", "127.0.0.1", &second, no_target("bob", &second)),
+        ("bob", "127.0.0.1", &first, no_target("bob", &first)),
+        ("eve", "127.0.1.1", &first, established.clone()),
+        ("eve", "127.0.1.1", &second, established.clone()),
+        ("eve", "127.0.1.2", &first, no_source("eve", "127.0.1.2")),
+        // Nobody goes beyond what the gateway permits.
+        ("eve", "127.0.1.1", &outside, format!("403 Forbidden: no --allow rule matches {outside}")),
+        ("ann", "127.0.1.1", &outside, format!("403 Forbidden: no --allow rule matches {outside}")),
+    ] {
+        assert_eq!(answer(&gateway, from, &format!("{user}:pw"), target), expected, "{user} {from} {target}");
+        // `explain` says so beforehand.
+        let arguments = ["explain", "--config", configured.path(), "--user", user, "--from", from, target.as_str()];
+        let outcome = sluicegate(&arguments, &[]);
+        match expected.strip_prefix("403 Forbidden: ") {
+            None => assert!(outcome.code == Some(0) && outcome.out.contains("permitted"), "{arguments:?}: {outcome:?}"),
+            Some(cause) => {
+                let said = outcome.out.clone() + &outcome.err;
+                assert!(outcome.code == Some(1) && said.contains(cause), "{arguments:?}: {outcome:?}");
+            }
+        }
+    }
+    // Who has the wrong password is not told what a right one would get.
+    assert!(answer(&gateway, "127.0.0.1", "ann:no", &first).starts_with("407 "), "a wrong password");
+}
+
+#[test]
+fn explain_says_all_that_a_user_may() {
+    let configured = Configured::new(
+        "[users.ann]\nallow = '127.0.0.1:443'\nfrom = '10.0.0.0/8'\nexpires = 2999-01-01T00:00:00Z\non-expiry = 'end'\n\
+         max-tunnels = 3\nrate = '1Gbit'\n[users.old]\nexpires = 2001-01-01T00:00:00Z\n",
+    );
+    let explain = |user: &str, more: &[&str]| {
+        let arguments = [&["explain", "--config", configured.path(), "--user", user][..], more].concat();
+        let outcome = sluicegate(&arguments, &[]);
+        (outcome.code, outcome.out + &outcome.err)
+    };
+    let (code, said) = explain("ann", &["127.0.0.1:443"]);
+    assert_eq!(code, Some(0), "{said}");
+    for words in [
+        "ann may come from 10.0.0.0/8; until 2999-01-01T00:00:00Z, when live tunnels end; at most 3 tunnels at once; \
+         1Gbit/s together",
+        "permitted by --allow 127.0.0.0/8:* and 127.0.0.1:443 of user ann",
+        "would be dialled: 127.0.0.1:443",
+    ] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    let (code, said) = explain("old", &["127.0.0.1:443"]);
+    assert!(code == Some(1) && said.contains("refused: user old has expired at 2001-01-01T00:00:00Z"), "{said}");
+    let (code, said) = explain("who", &["127.0.0.1:443"]);
+    assert!(code == Some(0) && said.contains("who has no terms of his own in [users]"), "{said}");
+}
+
+#[test]
+fn passwords_are_rotated_and_terms_changed_while_tunnels_live() {
+    let (origin, other) = (Origin::echo(), Origin::echo());
+    let user = |passwords: &[&str], more: &str| {
+        let passwords: Vec<_> = passwords.iter().map(|password| format!("'{}'", hash(password))).collect();
+        format!("[users.ann]\npasswords = [{}]\n{more}\n", passwords.join(", "))
+    };
+    let configured = Configured::new(&user(&["old"], ""));
+    let gateway = configured.start();
+    let get = |password: &str| status(gateway.address, origin.address, &format!("ann:{password}"));
+    assert_eq!([get("old"), get("new")], ["200", "407"]);
+    let open = connect_as(gateway.address, origin.address, "ann:old");
+    configured.becomes(&gateway, &user(&["old", "new"], ""));
+    assert_eq!([get("old"), get("new"), get("older"), get("old")], ["200", "200", "407", "200"]);
+    configured.becomes(&gateway, &user(&["new"], &format!("allow = '{}'", origin.address)));
+    assert_eq!([get("old"), get("new")], ["407", "200"]);
+    assert_eq!(status(gateway.address, other.address, "ann:new"), "403");
+    client::echoes(&open, 100_000);
+
+    // What `check` would refuse changes nothing, and is said as `check` says it.
+    for (broken, said) in [
+        (user(&["new"], "max_tunnels = 1"), ":4: no setting of a user is called 'max_tunnels'"),
+        (format!("max-tunnels = 0\n{}", user(&["worse"], "")), ":2: invalid value '0' for '--max-tunnels <N>'"),
+        ("users = '/nowhere'\n".to_owned(), "/nowhere: cannot be read"),
+        (String::new(), "nobody may come in"),
+    ] {
+        let position = gateway.log.position();
+        replace(&configured.file, &text(&broken));
+        let kept = gateway.log.line_from(position, "kept", |line| line.message().starts_with("users not re-read"));
+        assert!(kept.level() == "ERROR" && kept.text("error").contains(said), "{broken}: {}", kept.raw);
+        let outcome = sluicegate(&["check", "--config", configured.path()], &[]);
+        assert!(outcome.code == Some(2) && outcome.err.contains(said), "{outcome:?}");
+        assert_eq!([get("new"), get("worse")], ["200", "407"], "{broken}");
+    }
+
+    // What needs a new start is named.
+    let position = gateway.log.position();
+    replace(&configured.file, &format!("max-tunnels = 5\n{}", text(&user(&["last"], ""))));
+    gateway.signal(Signal::HUP);
+    let said = |line: &crate::support::log::Line| line.message().contains("from the next start on");
+    assert_eq!(gateway.log.line_from(position, "what else changed", said).text("settings"), "max-tunnels");
+    eventually("the last password", || get("last") == "200");
+    client::echoes(&open, 100_000);
+}
+
+#[test]
+fn a_user_has_his_own_limit_and_others_theirs() {
+    let origin = Origin::echo();
+    let pw = hash("pw");
+    let configured = Configured::new(&format!(
+        "max-tunnels-per-user = 2\n[users.ann]\npasswords = '{pw}'\nmax-tunnels = 1\n[users.bob]\npasswords = '{pw}'\n\
+         max-tunnels = 3\n[users.eve]\npasswords = '{pw}'\n"
+    ));
+    let gateway = configured.start();
+    let target = origin.address.to_string();
+    for (user, most, limit) in [
+        ("ann", 1, "max-tunnels of user ann 1"),
+        ("bob", 3, "max-tunnels of user bob 3"),
+        ("eve", 2, "--max-tunnels-per-user 2"),
+    ] {
+        let credentials = format!("{user}:pw");
+        let open: Vec<_> = (0..most).map(|_| connect_as(gateway.address, &target, &credentials)).collect();
+        let refused = answer(&gateway, "127.0.0.1", &credentials, &target);
+        assert_eq!(refused, format!("503 Service Unavailable: {limit} reached"));
+        open.iter().for_each(client::hang_up);
+    }
+    assert_eq!(gateway.metric(&CONNECT_REQUESTS, &["503", "user_limit"]), 3);
+}
+
+fn rfc3339(time: SystemTime) -> String {
+    humantime::format_rfc3339_seconds(time).to_string()
+}
+
+#[test]
+fn when_a_users_time_is_over_his_tunnels_end_or_stay() {
+    let origin = Origin::echo();
+    let users = |expires: SystemTime| {
+        let (pw, expires) = (hash("pw"), rfc3339(expires));
+        format!(
+            "[users.ends]\npasswords = '{pw}'\nexpires = {expires}\non-expiry = 'end'\n\
+             [users.stays]\npasswords = '{pw}'\nexpires = '{expires}'\n[users.free]\npasswords = '{pw}'\n"
+        )
+    };
+    let now = SystemTime::now();
+    let configured = Configured::new(&users(now + Duration::from_secs(3_600)));
+    let gateway = configured.start();
+    let names = ["ends:pw", "stays:pw", "free:pw"];
+    let open = names.map(|user| connect_as(gateway.address, origin.address, user));
+    eventually("all are listed", || gateway.tunnels().len() == 3);
+    configured.becomes(&gateway, &users(now - Duration::from_secs(1)));
+    assert_eq!(client::end_of(&open[0]), End::Reset);
+    let line = gateway.closing_line(open[0].local_addr().unwrap());
+    assert_eq!((line.text("outcome"), line.text("by"), line.text("user")), ("expired", "operator", "ends"));
+    open[1..].iter().for_each(|open| client::echoes(open, 100_000));
+    let statuses = names.map(|user| status(gateway.address, origin.address, user));
+    assert_eq!(statuses, ["403", "403", "200"]);
+    eventually("counted", || gateway.metric(&TUNNELS, &["", "expired"]) == 1);
+    assert_eq!(gateway.metric(&CONNECT_REQUESTS, &["403", "user_expired"]), 2);
+    // And comes in again when it has been prolonged.
+    configured.becomes(&gateway, &users(now + Duration::from_secs(3_600)));
+    client::echoes(&connect_as(gateway.address, origin.address, "ends:pw"), 100_000);
+}
+
+#[test]
+fn a_users_rate_is_changed_by_the_file() {
+    let origin = Origin::echo();
+    let users =
+        |rate: &str| format!("rate-per-user = '9MiB'\n[users.ann]\npasswords = '{}'\nrate = {rate}\n", hash("pw"));
+    let configured = Configured::new(&users("'4MiB'"));
+    let gateway = configured.start();
+    let _open = [0, 1].map(|_| connect_as(gateway.address, origin.address, "ann:pw"));
+    let rate = |expected: Option<u64>| {
+        eventually(&format!("{expected:?} each"), || {
+            let tunnels = gateway.tunnels();
+            tunnels.len() == 2
+                && tunnels.iter().all(|tunnel| tunnel.get("rate").and_then(|rate| rate.as_u64()) == expected)
+        });
+    };
+    rate(Some(2 << 20));
+    configured.becomes(&gateway, &users("8388608"));
+    rate(Some(4 << 20));
+    configured.becomes(&gateway, &users("'none'"));
+    rate(None);
+}
+
+#[test]
+fn terms_and_the_users_file_go_together() {
+    let origin = Origin::echo();
+    let directory = tempfile::tempdir().expect("a directory");
+    let htpasswd = directory.path().join("users");
+    fs::write(&htpasswd, format!("ann:{pw}\nbob:{pw}\n", pw = hash("pw"))).expect("a file");
+    let section = |path: &Path, ann: &str| {
+        format!(
+            "[users]\nhtpasswd = '{}'\n[users.ann]\nallow = '127.0.0.1:1'\n{ann}[users.nobody]\nrate = '1MiB'\n",
+            path.display()
+        )
+    };
+    let configured = Configured::new(&section(&htpasswd, ""));
+    let gateway = configured.start();
+    let get = |user: &str| status(gateway.address, origin.address, user);
+    assert_eq!([get("ann:pw"), get("bob:pw"), get("nobody:pw")], ["403", "200", "407"]);
+    let checked = sluicegate(&["check", "--config", configured.path()], &[]);
+    assert!(checked.code == Some(0) && checked.out.contains("2 users"), "{checked:?}");
+    assert!(checked.out.contains(":6: nobody can come in as 'nobody'"), "{checked:?}");
+    // Who is taken out of the users file is out, whatever his terms say.
+    let position = gateway.log.position();
+    replace(&htpasswd, &format!("bob:{}\n", hash("pw")));
+    gateway.log.line_from(position, "users re-read", |line| line.message() == "users re-read");
+    assert_eq!([get("ann:pw"), get("bob:pw")], ["407", "200"]);
+    // Nobody has passwords in two places.
+    let twice = Configured::new(&section(&htpasswd, &format!("[users.bob]\npasswords = '{}'\n", hash("pw"))));
+    let refused = sluicegate(&["check", "--config", twice.path()], &[]);
+    assert!(refused.code == Some(2) && refused.err.contains("'bob' is given passwords at"), "{refused:?}");
+    let open = Configured::new("[users.ann]\nrate = '1MiB'\n");
+    let refused = sluicegate(&["check", "--no-auth", "--config", open.path()], &[]);
+    assert!(refused.code == Some(2) && refused.err.contains("--no-auth lets everybody in, but [users]"), "{refused:?}");
+}
