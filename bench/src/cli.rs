@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::effort::Effort;
+use crate::rated::Rates;
 use sluicegate_bench::contender::{Kind, Programs};
 use sluicegate_bench::flow::Role;
 use sluicegate_bench::origin;
@@ -157,28 +158,6 @@ pub(crate) struct Scale {
     pub(crate) output: Output,
 }
 
-#[derive(Args)]
-pub(crate) struct Rates {
-    /// The gateway to start
-    #[arg(long, default_value = "target/release/sluicegate", value_name = "PROGRAM")]
-    pub(crate) gateway: PathBuf,
-    /// Its engines [default: all of them, `sockmap` for root alone]
-    #[arg(long, value_delimiter = ',', value_name = "LIST")]
-    engines: Option<Vec<String>>,
-    /// Seconds of each measurement
-    #[arg(long, default_value_t = 10.0)]
-    pub(crate) seconds: f64,
-}
-
-impl Rates {
-    /// The programs to start.
-    pub(crate) fn programs(&self) -> Programs {
-        let plain = || usual_engines().into_iter().filter(|engine| !engine.contains(' ')).collect();
-        let engines = self.engines.clone().unwrap_or_else(plain);
-        Programs { gateway: self.gateway.clone(), engines, nginx: None, haproxy: None }
-    }
-}
-
 /// Where the result goes beside the table on standard output.
 #[derive(Args)]
 pub(crate) struct Output {
@@ -250,7 +229,7 @@ impl Rivals {
 }
 
 /// One of the engines needs capabilities to start.
-fn usual_engines() -> Vec<String> {
+pub(crate) fn usual_engines() -> Vec<String> {
     let all = ["uring", "uring --spin 0s", "splice", "sockmap", "copy"];
     let may = |engine: &&str| *engine != "sockmap" || rustix::process::geteuid().is_root();
     all.into_iter().filter(may).map(str::to_owned).collect()

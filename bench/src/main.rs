@@ -2,6 +2,7 @@
 
 mod cli;
 mod effort;
+mod rated;
 mod run;
 
 use std::io;
@@ -39,7 +40,7 @@ fn run(task: Task) -> io::Result<()> {
         }
         Task::Compare(task) => run::compared(&task),
         Task::Scale(task) => run::scaled(&task),
-        Task::Rates(task) => run::rated(&task),
+        Task::Rates(task) => rated::rated(&task),
         Task::Readme { file, images } => {
             print!("{}", report::readme(&run::read(&file)?, images.as_deref()));
             Ok(())

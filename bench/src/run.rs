@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use clap::ValueEnum as _;
 
-use crate::cli::{Compare, Output, Rates, Rivals, Scale, far_end};
+use crate::cli::{Compare, Output, Rivals, Scale, far_end};
 use sluicegate_bench::contender::{Contender, Kind};
 use sluicegate_bench::host::Host;
 use sluicegate_bench::machine::Cpu;
 use sluicegate_bench::process::Process;
 use sluicegate_bench::report::{self, Named, Report};
-use sluicegate_bench::{compare, interrupt, namespace, rates, scale};
+use sluicegate_bench::{compare, interrupt, namespace, scale};
 
 /// Compares and, unless it has to be quick, scales.
 pub(crate) fn compared(task: &Compare) -> io::Result<()> {
@@ -38,22 +38,6 @@ pub(crate) fn scaled(task: &Scale) -> io::Result<()> {
     let mut report = field.report(plan.rounds, plan.time)?;
     report.scale = scale::scale(&mut field.contenders, &plan)?;
     field.finish(report, &task.output)
-}
-
-/// Tries rates, and says how far off the worst is.
-pub(crate) fn rated(task: &Rates) -> io::Result<()> {
-    namespace::enter()?;
-    interrupt::catch()?;
-    let (_process, origin) = far_end(None, false)?;
-    println!("| gateway | load | wanted, MiB/s | measured, MiB/s | off, % |\n|---|---|---|---|---|");
-    let mib = |bytes: f64| bytes / f64::from(1 << 20);
-    let all = rates::rates(&task.programs(), origin, Duration::from_secs_f64(task.seconds), |kept| {
-        let (wanted, measured) = (mib(kept.wanted), mib(kept.measured));
-        println!("| {} | {} | {wanted:.0} | {measured:.1} | {:+.1} |", kept.what, kept.load, kept.off());
-    })?;
-    let worst = all.iter().map(|kept| kept.off().abs()).fold(0.0, f64::max);
-    println!("\n{} measurements of {} s; the worst is {worst:.1} % off.", all.len(), task.seconds);
-    Ok(())
 }
 
 /// A result on file.

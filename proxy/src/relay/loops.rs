@@ -30,7 +30,7 @@ use super::{Adopted, Engine, Options};
 use crate::metrics;
 use crate::sys::tcp;
 use crate::sys::thread::{here, keep_to, never_push_in};
-use crate::tunnel::{Order, Tunnel};
+use crate::tunnel::Tunnel;
 
 mod carried;
 mod ends;
@@ -143,12 +143,7 @@ impl Loops {
             ));
         }
         let crews = self.crews.clone();
-        flow.on_order(move |order| {
-            crews.tell_all(|| match order {
-                Order::Stop(why) => Message::Stop { id, why },
-                Order::Pace => Message::Pace { id },
-            });
-        });
+        flow.on_order(move |order| crews.tell_all(|| Message::of(id, order)));
         Ok(ended)
     }
 

@@ -9,6 +9,7 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use super::carried::Carried;
 use crate::reason::Reason;
+use crate::tunnel::Order;
 
 /// What a loop is told.
 #[derive(Debug)]
@@ -23,6 +24,16 @@ pub(super) enum Message {
     Turn { id: u64 },
     /// The engine is gone: leave when the last tunnel has.
     Retire,
+}
+
+impl Message {
+    /// What an order to the engine is for the loops.
+    pub(super) const fn of(id: u64, order: Order) -> Self {
+        match order {
+            Order::Stop(why) => Self::Stop { id, why },
+            Order::Pace => Self::Pace { id },
+        }
+    }
 }
 
 /// The messages of one loop.
