@@ -12,6 +12,7 @@ use crate::proxy_protocol;
 use crate::reason::{Reason, Refusal, Status};
 use crate::request::{self, MAX_HEAD, Request};
 use crate::sys::stream::{BothWays, Stream};
+use crate::tls::Session;
 
 /// The answer behind which the tunnel begins. stunnel skips header lines but takes a body for the
 /// peer's TLS, so there is neither.
@@ -26,6 +27,17 @@ const LINGER_BYTES: usize = 256 << 10;
 
 /// What is read at first: enough for every client known, and small for those that send nothing.
 const FIRST_READ: usize = 1 << 10;
+
+/// What is left of a client whose tunnel stands.
+#[derive(Debug)]
+pub struct Parts {
+    /// The socket.
+    pub socket: TcpStream,
+    /// What it speaks TLS by, if it does.
+    pub tls: Option<Box<Session>>,
+    /// What came behind the head.
+    pub early: Vec<u8>,
+}
 
 /// A client that has no tunnel yet.
 #[derive(Debug)]
@@ -67,6 +79,24 @@ impl Client {
             Err(error) => Err(refused(&error.to_string())),
         };
         self.first(limit, "PROXY header", parse, || refused("no complete PROXY header came")).await
+    }
+
+    /// Has it speak TLS, as its listener is there for; gives the version.
+    ///
+    /// # Errors
+    /// [`Reason::TlsFailed`] for what is none, or cannot be agreed on, and when that is not done within `limit`;
+    /// [`Reason::ClientGone`].
+    pub async fn secure(&mut self, session: io::Result<Session>, limit: Duration) -> Result<&'static str, Refusal> {
+        let failed = |why: &str| Refusal::new(Reason::TlsFailed, format!("{why} (--listen-tls)"));
+        let session = session.map_err(|error| failed(&error.to_string()))?;
+        // What came behind a PROXY header.
+        session.take_in(&std::mem::take(&mut self.buffer)).map_err(|error| failed(&error.to_string()))?;
+        match timeout(limit, self.stream.secure(session)).await {
+            Ok(Ok(version)) => Ok(version),
+            Ok(Err(error)) if error.get_ref().is_none() => Err(self.gone(&error.to_string())),
+            Ok(Err(error)) => Err(failed(&error.to_string())),
+            Err(_) => Err(failed(&format!("no TLS was agreed on within {limit:?}"))),
+        }
     }
 
     /// Reads until `parse` finds something at the beginning, which is taken out, by the length that it tells.
@@ -124,7 +154,7 @@ impl Client {
     ///
     /// # Errors
     /// [`Reason::ClientGone`] when the answer cannot be written, or not within `limit`.
-    pub async fn into_established(mut self, limit: Duration) -> Result<(TcpStream, Vec<u8>), Refusal> {
+    pub async fn into_established(mut self, limit: Duration) -> Result<Parts, Refusal> {
         let written = timeout(limit, self.stream.write_all(ESTABLISHED)).await;
         written.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into())).map_err(|error| took_no_answer(&error))?;
         self.into_parts()
@@ -134,10 +164,10 @@ impl Client {
     ///
     /// # Errors
     /// None that is known.
-    pub fn into_parts(self) -> Result<(TcpStream, Vec<u8>), Refusal> {
-        let socket = self.stream.into_std().map_err(|error| took_no_answer(&error))?;
+    pub fn into_parts(self) -> Result<Parts, Refusal> {
+        let (socket, tls) = self.stream.into_parts().map_err(|error| took_no_answer(&error))?;
         // A long-lived tunnel keeps no empty buffer.
-        Ok((socket, if self.buffer.is_empty() { Vec::new() } else { self.buffer }))
+        Ok(Parts { socket, tls, early: if self.buffer.is_empty() { Vec::new() } else { self.buffer } })
     }
 
     /// The socket, and what was read from it and is not part of the head.
@@ -156,7 +186,8 @@ impl Client {
     pub async fn refuse(mut self, refusal: &Refusal) {
         let answer = match refusal.reason.status() {
             Some(status) => answer(status, refusal),
-            None if refusal.reason == Reason::NotUpgraded => String::new(),
+            // It has an answer already, or an alert.
+            None if matches!(refusal.reason, Reason::NotUpgraded | Reason::TlsFailed) => String::new(),
             None => return,
         };
         let _ = timeout(LINGER, async {

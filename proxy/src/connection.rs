@@ -19,6 +19,7 @@ use crate::proxy_protocol::{Greeting, header, version_for};
 use crate::reason::Refusal;
 use crate::relay::{Carried, Relay};
 use crate::request::Ask;
+use crate::tls::Identity;
 use crate::tunnel::{Flow, Tunnel};
 use crate::upgrade;
 
@@ -33,6 +34,8 @@ pub struct Gateway {
     pub dialer: Dialer,
     /// Who carries the bytes then.
     pub relay: Relay,
+    /// What clients of `--listen-tls` are shown.
+    pub identity: Option<Identity>,
     /// The proxies that say by the PROXY protocol whom a connection comes from.
     pub proxied_from: Vec<IpNet>,
     /// The targets that are told so.
@@ -41,18 +44,20 @@ pub struct Gateway {
     pub handshake_timeout: Duration,
 }
 
-/// Serves one accepted connection, non-blocking, until it is refused or an engine has it.
+/// Serves one accepted connection, non-blocking, until it is refused or an engine has it; `secure` if it came in where
+/// TLS is spoken.
 ///
 /// Boxed, as is further down what comes late or seldom: a client that sends nothing keeps no room for
 /// what would come after its request.
 pub fn serve(
     gateway: Arc<Gateway>,
     stream: TcpStream,
+    secure: bool,
     mut account: Account,
 ) -> Pin<Box<impl Future<Output = ()> + Send + 'static>> {
     let mut client = Client::new(stream);
     Box::pin(async move {
-        let handed_off = match handshake(&gateway, &mut client, &mut account).await {
+        let handed_off = match handshake(&gateway, &mut client, secure, &mut account).await {
             Ok(origin) => hand_off(&gateway, client, origin, &mut account).await,
             Err(refusal) => {
                 if client.pending() > 0 {
@@ -71,7 +76,12 @@ pub fn serve(
 }
 
 /// Everything that can still be answered: who asks, for what, whether they may, and the way there.
-async fn handshake(gateway: &Gateway, client: &mut Client, account: &mut Account) -> Result<Origin, Refusal> {
+async fn handshake(
+    gateway: &Gateway,
+    client: &mut Client,
+    secure: bool,
+    account: &mut Account,
+) -> Result<Origin, Refusal> {
     let limit = gateway.handshake_timeout;
     let proxied = match gateway.proxied_from.iter().any(|network| network.contains(&account.source())) {
         true => client.proxied(limit).await?,
@@ -79,6 +89,9 @@ async fn handshake(gateway: &Gateway, client: &mut Client, account: &mut Account
     };
     if let Some((from, _)) = proxied {
         account.client(from);
+    }
+    if let Some(identity) = gateway.identity.as_ref().filter(|_| secure) {
+        account.tls(Box::pin(client.secure(identity.session(), limit)).await?);
     }
     let request = client.request(limit).await?;
     account.target(&request.target);
@@ -129,11 +142,11 @@ async fn hand_off(
     account: &mut Account,
 ) -> Result<Carried, Refusal> {
     let Origin { reached, switched } = origin;
-    let (client, early) =
+    let client =
         if switched { client.into_parts()? } else { client.into_established(gateway.handshake_timeout).await? };
     let flow = Arc::new(Flow::default());
-    let prefix = [early, reached.behind];
-    let tunnel = Tunnel { client, origin: reached.socket, prefix, flow: flow.clone() };
+    let (tls, prefix) = ([client.tls, reached.tls], [client.early, reached.behind]);
+    let tunnel = Tunnel { client: client.socket, origin: reached.socket, tls, prefix, flow: flow.clone() };
     let carried = gateway.relay.adopt(tunnel).map_err(|reason| Refusal::new(reason, "no engine took the tunnel"))?;
     account.established(reached.address, carried.engine.label(), flow);
     Ok(carried)

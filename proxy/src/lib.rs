@@ -17,24 +17,25 @@
 //! |---|---|---|---|---|
 //! | 5 | `main` | parse, start log and metrics, run, exit code | `commands` `config` | |
 //! | 5 | `commands` | the subcommands, one file each | `config` `server` `auth` `grant` `stamp` `policy` `dial` `target` `rate` `secret` `reason` `metrics` `relay` `account` `admin` `connection` `sys` | |
-//! | 5 | `config` | one definition of every option: flag, environment, file, help, table | `auth` `grant` `policy` `proxy_protocol` `dial` `rate` `relay` `server` `connection` `client` `secret` `target` `account` `sys` | |
+//! | 5 | `config` | one definition of every option: flag, environment, file, help, table | `auth` `grant` `policy` `proxy_protocol` `dial` `rate` `relay` `server` `connection` `client` `secret` `target` `account` `sys` `tls` | |
 //! | 4 | `server` | bind, accept with back-off, slots, drain | `connection` `account` `admin` `policy` `auth` `dial` `relay` `client` `reason` `metrics` `sys` | `httparse` |
-//! | 3 | `connection` | the main idea: `serve` and `handshake` | `client` `request` `auth` `grant` `policy` `proxy_protocol` `dial` `upgrade` `relay` `account` `tunnel` `reason` `metrics` `target` | `rustix` `libc` `unsafe` |
-//! | 2 | `client` | the buffered client socket; the only writer of HTTP but for origins' answers | `request` `proxy_protocol` `reason` `sys` | `policy` `relay` |
+//! | 3 | `connection` | the main idea: `serve` and `handshake` | `client` `request` `auth` `grant` `policy` `proxy_protocol` `dial` `upgrade` `relay` `account` `tunnel` `reason` `metrics` `target` `tls` | `rustix` `libc` `unsafe` |
+//! | 2 | `client` | the buffered client socket; the only writer of HTTP but for origins' answers | `request` `proxy_protocol` `reason` `sys` `tls` | `policy` `relay` |
 //! | 2 | `request` | pure parser: bytes in, request or refusal out | `message` `reason` `secret` `target` | `tokio` `TcpStream` `Instant` `async` |
 //! | 2 | `proxy_protocol` | whom a connection comes from, as proxies say it to each other: read, written, to whom | `policy` `target` | `tokio` `TcpStream` |
 //! | 2 | `upgrade` | asks an origin to switch protocols, and passes on what else it answers | `client` `dial` `request` `message` `reason` `sys` | `policy` `auth` `relay` |
 //! | 2 | `grant` | what a user may, where to, from where, until when and how much | `policy` `account` `reason` | `tokio` `TcpStream` |
 //! | 2 | `auth` | credentials to user and what he may, hashing off the event loop | `grant` `account` `reason` `secret` `stamp` `metrics` | `tracing` `TcpStream` |
 //! | 2 | `policy` | name rules, then address rules on resolved addresses: `Permit` | `reason` `target` | `tokio` `TcpStream` |
-//! | 2 | `dial` | resolve, Happy Eyeballs, parent proxies, deadlines; accepts only a `Permit` | `policy` `message` `reason` `secret` `target` `sys` `metrics` | `auth` |
+//! | 2 | `dial` | resolve, Happy Eyeballs, parent proxies, deadlines; accepts only a `Permit` | `policy` `message` `reason` `secret` `target` `sys` `metrics` `tls` | `auth` |
 //! | 2 | `relay` | choose an engine, adopt, fall back; one file an engine | `tunnel` `rate` `reason` `metrics` `sys` | `http` `auth` `policy` `config` |
 //! | 1 | `account` | drop-guard: one log line and the counters, exactly once | `tunnel` `rate` `reason` `metrics` `target` | `TcpStream` `socket2` |
 //! | 1 | `admin` | metrics, health, the API of tunnels and rates over HTTP | `account` `metrics` `rate` `reason` `tunnel` | `relay` |
-//! | 1 | `sys` | the only `unsafe`: descriptors in, `io::Result` out | | `tracing` `policy` |
-//! | 0 | `tunnel` | the hand-off type and its live counts | `rate` `reason` | `tokio` |
+//! | 1 | `sys` | the only `unsafe`: descriptors in, `io::Result` out | `tls` | `tracing` `policy` |
+//! | 0 | `tunnel` | the hand-off type and its live counts | `rate` `reason` `tls` | `tokio` |
 //! | 0 | `target` | where a client wants to go, in one normal form | | `tokio` |
 //! | 0 | `reason` | why it ended: one enum to label, status, side | | `tokio` |
+//! | 0 | `tls` | sessions of TLS, certificates and whom to believe; opens no socket and waits for none | `stamp` | `tokio` `TcpStream` |
 //! | 0 | `rate` | how fast bytes may go, in words and figures | | `tokio` |
 //! | 0 | `message` | heads and content of HTTP messages: what goes on, and where it ends; pure | | `tokio` `std::io` |
 //! | 0 | `stamp` | whether a file is another one than before | | `tokio` |
@@ -78,5 +79,6 @@ pub mod server;
 pub mod stamp;
 pub mod sys;
 pub mod target;
+pub mod tls;
 pub mod tunnel;
 pub mod upgrade;

@@ -93,6 +93,8 @@ reasons! {
     ClientGone => "client_gone", Client, NO_ANSWER;
     /// No PROXY protocol header, from a network of `--proxy-protocol-from`.
     NotProxied => "not_proxied", Client, NO_ANSWER;
+    /// No TLS could be agreed on, at an address of `--listen-tls`.
+    TlsFailed => "tls_failed", Client, NO_ANSWER;
     /// A method other than CONNECT.
     NotConnect => "not_connect", Client, answer(405);
     /// No credentials where they are needed.
@@ -128,6 +130,8 @@ reasons! {
     AnswerCut => "answer_cut", Origin, NO_ANSWER;
     /// The parent proxy answered with something other than a 2xx.
     ParentRefused => "parent_refused", Origin, answer(502);
+    /// No TLS could be agreed on with the parent proxy, or it is not who it has to be.
+    ParentTls => "parent_tls", Origin, answer(502);
     /// The parent proxy did not answer within three times `--dial-timeout`.
     ParentTimeout => "parent_timeout", Origin, answer(504);
     /// The request has come through this gateway before (RFC 9110, 7.6.3).

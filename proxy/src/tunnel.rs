@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use crate::rate::Rate;
 use crate::reason::Reason;
+use crate::tls::Session;
 
 /// The two ways that bytes go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -58,6 +59,8 @@ pub struct Tunnel {
     pub client: TcpStream,
     /// The origin's socket, non-blocking as well.
     pub origin: TcpStream,
+    /// What the client, and the origin, speak TLS by, where they do: the engine is in it then.
+    pub tls: [Option<Box<Session>>; 2],
     /// Bytes that were read past a head, by the direction they still have to go
     /// ([`Direction::index`]); they come before anything that the sockets hold.
     pub prefix: [Vec<u8>; 2],

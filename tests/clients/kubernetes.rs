@@ -6,11 +6,12 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 
-use super::tls::{Certificate, port_said_by};
+use super::tls::port_said_by;
 use super::{NAME, PASSWORD, command, gateway, gateway_with, succeed};
 use crate::support::noise::End;
 use crate::support::origin::patient;
 use crate::support::process::{Killed, program};
+use crate::support::tls::Certificate;
 use crate::support::{Gateway, Noise};
 
 /// A plain one: client-go of old sends a password as it stands in the URL, with its `%3A`.

@@ -7,37 +7,10 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::thread;
 
-use tempfile::TempDir;
-
-use super::succeed;
 use crate::support::process::{Killed, program};
+use crate::support::tls::Certificate;
 
 pub(super) const DOCUMENT: &str = "a document behind TLS, through the gateway\n";
-
-/// A certificate for localhost and 127.0.0.1, and its key.
-pub(super) struct Certificate(TempDir);
-
-impl Certificate {
-    /// Makes it; `None` where there is no openssl.
-    pub(super) fn make() -> Option<Self> {
-        let openssl = program("openssl", "openssl")?;
-        let certificate = Self(tempfile::tempdir().expect("a directory"));
-        let mut make = Command::new(openssl);
-        make.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]);
-        make.args(["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]);
-        make.arg("-keyout").arg(certificate.key()).arg("-out").arg(certificate.path());
-        succeed(make, b"");
-        Some(certificate)
-    }
-
-    pub(super) fn path(&self) -> PathBuf {
-        self.0.path().join("certificate.pem")
-    }
-
-    pub(super) fn key(&self) -> PathBuf {
-        self.0.path().join("key.pem")
-    }
-}
 
 /// The port that a program names behind these words, at the beginning of a line of its output, which is a pipe. What
 /// it says after that is read as well: it must not stop because nobody listens.

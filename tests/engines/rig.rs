@@ -14,6 +14,7 @@ use sluicegate::sys::capabilities::{FOR_BPF, missing};
 use crate::support::client::request;
 use crate::support::log::Line;
 use crate::support::network::Network;
+use crate::support::tls::{Certificate, Front};
 use crate::support::{Gateway, Origin, Setup, client};
 
 const USER: &str = "mover";
@@ -22,6 +23,8 @@ const CREDENTIALS: &str = "mover:s3cret:with:@/%\u{fc}";
 /// A gateway with one user, one engine, and an origin.
 pub(super) struct Rig {
     pub(super) gateway: Gateway,
+    /// What clients come through that speaks TLS for them.
+    front: Option<Front>,
     pub(super) engine: Engine,
     origin: Origin,
     /// Bytes of all tunnels so far, to the origin and to the client.
@@ -82,6 +85,10 @@ fn over_each(test: impl Fn(&Rig) + Sync, loss: Option<u32>) {
         eprintln!("engine {engine}");
         test(&Rig::new(engine));
     }
+    if let Some(certificate) = Certificate::make() {
+        eprintln!("engine copy behind TLS");
+        test(&Rig::behind_tls(&certificate));
+    }
     let Some(network) = engines().contains(&Engine::Sockmap).then(Network::new).flatten() else { return };
     eprintln!("engine sockmap over a link");
     over_a_link(&network, &[], &test);
@@ -109,11 +116,24 @@ impl Rig {
         Self::before(Origin::new(), engine, setup)
     }
 
+    /// One whose clients speak TLS with the gateway, where other tunnels would have another engine.
+    fn behind_tls(certificate: &Certificate) -> Self {
+        let setup = Front::believed_by(certificate.shown_by(Setup::new(&["--engine", "auto"])));
+        let gateway = setup.user(CREDENTIALS).debug().start();
+        let front = Front::new(gateway.secure.expect("an address"), &certificate.path());
+        Self { gateway, front: Some(front), engine: Engine::Copy, origin: Origin::new(), counted: Mutex::default() }
+    }
+
+    /// Where clients come in.
+    fn address(&self) -> SocketAddr {
+        self.front.as_ref().map_or(self.gateway.address, |front| front.address)
+    }
+
     /// One whose tunnels lead to that origin.
     pub(super) fn before(origin: Origin, engine: Engine, setup: Setup) -> Self {
         // Debug, because a clean tunnel without a byte is logged at that level only.
         let gateway = setup.args(["--engine", engine.label()]).user(CREDENTIALS).debug().start();
-        Self { gateway, engine, origin, counted: Mutex::default() }
+        Self { gateway, front: None, engine, origin, counted: Mutex::default() }
     }
 
     pub(super) fn tunnel(&self) -> Ends {
@@ -132,7 +152,7 @@ impl Rig {
 
     /// The client's end of a tunnel to an origin that serves itself.
     pub(super) fn client_of(&self, origin: SocketAddr) -> TcpStream {
-        client::connect_as(self.gateway.address, origin, CREDENTIALS)
+        client::connect_as(self.address(), origin, CREDENTIALS)
     }
 
     pub(super) fn tunnel_to(&self, origin: &Origin, early: &[u8]) -> Ends {
@@ -154,7 +174,7 @@ impl Rig {
     /// of that in two segments, cut there.
     pub(super) fn upgraded(&self, early: [&[u8]; 2], cut: usize) -> Ends {
         let position = self.gateway.log.position();
-        let stream = client::dial(self.gateway.address);
+        let stream = client::dial(self.address());
         let from = stream.local_addr().expect("an address");
         let target = self.origin.address;
         let origin = thread::scope(|scope| {
@@ -175,7 +195,7 @@ impl Rig {
 
     fn ends(&self, origin: &Origin, connect: impl FnOnce(SocketAddr, &str) -> TcpStream) -> Ends {
         let position = self.gateway.log.position();
-        let client = connect(self.gateway.address, &request(origin.address, Some(CREDENTIALS)));
+        let client = connect(self.address(), &request(origin.address, Some(CREDENTIALS)));
         let from = client.local_addr().expect("an address");
         Ends { client, origin: origin.accept(), from, position }
     }

@@ -83,6 +83,7 @@ impl Setup {
         let listeners = line.text("listen").split(',').map(|address| address.parse().expect("an address"));
         gateway.listeners = listeners.collect();
         gateway.address = gateway.listeners[0];
+        gateway.secure = line.text("listen_tls").split(',').next().and_then(|address| address.parse().ok());
         gateway.admin = line.text("admin").parse().expect("the admin address");
         gateway
     }
@@ -101,7 +102,15 @@ impl Setup {
             move || log.collect(stderr)
         });
         let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
-        Gateway { child, address: nowhere, listeners: Vec::new(), admin: nowhere, log, collector: Some(collector) }
+        Gateway {
+            child,
+            address: nowhere,
+            secure: None,
+            listeners: Vec::new(),
+            admin: nowhere,
+            log,
+            collector: Some(collector),
+        }
     }
 
     fn command(self) -> Command {
@@ -131,6 +140,8 @@ pub(crate) fn in_clean_environment(command: &mut Command) -> &mut Command {
 pub(crate) struct Gateway {
     child: Child,
     /// Where it accepts the tests' clients.
+    /// Where clients speak TLS with it.
+    pub(crate) secure: Option<SocketAddr>,
     pub(crate) address: SocketAddr,
     /// Everywhere that it accepts clients.
     pub(crate) listeners: Vec<SocketAddr>,

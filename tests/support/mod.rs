@@ -14,6 +14,7 @@
 //! | `ring_sysctl` | `kernel.io_uring_disabled`, changed by one test at a time |
 //! | `process` | other programs, and what the kernel says of a process |
 //! | `seccomp` | system calls that the kernel refuses |
+//! | `tls` | certificates, and a front that speaks TLS for clients |
 //! | `stranger` | a user without any privilege |
 
 use std::thread;
@@ -32,6 +33,7 @@ pub(crate) mod process;
 pub(crate) mod ring_sysctl;
 pub(crate) mod seccomp;
 pub(crate) mod stranger;
+pub(crate) mod tls;
 
 pub(crate) use client::{connect, connect_as};
 pub(crate) use gateway::{Gateway, Setup, in_clean_environment};

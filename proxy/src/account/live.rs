@@ -35,6 +35,8 @@ pub(super) struct Live {
 /// What the client asked for.
 #[derive(Debug)]
 pub(super) struct Asked {
+    /// The version of the TLS that it asked in.
+    pub(super) tls: Option<&'static str>,
     pub(super) target: Option<Target>,
     /// What it wanted the origin to switch to.
     pub(super) upgrade: Option<Arc<str>>,
@@ -137,6 +139,11 @@ impl Live {
         self.asked.parent.as_deref()
     }
 
+    /// The version of the TLS that the client speaks.
+    pub(super) const fn tls(&self) -> Option<&'static str> {
+        self.asked.tls
+    }
+
     pub(super) fn view(&self) -> TunnelView {
         let now = Instant::now();
         let [bytes_to_origin, bytes_to_client] = self.moved();
@@ -145,6 +152,7 @@ impl Live {
             client: self.client,
             user: self.user_text(),
             target: self.target_text(),
+            tls: self.tls().map(str::to_owned),
             upgrade: self.upgrade(),
             parent: self.parent().map(str::to_owned),
             origin: self.origin,
@@ -175,6 +183,9 @@ pub struct TunnelView {
     pub user: Option<String>,
     /// What the client asked for.
     pub target: String,
+    /// The version of the TLS that the client speaks with the gateway; absent where it speaks none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<String>,
     /// What the client had the origin switch to by `Upgrade`; absent for a CONNECT.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upgrade: Option<String>,

@@ -3,12 +3,12 @@
 //!
 //! | message | level | fields |
 //! |---|---|---|
-//! | `refused` | info; warn where the gateway ran out of something; debug if the client never sent a byte | `client` `user` `target` `upgrade` `parent` `code` `reason` `detail` `duration_s` |
-//! | `tunnel established` | debug | `id` `client` `user` `target` `upgrade` `parent` `origin` `engine` `rate` |
+//! | `refused` | info; warn where the gateway ran out of something; debug if the client never sent a byte | `client` `user` `target` `tls` `upgrade` `parent` `code` `reason` `detail` `duration_s` |
+//! | `tunnel established` | debug | `id` `client` `user` `target` `tls` `upgrade` `parent` `origin` `engine` `rate` |
 //! | `tunnel open` | info, every ten minutes | the same, `to_origin` `to_client` in all, `to_origin_since` `to_client_since` the last line, `age_s` `quiet_s` |
 //! | `tunnel closed` | info; debug if it carried no byte and ended cleanly | the same, `outcome` `by` `to_origin` `to_client` `duration_s` `quiet_s` |
 //!
-//! `upgrade` is what a client wanted the origin to switch to, and absent for a CONNECT; `parent` is the proxy that a tunnel
+//! `tls` is the version that the client speaks with the gateway, `upgrade` what a client wanted the origin to switch to, and absent for a CONNECT; `parent` is the proxy that a tunnel
 //! leads through, and `origin` its address then; `rate` is what it is held to, in bytes a second. Counts are bytes, times seconds with three decimals. A field of which
 //! nothing is known is absent.
 //! Words that a peer chose are given as strings, never by `Display`: the text format quotes and
@@ -34,6 +34,7 @@ macro_rules! tunnel_line {
             client = %$live.client,
             user = $live.user_text().as_deref(),
             target = $live.target_text().as_str(),
+            tls = $live.tls(),
             upgrade = $live.upgrade().as_deref(),
             parent = $live.parent(),
             origin = %$live.origin,
@@ -92,6 +93,7 @@ pub(super) fn refused(account: &Account, reason: Reason, code: &str, detail: &st
                 client = %account.client,
                 user = account.user.as_deref().map(clean).as_deref(),
                 target = target.as_deref().map(clean).as_deref(),
+                tls = account.tls,
                 upgrade = account.upgrade.as_deref().map(clean).as_deref(),
                 parent = account.parent.as_deref(),
                 code,

@@ -41,6 +41,7 @@ pub struct Account {
     accepted: Instant,
     heard: bool,
     user: Option<Arc<str>>,
+    tls: Option<&'static str>,
     target: Option<Target>,
     upgrade: Option<Arc<str>>,
     parent: Option<Arc<str>>,
@@ -58,6 +59,7 @@ impl Account {
             accepted: Instant::now(),
             heard: false,
             user: None,
+            tls: None,
             target: None,
             upgrade: None,
             parent: None,
@@ -100,6 +102,11 @@ impl Account {
     /// label with [`Account::established`], so it must not be a name that a stranger made up.
     pub fn user(&mut self, user: Option<Arc<str>>) {
         self.user = user;
+    }
+
+    /// The version of the TLS that the client speaks.
+    pub const fn tls(&mut self, version: &'static str) {
+        self.tls = Some(version);
     }
 
     /// Where it wants to go.
@@ -145,7 +152,12 @@ impl Account {
         let engine = meters.engine(engine);
         engine.active.increment(1.0);
         let user = self.user.take().map(|name| meters.user(name));
-        let asked = Asked { target: self.target.take(), upgrade: self.upgrade.take(), parent: self.parent.take() };
+        let asked = Asked {
+            tls: self.tls,
+            target: self.target.take(),
+            upgrade: self.upgrade.take(),
+            parent: self.parent.take(),
+        };
         let live = Arc::new(Live::new(self.id, self.client, user, asked, origin, engine, flow));
         // In this order: who has read of it finds it listed.
         self.registry.insert(&live);
@@ -220,7 +232,8 @@ impl Drop for Account {
 }
 
 /// Reasons for which there is no tunnel and that nobody is told here.
-const UNANSWERED: [Reason; 4] = [Reason::ClientGone, Reason::NotProxied, Reason::NotUpgraded, Reason::AnswerCut];
+const UNANSWERED: [Reason; 5] =
+    [Reason::ClientGone, Reason::NotProxied, Reason::TlsFailed, Reason::NotUpgraded, Reason::AnswerCut];
 
 /// Puts every series whose labels are known beforehand at zero, so that a rate over the first event
 /// is right and a graph of failures shows zero rather than nothing. `engines` are those that may run.
@@ -236,6 +249,7 @@ pub fn register_series(engines: &[&str]) {
         let code = reason.status().map(|status| status.0.to_string());
         match code {
             Some(code) => metrics::CONNECT_REQUESTS.counter(&[&code, reason.label()]).increment(0),
+            None if UNANSWERED.contains(reason) => {}
             None => engines.iter().for_each(|engine| {
                 metrics::TUNNELS.counter(&[engine, reason.label()]).increment(0);
             }),

@@ -25,7 +25,7 @@ pub async fn run(options: &Explain) -> Result<String, Failure> {
     let wrong = |error| Failure::Usage(format!("{}: {error}", options.target));
     let target = Target::parse(&options.target).map_err(wrong)?;
     let rules = &options.rules;
-    let own = rules.listen.iter().copied().chain([rules.admin]).collect();
+    let own = rules.listen.iter().chain(&rules.listen_tls).copied().chain([rules.admin]).collect();
     let policy = Policy::new(rules.allow.clone(), rules.deny.clone(), own, is_local_address);
     let grant = grant(options);
     let mut text = question(options, &target, grant);
@@ -110,7 +110,8 @@ fn grant_in_words(grant: &Grant) -> String {
 fn dialer(rules: &Rules) -> Result<Dialer, Failure> {
     let leg = LegOptions::default();
     let options = dial::Options::new(Duration::from_secs(10), &[], leg).map_err(Failure::Work)?;
-    Ok(Dialer::new(options.through(parents(rules).map_err(Failure::Usage)?)))
+    let options = options.through(parents(rules).map_err(Failure::Usage)?);
+    Ok(Dialer::new(options.map_err(Failure::Usage)?))
 }
 
 fn verdict(mut text: String, what: &str, permitted: bool) -> Result<String, Failure> {

@@ -13,7 +13,7 @@ use super::reread::Reread;
 use crate::account::{self, Registry};
 use crate::admin::{self, Admin, Readiness};
 use crate::config::settings::Settings;
-use crate::config::{LogFormat, Serve};
+use crate::config::{LogFormat, Rules, Serve};
 use crate::connection::Gateway;
 use crate::dial::{self, Dialer};
 use crate::policy::Policy;
@@ -33,7 +33,8 @@ const LOG_LEVEL: &str = "SLUICEGATE_LOG_LEVEL";
 pub fn serve(options: &Serve) -> Result<(), Failure> {
     let mut settings = Settings::new(options).map_err(Failure::Usage)?;
     let cores = whole_cores();
-    let listeners = Listeners::bind(&options.rules.listen, options.rules.admin, &settings.client_leg, &cores);
+    let Rules { listen, listen_tls, admin, .. } = &options.rules;
+    let listeners = Listeners::bind(listen, listen_tls, *admin, &settings.client_leg, &cores);
     let listeners = listeners.map_err(Failure::Work)?;
     // Before the first thread is started, each of which would keep the capabilities that it began with.
     give_up_capabilities(&mut settings)?;
@@ -41,12 +42,13 @@ pub fn serve(options: &Serve) -> Result<(), Failure> {
     let metrics = admin::recorder();
     let control = Control::new(cores);
     let control = control.map_err(|error| Failure::Work(format!("no event loop: {error}; see `sluicegate doctor`")))?;
-    let (clients, admin_address) = addresses(&listeners)?;
+    let Addresses { plain, secure, admin: admin_address } = Addresses::of(&listeners)?;
     let relay = start_relay(&settings)?;
     let engine = relay.engine().map_or("none", Engine::label);
-    account::register_series(&[engine]);
+    let copies = settings.relay.tls && relay.engine() != Some(Engine::Copy);
+    account::register_series(&[engine].into_iter().chain(copies.then_some(Engine::Copy.label())).collect::<Vec<_>>());
     dial::register_series(settings.dial.parents());
-    let own = clients.iter().copied().chain([admin_address]).collect();
+    let own = plain.iter().chain(&secure).copied().chain([admin_address]).collect();
     let registry = Registry::with_rates(settings.limits, settings.rates);
     let readiness = Arc::new(Readiness::default());
     let gateway = Arc::new(Gateway {
@@ -57,6 +59,7 @@ pub fn serve(options: &Serve) -> Result<(), Failure> {
         policy: Policy::new(options.rules.allow.clone(), options.rules.deny.clone(), own, is_local_address),
         dialer: Dialer::new(settings.dial),
         relay,
+        identity: settings.identity,
         proxied_from: options.proxy_protocol_from.clone(),
         greetings: options.proxy_protocol_to.clone(),
         handshake_timeout: options.handshake_timeout,
@@ -67,8 +70,15 @@ pub fn serve(options: &Serve) -> Result<(), Failure> {
         readiness: readiness.clone(),
         drain_timeout: options.drain_timeout,
     };
-    let listen = clients.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-    info!(listen, admin = %admin_address, engine, version = env!("CARGO_PKG_VERSION"), "listening");
+    let [listen, listen_tls] =
+        [&plain, &secure].map(|all| all.iter().map(ToString::to_string).collect::<Vec<_>>().join(","));
+    let listen_tls = Some(listen_tls).filter(|all| !all.is_empty());
+    info!(listen, listen_tls, admin = %admin_address, engine, version = env!("CARGO_PKG_VERSION"), "listening");
+    if settings.relay.tls {
+        info!(
+            "tunnels whose client or parent speaks TLS with the gateway are copied in this process (engine copy), and end with it"
+        );
+    }
     let admin = Admin::new(registry, readiness, metrics);
     let result = control.run(server, listeners, admin);
     result.map_err(|error| Failure::Work(error.to_string()))
@@ -107,7 +117,14 @@ pub fn check(options: &Serve) -> Result<String, Failure> {
             )
         })
         .collect();
-    let listen = options.rules.listen.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    let listen = options
+        .rules
+        .listen
+        .iter()
+        .chain(&options.rules.listen_tls)
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(" ");
     Ok(format!(
         "The configuration can be used: {users}, up to {} tunnels, on {listen}.{without}",
         settings.limits.tunnels
@@ -130,9 +147,20 @@ fn start_log(format: LogFormat) -> Result<Flush, Failure> {
     Ok(flush)
 }
 
-fn addresses(listeners: &Listeners) -> Result<(Vec<SocketAddr>, SocketAddr), Failure> {
-    let both = listeners.client_addresses().and_then(|clients| Ok((clients, listeners.admin_address()?)));
-    both.map_err(|error| Failure::Work(error.to_string()))
+/// Where the gateway listens.
+struct Addresses {
+    plain: Vec<SocketAddr>,
+    secure: Vec<SocketAddr>,
+    admin: SocketAddr,
+}
+
+impl Addresses {
+    fn of(listeners: &Listeners) -> Result<Self, Failure> {
+        let all = listeners.client_addresses(false).and_then(|plain| {
+            Ok(Self { plain, secure: listeners.client_addresses(true)?, admin: listeners.admin_address()? })
+        });
+        all.map_err(|error| Failure::Work(error.to_string()))
+    }
 }
 
 fn start_relay(settings: &Settings) -> Result<Relay, Failure> {

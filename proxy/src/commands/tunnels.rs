@@ -238,6 +238,7 @@ mod tests {
             id,
             client: "192.0.2.7:40000".parse().unwrap(),
             user: user.map(str::to_owned),
+            tls: None,
             upgrade: None,
             parent: None,
             target: "db.example:443".into(),

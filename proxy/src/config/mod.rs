@@ -36,6 +36,10 @@ pub struct Rules {
     )]
     pub listen: Vec<SocketAddr>,
 
+    /// The same for clients that speak TLS with the gateway, as with an https proxy; needs --tls-cert and --tls-key. Their bytes are copied in this process (engine copy)
+    #[arg(long, env = "SLUICEGATE_LISTEN_TLS", value_name = "ADDR:PORT", value_delimiter = ' ')]
+    pub listen_tls: Vec<SocketAddr>,
+
     /// Address of /metrics, /healthz, /readyz, /api/tunnels and the status page
     #[arg(long, env = "SLUICEGATE_ADMIN", value_name = "ADDR:PORT", default_value = "127.0.0.1:9128")]
     pub admin: SocketAddr,
@@ -54,7 +58,7 @@ pub struct Rules {
     #[arg(long, env = "SLUICEGATE_DENY", value_name = "RULE", value_delimiter = ' ')]
     pub deny: Vec<Rule>,
 
-    /// Dial through another CONNECT proxy, http://USER:PASSWORD@HOST:PORT, or `direct`: every target, or with ` for RULE` those; the first that fits. A rule with a name leaves the name to the parent. Repeatable, in the variable with `;` between
+    /// Dial through another CONNECT proxy, http://USER:PASSWORD@HOST:PORT or https://, or `direct`: every target, or with ` for RULE` those; the first that fits. A rule with a name leaves the name to the parent. Repeatable, in the variable with `;` between
     #[arg(long, env = "SLUICEGATE_PARENT", value_name = "URL[ for RULE]", value_delimiter = ';', value_parser = secret, hide_env_values = true)]
     pub parent: Vec<Secret>,
 }
@@ -69,6 +73,14 @@ pub struct Serve {
     /// A user who may come in; repeatable. A password given here is visible to everybody on the host: prefer the variable or --users
     #[arg(long, env = "SLUICEGATE_USER", value_name = "NAME:PASSWORD", value_parser = secret, hide_env_values = true)]
     pub user: Vec<Secret>,
+
+    /// Certificate that clients of --listen-tls are shown, and those that it was signed by (PEM); re-read on change and SIGHUP
+    #[arg(long, env = "SLUICEGATE_TLS_CERT", value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// Its key (PEM)
+    #[arg(long, env = "SLUICEGATE_TLS_KEY", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
 
     /// Users file in htpasswd format (bcrypt, SHA-256-crypt, SHA-512-crypt), re-read on change and SIGHUP
     #[arg(long, env = "SLUICEGATE_USERS", value_name = "FILE")]

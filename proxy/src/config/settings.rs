@@ -8,6 +8,7 @@ use crate::relay;
 use crate::server::descriptors;
 use crate::sys::socket::{Leg, LegOptions, is_local_address};
 use crate::target::Host;
+use crate::tls::Identity;
 
 /// A checked configuration.
 #[derive(Debug)]
@@ -16,6 +17,8 @@ pub struct Settings {
     pub authenticator: Authenticator,
     /// How origins are dialled.
     pub dial: dial::Options,
+    /// What clients of `--listen-tls` are shown.
+    pub identity: Option<Identity>,
     /// How bytes are moved.
     pub relay: relay::Options,
     /// Options of the clients' sockets.
@@ -42,6 +45,7 @@ impl Settings {
             per_user: options.max_tunnels_per_user,
             per_source: options.max_tunnels_per_source,
         };
+        let (identity, parents) = (identity(options)?, parents(&options.rules)?);
         let relay = relay::Options {
             engines: EngineChoice::expand(&options.engine),
             idle_timeout: options.idle_timeout,
@@ -49,6 +53,7 @@ impl Settings {
             spin: options.spin,
             sockmap_backlog: options.sockmap_backlog,
             tunnels: limits.tunnels,
+            tls: identity.is_some() || parents.speak_tls(),
             ..relay::Options::default()
         };
         let leg = |which| leg(options, which, relay.send_buffer());
@@ -57,8 +62,8 @@ impl Settings {
         Ok(Self {
             authenticator,
             rates: Rates { tunnel: options.rate, user: options.rate_per_user, users },
-            dial: dial::Options::new(options.dial_timeout, &options.source, leg(Leg::Origin)?)?
-                .through(parents(&options.rules)?),
+            dial: dial::Options::new(options.dial_timeout, &options.source, leg(Leg::Origin)?)?.through(parents)?,
+            identity,
             client_leg: leg(Leg::Client)?,
             relay,
             limits,
@@ -89,6 +94,17 @@ fn authenticator(options: &Serve) -> Result<Authenticator, String> {
     }
 }
 
+/// The certificate, where clients speak TLS.
+fn identity(options: &Serve) -> Result<Option<Identity>, String> {
+    match (&options.rules.listen_tls[..], &options.tls_cert, &options.tls_key) {
+        ([], None, None) => Ok(None),
+        ([_, ..], Some(certificate), Some(key)) => Identity::load(certificate, key).map(Some),
+        ([], ..) => Err("--tls-cert and --tls-key are for --listen-tls ADDR:PORT: add that, or leave them out".into()),
+        (_, None, _) => Err("--listen-tls needs --tls-cert FILE, the certificate that clients are shown".into()),
+        (_, _, None) => Err("--listen-tls needs --tls-key FILE, the key of --tls-cert".into()),
+    }
+}
+
 fn leg(options: &Serve, leg: Leg, send_buffer: usize) -> Result<LegOptions, String> {
     let leg = LegOptions::new(leg, &options.congestion_control, options.user_timeout);
     leg.map(|leg| LegOptions { send_buffer, ..leg }).map_err(|error| format!("--congestion-control: {error}"))
@@ -102,22 +118,26 @@ pub fn parents(rules: &Rules) -> Result<Parents, String> {
     let parents = Parents::new(&rules.parent)?;
     let is_own = |parent: &Parent| match parent.target.host {
         Host::Name(_) => false,
-        Host::Address(address) => rules.listen.iter().chain([&rules.admin]).any(|own| {
+        Host::Address(address) => rules.listen.iter().chain(&rules.listen_tls).chain([&rules.admin]).any(|own| {
             let here = own.ip() == address || own.ip().is_unspecified() && is_local_address(address);
             own.port() == parent.target.port && here
         }),
     };
     if let Some(own) = parents.all().find(|parent| is_own(parent)) {
-        return Err(format!("--parent http://{} is a listener of this gateway: a tunnel would never end", own.label));
+        return Err(format!("--parent {} is a listener of this gateway: a tunnel would never end", own.label));
     }
     Ok(parents)
 }
 
 fn distinct(rules: &Rules) -> Result<(), String> {
-    let mut all: Vec<_> = rules.listen.iter().chain([&rules.admin]).filter(|address| address.port() != 0).collect();
+    let listen = rules.listen.iter().chain(&rules.listen_tls);
+    let mut all: Vec<_> = listen.chain([&rules.admin]).filter(|address| address.port() != 0).collect();
     all.sort_unstable();
     match all.windows(2).find(|two| two[0] == two[1]) {
-        Some(two) => Err(format!("{} is named twice among --listen and --admin: each needs a port of its own", two[0])),
+        Some(two) => Err(format!(
+            "{} is named twice among --listen, --listen-tls and --admin: each needs a port of its own",
+            two[0]
+        )),
         None => Ok(()),
     }
 }

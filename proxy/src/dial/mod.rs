@@ -20,7 +20,9 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use metrics::Histogram;
+use rustls::pki_types::ServerName;
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::time::timeout;
 
 use crate::metrics::{DIAL_DURATION, PARENT_REQUESTS};
 use crate::policy::{Named, Permit};
@@ -28,6 +30,7 @@ use crate::reason::{Reason, Refusal};
 use crate::sys::socket::{LegOptions, apply, bind_source, is_local_address};
 use crate::sys::stream::Stream;
 use crate::target::{Host, Target};
+use crate::tls::Trust;
 
 pub use parents::{Parent, Parents, Route};
 pub use way::{Reached, Way};
@@ -44,6 +47,8 @@ pub struct Options {
     source: Vec<IpAddr>,
     leg: LegOptions,
     parents: Parents,
+    /// Whom parents that speak TLS are believed to be; there where one does.
+    trust: Option<Trust>,
 }
 
 impl Options {
@@ -69,7 +74,7 @@ impl Options {
                 return Err(format!("--source {address}: this host has no such address: see `ip address`"));
             }
         }
-        Ok(Self { timeout, source, leg, parents: Parents::default() })
+        Ok(Self { timeout, source, leg, parents: Parents::default(), trust: None })
     }
 
     /// The proxies that are dialled through.
@@ -79,9 +84,15 @@ impl Options {
     }
 
     /// The same, through these.
-    #[must_use]
-    pub fn through(self, parents: Parents) -> Self {
-        Self { parents, ..self }
+    ///
+    /// # Errors
+    /// When one of them speaks TLS and this host trusts nobody, with the remedy.
+    pub fn through(self, parents: Parents) -> Result<Self, String> {
+        let trust = match parents.speak_tls() {
+            true => Some(Trust::of_host().map_err(|error| format!("--parent https://: {error}"))?),
+            false => None,
+        };
+        Ok(Self { parents, trust, ..self })
     }
 }
 
@@ -174,7 +185,7 @@ impl Dialer {
         let reached = match &way.parent {
             None => {
                 let (socket, address) = self.connect(target, addresses).await?;
-                Reached { socket, address, target: Some(address), behind: Vec::new(), parent: None }
+                Reached { socket, tls: None, address, target: Some(address), behind: Vec::new(), parent: None }
             }
             Some(parent) => {
                 let reached = Box::pin(self.through(parent, target, addresses.first(), via)).await;
@@ -213,10 +224,32 @@ impl Dialer {
         let via = if via.is_empty() { own } else { format!("{via}, {own}") };
         let mut stream = Stream::new(socket);
         let limit = self.options.timeout * TOTAL;
+        if let Some(name) = &parent.tls {
+            self.secure(parent, &mut stream, name, limit).await?;
+        }
         let behind = parent::ask(parent, &mut stream, &authority, &via, limit).await?;
-        let socket = stream.into_std().map_err(|error| Refusal::new(Reason::Exhausted, error.to_string()))?;
+        let (socket, tls) = stream.into_parts().map_err(|error| Refusal::new(Reason::Exhausted, error.to_string()))?;
         let parent = Some(parent.label.clone());
-        Ok(Reached { socket, address, target: address_of_target.copied(), behind, parent })
+        Ok(Reached { socket, tls, address, target: address_of_target.copied(), behind, parent })
+    }
+}
+
+impl Dialer {
+    /// Agrees on TLS with a parent that has to prove to be `name`.
+    async fn secure(
+        &self,
+        parent: &Parent,
+        stream: &mut Stream,
+        name: &ServerName<'static>,
+        limit: Duration,
+    ) -> Result<(), Refusal> {
+        let failed = |why: String| Refusal::new(Reason::ParentTls, format!("no TLS with {parent}: {why}"));
+        let trust = self.options.trust.as_ref().ok_or_else(|| failed("nobody is trusted".to_owned()))?;
+        let session = trust.session(name.clone()).map_err(|error| failed(error.to_string()))?;
+        match timeout(limit, stream.secure(session)).await {
+            Ok(secured) => secured.map(drop).map_err(|error| failed(error.to_string())),
+            Err(_) => Err(failed(format!("nothing was agreed on within {limit:?} (--dial-timeout, thrice)"))),
+        }
     }
 }
 

@@ -7,10 +7,12 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use ipnet::IpNet;
+use rustls::pki_types::ServerName;
 
 use crate::policy::Rule;
 use crate::secret::Secret;
 use crate::target::{Host, Target};
+use crate::tls::server_name;
 
 /// The list of `--parent`, in its order.
 #[derive(Clone, Debug, Default)]
@@ -29,6 +31,8 @@ struct Entry {
 pub struct Parent {
     /// Where it is.
     pub target: Target,
+    /// What it has to prove to be, if TLS is spoken to it.
+    pub(super) tls: Option<ServerName<'static>>,
     /// The value of `Proxy-Authorization` for it.
     pub(super) authorization: Option<Secret>,
     /// `host:port`, for the log and as a label.
@@ -47,7 +51,7 @@ pub enum Route {
 }
 
 impl Parents {
-    /// Reads the values of `--parent`: `http://[USER:PASSWORD@]HOST:PORT` or `direct`, alone or with ` for RULE`.
+    /// Reads the values of `--parent`: `http[s]://[USER:PASSWORD@]HOST:PORT` or `direct`, alone or with ` for RULE`.
     ///
     /// # Errors
     /// Which one is wrong and how, without a word of it: it may hold a password.
@@ -94,6 +98,12 @@ impl Parents {
         Ok(None)
     }
 
+    /// Whether TLS is spoken to one of them.
+    #[must_use]
+    pub fn speak_tls(&self) -> bool {
+        self.0.iter().filter_map(|entry| entry.parent.as_ref()).any(|parent| parent.tls.is_some())
+    }
+
     /// Each parent once.
     pub fn all(&self) -> impl Iterator<Item = &Arc<Parent>> {
         let parents = || self.0.iter().filter_map(|entry| entry.parent.as_ref());
@@ -130,13 +140,13 @@ impl Entry {
 
 impl Parent {
     fn parse(url: &str) -> Result<Self, String> {
-        let wanted = || "write http://USER:PASSWORD@HOST:PORT, http://HOST:PORT or direct".to_owned();
+        let wanted = || "write http://USER:PASSWORD@HOST:PORT, https://HOST:PORT or direct".to_owned();
         let (scheme, rest) = url.split_once("://").ok_or_else(wanted)?;
-        match scheme {
-            "http" => {}
-            "https" => return Err("no TLS is spoken to a parent: write http://, and keep the way to it private".into()),
+        let secure = match scheme {
+            "http" => false,
+            "https" => true,
             _ => return Err(wanted()),
-        }
+        };
         let (userinfo, place) = match rest.rsplit_once('@') {
             Some((userinfo, place)) => (Some(userinfo), place),
             None => (None, rest),
@@ -144,7 +154,12 @@ impl Parent {
         let target = Target::parse(place.strip_suffix('/').unwrap_or(place)).map_err(|error| format!("{error}"))?;
         let authorization = userinfo.map(authorization).transpose()?;
         let label = target.to_string().into();
-        Ok(Self { target, authorization, label })
+        let name = || match &target.host {
+            Host::Name(name) => server_name(Err(name.as_str())),
+            Host::Address(address) => server_name(Ok(*address)),
+        };
+        let tls = secure.then(name).transpose()?;
+        Ok(Self { target, tls, authorization, label })
     }
 }
 
@@ -235,6 +250,18 @@ mod tests {
     }
 
     #[test]
+    fn only_https_is_tls() {
+        for (values, tls) in [
+            (&["http://h:1", "direct"][..], false),
+            (&["http://h:1", "https://u:p@h.example:1 for a:1"], true),
+            (&["https://192.0.2.1:1"], true),
+            (&["https://[2001:db8::1]:1"], true),
+        ] {
+            assert_eq!(read(values).unwrap().speak_tls(), tls, "{values:?}");
+        }
+    }
+
+    #[test]
     fn credentials_are_decoded_and_never_shown() {
         let parents = read(&["http://mover:s3cret%3A%40%2f%25%C3%BC@h:1"]).unwrap();
         let parent = parents.all().next().unwrap();
@@ -251,7 +278,6 @@ mod tests {
             ("http://u:s3cret@:1", "no host"),
             ("u:s3cret@h:1", "write http://"),
             ("socks5://u:s3cret@h:1", "write http://"),
-            ("https://u:s3cret@h:1", "no TLS"),
             ("http://s3cret@h:1", "no password"),
             ("http://u:s3cret%@h:1", "%25"),
             ("http://u:s3cret%+1@h:1", "%25"),

@@ -30,8 +30,7 @@ fn permit_address(address: SocketAddr) -> Permit {
 }
 
 async fn dial(dialer: &Dialer, permit: Permit) -> Result<(TcpStream, SocketAddr), Refusal> {
-    let reached =
-        tokio::time::timeout(PATIENCE, dialer.dial(&dialer.choose(permit), "")).await.expect("a dial that ends");
+    let reached = timeout(PATIENCE, dialer.dial(&dialer.choose(permit), "")).await.expect("a dial that ends");
     reached.map(|Reached { socket, address, .. }| (socket, address))
 }
 

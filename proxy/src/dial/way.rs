@@ -9,6 +9,7 @@ use super::{Parent, cause};
 use crate::policy::Permit;
 use crate::reason::Refusal;
 use crate::sys::stream::Stream;
+use crate::tls::Session;
 
 /// How a target is dialled: made of a [`Permit`] by [`Dialer::choose`] alone.
 #[derive(Debug)]
@@ -32,6 +33,8 @@ impl Way {
 pub struct Reached {
     /// Non-blocking.
     pub socket: TcpStream,
+    /// What the parent speaks TLS by, if it does.
+    pub tls: Option<Box<Session>>,
     /// Where it leads: to the target, or to the parent.
     pub address: SocketAddr,
     /// The target's own address, unless its name was left to the parent.
@@ -48,11 +51,11 @@ impl Reached {
     /// # Errors
     /// `ConnectTimeout` or `Unreachable`.
     pub async fn told(self, bytes: &[u8], limit: Duration) -> Result<Self, Refusal> {
-        let Self { socket, address, .. } = self;
-        let mut stream = Stream::new(socket);
+        let Self { socket, tls, address, .. } = self;
+        let mut stream = Stream::with(socket, tls);
         let told = tokio::time::timeout(limit, stream.write_all(bytes)).await;
-        let told = told.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).and_then(|()| stream.into_std());
-        let socket = told.map_err(|error| cause::of_told(address, &error))?;
-        Ok(Self { socket, ..self })
+        let told = told.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).and_then(|()| stream.into_parts());
+        let (socket, tls) = told.map_err(|error| cause::of_told(address, &error))?;
+        Ok(Self { socket, tls, ..self })
     }
 }

@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use rustix::net::Shutdown;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
@@ -23,10 +22,12 @@ use crate::sys::tcp;
 use crate::tunnel::{Direction, Flow, Order, Tunnel};
 
 mod buffer;
+mod end;
 mod last;
 mod threads;
 
 use buffer::Buffer;
+use end::End;
 use threads::has_threads;
 
 /// A runtime of its own, so that bulk copying does not hold up handshakes.
@@ -53,18 +54,19 @@ impl Copy {
     pub(super) fn adopt(&self, tunnel: Tunnel) -> Adopted {
         let runtime = self.runtime.as_ref().expect("there until dropped");
         let _context = runtime.enter();
-        let Tunnel { client, origin, prefix, flow } = tunnel;
+        let Tunnel { client, origin, tls, prefix, flow } = tunnel;
         let copies = client.try_clone().and_then(|client| Ok((client, origin.try_clone()?)));
         let streams = copies.and_then(|(client, origin)| Ok((stream(client)?, stream(origin)?)));
         let (client_stream, origin_stream) = match streams {
             Ok(streams) => streams,
-            Err(error) => return Err((Box::new(Tunnel { client, origin, prefix, flow }), error)),
+            Err(error) => return Err((Box::new(Tunnel { client, origin, tls, prefix, flow }), error)),
         };
         drop((client, origin));
+        let [client_tls, origin_tls] = tls;
         let (end, ended) = oneshot::channel();
         let pair = Arc::new(Pair {
-            client: client_stream,
-            origin: origin_stream,
+            client: End::new(client_stream, client_tls),
+            origin: End::new(origin_stream, origin_tls),
             flow: flow.clone(),
             options: self.options.clone(),
             broken: Default::default(),
@@ -109,8 +111,8 @@ fn stream(socket: std::net::TcpStream) -> io::Result<TcpStream> {
 }
 
 struct Pair {
-    client: TcpStream,
-    origin: TcpStream,
+    client: End,
+    origin: End,
     flow: Arc<Flow>,
     options: Arc<Options>,
     /// The source of a direction ([`Direction::index`]) is known to have failed.
@@ -195,7 +197,7 @@ impl Pair {
         }
     }
 
-    fn ends(&self, direction: Direction) -> (&TcpStream, &TcpStream) {
+    fn ends(&self, direction: Direction) -> (&End, &End) {
         match direction {
             Direction::ToOrigin => (&self.client, &self.origin),
             Direction::ToClient => (&self.origin, &self.client),
@@ -226,26 +228,19 @@ impl Pair {
         }
         let _ = first_end.set(direction);
         // After a failure the end that was read is none to pass on: a reset follows.
-        match source.take_error() {
+        match source.socket.take_error() {
             Ok(Some(error)) => Err(lost(error)),
             _ if self.broken[direction.index()].load(Ordering::Relaxed) => Err(lost(ErrorKind::ConnectionReset.into())),
-            _ => rustix::net::shutdown(destination, Shutdown::Write)
-                .map_err(|error| Fault::of_destination(direction, error.into())),
+            _ => destination.finish().await.map_err(|error| Fault::of_destination(direction, error)),
         }
     }
 
     async fn send(&self, direction: Direction, mut bytes: &[u8]) -> Result<(), Fault> {
         let (_, destination) = self.ends(direction);
-        let lost = |error| Fault::of_destination(direction, error);
         while !bytes.is_empty() {
-            match destination.try_write(bytes) {
-                Ok(sent) => {
-                    self.flow.add(direction, sent as u64, std::time::Instant::now());
-                    bytes = &bytes[sent..];
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => destination.writable().await.map_err(lost)?,
-                Err(error) => return Err(lost(error)),
-            }
+            let sent = destination.send(bytes).await.map_err(|error| Fault::of_destination(direction, error))?;
+            self.flow.add(direction, sent as u64, std::time::Instant::now());
+            bytes = &bytes[sent..];
         }
         Ok(())
     }
@@ -259,7 +254,7 @@ impl Pair {
     }
 
     async fn failed(&self, direction: Direction) -> Fault {
-        let (socket, _) = self.ends(direction);
+        let (End { socket, .. }, _) = self.ends(direction);
         let error = match socket.ready(Interest::ERROR).await {
             Ok(_) => match socket.take_error() {
                 Ok(Some(error)) | Err(error) => error,

@@ -316,7 +316,13 @@ mod tests {
         for socket in [&near, &far] {
             socket.set_nonblocking(true).unwrap();
         }
-        let tunnel = Tunnel { client: near, origin: far, prefix: Default::default(), flow: Arc::new(Flow::default()) };
+        let tunnel = Tunnel {
+            client: near,
+            origin: far,
+            tls: Default::default(),
+            prefix: Default::default(),
+            flow: Arc::new(Flow::default()),
+        };
         let ended = loops.adopt(tunnel).map_err(|(_, error)| error).unwrap();
         (client, origin, ended)
     }

@@ -92,6 +92,8 @@ fn take_away(source: &TcpStream, scratch: &mut [u8]) -> io::Result<()> {
 #[derive(Debug)]
 pub struct Relay {
     running: Vec<Running>,
+    /// What tunnels go to that speak TLS, whatever else runs.
+    tls: Option<copy::Copy>,
     /// Engines that were wanted and did not pass.
     pub unfit: Vec<Unfit>,
 }
@@ -125,7 +127,7 @@ impl Relay {
     /// # Errors
     /// Every engine's own error, when none passed.
     pub fn start(options: &Options) -> Result<Self, Vec<Unfit>> {
-        let mut relay = Self { running: Vec::new(), unfit: Vec::new() };
+        let mut relay = Self { running: Vec::new(), tls: None, unfit: Vec::new() };
         for &engine in &options.engines {
             if relay.running.is_empty() || engine == Engine::Copy {
                 match Running::start(engine, options) {
@@ -134,6 +136,10 @@ impl Relay {
                     Err((part, error)) => relay.unfit.push(Unfit { engine, part, error, hint: None }),
                 }
             }
+        }
+        if options.tls {
+            let failed = |(part, error)| vec![Unfit { engine: Engine::Copy, part, error, hint: None }];
+            relay.tls = Some(copy::Copy::start(options).map_err(|error| failed((Part::Threads, error)))?);
         }
         let Some(chosen) = relay.engine() else { return Err(relay.unfit) };
         for unfit in &relay.unfit {
@@ -153,6 +159,9 @@ impl Relay {
     /// # Errors
     /// [`Reason::EngineFailed`] when none does; the tunnel is reset then.
     pub fn adopt(&self, mut tunnel: Tunnel) -> Result<Carried, Reason> {
+        if tunnel.tls.iter().any(Option::is_some) {
+            return self.adopt_tls(tunnel);
+        }
         let mut refused: Option<(Engine, io::Error)> = None;
         for running in &self.running {
             let engine = running.engine();
@@ -167,10 +176,24 @@ impl Relay {
                 }
             }
         }
-        let _ = tcp::reset(&tunnel.client);
-        let _ = tcp::reset(&tunnel.origin);
-        Err(Reason::EngineFailed)
+        Err(torn_off(&tunnel))
     }
+
+    /// Bytes that are encrypted are nothing that the kernel could move from socket to socket.
+    fn adopt_tls(&self, tunnel: Tunnel) -> Result<Carried, Reason> {
+        let adopted = match &self.tls {
+            Some(copy) => copy.adopt(tunnel).map_err(|(tunnel, _)| tunnel),
+            None => Err(Box::new(tunnel)),
+        };
+        adopted.map(|end| Carried { engine: Engine::Copy, end }).map_err(|tunnel| torn_off(&tunnel))
+    }
+}
+
+/// Resets a tunnel that nobody takes.
+fn torn_off(tunnel: &Tunnel) -> Reason {
+    let _ = tcp::reset(&tunnel.client);
+    let _ = tcp::reset(&tunnel.origin);
+    Reason::EngineFailed
 }
 
 type Adopted = Result<oneshot::Receiver<Reason>, (Box<Tunnel>, io::Error)>;

@@ -32,7 +32,9 @@ pub struct Options {
     pub sockmap_backlog: u64,
     /// Tunnels that it has room for.
     pub tunnels: usize,
-    /// Its program, loaded before the process gave its capabilities up; otherwise it is loaded when it starts.
+    /// Whether tunnels may speak TLS, which only the copy engine does.
+    pub tls: bool,
+    /// The program of the engine `sockmap`, loaded before the process gave its capabilities up; otherwise it is loaded when it starts.
     pub program: Option<Arc<Program>>,
 }
 
@@ -54,6 +56,7 @@ impl Default for Options {
             thresholds: Thresholds::default(),
             sockmap_backlog: SOCKMAP_BACKLOG,
             tunnels: SOCKMAP_TUNNELS,
+            tls: false,
             program: None,
         }
     }

@@ -26,9 +26,10 @@ const BACK_OFF: (Duration, Duration) = (Duration::from_millis(5), Duration::from
 /// already would be reset by closing the listener.
 const LAST: usize = 4096;
 
-/// Accepts until `draining` is true and the queue is empty.
+/// Accepts until `draining` is true and the queue is empty; clients speak TLS if the listener is `secure`.
 pub(super) async fn accept(
     listener: Listener,
+    secure: bool,
     gateway: Arc<Gateway>,
     registry: Arc<Registry>,
     mut draining: watch::Receiver<bool>,
@@ -52,9 +53,9 @@ pub(super) async fn accept(
                 pause = BACK_OFF.0;
                 let (account, handshakes) = registry.accepted(client);
                 if handshakes <= HANDSHAKES {
-                    tokio::spawn(serve(gateway.clone(), stream, account));
+                    tokio::spawn(serve(gateway.clone(), stream, secure, account));
                 } else {
-                    tokio::spawn(turn_away(stream, account));
+                    tokio::spawn(turn_away(stream, secure, account));
                 }
             }
             Err(_) if *draining.borrow() => return,
@@ -68,10 +69,13 @@ pub(super) async fn accept(
     }
 }
 
-async fn turn_away(stream: TcpStream, mut account: crate::account::Account) {
+async fn turn_away(stream: TcpStream, secure: bool, mut account: crate::account::Account) {
     let refusal = Refusal::new(Reason::HandshakeLimit, format!("{HANDSHAKES} handshakes are under way"));
     account.refused(&refusal);
-    Client::new(stream).refuse(&refusal).await;
+    // One that waits for TLS would not understand.
+    if !secure {
+        Client::new(stream).refuse(&refusal).await;
+    }
 }
 
 /// The connection was gone, or its network, before it was accepted (accept(2)): the next one is not

@@ -15,37 +15,47 @@ const BACKLOG: i32 = 4096;
 /// The bound sockets, which accept nothing before the server runs.
 #[derive(Debug)]
 pub struct Listeners {
-    /// For each core, or for all of them together, one at each address.
-    pub(super) clients: Vec<Vec<TcpListener>>,
+    /// For each core, or for all of them together, one at each address, and whether TLS is spoken there.
+    pub(super) clients: Vec<Vec<(TcpListener, bool)>>,
     pub(super) admin: TcpListener,
 }
 
 impl Listeners {
-    /// Binds all addresses, those for clients once for each of `cores`; options of accepted connections are set on
+    /// Binds all addresses, those for clients, who speak TLS at those of `secure`, once for each of `cores`; options of accepted connections are set on
     /// the listeners, from which Linux copies them (`net/ipv4/inet_connection_sock.c`, `inet_csk_clone_lock`).
     ///
     /// # Errors
     /// The address, the cause and the remedy.
-    pub fn bind(clients: &[SocketAddr], admin: SocketAddr, leg: &LegOptions, cores: &[usize]) -> Result<Self, String> {
+    pub fn bind(
+        plain: &[SocketAddr],
+        secure: &[SocketAddr],
+        admin: SocketAddr,
+        leg: &LegOptions,
+        cores: &[usize],
+    ) -> Result<Self, String> {
+        let clients =
+            || plain.iter().map(|address| (*address, false)).chain(secure.iter().map(|address| (*address, true)));
         // `[::]:3128` takes IPv4 as well, unless that has a listener of its own.
-        let has_own_v4 = |port| clients.iter().any(|other| other.is_ipv4() && other.port() == port && port != 0);
-        let mut by_core: Vec<Vec<TcpListener>> = (0..cores.len().max(1)).map(|_| Vec::new()).collect();
-        for &address in clients {
+        let has_own_v4 = |port| clients().any(|(other, _)| other.is_ipv4() && other.port() == port && port != 0);
+        let mut by_core: Vec<Vec<(TcpListener, bool)>> = (0..cores.len().max(1)).map(|_| Vec::new()).collect();
+        for (address, secure) in clients() {
+            let option = if secure { "--listen-tls" } else { "--listen" };
             let bound = one_for_each(address, has_own_v4(address.port()), leg, cores);
-            let bound = bound.map_err(|error| explain("--listen", address, &error))?;
-            by_core.iter_mut().zip(bound).for_each(|(listeners, listener)| listeners.push(listener));
+            let bound = bound.map_err(|error| explain(option, address, &error))?;
+            by_core.iter_mut().zip(bound).for_each(|(listeners, listener)| listeners.push((listener, secure)));
         }
         let admin_listener = bind(admin, false, None, false).and_then(listen);
         let admin = admin_listener.map_err(|error| explain("--admin", admin, &error))?;
         Ok(Self { clients: by_core, admin })
     }
 
-    /// Where clients are accepted, with the ports that the kernel chose for port 0.
+    /// Where clients are accepted that speak TLS, or none, with the ports that the kernel chose for port 0.
     ///
     /// # Errors
     /// The error of getsockname(2).
-    pub fn client_addresses(&self) -> io::Result<Vec<SocketAddr>> {
-        self.clients.first().into_iter().flatten().map(TcpListener::local_addr).collect()
+    pub fn client_addresses(&self, secure: bool) -> io::Result<Vec<SocketAddr>> {
+        let listeners = self.clients.first().into_iter().flatten().filter(|(_, other)| *other == secure);
+        listeners.map(|(listener, _)| listener.local_addr()).collect()
     }
 
     /// Where the admin server listens.
@@ -124,23 +134,27 @@ mod tests {
 
     #[test]
     fn both_families_share_a_port_and_a_taken_one_is_explained() {
-        let admin = "127.0.0.1:0".parse().unwrap();
+        let admin: SocketAddr = "127.0.0.1:0".parse().unwrap();
         for cores in [&[][..], &[0], &[0, 1, 2]] {
-            let bind = |clients: &[SocketAddr]| Listeners::bind(clients, admin, &LegOptions::default(), cores);
+            let leg = LegOptions::default();
+            let bind = |clients: &[SocketAddr]| Listeners::bind(clients, &[], admin, &leg, cores);
             let first = bind(&["0.0.0.0:0".parse().unwrap()]).unwrap();
-            let port = first.client_addresses().unwrap()[0].port();
+            let port = first.client_addresses(false).unwrap()[0].port();
             for other in [&[][..], &[0, 1]] {
                 let taken = SocketAddr::new("0.0.0.0".parse().unwrap(), port);
-                let taken = Listeners::bind(&[taken], admin, &LegOptions::default(), other).unwrap_err();
-                assert!(taken.starts_with("--listen ") && taken.contains("another process listens there"), "{taken}");
+                for (option, plain, secure) in [("--listen ", &[taken][..], &[][..]), ("--listen-tls ", &[], &[taken])]
+                {
+                    let taken = Listeners::bind(plain, secure, admin, &leg, other).unwrap_err();
+                    assert!(taken.starts_with(option) && taken.contains("another process listens there"), "{taken}");
+                }
             }
             drop(first);
             let both = ["0.0.0.0", "::"].map(|ip| SocketAddr::new(ip.parse().unwrap(), port));
             let bound = bind(&both).unwrap();
-            assert_eq!(bound.client_addresses().unwrap(), both);
+            assert_eq!(bound.client_addresses(false).unwrap(), both);
             assert_eq!(bound.clients.len(), cores.len().max(1));
             for listeners in &bound.clients {
-                let addresses = listeners.iter().map(|listener| listener.local_addr().unwrap());
+                let addresses = listeners.iter().map(|(listener, _)| listener.local_addr().unwrap());
                 assert_eq!(addresses.collect::<Vec<_>>(), both);
             }
         }
@@ -174,8 +188,8 @@ mod tests {
             return;
         }
         let any = ["127.0.0.1:0", "[::1]:0"].map(|address| address.parse().unwrap());
-        let listeners = Listeners::bind(&any, any[0], &LegOptions::default(), &cores).unwrap();
-        let addresses = listeners.client_addresses().unwrap();
+        let listeners = Listeners::bind(&any, &[], any[0], &LegOptions::default(), &cores).unwrap();
+        let addresses = listeners.client_addresses(false).unwrap();
         for (number, core) in cores.iter().enumerate().cycle().take(3 * cores.len()) {
             for (place, address) in addresses.iter().enumerate() {
                 let connect = || {
@@ -184,7 +198,7 @@ mod tests {
                     TcpStream::connect(address).unwrap()
                 };
                 let client = thread::scope(|scope| scope.spawn(connect).join().unwrap());
-                let came: Vec<bool> = listeners.clients.iter().map(|core| core[place].accept().is_ok()).collect();
+                let came: Vec<bool> = listeners.clients.iter().map(|core| core[place].0.accept().is_ok()).collect();
                 let expected: Vec<bool> = (0..cores.len()).map(|other| other == number).collect();
                 assert_eq!(came, expected, "{address} from core {core}");
                 drop(client);

@@ -76,9 +76,9 @@ impl Server {
         for (runtime, listeners) in runtimes.zip(clients) {
             // A listener is watched by the runtime that serves what it accepts.
             let _context = runtime.enter();
-            for listener in listeners {
+            for (listener, secure) in listeners {
                 let (gateway, registry) = (self.gateway.clone(), self.registry.clone());
-                let accept = accept::accept(Listener::new(listener)?, gateway, registry, draining.clone());
+                let accept = accept::accept(Listener::new(listener)?, secure, gateway, registry, draining.clone());
                 accepting.spawn_on(accept, &runtime);
             }
         }
@@ -160,7 +160,7 @@ fn notify(state: &[NotifyState]) {
     }
 }
 
-/// Re-reads who may come in when asked or when that has changed, ends the tunnels of users whose time is over, and has
+/// Re-reads who may come in, and the certificate, when asked or when that has changed, ends the tunnels of users whose time is over, and has
 /// long tunnels write a line.
 async fn housekeeping(gateway: Arc<Gateway>, registry: Arc<Registry>, mut hangup: Signal) {
     let mut ticks = interval(TICK);
@@ -177,6 +177,12 @@ async fn housekeeping(gateway: Arc<Gateway>, registry: Arc<Registry>, mut hangup
                     info!(users, "users re-read");
                 }
                 Err(error) => error!(%error, "users not re-read: those known before stay valid"),
+            }
+        }
+        if let Some(identity) = gateway.identity.as_ref().filter(|identity| asked || identity.changed()) {
+            match identity.reload() {
+                Ok(()) => info!("certificate re-read"),
+                Err(error) => error!(%error, "certificate not re-read: clients are shown the one from before"),
             }
         }
         let ending = gateway.authenticator.ending(SystemTime::now());

@@ -15,27 +15,60 @@ use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketFlags};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// The socket, and its registration once there is one.
+use crate::tls::Session;
+
+/// The socket, its registration once there is one, and what it speaks TLS by if it does.
 #[derive(Debug)]
 pub struct Stream {
     /// Dropped before the socket is given away.
     registered: Option<AsyncFd<Arc<TcpStream>>>,
     socket: Arc<TcpStream>,
+    tls: Option<Box<Session>>,
 }
 
 impl Stream {
     /// Takes a socket, which must be non-blocking.
     #[must_use]
     pub fn new(socket: TcpStream) -> Self {
-        Self { registered: None, socket: Arc::new(socket) }
+        Self::with(socket, None)
+    }
+
+    /// Takes a socket whose TLS is established, or that speaks none.
+    #[must_use]
+    pub fn with(socket: TcpStream, tls: Option<Box<Session>>) -> Self {
+        Self { registered: None, socket: Arc::new(socket), tls }
+    }
+
+    /// Has it speak TLS from here on: what is read and written is what is inside. Gives the version.
+    ///
+    /// # Errors
+    /// The error of recv(2) or send(2), of registering, or what is wrong with the peer ([`Session::read`]), who is told.
+    pub async fn secure(&mut self, session: Session) -> io::Result<&'static str> {
+        while !session.is_established() || session.wants_write() {
+            let step = match session.wants_write() {
+                true => self.when(Interest::WRITABLE, |socket| session.flush(&mut Bare(socket))).await,
+                false => self.when(Interest::READABLE, |socket| session.advance(&mut Bare(socket))).await,
+            };
+            if step.is_err() {
+                // As much of an alert as the socket takes.
+                let _ = session.flush(&mut Bare(&self.socket));
+            }
+            step?;
+        }
+        let version = session.version();
+        self.tls = Some(Box::new(session));
+        Ok(version)
     }
 
     /// Reads into the spare capacity of `buffer`; 0 is the end of the stream.
     ///
     /// # Errors
-    /// The error of recv(2), or of registering.
+    /// The error of recv(2), or of registering, or what is wrong with the TLS of the peer ([`Session::read`]).
     pub async fn read_buf(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize> {
-        self.when(Interest::READABLE, |socket| receive(socket, buffer)).await
+        match self.tls {
+            None => self.when(Interest::READABLE, |socket| receive(socket, buffer)).await,
+            Some(_) => Box::pin(self.both_ways()?.read_buf(buffer)).await,
+        }
     }
 
     /// Writes all of `bytes`.
@@ -43,6 +76,9 @@ impl Stream {
     /// # Errors
     /// The error of send(2), or of registering.
     pub async fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        if self.tls.is_some() {
+            return Box::pin(self.both_ways()?.write_all(bytes)).await;
+        }
         while !bytes.is_empty() {
             let sent = self.when(Interest::WRITABLE, |socket| send(socket, bytes)).await?;
             bytes = &bytes[sent..];
@@ -63,7 +99,12 @@ impl Stream {
     /// # Errors
     /// That of registering.
     pub fn both_ways(&mut self) -> io::Result<BothWays<'_>> {
-        Ok(BothWays(self.registration()?))
+        self.registration()?;
+        let tls = self.tls.as_deref();
+        self.registered
+            .as_ref()
+            .map(|socket| BothWays { socket, tls })
+            .ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
     /// Tells the peer that nothing more will be written.
@@ -71,6 +112,11 @@ impl Stream {
     /// # Errors
     /// The error of shutdown(2).
     pub fn shutdown(&self) -> io::Result<()> {
+        if let Some(tls) = &self.tls {
+            tls.close();
+            // What a peer has no room for that reads no more is no loss.
+            let _ = tls.flush(&mut Bare(&self.socket));
+        }
         Ok(rustix::net::shutdown(&self.socket, Shutdown::Write)?)
     }
 
@@ -92,13 +138,22 @@ impl Stream {
         self.socket.take_error()?.map_or(Ok(()), Err)
     }
 
-    /// Gives the socket back, registered nowhere.
+    /// Gives the socket back, registered nowhere, and what it speaks TLS by.
     ///
     /// # Errors
     /// None that is known: nothing else holds the socket.
-    pub fn into_std(self) -> io::Result<TcpStream> {
+    pub fn into_parts(self) -> io::Result<(TcpStream, Option<Box<Session>>)> {
         drop(self.registered);
-        Arc::try_unwrap(self.socket).map_err(|_| io::Error::other("the socket is still registered"))
+        let socket = Arc::try_unwrap(self.socket).map_err(|_| io::Error::other("the socket is still registered"))?;
+        Ok((socket, self.tls))
+    }
+
+    /// The same of one that speaks none.
+    ///
+    /// # Errors
+    /// As [`Stream::into_parts`].
+    pub fn into_std(self) -> io::Result<TcpStream> {
+        self.into_parts().map(|(socket, _)| socket)
     }
 
     /// Does `io`, waiting until it can be done.
@@ -127,15 +182,30 @@ impl Stream {
 
 /// See [`Stream::both_ways`].
 #[derive(Clone, Copy, Debug)]
-pub struct BothWays<'a>(&'a AsyncFd<Arc<TcpStream>>);
+pub struct BothWays<'a> {
+    socket: &'a AsyncFd<Arc<TcpStream>>,
+    tls: Option<&'a Session>,
+}
 
 impl BothWays<'_> {
     /// As [`Stream::read_buf`].
     ///
     /// # Errors
-    /// The error of recv(2).
+    /// The error of recv(2), or as [`Session::read`].
     pub async fn read_buf(self, buffer: &mut Vec<u8>) -> io::Result<usize> {
-        self.0.async_io(Interest::READABLE, |socket| receive(socket, buffer)).await
+        let Some(tls) = self.tls else {
+            return self.socket.async_io(Interest::READABLE, |socket| receive(socket, buffer)).await;
+        };
+        let read = match tls.is_ready() {
+            // Not in the socket any more, which may have nothing to report.
+            true => decrypt(self.socket.get_ref(), tls, buffer),
+            false => self.socket.async_io(Interest::READABLE, |socket| decrypt(socket, tls, buffer)).await,
+        };
+        if tls.wants_write() {
+            // An answer to the peer's TLS, or an alert, as far as there is room just now.
+            let _ = tls.flush(&mut Bare(self.socket.get_ref()));
+        }
+        read
     }
 
     /// As [`Stream::write_all`].
@@ -144,7 +214,14 @@ impl BothWays<'_> {
     /// The error of send(2).
     pub async fn write_all(self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
-            let sent = self.0.async_io(Interest::WRITABLE, |socket| send(socket, bytes)).await?;
+            let sent = match self.tls {
+                None => self.socket.async_io(Interest::WRITABLE, |socket| send(socket, bytes)).await?,
+                Some(tls) => {
+                    let put = tls.put(bytes)?;
+                    self.socket.async_io(Interest::WRITABLE, |socket| tls.flush(&mut Bare(socket))).await?;
+                    put
+                }
+            };
             bytes = &bytes[sent..];
         }
         Ok(())
@@ -153,12 +230,46 @@ impl BothWays<'_> {
 
 impl AsFd for BothWays<'_> {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.0.get_ref().as_fd()
+        self.socket.get_ref().as_fd()
+    }
+}
+
+/// A socket as TLS reads and writes it: whatever has it registered, and without SIGPIPE.
+#[derive(Debug)]
+pub struct Bare<'a, S>(pub &'a S);
+
+impl<S: AsFd> io::Read for Bare<'_, S> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        Ok(rustix::net::recv(self.0, buffer, RecvFlags::DONTWAIT)?.0)
+    }
+}
+
+impl<S: AsFd> io::Write for Bare<'_, S> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(rustix::net::send(self.0, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?)
+    }
+
+    fn write_vectored(&mut self, pieces: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        Ok(rustix::net::sendmsg(self.0, pieces, &mut rustix::net::SendAncillaryBuffer::default(), flags)?)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
 fn receive(socket: &TcpStream, buffer: &mut Vec<u8>) -> io::Result<usize> {
     Ok(rustix::net::recv(socket, spare_capacity(buffer), RecvFlags::empty())?.1)
+}
+
+/// Leaves nothing else in the buffer, whatever comes of it: who waits for more may be dropped.
+fn decrypt(socket: &TcpStream, tls: &Session, buffer: &mut Vec<u8>) -> io::Result<usize> {
+    let start = buffer.len();
+    buffer.resize(buffer.capacity(), 0);
+    let read = tls.read(&mut Bare(socket), &mut buffer[start..]);
+    buffer.truncate(start + read.as_ref().map_or(0, |read| *read));
+    read
 }
 
 fn send(socket: &TcpStream, bytes: &[u8]) -> io::Result<usize> {

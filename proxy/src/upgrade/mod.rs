@@ -36,8 +36,8 @@ const PIECE: usize = 64 << 10;
 /// A refusal that the client is still to be told; or, where it has the origin's answer instead, [`Reason::NotUpgraded`],
 /// and [`Reason::AnswerCut`] if that was not whole.
 pub async fn ask(client: &mut Client, origin: Reached, asked: Upgrade, limit: Duration) -> Result<Reached, Refusal> {
-    let Reached { socket, address, target, behind, parent } = origin;
-    let mut stream = Stream::new(socket);
+    let Reached { socket, tls, address, target, behind, parent } = origin;
+    let mut stream = Stream::with(socket, tls);
     let behind = {
         let (client, from_client) = client.both_ways()?;
         let origin = stream
@@ -55,8 +55,8 @@ pub async fn ask(client: &mut Client, origin: Reached, asked: Upgrade, limit: Du
         // A long-lived tunnel keeps no empty buffer.
         if from_origin.is_empty() { Vec::new() } else { from_origin }
     };
-    let socket = stream.into_std().map_err(|error| Refusal::new(Reason::Exhausted, error.to_string()))?;
-    Ok(Reached { socket, address, target, behind, parent })
+    let (socket, tls) = stream.into_parts().map_err(|error| Refusal::new(Reason::Exhausted, error.to_string()))?;
+    Ok(Reached { socket, tls, address, target, behind, parent })
 }
 
 /// Whoever closes the client's socket from here on resets it: a kill, the end of a drain, a time-out. A client takes a

@@ -1,0 +1,83 @@
+//! One end of a tunnel: a socket, and what is spoken in it if that is TLS.
+
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use rustix::net::Shutdown;
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+
+use crate::sys::stream::Bare;
+use crate::tls::Session;
+
+/// A socket, and the TLS in it.
+#[derive(Debug)]
+pub(super) struct End {
+    pub(super) socket: TcpStream,
+    tls: Option<Box<Session>>,
+}
+
+impl End {
+    pub(super) const fn new(socket: TcpStream, tls: Option<Box<Session>>) -> Self {
+        Self { socket, tls }
+    }
+
+    /// Waits until there is something to read.
+    pub(super) async fn readable(&self) -> io::Result<()> {
+        match &self.tls {
+            Some(tls) if tls.is_ready() => Ok(()),
+            _ => self.socket.readable().await,
+        }
+    }
+
+    /// Reads what is there; 0 is the end.
+    pub(super) fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let Some(tls) = &self.tls else { return self.socket.try_read(buffer) };
+        let mut read = || tls.read(&mut Bare(&self.socket), buffer);
+        // What has been decrypted is not in the socket any more, which may have nothing to report.
+        let result = if tls.is_ready() { read() } else { self.socket.try_io(Interest::READABLE, read) };
+        if tls.wants_write() {
+            // An answer to the peer's TLS, or an alert, as far as there is room just now.
+            let _ = self.flush(tls);
+        }
+        result
+    }
+
+    /// Sends some of the bytes, and says how many the kernel has taken.
+    pub(super) async fn send(&self, bytes: &[u8]) -> io::Result<usize> {
+        let Some(tls) = &self.tls else {
+            return self.when_writable(|| self.socket.try_write(bytes)).await;
+        };
+        let put = tls.put(bytes)?;
+        self.when_writable(|| self.flush(tls)).await?;
+        Ok(put)
+    }
+
+    /// Tells the peer that nothing more comes.
+    pub(super) async fn finish(&self) -> io::Result<()> {
+        if let Some(tls) = &self.tls {
+            tls.close();
+            self.when_writable(|| self.flush(tls)).await?;
+        }
+        Ok(rustix::net::shutdown(&self.socket, Shutdown::Write)?)
+    }
+
+    fn flush(&self, tls: &Session) -> io::Result<()> {
+        self.socket.try_io(Interest::WRITABLE, || tls.flush(&mut Bare(&self.socket)))
+    }
+
+    async fn when_writable<T>(&self, mut io: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+        loop {
+            match io() {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.socket.writable().await?,
+                done => return done,
+            }
+        }
+    }
+}
+
+impl AsFd for End {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}

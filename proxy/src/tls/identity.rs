@@ -1,0 +1,117 @@
+//! The certificate that clients are shown, and its key, re-read when the files are others.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use rustls::ServerConfig;
+use rustls::crypto::ring;
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+
+use super::Session;
+use crate::stamp::Stamp;
+
+/// What a client of an https proxy may want to speak in it, where it says so (RFC 7301).
+const PROTOCOL: &[u8] = b"http/1.1";
+
+/// A certificate and its key.
+pub struct Identity {
+    certificate: PathBuf,
+    key: PathBuf,
+    seen: Mutex<[Option<Stamp>; 2]>,
+    config: RwLock<Arc<ServerConfig>>,
+}
+
+impl Identity {
+    /// Reads both files, which are PEM: the certificate with those that it was signed by behind it, and its key.
+    ///
+    /// # Errors
+    /// The file, the cause and the remedy.
+    pub fn load(certificate: &Path, key: &Path) -> Result<Self, String> {
+        let seen = Mutex::new([certificate, key].map(Stamp::of));
+        let config = RwLock::new(read(certificate, key)?);
+        Ok(Self { certificate: certificate.to_owned(), key: key.to_owned(), seen, config })
+    }
+
+    /// Whether one of the files is another one than when they were last read, in vain or not.
+    #[must_use]
+    pub fn changed(&self) -> bool {
+        self.stamps() != *self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads them again, for sessions that begin from now on.
+    ///
+    /// # Errors
+    /// As [`Identity::load`]; those from before go on being used.
+    pub fn reload(&self) -> Result<(), String> {
+        // Taken before, so that a change in between is seen by the next look.
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = self.stamps();
+        let config = read(&self.certificate, &self.key)?;
+        *self.config.write().unwrap_or_else(PoisonError::into_inner) = config;
+        Ok(())
+    }
+
+    /// A session with a client.
+    ///
+    /// # Errors
+    /// As [`Session::server`].
+    pub fn session(&self) -> io::Result<Session> {
+        Session::server(Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    fn stamps(&self) -> [Option<Stamp>; 2] {
+        [&self.certificate, &self.key].map(|file| Stamp::of(file))
+    }
+}
+
+fn read(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, String> {
+    let unusable = |option: &str, file: &Path, cause: &str, remedy: &str| {
+        Err(format!("{option} {}: {cause}; {remedy}", file.display()))
+    };
+    let unread = |option, file: &Path, error: &pem::Error, remedy| match error {
+        pem::Error::NoItemsFound => unusable(option, file, "there is none in it", remedy),
+        pem::Error::Io(error) => {
+            unusable(option, file, &format!("cannot be read: {error}"), "check the path and who may read it")
+        }
+        error => unusable(option, file, &format!("{error}"), remedy),
+    };
+    const CHAIN: &str = "a file in PEM is wanted, with the certificate first and those that it was signed by behind it";
+    const KEY: &str = "a file in PEM is wanted, with the key of the certificate, not encrypted";
+    let chain = CertificateDer::pem_file_iter(certificate).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let chain = match chain {
+        Ok(chain) if chain.is_empty() => return unusable("--tls-cert", certificate, "there is none in it", CHAIN),
+        Ok(chain) => chain,
+        Err(error) => return unread("--tls-cert", certificate, &error, CHAIN),
+    };
+    let private = match PrivateKeyDer::from_pem_file(key) {
+        Ok(private) => private,
+        Err(error) => return unread("--tls-key", key, &error, KEY),
+    };
+    let provider = Arc::new(ring::default_provider());
+    let signing = match provider.key_provider.load_private_key(private) {
+        Ok(signing) => signing,
+        Err(error) => return unusable("--tls-key", key, &error.to_string(), KEY),
+    };
+    let certified = CertifiedKey::new(chain, signing);
+    if let Err(error) = certified.keys_match() {
+        let cause = format!("it is not that of --tls-cert {}: {error}", certificate.display());
+        return unusable("--tls-key", key, &cause, "give the two that belong together");
+    }
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
+        .with_no_client_auth();
+    let mut config = config.with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(certified)));
+    config.alpn_protocols = vec![PROTOCOL.to_vec()];
+    Ok(Arc::new(config))
+}
+
+impl fmt::Debug for Identity {
+    /// Nothing of the key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identity").field("certificate", &self.certificate).finish_non_exhaustive()
+    }
+}

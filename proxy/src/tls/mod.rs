@@ -1,0 +1,220 @@
+//! TLS, by rustls: of clients that take the gateway for an https proxy, and to parents that are one.
+//!
+//! | file | what is in it |
+//! |---|---|
+//! | `mod` | a session: what goes in and comes out, whoever waits for the socket |
+//! | `identity` | the certificate that clients are shown, and its key |
+//! | `trust` | whom parents are believed to be |
+
+mod identity;
+mod trust;
+
+use std::fmt;
+use std::io::{self, ErrorKind, Read, Write};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, Connection, ProtocolVersion, ServerConfig, ServerConnection};
+
+pub use identity::Identity;
+pub use trust::{Trust, server_name};
+
+/// What is read of a socket at once.
+const PIECE: usize = 64 << 10;
+
+/// The same during the handshake, behind which other bytes may follow.
+const STEP: usize = 4 << 10;
+
+/// One side of a TLS connection over a non-blocking socket, which is somebody else's. Two may use it at once, one to
+/// read and one to write.
+///
+/// Its calls take the socket that they are to read from or write to, and never wait: what cannot be done yet is
+/// [`ErrorKind::WouldBlock`], as with the socket itself.
+pub struct Session(Mutex<State>);
+
+struct State {
+    connection: Connection,
+    /// Bytes that were decrypted and not read yet.
+    plain: usize,
+    /// Why nothing more comes.
+    failed: Option<String>,
+}
+
+impl Session {
+    /// The side that was connected to.
+    ///
+    /// # Errors
+    /// That of rustls, for a configuration that it cannot use.
+    pub fn server(config: Arc<ServerConfig>) -> io::Result<Self> {
+        Ok(Self::of(ServerConnection::new(config).map_err(io::Error::other)?.into()))
+    }
+
+    /// The side that has connected, to a server that has to prove to be `name`.
+    ///
+    /// # Errors
+    /// That of rustls, for a configuration that it cannot use.
+    pub fn client(config: Arc<ClientConfig>, name: ServerName<'static>) -> io::Result<Self> {
+        Ok(Self::of(ClientConnection::new(config, name).map_err(io::Error::other)?.into()))
+    }
+
+    fn of(connection: Connection) -> Self {
+        Self(Mutex::new(State { connection, plain: 0, failed: None }))
+    }
+
+    /// Both sides have proved what they had to.
+    #[must_use]
+    pub fn is_established(&self) -> bool {
+        !self.lock().connection.is_handshaking()
+    }
+
+    /// The version of the protocol, once it is known.
+    #[must_use]
+    pub fn version(&self) -> &'static str {
+        match self.lock().connection.protocol_version() {
+            Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
+            Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
+            _ => "TLS",
+        }
+    }
+
+    /// Reading gives something, or the end, whatever the socket has.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        let mut state = self.lock();
+        state.plain > 0 || state.failed.is_some() || state.is_closed()
+    }
+
+    /// There is something that [`Session::flush`] would write.
+    #[must_use]
+    pub fn wants_write(&self) -> bool {
+        self.lock().connection.wants_write()
+    }
+
+    /// Takes in what came before anybody knew that it was TLS.
+    ///
+    /// # Errors
+    /// As [`Session::read`].
+    pub fn take_in(&self, mut bytes: &[u8]) -> io::Result<()> {
+        let mut state = self.lock();
+        while !bytes.is_empty() && state.feed(&mut bytes)? > 0 {}
+        Ok(())
+    }
+
+    /// Takes a step towards [`Session::is_established`], by what the socket has; what is to be said then is to be flushed.
+    ///
+    /// # Errors
+    /// As [`Session::read`].
+    pub fn advance(&self, socket: &mut impl Read) -> io::Result<()> {
+        // What is behind the handshake is not more than rustls keeps.
+        let mut piece = [0; STEP];
+        match socket.read(&mut piece)? {
+            0 => Err(broken("it ended in the midst of the handshake")),
+            bytes => self.take_in(&piece[..bytes]),
+        }
+    }
+
+    /// Reads into `out`, as much as is there; 0 is the end that the peer has announced.
+    ///
+    /// # Errors
+    /// That of the socket. [`ErrorKind::ConnectionReset`] with its words for what is no TLS, or not the peer's, or ended
+    /// unannounced: somebody else may have cut it (RFC 8446, 6.1). An alert may be there to flush then.
+    pub fn read(&self, socket: &mut impl Read, out: &mut [u8]) -> io::Result<usize> {
+        let mut state = self.lock();
+        let mut filled = state.drain(out)?;
+        let mut piece = [0; PIECE];
+        while filled < out.len() && state.failed.is_none() && !state.is_closed() {
+            // No more than fits: what is left over is less than a record, which is what rustls keeps.
+            let room = piece.len().min(out.len() - filled);
+            let mut bytes = match socket.read(&mut piece[..room]) {
+                Ok(0) => {
+                    state.failed = Some("it ended without close_notify".to_owned());
+                    break;
+                }
+                Ok(bytes) => &piece[..bytes],
+                Err(error) if error.kind() == ErrorKind::WouldBlock && filled > 0 => break,
+                Err(error) => return Err(error),
+            };
+            while !bytes.is_empty() && state.feed(&mut bytes).is_ok_and(|taken| taken > 0) {
+                filled += state.drain(&mut out[filled..])?;
+            }
+        }
+        match &state.failed {
+            // What came before it is sound.
+            Some(how) if filled == 0 => Err(broken(how)),
+            _ => Ok(filled),
+        }
+    }
+
+    /// Encrypts as much of `bytes` as there is room for; [`Session::flush`] sends it.
+    ///
+    /// # Errors
+    /// That of rustls.
+    pub fn put(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.lock().connection.writer().write(bytes)
+    }
+
+    /// Writes what has been encrypted.
+    ///
+    /// # Errors
+    /// That of the socket; [`ErrorKind::WouldBlock`] while not all of it is written.
+    pub fn flush(&self, socket: &mut impl Write) -> io::Result<()> {
+        let mut state = self.lock();
+        while state.connection.wants_write() {
+            state.connection.write_tls(socket)?;
+        }
+        Ok(())
+    }
+
+    /// Announces the end of what this side sends; it is to be flushed.
+    pub fn close(&self) {
+        self.lock().connection.send_close_notify();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Takes some of `bytes` in; nothing any more behind the end that the peer has announced.
+    fn feed(&mut self, bytes: &mut &[u8]) -> io::Result<usize> {
+        let taken = self.connection.read_tls(bytes)?;
+        match self.connection.process_new_packets() {
+            Ok(state) => self.plain = state.plaintext_bytes_to_read(),
+            Err(error) => {
+                let how = self.failed.insert(error.to_string());
+                return Err(broken(how));
+            }
+        }
+        Ok(taken)
+    }
+
+    fn drain(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let mut filled = 0;
+        while self.plain > 0 && filled < out.len() {
+            let bytes = self.connection.reader().read(&mut out[filled..])?;
+            self.plain = self.plain.saturating_sub(bytes);
+            filled += bytes;
+        }
+        Ok(filled)
+    }
+
+    /// The peer has announced the end of what it sends, and all before that was read.
+    fn is_closed(&mut self) -> bool {
+        self.plain == 0 && matches!(self.connection.reader().read(&mut [0]), Ok(0))
+    }
+}
+
+fn broken(how: &str) -> io::Error {
+    io::Error::new(ErrorKind::ConnectionReset, format!("TLS: {how}"))
+}
+
+impl fmt::Debug for Session {
+    /// Nothing of what is in it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Session")
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,267 @@
+//! TLS in tests: certificates by openssl, and a front that speaks TLS to a gateway for clients that do not.
+
+use std::fs;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, SupportedProtocolVersion};
+use sluicegate::proxy_protocol::{Version, header};
+use sluicegate::sys::tcp;
+use socket2::{Domain, SockRef, Socket, Type};
+use tempfile::TempDir;
+
+use super::process::{program, run};
+use super::{DEADLINE, Setup};
+
+/// A certificate for localhost and 127.0.0.1, which nobody else has signed, and its key.
+#[derive(Debug)]
+pub(crate) struct Certificate(pub(crate) TempDir);
+
+impl Certificate {
+    /// Makes it; `None` where there is no openssl.
+    pub(crate) fn make() -> Option<Self> {
+        let certificate = Self(tempfile::tempdir().expect("a directory"));
+        certificate.renew("localhost").then_some(certificate)
+    }
+
+    /// Makes another one in its place, for a name beside 127.0.0.1; false where there is no openssl.
+    pub(crate) fn renew(&self, name: &str) -> bool {
+        let Some(openssl) = program("openssl", "openssl") else { return false };
+        let request = self.0.path().join("request.cnf");
+        let text = format!(
+            "[req]\nprompt=no\ndistinguished_name=name\nx509_extensions=extensions\n[name]\nCN={name}\n[extensions]\n\
+             subjectAltName=DNS:{name},IP:127.0.0.1\nbasicConstraints=critical,CA:FALSE\n"
+        );
+        fs::write(&request, text).expect("a file");
+        let mut make = Command::new(openssl);
+        make.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]);
+        make.arg("-config").arg(request).arg("-keyout").arg(self.new_key()).arg("-out").arg(self.new_path());
+        let outcome = run(make, b"");
+        assert_eq!(outcome.code, Some(0), "{outcome:?}");
+        fs::rename(self.new_key(), self.key()).expect("it takes the place");
+        fs::rename(self.new_path(), self.path()).expect("it takes the place");
+        true
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        self.0.path().join("certificate.pem")
+    }
+
+    pub(crate) fn key(&self) -> PathBuf {
+        self.0.path().join("key.pem")
+    }
+
+    fn new_path(&self) -> PathBuf {
+        self.path().with_extension("new")
+    }
+
+    fn new_key(&self) -> PathBuf {
+        self.key().with_extension("new")
+    }
+
+    /// What a gateway needs to show it, at an address of its own.
+    pub(crate) fn shown_by(&self, setup: Setup) -> Setup {
+        let (certificate, key) = (self.path(), self.key());
+        let [certificate, key] = [&certificate, &key].map(|path| path.to_str().expect("a plain path"));
+        setup.args(["--listen-tls", "127.0.0.1:0", "--tls-cert", certificate, "--tls-key", key])
+    }
+}
+
+/// A client's side, which trusts that certificate alone.
+pub(crate) fn client(certificate: &Path, versions: &[&'static SupportedProtocolVersion]) -> ClientConnection {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(certificate).expect("a certificate")).expect("it can be trusted");
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+    let config = config.with_protocol_versions(versions).expect("versions");
+    let config = config.with_root_certificates(roots).with_no_client_auth();
+    let name = ServerName::from(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST));
+    ClientConnection::new(Arc::new(config), name).expect("a session")
+}
+
+/// The front's own address, by which the gateway knows to believe it.
+const FRONT: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+
+/// Listens for clients, and speaks TLS to a gateway for each, who it says by the PROXY protocol. A half-closed side stays
+/// so, and a reset is passed on when what came before it has arrived.
+#[derive(Debug)]
+pub(crate) struct Front {
+    pub(crate) address: SocketAddr,
+    over: Arc<AtomicBool>,
+}
+
+impl Front {
+    /// What a gateway behind one needs.
+    pub(crate) fn believed_by(setup: Setup) -> Setup {
+        setup.args(["--proxy-protocol-from", "127.0.0.2"])
+    }
+
+    pub(crate) fn new(gateway: SocketAddr, certificate: &Path) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let over = Arc::new(AtomicBool::new(false));
+        let (ended, certificate) = (Arc::clone(&over), certificate.to_owned());
+        thread::spawn(move || {
+            while let Ok((plain, from)) = listener.accept() {
+                if ended.load(Ordering::Relaxed) {
+                    return;
+                }
+                let connection = client(&certificate, rustls::ALL_VERSIONS);
+                thread::spawn(move || {
+                    let secure = dial(gateway, from);
+                    Pair { plain, secure, connection, ended: [false; 2] }.run();
+                });
+            }
+        });
+        Self { address, over }
+    }
+}
+
+impl Drop for Front {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        let _ = TcpStream::connect(self.address);
+    }
+}
+
+fn dial(gateway: SocketAddr, from: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.bind(&SocketAddr::from((FRONT, 0)).into()).expect("an address of loopback");
+    socket.connect(&gateway.into()).expect("the gateway accepts");
+    let mut stream = TcpStream::from(socket);
+    stream.write_all(&header(Version::V2, from, gateway)).expect("it reads");
+    stream
+}
+
+/// One client, and its connection to the gateway.
+struct Pair {
+    plain: TcpStream,
+    secure: TcpStream,
+    connection: ClientConnection,
+    /// The end of what the client sends, and of what the gateway does, was passed on.
+    ended: [bool; 2],
+}
+
+/// What is read at once.
+const PIECE: usize = 16 << 10;
+
+impl Pair {
+    fn run(mut self) {
+        [&self.plain, &self.secure].iter().for_each(|socket| socket.set_nonblocking(true).expect("a socket"));
+        match self.pass() {
+            Ok(()) => {}
+            // Both are reset when what was passed on has arrived.
+            Err(_) => {
+                let deadline = Instant::now() + DEADLINE;
+                let left = |socket: &TcpStream| tcp::unacknowledged(socket).is_ok_and(|bytes| bytes > 0);
+                while left(&self.plain) && Instant::now() < deadline {
+                    thread::park_timeout(std::time::Duration::from_millis(1));
+                }
+                for socket in [&self.plain, &self.secure] {
+                    let _ = SockRef::from(socket).set_linger(Some(std::time::Duration::ZERO));
+                }
+            }
+        }
+    }
+
+    fn pass(&mut self) -> io::Result<()> {
+        // Read from the gateway and not taken by the client yet.
+        let mut waiting = Vec::new();
+        while self.ended != [true; 2] || self.connection.wants_write() {
+            let reads_plain = !self.ended[0] && !self.connection.wants_write() && !self.connection.is_handshaking();
+            let reads_secure = !self.ended[1] && waiting.is_empty();
+            let flags = |reads, writes| {
+                let mut flags = PollFlags::ERR;
+                flags.set(PollFlags::IN, reads);
+                flags.set(PollFlags::OUT, writes);
+                flags
+            };
+            let mut both = [
+                PollFd::new(&self.plain, flags(reads_plain, !waiting.is_empty())),
+                PollFd::new(&self.secure, flags(reads_secure, self.connection.wants_write())),
+            ];
+            poll(&mut both, None)?;
+            let [plain_said, secure_said] = both.map(|said| said.revents());
+            for (said, socket) in [(plain_said, &self.plain), (secure_said, &self.secure)] {
+                // What came before the failure may still be there to read, and the failure is told once.
+                if said.contains(PollFlags::ERR)
+                    && !said.contains(PollFlags::IN)
+                    && let Some(error) = socket.take_error()?
+                {
+                    return Err(error);
+                }
+            }
+            if reads_plain && plain_said.intersects(PollFlags::IN | PollFlags::HUP) {
+                self.read_plain()?;
+            }
+            while self.connection.wants_write() {
+                match self.connection.write_tls(&mut self.secure) {
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                    written => drop(written?),
+                }
+            }
+            if self.ended[0] && !self.connection.wants_write() {
+                // At the end of what the client sends; a second call does nothing.
+                let _ = self.secure.shutdown(Shutdown::Write);
+            }
+            if reads_secure && secure_said.intersects(PollFlags::IN | PollFlags::HUP) {
+                self.read_secure(&mut waiting)?;
+            }
+            while !waiting.is_empty() {
+                match self.plain.write(&waiting) {
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                    written => drop(waiting.drain(..written?)),
+                }
+            }
+        }
+        self.secure.set_nonblocking(false)?;
+        self.secure.shutdown(Shutdown::Write)
+    }
+
+    fn read_plain(&mut self) -> io::Result<()> {
+        let mut piece = [0; PIECE];
+        match self.plain.read(&mut piece) {
+            Ok(0) => {
+                self.connection.send_close_notify();
+                self.ended[0] = true;
+            }
+            Ok(bytes) => self.connection.writer().write_all(&piece[..bytes])?,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    fn read_secure(&mut self, waiting: &mut Vec<u8>) -> io::Result<()> {
+        match self.connection.read_tls(&mut self.secure) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+            read => drop(read?),
+        }
+        self.connection.process_new_packets().map_err(io::Error::other)?;
+        let mut piece = [0; PIECE];
+        loop {
+            match self.connection.reader().read(&mut piece) {
+                Ok(0) => {
+                    // Once all before it has been taken.
+                    if waiting.is_empty() {
+                        self.ended[1] = true;
+                        self.plain.shutdown(Shutdown::Write)?;
+                    }
+                    return Ok(());
+                }
+                Ok(bytes) => waiting.extend_from_slice(&piece[..bytes]),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
