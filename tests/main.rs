@@ -10,6 +10,7 @@
 //! | `proxy_protocol` | who a client is by the word of another proxy |
 //! | `rates` | how fast tunnels may be |
 //! | `engines` | every byte of a tunnel, however it begins, goes on and ends, on every engine |
+//! | `tls` | TLS with clients and with parents |
 //! | `metrics` | what `/metrics` says, as Prometheus reads it |
 //! | `life` | the life of a gateway, from its configuration to its end |
 //! | `clients` | real programs that go through the gateway |
@@ -27,3 +28,4 @@ mod policy;
 mod proxy_protocol;
 mod rates;
 mod support;
+mod tls;

@@ -103,6 +103,7 @@ const BY_SCENE: &[(Reason, fn())] = &[
     (Reason::BadAnswer, super::upgrade::bad_answer),
     (Reason::AnswerTimeout, super::upgrade::answer_timeout),
     (Reason::ParentRefused, scenes::parent_refused),
+    (Reason::ParentTls, scenes::parent_tls),
     (Reason::ParentTimeout, scenes::parent_timeout),
     (Reason::Loop, scenes::comes_back),
     (Reason::UserExpired, scenes::user_expired),

@@ -13,6 +13,7 @@ use super::reasons::{Refused, check};
 use crate::support::client::{ask, dial, request};
 use crate::support::log::Line;
 use crate::support::process::{raise_descriptor_limit, skipped};
+use crate::support::tls::Certificate;
 use crate::support::{Gateway, Origin, Setup, client, connect, connect_as, eventually};
 
 /// Sends a request that has to be refused.
@@ -155,6 +156,20 @@ pub(super) fn parent_refused() {
     let (gateway, parent, refused) = through_parent(b"HTTP/1.1 403 No Way\r\n\r\n");
     let line = format!("502 Bad Gateway: the parent proxy {} answered 403 No Way", parent.address);
     check(&gateway, Reason::ParentRefused, &line, &refused);
+}
+
+/// A parent that answers TLS in the clear.
+pub(super) fn parent_tls() {
+    let Some(certificate) = Certificate::make() else { return };
+    let parent = Origin::http("no TLS\n");
+    let url = format!("https://{}", parent.address);
+    let certificate = certificate.path();
+    let gateway = Gateway::open(&["--parent", &url, "--parent-ca", certificate.to_str().expect("a plain path")]);
+    let refused = refused(&gateway, request("127.0.0.1:1", None).as_bytes());
+    let line = refused.answer.lines().next().unwrap_or_default().trim_start_matches("HTTP/1.1 ").to_owned();
+    let expected = format!("502 Bad Gateway: no TLS with the parent proxy {}: ", parent.address);
+    assert!(line.starts_with(&expected), "{line}");
+    check(&gateway, Reason::ParentTls, &line, &refused);
 }
 
 pub(super) fn parent_timeout() {

@@ -110,7 +110,7 @@ fn grant_in_words(grant: &Grant) -> String {
 fn dialer(rules: &Rules) -> Result<Dialer, Failure> {
     let leg = LegOptions::default();
     let options = dial::Options::new(Duration::from_secs(10), &[], leg).map_err(Failure::Work)?;
-    let options = options.through(parents(rules).map_err(Failure::Usage)?);
+    let options = options.through(parents(rules).map_err(Failure::Usage)?, rules.parent_ca.as_deref());
     Ok(Dialer::new(options.map_err(Failure::Usage)?))
 }
 

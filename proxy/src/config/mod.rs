@@ -61,6 +61,10 @@ pub struct Rules {
     /// Dial through another CONNECT proxy, http://USER:PASSWORD@HOST:PORT or https://, or `direct`: every target, or with ` for RULE` those; the first that fits. A rule with a name leaves the name to the parent. Repeatable, in the variable with `;` between
     #[arg(long, env = "SLUICEGATE_PARENT", value_name = "URL[ for RULE]", value_delimiter = ';', value_parser = secret, hide_env_values = true)]
     pub parent: Vec<Secret>,
+
+    /// Whom parents by https:// have their certificates from (PEM) [default: whom this host trusts]
+    #[arg(long, env = "SLUICEGATE_PARENT_CA", value_name = "FILE")]
+    pub parent_ca: Option<PathBuf>,
 }
 
 /// The options of `serve` and `check`.

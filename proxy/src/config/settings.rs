@@ -62,7 +62,8 @@ impl Settings {
         Ok(Self {
             authenticator,
             rates: Rates { tunnel: options.rate, user: options.rate_per_user, users },
-            dial: dial::Options::new(options.dial_timeout, &options.source, leg(Leg::Origin)?)?.through(parents)?,
+            dial: dial::Options::new(options.dial_timeout, &options.source, leg(Leg::Origin)?)?
+                .through(parents, options.rules.parent_ca.as_deref())?,
             identity,
             client_leg: leg(Leg::Client)?,
             relay,

@@ -16,6 +16,7 @@ mod way;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::path::Path;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -83,14 +84,18 @@ impl Options {
         &self.parents
     }
 
-    /// The same, through these.
+    /// The same, through these; those that speak TLS are believed to be whom the roots of a file say, or of this host.
     ///
     /// # Errors
-    /// When one of them speaks TLS and this host trusts nobody, with the remedy.
-    pub fn through(self, parents: Parents) -> Result<Self, String> {
-        let trust = match parents.speak_tls() {
-            true => Some(Trust::of_host().map_err(|error| format!("--parent https://: {error}"))?),
-            false => None,
+    /// When TLS is spoken to one and nobody is trusted, or the file is of no use, with the remedy.
+    pub fn through(self, parents: Parents, roots: Option<&Path>) -> Result<Self, String> {
+        let trust = match (parents.speak_tls(), roots) {
+            (true, None) => Some(Trust::of_host().map_err(|error| format!("--parent https://: {error}"))?),
+            (true, Some(file)) => Some(Trust::of_file(file).map_err(|error| format!("--parent-ca {error}"))?),
+            (false, None) => None,
+            (false, Some(_)) => {
+                return Err("--parent-ca is for parents by https://: name one by --parent, or leave it out".into());
+            }
         };
         Ok(Self { parents, trust, ..self })
     }

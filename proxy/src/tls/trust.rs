@@ -3,32 +3,53 @@
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use rustls::crypto::ring;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 
 use super::Session;
 
-/// The roots that this host trusts.
+/// The roots that are trusted.
 #[derive(Clone)]
 pub struct Trust(Arc<ClientConfig>);
 
 impl Trust {
-    /// Those of the system, or of the file or folder that `SSL_CERT_FILE` or `SSL_CERT_DIR` names.
+    /// Those of the system.
     ///
     /// # Errors
     /// When there is none, with the remedy.
     pub fn of_host() -> Result<Self, String> {
         let found = rustls_native_certs::load_native_certs();
+        Self::of(found.certs).map_err(|cause| {
+            let cause = found.errors.first().map_or(cause, ToString::to_string);
+            format!("this host trusts no certificate authority: {cause}; install ca-certificates, or name a file by --parent-ca")
+        })
+    }
+
+    /// Those of a file, which is PEM.
+    ///
+    /// # Errors
+    /// The file and the cause, with the remedy.
+    pub fn of_file(file: &Path) -> Result<Self, String> {
+        let certificates = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        let trust = certificates.map_err(|error| error.to_string()).and_then(Self::of);
+        trust.map_err(|cause| {
+            format!(
+                "{}: {cause}; a file in PEM is wanted, with whom parents' certificates are signed by",
+                file.display()
+            )
+        })
+    }
+
+    fn of(certificates: Vec<CertificateDer<'static>>) -> Result<Self, String> {
         let mut roots = RootCertStore::empty();
-        let (usable, _) = roots.add_parsable_certificates(found.certs);
+        let (usable, _) = roots.add_parsable_certificates(certificates);
         if usable == 0 {
-            let cause = found.errors.first().map_or_else(|| "none was found".to_owned(), ToString::to_string);
-            return Err(format!(
-                "this host trusts no certificate authority: {cause}; install ca-certificates, or name a file by SSL_CERT_FILE"
-            ));
+            return Err("there is no certificate in it".to_owned());
         }
         let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()

@@ -1,0 +1,289 @@
+//! TLS with clients, who take the gateway for an https proxy, and with parents that are one. That every byte arrives
+//! behind it as well is shown in `engines`.
+
+use std::fs;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::Command;
+
+use rustls::StreamOwned;
+use rustls::version::{TLS12, TLS13};
+use sluicegate::metrics::{CONNECT_REQUESTS, PARENT_REQUESTS, TUNNELS};
+
+use crate::support::client::{self, ESTABLISHED, dial, request};
+use crate::support::noise::End;
+use crate::support::process::{program, run, sluicegate};
+use crate::support::tls::{self, Certificate};
+use crate::support::{Gateway, Noise, Origin, Setup, connect_as, eventually};
+
+const USER: &str = "mover:s3cret";
+
+type Secure = StreamOwned<rustls::ClientConnection, TcpStream>;
+
+/// A gateway that shows this certificate.
+fn gateway(certificate: &Certificate) -> Gateway {
+    certificate.shown_by(Setup::new(&[])).user(USER).debug().start()
+}
+
+fn secured(gateway: &Gateway, connection: rustls::ClientConnection) -> Secure {
+    StreamOwned::new(connection, dial(gateway.secure.expect("an address")))
+}
+
+fn read_head(stream: &mut Secure) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap_or_else(|error| panic!("{error} after {}", head.escape_ascii()));
+        head.push(byte[0]);
+    }
+    String::from_utf8(head).expect("text")
+}
+
+/// A tunnel, and its client's address.
+fn tunnel(gateway: &Gateway, certificate: &Certificate, target: SocketAddr) -> (Secure, SocketAddr) {
+    let mut stream = secured(gateway, tls::client(&certificate.path(), rustls::ALL_VERSIONS));
+    stream.write_all(request(target, Some(USER)).as_bytes()).expect("it reads");
+    assert_eq!(read_head(&mut stream), ESTABLISHED);
+    let from = stream.sock.local_addr().expect("an address");
+    (stream, from)
+}
+
+#[test]
+fn both_versions_on_the_copy_engine_and_the_others_as_ever() {
+    let Some(certificate) = Certificate::make() else { return };
+    let (gateway, origin) = (gateway(&certificate), Origin::echo());
+    let said = gateway.log_line("what it means", |line| line.message().contains("copied in this process"));
+    assert!(said.message().contains("end with it"), "{}", said.raw);
+    for (version, label) in [(&TLS12, "TLSv1.2"), (&TLS13, "TLSv1.3")] {
+        let mut stream = secured(&gateway, tls::client(&certificate.path(), &[version]));
+        stream.write_all(request(origin.address, Some(USER)).as_bytes()).unwrap();
+        assert_eq!(read_head(&mut stream), ESTABLISHED);
+        let bytes = Noise::new(3).take(60_000);
+        stream.write_all(&bytes).unwrap();
+        let mut back = vec![0; bytes.len()];
+        stream.read_exact(&mut back).unwrap();
+        assert!(back == bytes);
+        eventually("it is listed", || gateway.tunnels().len() == 1);
+        let listed = &gateway.tunnels()[0];
+        assert_eq!((&listed["tls"], &listed["engine"]), (&label.into(), &"copy".into()));
+        let from = stream.sock.local_addr().unwrap();
+        stream.conn.send_close_notify();
+        stream.flush().unwrap();
+        assert_eq!(stream.read(&mut [0]).unwrap(), 0, "the echo's end");
+        drop(stream);
+        let line = gateway.closing_line(from);
+        assert_eq!((line.text("tls"), line.text("outcome")), (label, "client_closed"), "{}", line.raw);
+    }
+    let plain = connect_as(gateway.address, origin.address, USER);
+    client::echoes(&plain, 100_000);
+    eventually("it is listed", || gateway.tunnels().len() == 1);
+    assert!(gateway.tunnels()[0].get("tls").is_none() && gateway.tunnels()[0]["engine"] != "copy");
+    eventually("counted", || gateway.metric(&TUNNELS, &["copy", "client_closed"]) == 2);
+}
+
+#[test]
+fn curl_by_an_https_proxy() {
+    let Some(curl) = program("curl", "curl") else { return };
+    let Some(certificate) = Certificate::make() else { return };
+    let (gateway, origin) = (gateway(&certificate), Origin::http("a document behind an https proxy\n"));
+    let proxy = format!("https://localhost:{}", gateway.secure.unwrap().port());
+    let fetch = |user: &str| {
+        let mut fetch = Command::new(curl);
+        fetch.args(["--silent", "--show-error", "--verbose", "--noproxy", "", "--proxytunnel", "--proxy", &proxy]);
+        fetch.args(["--proxy-user", user, &format!("http://{}/", origin.address)]);
+        fetch.arg("--proxy-cacert").arg(certificate.path());
+        run(fetch, b"")
+    };
+    let outcome = fetch(USER);
+    assert_eq!((outcome.code, &*outcome.out), (Some(0), "a document behind an https proxy\n"), "{outcome:?}");
+    let refused = fetch("mover:wrong");
+    assert!(refused.err.contains("407 Proxy Authentication Required: wrong user name or password"), "{refused:?}");
+    // Who does not trust the certificate leaves.
+    let mut fetch = Command::new(curl);
+    fetch.args(["--silent", "--noproxy", "", "--proxytunnel", "--proxy", &proxy, "http://127.0.0.1:1/"]);
+    assert_eq!(run(fetch, b"").code, Some(60), "a certificate that curl does not know");
+    eventually("counted", || gateway.metric(&CONNECT_REQUESTS, &["none", "tls_failed"]) == 1);
+}
+
+#[test]
+fn another_certificate_counts_for_those_who_come_then() {
+    let Some(certificate) = Certificate::make() else { return };
+    let (gateway, origin) = (gateway(&certificate), Origin::echo());
+    let before = fs::read(certificate.path()).unwrap();
+    let (mut old, _) = tunnel(&gateway, &certificate, origin.address);
+    let position = gateway.log.position();
+    certificate.renew("another.example");
+    gateway.log.line_from(position, "re-read", |line| line.message() == "certificate re-read");
+    let (mut new, _) = tunnel(&gateway, &certificate, origin.address);
+    for stream in [&mut old, &mut new] {
+        stream.write_all(b"and so on").unwrap();
+        stream.read_exact(&mut [0; 9]).unwrap();
+    }
+    // Whoever knows the first one alone does not come in any more.
+    let first = certificate.path().with_extension("first");
+    fs::write(&first, before).unwrap();
+    let mut late = secured(&gateway, tls::client(&first, rustls::ALL_VERSIONS));
+    assert!(late.write_all(b"x").is_err());
+    // What cannot be used changes nothing, and is said.
+    for (file, said) in [(certificate.path(), "--tls-cert "), (certificate.key(), "--tls-key ")] {
+        let (position, before) = (gateway.log.position(), fs::read(&file).unwrap());
+        fs::write(&file, "nothing of the kind\n").unwrap();
+        let kept =
+            gateway.log.line_from(position, "kept", |line| line.message().starts_with("certificate not re-read"));
+        assert!(kept.level() == "ERROR" && kept.text("error").contains(said), "{}", kept.raw);
+        fs::write(&file, before).unwrap();
+        gateway.log.line_from(position, "re-read", |line| line.message() == "certificate re-read");
+        tunnel(&gateway, &certificate, origin.address);
+    }
+}
+
+#[test]
+fn an_end_that_was_not_announced_is_a_reset() {
+    let Some(certificate) = Certificate::make() else { return };
+    let (gateway, origin) = (gateway(&certificate), Origin::new());
+    let (mut stream, from) = tunnel(&gateway, &certificate, origin.address);
+    let at_origin = origin.accept();
+    stream.write_all(&Noise::new(5).take(100_000)).unwrap();
+    // Somebody on the way could do as much.
+    stream.sock.shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(Noise::new(5).expect(&at_origin), (100_000, End::Reset));
+    let line = gateway.closing_line(from);
+    assert_eq!((line.text("outcome"), line.number("to_origin")), ("client_reset", 100_000), "{}", line.raw);
+    let mut rest = Vec::new();
+    assert_eq!(stream.sock.read_to_end(&mut rest).unwrap_err().kind(), ErrorKind::ConnectionReset);
+
+    // A record that somebody has changed is none of the client's.
+    let (mut stream, from) = tunnel(&gateway, &certificate, origin.address);
+    let at_origin = origin.accept();
+    stream.write_all(b"sound").unwrap();
+    let mut sound = [0; 5];
+    (&at_origin).read_exact(&mut sound).unwrap();
+    stream
+        .sock
+        .write_all(&[23, 3, 3, 0, 20, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20])
+        .unwrap();
+    assert_eq!(client::end_of(&at_origin), End::Reset);
+    assert_eq!(gateway.closing_line(from).text("outcome"), "client_reset");
+}
+
+#[test]
+fn what_is_no_tls_is_told_by_an_alert() {
+    let Some(certificate) = Certificate::make() else { return };
+    let setup = certificate.shown_by(Setup::new(&["--no-auth", "--handshake-timeout", "300ms"]));
+    let gateway = setup.debug().start();
+    let secure = gateway.secure.unwrap();
+    let hello = [22, 3, 1, 0, 50, 1, 0, 0, 46, 3, 3];
+    for (bytes, detail) in [
+        (&b"CONNECT h:443 HTTP/1.1\r\n\r\n"[..], "TLS: "),
+        (&[0x16, 3, 1, 0xff, 0xff, 1, 2, 3][..], "TLS: "),
+        (&hello[..], "no TLS was agreed on within 300ms (--listen-tls)"),
+        (&b""[..], "no TLS was agreed on within 300ms (--listen-tls)"),
+    ] {
+        let mut stream = dial(secure);
+        stream.write_all(bytes).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).expect("a clean end");
+        // A record with an alert, or nothing at all.
+        assert!(answer.is_empty() || answer[0] == 21 && answer.len() == 7, "{answer:?}");
+        assert_eq!(answer.is_empty(), detail.starts_with("no TLS"), "{answer:?}");
+        let line = gateway.refusal_line(stream.local_addr().unwrap());
+        assert!(line.text("reason") == "tls_failed" && line.text("detail").contains(detail), "{}", line.raw);
+    }
+    assert_eq!(gateway.metric(&CONNECT_REQUESTS, &["none", "tls_failed"]), 4);
+    // And TLS where none is spoken is told so, as ever.
+    let (_, answer) = client::ask(gateway.address, &[0x16, 3, 1, 0, 5, 1, 0, 0, 1, 0]);
+    assert!(answer.starts_with("HTTP/1.1 400 Bad Request: TLS on a plain port"), "{answer}");
+    // The gateway is no target of its own, by whatever door.
+    let (_, answer) = client::ask(gateway.address, request(secure, None).as_bytes());
+    assert!(answer.contains("is a listener of this gateway"), "{answer}");
+}
+
+#[test]
+fn what_is_wrong_with_the_files_is_said() {
+    let Some(certificate) = Certificate::make() else { return };
+    let Some(other) = Certificate::make() else { return };
+    let text = |path: std::path::PathBuf| path.to_str().expect("a plain path").to_owned();
+    let (own, key, others) = (text(certificate.path()), text(certificate.key()), text(other.key()));
+    let listen = ["--listen-tls", "127.0.0.1:0"];
+    for (arguments, said) in [
+        (vec!["--tls-cert", &own], "--tls-cert and --tls-key are for --listen-tls"),
+        ([&listen[..], &["--tls-key", &key]].concat(), "--listen-tls needs --tls-cert FILE"),
+        ([&listen[..], &["--tls-cert", &own]].concat(), "--listen-tls needs --tls-key FILE"),
+        ([&listen[..], &["--tls-cert", "/nowhere", "--tls-key", &key]].concat(), "--tls-cert /nowhere: cannot be read"),
+        ([&listen[..], &["--tls-cert", &key, "--tls-key", &key]].concat(), "there is none in it; a file in PEM"),
+        ([&listen[..], &["--tls-cert", &own, "--tls-key", &own]].concat(), "there is none in it; a file in PEM"),
+        ([&listen[..], &["--tls-cert", &own, "--tls-key", &others]].concat(), "it is not that of --tls-cert"),
+    ] {
+        let outcome = sluicegate(&[&["check", "--no-auth"][..], &arguments].concat(), &[]);
+        assert!(outcome.code == Some(2) && outcome.err.contains(said), "{arguments:?}: {outcome:?}");
+    }
+    let good = [&["check", "--no-auth"][..], &listen, &["--tls-cert", &own, "--tls-key", &key]].concat();
+    let outcome = sluicegate(&good, &[]);
+    assert!(outcome.code == Some(0), "{outcome:?}");
+}
+
+/// TLS with the client, with the parent, and with both.
+#[test]
+fn parents_by_tls() {
+    let Some(certificate) = Certificate::make() else { return };
+    let origin = Origin::echo();
+    let last = gateway(&certificate);
+    let port = last.secure.unwrap().port();
+    let trusted = certificate.path().to_str().unwrap().to_owned();
+    for host in ["localhost", "127.0.0.1"] {
+        let parent = format!("https://mover:s3cret@{host}:{port}");
+        let setup = Setup::new(&["--parent", &parent, "--parent-ca", &trusted, "--allow", "*:*"]);
+        let first = certificate.shown_by(setup).user(USER).start();
+        let plain = connect_as(first.address, origin.address, USER);
+        client::echoes(&plain, 3_000_000);
+        let from = plain.local_addr().unwrap();
+        client::hang_up(&plain);
+        let line = first.closing_line(from);
+        assert_eq!((line.text("engine"), line.text("outcome")), ("copy", "client_closed"), "{}", line.raw);
+        assert_eq!((line.number("to_origin"), line.number("to_client")), (3_000_000, 3_000_000), "{}", line.raw);
+        let (mut secure, _) = tunnel(&first, &certificate, origin.address);
+        secure.write_all(b"by TLS on both legs").unwrap();
+        let mut back = [0; 19];
+        secure.read_exact(&mut back).unwrap();
+        assert_eq!(&back, b"by TLS on both legs");
+        assert_eq!(first.metric(&PARENT_REQUESTS, &[&format!("{host}:{port}"), "established"]), 2);
+    }
+}
+
+#[test]
+fn a_parent_has_to_be_who_it_is() {
+    let Some(certificate) = Certificate::make() else { return };
+    let Some(other) = Certificate::make() else { return };
+    let last = gateway(&certificate);
+    let port = last.secure.unwrap().port();
+    let (trusted, others) = (certificate.path(), other.path());
+    let renamed = Certificate::make().unwrap();
+    renamed.renew("another.example");
+    let elsewhere = gateway(&renamed);
+    let another = elsewhere.secure.unwrap().port();
+    for (parent, trusts, said) in [
+        (format!("https://localhost:{port}"), &others, "no TLS with the parent proxy localhost"),
+        (format!("https://localhost:{another}"), &renamed.path(), "no TLS with the parent proxy localhost"),
+        // One that speaks none.
+        (format!("https://localhost:{}", last.address.port()), &trusted, "no TLS with the parent proxy localhost"),
+    ] {
+        let gateway = Gateway::open(&["--parent", &parent, "--parent-ca", trusts.to_str().unwrap()]);
+        let (from, answer) = client::ask(gateway.address, request("127.0.0.1:1", None).as_bytes());
+        assert!(answer.starts_with(&format!("HTTP/1.1 502 Bad Gateway: {said}")), "{parent}: {answer}");
+        assert_eq!(gateway.refusal_line(from).text("reason"), "parent_tls");
+        let label = parent.trim_start_matches("https://").to_owned();
+        assert_eq!(gateway.metric(&PARENT_REQUESTS, &[&label, "parent_tls"]), 1);
+    }
+    for (arguments, said) in [
+        (["--parent", "https://localhost:1", "--parent-ca", "/nowhere"], "--parent-ca /nowhere: "),
+        (["--parent", "http://localhost:1", "--parent-ca", "/nowhere"], "--parent-ca is for parents by https://"),
+    ] {
+        let outcome = sluicegate(&[&["check", "--no-auth"][..], &arguments].concat(), &[]);
+        assert!(outcome.code == Some(2) && outcome.err.contains(said), "{outcome:?}");
+    }
+    // Whom the host trusts, if nobody else is named.
+    let gateway = Setup::new(&["--no-auth", "--parent", &format!("https://localhost:{port}")]);
+    let gateway = gateway.variable("SSL_CERT_FILE", trusted.to_str().unwrap()).start();
+    let (_, answer) = client::ask(gateway.address, request("127.0.0.1:1", None).as_bytes());
+    assert!(answer.contains("answered 407 "), "{answer}");
+}
