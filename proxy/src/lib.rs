@@ -28,7 +28,7 @@
 //! | 2 | `auth` | credentials to user and what he may, hashing off the event loop | `grant` `account` `reason` `secret` `stamp` `metrics` | `tracing` `TcpStream` |
 //! | 2 | `policy` | name rules, then address rules on resolved addresses: `Permit` | `reason` `target` | `tokio` `TcpStream` |
 //! | 2 | `dial` | resolve, Happy Eyeballs, parent proxies, deadlines; accepts only a `Permit` | `policy` `message` `reason` `secret` `target` `sys` `metrics` `tls` | `auth` |
-//! | 2 | `relay` | choose an engine, adopt, fall back; one file an engine | `tunnel` `rate` `reason` `metrics` `sys` | `http` `auth` `policy` `config` |
+//! | 2 | `relay` | choose an engine, adopt, fall back; one file an engine | `tunnel` `rate` `reason` `metrics` `sys` `tls` | `http` `auth` `policy` `config` |
 //! | 1 | `account` | drop-guard: one log line and the counters, exactly once | `tunnel` `rate` `reason` `metrics` `target` | `TcpStream` `socket2` |
 //! | 1 | `admin` | metrics, health, the API of tunnels and rates over HTTP | `account` `metrics` `rate` `reason` `tunnel` | `relay` |
 //! | 1 | `sys` | the only `unsafe`: descriptors in, `io::Result` out | `tls` | `tracing` `policy` |

@@ -68,6 +68,14 @@ pub struct Tunnel {
     pub flow: Arc<Flow>,
 }
 
+impl Tunnel {
+    /// One between two sockets that speak no TLS.
+    #[must_use]
+    pub const fn plain(client: TcpStream, origin: TcpStream, prefix: [Vec<u8>; 2], flow: Arc<Flow>) -> Self {
+        Self { client, origin, tls: [None, None], prefix, flow }
+    }
+}
+
 /// What a live tunnel did so far: written by its engine, read by everybody else.
 ///
 /// A byte counts when the kernel has taken it for the receiving side, so that the counts stay exact

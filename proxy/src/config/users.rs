@@ -23,6 +23,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 use toml::value::{Datetime, Offset};
 
+use super::values::network;
 use crate::account::Limit;
 use crate::auth::Entry;
 use crate::grant::{Grant, OnExpiry};
@@ -81,7 +82,7 @@ fn entry(file: &Path, line: usize, name: &str, user: &DeTable<'_>) -> Result<Ent
                 grant.scope = Some(Scope::new(Arc::clone(&shared), rules));
             }
             "from" => {
-                let networks = strings(value).map_err(wrong)?.into_iter().map(super::network);
+                let networks = strings(value).map_err(wrong)?.into_iter().map(network);
                 grant.from = networks.collect::<Result<Vec<IpNet>, _>>().map_err(wrong)?;
             }
             "expires" => grant.expires = Some(time(value).map_err(wrong)?),

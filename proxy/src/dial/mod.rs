@@ -21,9 +21,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use metrics::Histogram;
-use rustls::pki_types::ServerName;
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::time::timeout;
 
 use crate::metrics::{DIAL_DURATION, PARENT_REQUESTS};
 use crate::policy::{Named, Permit};
@@ -230,31 +228,12 @@ impl Dialer {
         let mut stream = Stream::new(socket);
         let limit = self.options.timeout * TOTAL;
         if let Some(name) = &parent.tls {
-            self.secure(parent, &mut stream, name, limit).await?;
+            parent::secure(parent, &mut stream, self.options.trust.as_ref(), name, limit).await?;
         }
         let behind = parent::ask(parent, &mut stream, &authority, &via, limit).await?;
         let (socket, tls) = stream.into_parts().map_err(|error| Refusal::new(Reason::Exhausted, error.to_string()))?;
         let parent = Some(parent.label.clone());
         Ok(Reached { socket, tls, address, target: address_of_target.copied(), behind, parent })
-    }
-}
-
-impl Dialer {
-    /// Agrees on TLS with a parent that has to prove to be `name`.
-    async fn secure(
-        &self,
-        parent: &Parent,
-        stream: &mut Stream,
-        name: &ServerName<'static>,
-        limit: Duration,
-    ) -> Result<(), Refusal> {
-        let failed = |why: String| Refusal::new(Reason::ParentTls, format!("no TLS with {parent}: {why}"));
-        let trust = self.options.trust.as_ref().ok_or_else(|| failed("nobody is trusted".to_owned()))?;
-        let session = trust.session(name.clone()).map_err(|error| failed(error.to_string()))?;
-        match timeout(limit, stream.secure(session)).await {
-            Ok(secured) => secured.map(drop).map_err(|error| failed(error.to_string())),
-            Err(_) => Err(failed(format!("nothing was agreed on within {limit:?} (--dial-timeout, thrice)"))),
-        }
     }
 }
 

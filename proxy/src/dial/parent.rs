@@ -4,12 +4,14 @@ use std::io;
 use std::time::Duration;
 
 use httparse::Status;
+use rustls::pki_types::ServerName;
 use tokio::time::timeout;
 
 use super::parents::Parent;
 use crate::message::{MAX_HEAD, MAX_HEADERS, append};
 use crate::reason::{Reason, Refusal};
 use crate::sys::stream::Stream;
+use crate::tls::Trust;
 
 /// The longest part of a parent's reason phrase that goes into ours.
 const MAX_PHRASE: usize = 100;
@@ -55,6 +57,29 @@ pub(super) async fn ask(
             format!("no answer from {parent} within {limit} (--dial-timeout, thrice)"),
         ))
     })
+}
+
+/// Agrees on TLS with a parent, who has to prove to be `name` to whoever is trusted.
+///
+/// # Errors
+/// [`Reason::ParentTls`].
+pub(super) async fn secure(
+    parent: &Parent,
+    stream: &mut Stream,
+    trust: Option<&Trust>,
+    name: &ServerName<'static>,
+    limit: Duration,
+) -> Result<(), Refusal> {
+    let failed = |why: String| Refusal::new(Reason::ParentTls, format!("no TLS with {parent}: {why}"));
+    let trust = trust.ok_or_else(|| failed("nobody is trusted".to_owned()))?;
+    let session = trust.session(name.clone()).map_err(|error| failed(error.to_string()))?;
+    match timeout(limit, stream.secure(session)).await {
+        Ok(secured) => secured.map(drop).map_err(|error| failed(error.to_string())),
+        Err(_) => {
+            let limit = humantime::format_duration(limit);
+            Err(failed(format!("nothing was agreed on within {limit} (--dial-timeout, thrice)")))
+        }
+    }
 }
 
 fn request(parent: &Parent, authority: &str, via: &str) -> Vec<u8> {

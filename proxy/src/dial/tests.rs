@@ -6,6 +6,7 @@ use super::*;
 use crate::policy::Policy;
 use crate::reason::Reason;
 use crate::target::Target;
+use tokio::time::timeout;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 

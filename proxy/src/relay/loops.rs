@@ -316,13 +316,7 @@ mod tests {
         for socket in [&near, &far] {
             socket.set_nonblocking(true).unwrap();
         }
-        let tunnel = Tunnel {
-            client: near,
-            origin: far,
-            tls: Default::default(),
-            prefix: Default::default(),
-            flow: Arc::new(Flow::default()),
-        };
+        let tunnel = Tunnel::plain(near, far, Default::default(), Arc::new(Flow::default()));
         let ended = loops.adopt(tunnel).map_err(|(_, error)| error).unwrap();
         (client, origin, ended)
     }

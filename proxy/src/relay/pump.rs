@@ -124,7 +124,7 @@ impl Pump {
     pub(super) fn into_tunnel(self) -> Tunnel {
         let [client, origin] = self.legs.map(|leg| leg.socket);
         let prefix = self.halves.map(|mut half| std::mem::take(&mut half.prefix));
-        Tunnel { client, origin, tls: Default::default(), prefix, flow: self.flow }
+        Tunnel::plain(client, origin, prefix, self.flow)
     }
 
     /// The leg that `direction` reads from, to look at.

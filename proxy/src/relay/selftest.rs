@@ -33,8 +33,7 @@ pub(super) fn run(adopt: impl FnOnce(Tunnel) -> Adopted) -> io::Result<()> {
     let (up, down) = (pattern(1), pattern(7));
     let cut = 1_000;
     let flow = Arc::new(Flow::default());
-    let tunnel =
-        Tunnel { client: near, origin: far, tls: Default::default(), prefix: [up[..cut].to_vec(), Vec::new()], flow };
+    let tunnel = Tunnel::plain(near, far, [up[..cut].to_vec(), Vec::new()], flow);
     let _end = adopt(tunnel).map_err(|(_, error)| error)?;
     thread::scope(|scope| {
         // A host that is short of threads is an error here, and no panic.

@@ -45,9 +45,7 @@ impl Rig {
             near.set_nonblocking(true).unwrap();
         }
         let prefix = prefix.map(<[u8]>::to_vec);
-        let carried = relay
-            .adopt(Tunnel { client: near, origin: far, tls: Default::default(), prefix, flow: flow.clone() })
-            .unwrap();
+        let carried = relay.adopt(Tunnel::plain(near, far, prefix, flow.clone())).unwrap();
         Self { client, origin, flow, carried, _relay: relay }
     }
 
@@ -466,8 +464,7 @@ fn more(rig: &Rig) -> (TcpStream, TcpStream, Arc<Flow>) {
         near.set_nonblocking(true).unwrap();
     }
     let flow = Arc::new(Flow::default());
-    let tunnel =
-        Tunnel { client: near, origin: far, tls: Default::default(), prefix: Default::default(), flow: flow.clone() };
+    let tunnel = Tunnel::plain(near, far, Default::default(), flow.clone());
     drop(rig._relay.adopt(tunnel).unwrap());
     (client, origin, flow)
 }

@@ -2,6 +2,7 @@
 //!
 //! Borrowed descriptors in, `io::Result` out. What rustix or socket2 can do safely is done by them.
 
+pub mod bare;
 pub mod bpf;
 pub mod capabilities;
 pub mod pacing;

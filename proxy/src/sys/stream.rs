@@ -15,6 +15,7 @@ use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketFlags};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use super::bare::Bare;
 use crate::tls::Session;
 
 /// The socket, its registration once there is one, and what it speaks TLS by if it does.
@@ -231,31 +232,6 @@ impl BothWays<'_> {
 impl AsFd for BothWays<'_> {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
         self.socket.get_ref().as_fd()
-    }
-}
-
-/// A socket as TLS reads and writes it: whatever has it registered, and without SIGPIPE.
-#[derive(Debug)]
-pub struct Bare<'a, S>(pub &'a S);
-
-impl<S: AsFd> io::Read for Bare<'_, S> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        Ok(rustix::net::recv(self.0, buffer, RecvFlags::DONTWAIT)?.0)
-    }
-}
-
-impl<S: AsFd> io::Write for Bare<'_, S> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        Ok(rustix::net::send(self.0, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?)
-    }
-
-    fn write_vectored(&mut self, pieces: &[io::IoSlice<'_>]) -> io::Result<usize> {
-        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-        Ok(rustix::net::sendmsg(self.0, pieces, &mut rustix::net::SendAncillaryBuffer::default(), flags)?)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 

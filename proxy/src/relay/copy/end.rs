@@ -7,7 +7,7 @@ use rustix::net::Shutdown;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-use crate::sys::stream::Bare;
+use crate::sys::bare::Bare;
 use crate::tls::Session;
 
 /// A socket, and the TLS in it.

@@ -63,8 +63,7 @@ fn hand_off(adopt: &impl Fn(Tunnel) -> Adopted) -> io::Result<()> {
         ];
         let receiving = Builder::new().spawn_scoped(scope, || down.expect_last(&client, 0..HAND_OFF))?;
         let flow = Arc::new(Flow::default());
-        let end =
-            adopt(Tunnel { client: near, origin: far, tls: Default::default(), prefix: [prefix, Vec::new()], flow });
+        let end = adopt(Tunnel::plain(near, far, [prefix, Vec::new()], flow));
         let mut end = end.map_err(|(_, error)| error)?;
         ends_whole(&mut end, up.expect_last(&origin, 0..HAND_OFF), sending.into_iter().chain([receiving]))
     })
@@ -74,13 +73,7 @@ fn stopped_reader(program: &Program, length: usize, adopt: &impl Fn(Tunnel) -> A
     let ((client, near), (origin, far)) = (pair()?, pair()?);
     let (up, down) = (Pattern::new(3), Pattern::new(9));
     let others = program.redirector.sockets();
-    let end = adopt(Tunnel {
-        client: near,
-        origin: far,
-        tls: Default::default(),
-        prefix: Default::default(),
-        flow: Arc::new(Flow::default()),
-    });
+    let end = adopt(Tunnel::plain(near, far, Default::default(), Arc::new(Flow::default())));
     let mut end = end.map_err(|(_, error)| error)?;
     let start = Instant::now();
     while program.redirector.sockets() < others + 2 {
@@ -169,13 +162,7 @@ fn held_up(sender: &TcpStream, sending: &ScopedJoinHandle<'_, io::Result<()>>) -
 
 fn reset(adopt: &impl Fn(Tunnel) -> Adopted) -> io::Result<()> {
     let ((client, near), (origin, far)) = (pair()?, pair()?);
-    let tunnel = Tunnel {
-        client: near,
-        origin: far,
-        tls: Default::default(),
-        prefix: Default::default(),
-        flow: Arc::new(Flow::default()),
-    };
+    let tunnel = Tunnel::plain(near, far, Default::default(), Arc::new(Flow::default()));
     let mut end = adopt(tunnel).map_err(|(_, error)| error)?;
     (&client).write_all(b"last words").map_err(in_time)?;
     let mut words = [0; 10];

@@ -38,13 +38,7 @@ fn open(loops: &Loops) -> (TcpStream, TcpStream, tokio::sync::oneshot::Receiver<
     for socket in [&client, &origin] {
         socket.set_read_timeout(Some(DEADLINE)).unwrap();
     }
-    let tunnel = Tunnel {
-        client: near,
-        origin: far,
-        tls: Default::default(),
-        prefix: Default::default(),
-        flow: Arc::new(Flow::default()),
-    };
+    let tunnel = Tunnel::plain(near, far, Default::default(), Arc::new(Flow::default()));
     let ended = loops.adopt(tunnel).map_err(|(_, error)| error).unwrap();
     (client, origin, ended)
 }
