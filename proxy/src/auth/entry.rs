@@ -45,7 +45,9 @@ impl Entry {
             return Err(error(cause, "keep the one that is in use and the one that comes after it"));
         }
         let hash = |text: &&str| {
-            let hash = Hash::parse(text).map(Arc::new);
+            // As `hash-password` prints it, with the name before it.
+            let of_name = text.strip_prefix(&*name).and_then(|rest| rest.strip_prefix(':'));
+            let hash = Hash::parse(of_name.unwrap_or(text)).map(Arc::new);
             hash.map_err(|unusable| error(format!("'{name}': {}", unusable.cause), unusable.remedy))
         };
         let hashes = passwords.iter().map(hash).collect::<Result<_, _>>()?;

@@ -9,7 +9,7 @@
 //! | `pump` | what a loop does for one tunnel: splice(2) through a pipe, half-close, failure |
 //! | `pipes` | a loop's stock of pipes |
 //! | `sockmap` | what has the kernel redirect, and what the pump does for it then |
-//! | `copy` | the portable engine: read and write, on tokio |
+//! | `copy` | the portable engine: read and write, on tokio; also for what speaks TLS |
 //! | `selftest` | whether an engine works on this host |
 //! | `unfit` | why one does not |
 //! | `watch` | what TCP says of a tunnel every few seconds |
