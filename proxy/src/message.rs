@@ -48,6 +48,38 @@ pub fn length(value: &[u8]) -> Option<u64> {
     digits.parse().ok()
 }
 
+/// How a message says where its content ends (RFC 9112, 6.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// Not at all.
+    Unsaid,
+    /// By its length in bytes.
+    Length(u64),
+    /// By chunks.
+    Chunked,
+}
+
+impl Framing {
+    /// Appends the header that says so.
+    pub fn append(self, to: &mut Vec<u8>) {
+        match self {
+            Self::Unsaid => {}
+            Self::Length(length) => append(to, "Content-Length", length.to_string().as_bytes()),
+            Self::Chunked => append(to, "Transfer-Encoding", b"chunked"),
+        }
+    }
+
+    /// The content; `unsaid` is what that is where nothing is said of it.
+    #[must_use]
+    pub const fn content(self, unsaid: Content) -> Content {
+        match self {
+            Self::Unsaid => unsaid,
+            Self::Length(length) => Content::Length(length),
+            Self::Chunked => Content::chunked(),
+        }
+    }
+}
+
 /// Appends those headers, each a line of its own, that go on beyond this hop.
 pub fn append_forwarded(to: &mut Vec<u8>, headers: &[Header<'_>]) {
     for header in headers.iter().filter(|header| goes_on(headers, header.name)) {

@@ -95,6 +95,9 @@ fn question(options: &Explain, target: &Target, grant: Option<&Grant>) -> String
     let terms = match (grant, options.origins.users.is_empty()) {
         (Some(grant), _) => format!("\n  {user} may come {}\n", grant_in_words(grant)),
         (None, true) => " (the rules are the same for every user and source)\n".to_owned(),
+        (None, false) if options.user.is_none() => {
+            " (users may have terms of their own in [users]: name one by --user)\n".to_owned()
+        }
         (None, false) => format!(" ({user} has no terms of his own in [users])\n"),
     };
     format!("{user} from {from} asks for {target}{terms}")

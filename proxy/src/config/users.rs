@@ -177,7 +177,7 @@ mod tests {
     #[test]
     fn a_section_says_what_its_users_may() {
         let with_name = format!("[users.ann]\npasswords = ['ann:{HASH}', '{HASH}']");
-        assert!(super::read(Path::new("FILE"), &with_name).unwrap().entries[0].has_password());
+        assert!(read(Path::new("FILE"), &with_name).unwrap().entries[0].has_password());
         let text = format!(
             "[users]\nhtpasswd = 'file'\n[users.ann]\npasswords = '{HASH}'\nallow = ['a.example:443', '10.0.0.0/8:*']\n\
              from = ['192.0.2.0/24', '2001:db8::1']\nexpires = 2026-12-24T18:30:00+01:30\non-expiry = 'end'\n\

@@ -12,7 +12,7 @@
 //!   readers find two ends (RFC 9112, 6.3 and 11.2).
 
 use super::{Version, all, bad_target, only, refuse};
-use crate::message::{Content, VIA, append, append_forwarded, elements};
+use crate::message::{Content, Framing, VIA, append, append_forwarded, elements};
 use crate::reason::{Reason, Refusal};
 use crate::secret::Secret;
 use crate::target::Target;
@@ -55,7 +55,7 @@ pub(super) fn read(head: &httparse::Request<'_, '_>, version: Version) -> Result
         return refuse(Reason::BadTarget, "the path has a fragment, or a character that no URL has");
     }
     let target = Target::parse_authority(authority, HTTP).map_err(bad_target)?;
-    let framing = Framing::of(head)?;
+    let framing = framing(head)?;
     let path = match path {
         "" if method == "OPTIONS" => "*".to_owned(),
         path if path.starts_with('/') => path.to_owned(),
@@ -74,7 +74,7 @@ pub(super) fn read(head: &httparse::Request<'_, '_>, version: Version) -> Result
     to_origin.extend_from_slice(b"\r\n");
     let upgrade = Upgrade {
         head: Secret::new(to_origin),
-        content: framing.content(),
+        content: framing.content(Content::NONE),
         is_head: method == "HEAD",
         protocols: String::from_utf8_lossy(&protocols.join(&b", "[..])).into_owned(),
     };
@@ -82,43 +82,18 @@ pub(super) fn read(head: &httparse::Request<'_, '_>, version: Version) -> Result
 }
 
 /// How a request says where its content ends.
-#[derive(Clone, Copy)]
-enum Framing {
-    None,
-    Length(u64),
-    Chunked,
-}
-
-impl Framing {
-    fn of(head: &httparse::Request<'_, '_>) -> Result<Self, Refusal> {
-        let length = only(head.headers, "Content-Length", "more than one Content-Length header")?;
-        let coding = only(head.headers, "Transfer-Encoding", "more than one Transfer-Encoding header")?;
-        match (length, coding) {
-            (None, None) => Ok(Self::None),
-            (Some(_), Some(_)) => refuse(Reason::Malformed, "both Content-Length and Transfer-Encoding"),
-            (None, Some(coding)) if coding.eq_ignore_ascii_case(b"chunked") => Ok(Self::Chunked),
-            (None, Some(_)) => refuse(Reason::Malformed, "a Transfer-Encoding other than chunked"),
-            (Some(length), None) => match crate::message::length(length) {
-                Some(length) => Ok(Self::Length(length)),
-                None => refuse(Reason::Malformed, "invalid Content-Length header"),
-            },
-        }
-    }
-
-    fn append(self, to: &mut Vec<u8>) {
-        match self {
-            Self::None => {}
-            Self::Length(length) => append(to, "Content-Length", length.to_string().as_bytes()),
-            Self::Chunked => append(to, "Transfer-Encoding", b"chunked"),
-        }
-    }
-
-    const fn content(self) -> Content {
-        match self {
-            Self::None => Content::NONE,
-            Self::Length(length) => Content::Length(length),
-            Self::Chunked => Content::chunked(),
-        }
+fn framing(head: &httparse::Request<'_, '_>) -> Result<Framing, Refusal> {
+    let length = only(head.headers, "Content-Length", "more than one Content-Length header")?;
+    let coding = only(head.headers, "Transfer-Encoding", "more than one Transfer-Encoding header")?;
+    match (length, coding) {
+        (None, None) => Ok(Framing::Unsaid),
+        (Some(_), Some(_)) => refuse(Reason::Malformed, "both Content-Length and Transfer-Encoding"),
+        (None, Some(coding)) if coding.eq_ignore_ascii_case(b"chunked") => Ok(Framing::Chunked),
+        (None, Some(_)) => refuse(Reason::Malformed, "a Transfer-Encoding other than chunked"),
+        (Some(length), None) => match crate::message::length(length) {
+            Some(length) => Ok(Framing::Length(length)),
+            None => refuse(Reason::Malformed, "invalid Content-Length header"),
+        },
     }
 }
 

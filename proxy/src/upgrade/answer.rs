@@ -7,7 +7,7 @@
 use httparse::{Error, Header, Status};
 
 use crate::message::{
-    self, Content, MAX_HEAD, MAX_HEADERS, VIA, all, append, append_forwarded, elements, one_line_ending,
+    self, Content, Framing, MAX_HEAD, MAX_HEADERS, VIA, all, append, append_forwarded, elements, one_line_ending,
 };
 use crate::reason::{Reason, Refusal};
 use crate::request::Upgrade;
@@ -66,9 +66,9 @@ fn read(head: &httparse::Response<'_, '_>, head_len: usize, asked: &Upgrade) -> 
         return bad("its status is none");
     }
     let headers = &*head.headers;
-    let framing = Framing::of(headers, head.version == Some(0))?;
+    let framing = framing(headers, head.version == Some(0))?;
     let (content, behind) = match status {
-        100..200 if !matches!(framing, Framing::None) => return bad("there is content behind a 1xx"),
+        100..200 if framing != Framing::Unsaid => return bad("there is content behind a 1xx"),
         SWITCHED => {
             is_asked_for(headers, asked, head.version)?;
             (Content::NONE, "Upgrade")
@@ -76,16 +76,12 @@ fn read(head: &httparse::Response<'_, '_>, head_len: usize, asked: &Upgrade) -> 
         100..200 => (Content::NONE, ""),
         204 | 304 => (Content::NONE, "close"),
         _ if asked.is_head => (Content::NONE, "close"),
-        _ => (framing.content(), "close"),
+        _ => (framing.content(Content::UntilClose), "close"),
     };
     let mut to_client = format!("HTTP/1.1 {status:03} {}\r\n", head.reason.unwrap_or_default()).into_bytes();
     append_forwarded(&mut to_client, headers);
     // Of a HEAD or a 304 it is the length that the content would have.
-    match framing {
-        Framing::Length(length) => append(&mut to_client, "Content-Length", length.to_string().as_bytes()),
-        Framing::Chunked => append(&mut to_client, "Transfer-Encoding", b"chunked"),
-        Framing::None => {}
-    }
+    framing.append(&mut to_client);
     to_client.extend_from_slice(VIA);
     // Behind a 426 as well, which says what it wants (RFC 9110, 15.5.22).
     let upgrades: Vec<_> = all(headers, "Upgrade").filter(|line| !line.is_empty()).collect();
@@ -117,37 +113,21 @@ fn is_asked_for(headers: &[Header<'_>], asked: &Upgrade, version: Option<u8>) ->
     }
 }
 
-/// How an answer says where its content ends (RFC 9112, 6.3).
-enum Framing {
-    None,
-    Length(u64),
-    Chunked,
-}
-
-impl Framing {
-    fn of(headers: &[Header<'_>], is_http10: bool) -> Result<Self, Refusal> {
-        let mut lengths = all(headers, "Content-Length").map(message::length);
-        let length = lengths.next();
-        if lengths.any(|other| Some(other) != length) {
-            return bad("it has two different lengths");
-        }
-        let mut codings = all(headers, "Transfer-Encoding");
-        match (length, codings.next(), codings.next()) {
-            (None, None, _) => Ok(Self::None),
-            (Some(Some(length)), None, _) => Ok(Self::Length(length)),
-            (Some(None), None, _) => bad("its Content-Length is none"),
-            (Some(_), Some(_), _) => bad("it has both Content-Length and Transfer-Encoding"),
-            (None, Some(coding), None) if !is_http10 && coding.eq_ignore_ascii_case(b"chunked") => Ok(Self::Chunked),
-            (None, Some(_), _) => bad("its Transfer-Encoding is not chunked alone"),
-        }
+/// How an answer says where its content ends.
+fn framing(headers: &[Header<'_>], is_http10: bool) -> Result<Framing, Refusal> {
+    let mut lengths = all(headers, "Content-Length").map(message::length);
+    let length = lengths.next();
+    if lengths.any(|other| Some(other) != length) {
+        return bad("it has two different lengths");
     }
-
-    const fn content(&self) -> Content {
-        match self {
-            Self::None => Content::UntilClose,
-            Self::Length(length) => Content::Length(*length),
-            Self::Chunked => Content::chunked(),
-        }
+    let mut codings = all(headers, "Transfer-Encoding");
+    match (length, codings.next(), codings.next()) {
+        (None, None, _) => Ok(Framing::Unsaid),
+        (Some(Some(length)), None, _) => Ok(Framing::Length(length)),
+        (Some(None), None, _) => bad("its Content-Length is none"),
+        (Some(_), Some(_), _) => bad("it has both Content-Length and Transfer-Encoding"),
+        (None, Some(coding), None) if !is_http10 && coding.eq_ignore_ascii_case(b"chunked") => Ok(Framing::Chunked),
+        (None, Some(_), _) => bad("its Transfer-Encoding is not chunked alone"),
     }
 }
 
