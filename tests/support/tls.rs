@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustls::crypto::ring;
@@ -151,6 +151,9 @@ struct Pair {
     ended: [bool; 2],
 }
 
+/// How long there may be no room for what came before a failure.
+const LAST_BYTES: Duration = Duration::from_secs(1);
+
 /// What is read at once.
 const PIECE: usize = 16 << 10;
 
@@ -164,10 +167,10 @@ impl Pair {
                 let deadline = Instant::now() + DEADLINE;
                 let left = |socket: &TcpStream| tcp::unacknowledged(socket).is_ok_and(|bytes| bytes > 0);
                 while left(&self.plain) && Instant::now() < deadline {
-                    thread::park_timeout(std::time::Duration::from_millis(1));
+                    thread::park_timeout(Duration::from_millis(1));
                 }
                 for socket in [&self.plain, &self.secure] {
-                    let _ = SockRef::from(socket).set_linger(Some(std::time::Duration::ZERO));
+                    let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
                 }
             }
         }
@@ -176,6 +179,7 @@ impl Pair {
     fn pass(&mut self) -> io::Result<()> {
         // Read from the gateway and not taken by the client yet.
         let mut waiting = Vec::new();
+        let mut broke = None;
         while self.ended != [true; 2] || self.connection.wants_write() {
             let reads_plain = !self.ended[0] && !self.connection.wants_write() && !self.connection.is_handshaking();
             let reads_secure = !self.ended[1] && waiting.is_empty();
@@ -191,12 +195,16 @@ impl Pair {
             ];
             poll(&mut both, None)?;
             let [plain_said, secure_said] = both.map(|said| said.revents());
-            for (said, socket) in [(plain_said, &self.plain), (secure_said, &self.secure)] {
-                // What came before the failure may still be there to read, and the failure is told once.
-                if said.contains(PollFlags::ERR)
-                    && !said.contains(PollFlags::IN)
-                    && let Some(error) = socket.take_error()?
-                {
+            for (said, socket, reads) in
+                [(plain_said, &self.plain, reads_plain), (secure_said, &self.secure, reads_secure)]
+            {
+                if !said.contains(PollFlags::ERR) || said.contains(PollFlags::IN) {
+                    continue;
+                }
+                if !reads && broke.get_or_insert_with(Instant::now).elapsed() < LAST_BYTES {
+                    // What came before the failure is read when there is room for it again, unless there never is.
+                    thread::park_timeout(Duration::from_millis(1));
+                } else if let Some(error) = socket.take_error()? {
                     return Err(error);
                 }
             }

@@ -125,7 +125,7 @@ pub fn parents(rules: &Rules) -> Result<Parents, String> {
         }),
     };
     if let Some(own) = parents.all().find(|parent| is_own(parent)) {
-        return Err(format!("--parent {} is a listener of this gateway: a tunnel would never end", own.label));
+        return Err(format!("--parent {} is a listener of this gateway: a tunnel would never end", own.url()));
     }
     Ok(parents)
 }

@@ -163,6 +163,15 @@ impl Parent {
     }
 }
 
+impl Parent {
+    /// Where it is and what it speaks, without who it is told that this is.
+    #[must_use]
+    pub fn url(&self) -> String {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.label)
+    }
+}
+
 impl fmt::Display for Parent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the parent proxy {}", self.label)
