@@ -20,8 +20,8 @@ use sluicegate::sys::tcp;
 use socket2::{Domain, SockRef, Socket, Type};
 use tempfile::TempDir;
 
+use super::Setup;
 use super::process::{program, run};
-use super::{DEADLINE, Setup};
 
 /// A certificate for localhost and 127.0.0.1, which nobody else has signed, and its key.
 #[derive(Debug)]
@@ -162,12 +162,15 @@ impl Pair {
         [&self.plain, &self.secure].iter().for_each(|socket| socket.set_nonblocking(true).expect("a socket"));
         match self.pass() {
             Ok(()) => {}
-            // Both are reset when what was passed on has arrived.
+            // Both are reset when what was passed on has arrived, or does not any more.
             Err(_) => {
-                let deadline = Instant::now() + DEADLINE;
-                let left = |socket: &TcpStream| tcp::unacknowledged(socket).is_ok_and(|bytes| bytes > 0);
-                while left(&self.plain) && Instant::now() < deadline {
+                let mut last = (self.left(), Instant::now());
+                while last.0 > 0 && last.1.elapsed() < LAST_BYTES {
                     thread::park_timeout(Duration::from_millis(1));
+                    let left = self.left();
+                    if left != last.0 {
+                        last = (left, Instant::now());
+                    }
                 }
                 for socket in [&self.plain, &self.secure] {
                     let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
@@ -233,6 +236,14 @@ impl Pair {
         }
         self.secure.set_nonblocking(false)?;
         self.secure.shutdown(Shutdown::Write)
+    }
+
+    /// Bytes that were not acknowledged yet, or not even sent.
+    fn left(&mut self) -> usize {
+        while self.connection.wants_write() && self.connection.write_tls(&mut self.secure).is_ok() {}
+        let unsent = usize::from(self.connection.wants_write());
+        unsent
+            + [&self.plain, &self.secure].map(|socket| tcp::unacknowledged(socket).unwrap_or(0)).iter().sum::<usize>()
     }
 
     fn read_plain(&mut self) -> io::Result<()> {
