@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use rustls::ServerConfig;
-use rustls::crypto::ring;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
 use super::Session;
+use super::suites::provider;
 use crate::stamp::Stamp;
 
 /// What a client of an https proxy may want to speak in it, where it says so (RFC 7301).
@@ -90,7 +90,7 @@ fn read(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, String> {
         Ok(private) => private,
         Err(error) => return unread("--tls-key", key, &error, KEY),
     };
-    let provider = Arc::new(ring::default_provider());
+    let provider = provider();
     let signing = match provider.key_provider.load_private_key(private) {
         Ok(signing) => signing,
         Err(error) => return unusable("--tls-key", key, &error.to_string(), KEY),
@@ -106,6 +106,7 @@ fn read(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, String> {
         .with_no_client_auth();
     let mut config = config.with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(certified)));
     config.alpn_protocols = vec![PROTOCOL.to_vec()];
+    config.ignore_client_order = true;
     Ok(Arc::new(config))
 }
 

@@ -5,8 +5,10 @@
 //! | `mod` | a session: what goes in and comes out, whoever waits for the socket |
 //! | `identity` | the certificate that clients are shown, and its key |
 //! | `trust` | whom parents are believed to be |
+//! | `suites` | which cipher suites, best first |
 
 mod identity;
+mod suites;
 mod trust;
 
 use std::fmt;
@@ -25,6 +27,12 @@ const PIECE: usize = 64 << 10;
 /// The same during the handshake, behind which other bytes may follow.
 const STEP: usize = 4 << 10;
 
+/// Bytes of a record, at most (RFC 8446, 5.1).
+const RECORD: usize = 16 << 10;
+
+/// More than there are records of the handshake, and of its end.
+const OTHERS: u64 = 16;
+
 /// One side of a TLS connection over a non-blocking socket, which is somebody else's. Two may use it at once, one to
 /// read and one to write.
 ///
@@ -38,6 +46,8 @@ struct State {
     plain: usize,
     /// Why nothing more comes.
     failed: Option<String>,
+    /// Records of its own that bytes were put in.
+    records: u64,
 }
 
 impl Session {
@@ -58,7 +68,7 @@ impl Session {
     }
 
     fn of(connection: Connection) -> Self {
-        Self(Mutex::new(State { connection, plain: 0, failed: None }))
+        Self(Mutex::new(State { connection, plain: 0, failed: None, records: 0 }))
     }
 
     /// Both sides have proved what they had to.
@@ -148,9 +158,16 @@ impl Session {
     /// Encrypts as much of `bytes` as there is room for; [`Session::flush`] sends it.
     ///
     /// # Errors
-    /// That of rustls.
+    /// That of rustls, and when the keys of a TLS 1.2 are used up: rustls would announce an end then that is none.
     pub fn put(&self, bytes: &[u8]) -> io::Result<usize> {
-        self.lock().connection.writer().write(bytes)
+        let mut state = self.lock();
+        let last = state.connection.negotiated_cipher_suite().map_or(u64::MAX, suites::last_record);
+        if state.records.saturating_add(bytes.len().div_ceil(RECORD) as u64 + OTHERS) > last {
+            return Err(io::Error::other("TLS 1.2: its keys are used up; TLS 1.3 gets new ones"));
+        }
+        let put = state.connection.writer().write(bytes)?;
+        state.records += put.div_ceil(RECORD) as u64;
+        Ok(put)
     }
 
     /// Writes what has been encrypted.

@@ -6,12 +6,12 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 
 use super::Session;
+use super::suites::provider;
 
 /// The roots that are trusted.
 #[derive(Clone)]
@@ -51,7 +51,7 @@ impl Trust {
         if usable == 0 {
             return Err("there is no certificate in it".to_owned());
         }
-        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        let config = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .map_err(|error| error.to_string())?;
         Ok(Self(Arc::new(config.with_root_certificates(roots).with_no_client_auth())))
