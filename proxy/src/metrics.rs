@@ -75,7 +75,7 @@ metrics_table! {
     LOOP_MOVES: Kind::Counter, "loop_moves_total", ["engine", "to"],
         "Times that a tunnel went to a loop for bulk, or back to an interactive one";
     TCP_LIMITED: Kind::Counter, "tcp_limited_seconds_total", ["side", "by"],
-        "Whole seconds that sending to a side was held up by its window (receiver), by the send buffer (gateway) or by the path (network)";
+        "Whole seconds that sending to a side was held up by its window (receiver), by the send buffer (gateway), by the path (network) or by the rate that the tunnel is held to (rate)";
     SOCKMAP_SECONDS: Kind::Counter, "sockmap_seconds_total", ["by"],
         "Whole seconds that directions of tunnels were redirected by the kernel, or passed on in userspace because the receiver did not keep up";
     PIPE_BYTES: Kind::Gauge, "pipe_bytes", [],
@@ -150,11 +150,13 @@ pub enum LimitedBy {
     Gateway,
     /// Neither: the congestion window, that is the path.
     Network,
+    /// The rate that the tunnel is held to, which is less than what the path seems to take.
+    Rate,
 }
 
 impl LimitedBy {
     /// All of them, in the order of their discriminants.
-    pub const ALL: [Self; 3] = [Self::Receiver, Self::Gateway, Self::Network];
+    pub const ALL: [Self; 4] = [Self::Receiver, Self::Gateway, Self::Network, Self::Rate];
 
     /// The value of the label.
     #[must_use]
@@ -163,6 +165,7 @@ impl LimitedBy {
             Self::Receiver => "receiver",
             Self::Gateway => "gateway",
             Self::Network => "network",
+            Self::Rate => "rate",
         }
     }
 }
@@ -172,7 +175,8 @@ impl LimitedBy {
 /// Counters are whole numbers here, so what is left below a second waits, for the whole process, for
 /// the next call of the same labels: many short tunnels count like one long one.
 pub fn tcp_limited(side: LimitedSide, by: LimitedBy, time: Duration) {
-    static REST: [[AtomicU64; 3]; 2] = [const { [const { AtomicU64::new(0) }; 3] }; 2];
+    static REST: [[AtomicU64; LimitedBy::ALL.len()]; 2] =
+        [const { [const { AtomicU64::new(0) }; LimitedBy::ALL.len()] }; 2];
     let seconds = whole_seconds(&REST[side as usize][by as usize], time);
     if seconds > 0 {
         TCP_LIMITED.counter(&[side.label(), by.label()]).increment(seconds);

@@ -37,7 +37,8 @@ impl Watch {
         let busy = now.busy.saturating_sub(before.busy);
         metrics::tcp_limited(side, LimitedBy::Receiver, receiver);
         metrics::tcp_limited(side, LimitedBy::Gateway, gateway);
-        metrics::tcp_limited(side, LimitedBy::Network, busy.saturating_sub(receiver + gateway));
+        let rest = if now.paced { LimitedBy::Rate } else { LimitedBy::Network };
+        metrics::tcp_limited(side, rest, busy.saturating_sub(receiver + gateway));
         let patient = now.window_closed && now.unanswered_probes < DEAD;
         if patient != self.patient && !user_timeout.is_zero() {
             let timeout = if patient { Duration::ZERO } else { user_timeout };

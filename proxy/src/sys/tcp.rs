@@ -53,6 +53,8 @@ pub struct Limits {
     pub window_closed: bool,
     /// Window probes that the peer has left unanswered.
     pub unanswered_probes: u8,
+    /// The rate that the socket is held to ([`super::pacing`]) is less than what the congestion control would send.
+    pub paced: bool,
 }
 
 /// Reads [`Limits`] out of `TCP_INFO` (tcp(7)).
@@ -61,12 +63,14 @@ pub struct Limits {
 /// The error of getsockopt(2), as for a socket that is not TCP.
 pub fn limits(socket: &impl AsFd) -> io::Result<Limits> {
     let (raw, length) = info(socket)?;
+    let [pacing, most, ..] = raw.rates;
     Ok(Limits {
         busy: Duration::from_micros(raw.busy_time),
         receiver: Duration::from_micros(raw.rwnd_limited),
         send_buffer: Duration::from_micros(raw.sndbuf_limited),
         unanswered_probes: raw.bytes[PROBES],
         window_closed: length >= size_of::<Raw>() && raw.snd_wnd == 0,
+        paced: most != u64::MAX && pacing >= most,
     })
 }
 
@@ -261,6 +265,27 @@ mod tests {
         }
         two.read_exact(&mut [0; 1]).unwrap();
         assert!(!is_at_mark(&two));
+    }
+
+    #[test]
+    fn a_rate_that_is_less_than_the_path_takes_is_what_holds_up() {
+        let (one, two) = pair();
+        assert!(!limits(&one).unwrap().paced);
+        crate::sys::pacing::set_max_pacing_rate(&one, Some(50 << 20)).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| io::copy(&mut io::repeat(7).take(8 << 20), &mut &one).unwrap());
+            io::copy(&mut (&two).take(8 << 20), &mut io::sink()).unwrap();
+        });
+        let limits = limits(&one).unwrap();
+        assert!(limits.paced && limits.busy > Duration::from_millis(50), "{limits:?}");
+        // More than loopback ever takes.
+        crate::sys::pacing::set_max_pacing_rate(&one, Some(1 << 50)).unwrap();
+        (&one).write_all(&[7; 1_000]).unwrap();
+        (&two).read_exact(&mut [0; 1_000]).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while super::limits(&one).unwrap().paced {
+            assert!(Instant::now() < deadline, "held up by a rate that nothing reaches");
+        }
     }
 
     #[test]
