@@ -5,6 +5,7 @@
 //! comes and goes is divided a few times and not once for each.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -105,11 +106,15 @@ impl Book {
     }
 
     /// Tells a tunnel, whose user has so many, its rate.
-    pub(super) fn tell(&self, id: u64, user: Option<(&str, usize)>, tell: impl FnOnce(Option<Rate>)) {
+    pub(super) fn tell(&self, id: u64, user: Option<(&str, &AtomicUsize)>, tell: impl FnOnce(Option<Rate>)) {
         // Held meanwhile, so that what is told last is the newest.
         let set = self.lock();
         let own = set.of_tunnel(id);
-        let share = user.and_then(|(name, many)| set.of_user(name).map(|rate| rate.shared_by(many)));
+        let share = |(name, many): (&str, &AtomicUsize)| {
+            let rate = set.of_user(name)?;
+            Some(rate.shared_by(many.load(Ordering::Relaxed)))
+        };
+        let share = user.and_then(share);
         tell(own.into_iter().chain(share).min());
     }
 
@@ -240,7 +245,8 @@ mod tests {
 
     fn told(book: &Book, id: u64, user: Option<(&str, usize)>) -> Option<Rate> {
         let mut told = None;
-        book.tell(id, user, |rate| told = rate);
+        let many = AtomicUsize::new(user.map_or(0, |(_, many)| many));
+        book.tell(id, user.map(|(name, _)| (name, &many)), |rate| told = rate);
         told
     }
 

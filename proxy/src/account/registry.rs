@@ -170,7 +170,7 @@ impl Registry {
     }
 
     fn pace(&self, live: &Live) {
-        let user = live.user().map(|user| (&*user.name, user.live.load(Ordering::Relaxed)));
+        let user = live.user().map(|user| (&*user.name, &user.live));
         self.rates.tell(live.id, user, |rate| live.flow.pace(rate));
     }
 
