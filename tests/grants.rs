@@ -14,6 +14,7 @@ use crate::support::client::{request, status};
 use crate::support::noise::End;
 use crate::support::origin::patient;
 use crate::support::process::{replace, sluicegate};
+use crate::support::tls::Certificate;
 use crate::support::{Gateway, Origin, Setup, client, connect_as, eventually};
 
 /// A hash that is made quickly: its cost is not the matter here.
@@ -190,6 +191,31 @@ fn passwords_are_rotated_and_terms_changed_while_tunnels_live() {
     client::echoes(&open, 100_000);
 }
 
+/// A user who was taken out is out as soon as that can be, whatever stood in the way.
+#[test]
+fn what_was_refused_for_another_files_sake_is_read_when_that_is_right() {
+    let Some(certificate) = Certificate::make() else { return };
+    let Some(other) = Certificate::make() else { return };
+    let user = |name: &str| format!("[users.{name}]\npasswords = '{}'\n", hash("pw"));
+    let configured = Configured::new(&format!("{}{}", user("ann"), user("bob")));
+    let gateway = certificate.shown_by(Setup::bare(&["--config", configured.path()])).debug().start();
+    let origin = Origin::echo();
+    let get = |user: &str| status(gateway.address, origin.address, user);
+    assert_eq!([get("ann:pw"), get("bob:pw")], ["200", "200"]);
+    let position = gateway.log.position();
+    let key = fs::read(certificate.key()).unwrap();
+    fs::copy(other.key(), certificate.key()).unwrap();
+    replace(&configured.file, &text(&user("ann")));
+    let kept = gateway.log.line_from(position, "kept", |line| line.message().starts_with("users not re-read"));
+    assert!(kept.text("error").contains("--tls-key "), "{}", kept.raw);
+    assert_eq!([get("ann:pw"), get("bob:pw")], ["200", "200"]);
+    fs::write(certificate.key(), key).unwrap();
+    gateway.log.line_from(position, "users re-read", |line| line.message() == "users re-read");
+    assert_eq!([get("ann:pw"), get("bob:pw")], ["200", "407"]);
+    // What stays wrong is said once.
+    assert_eq!(gateway.log.count(|line| line.message().starts_with("users not re-read")), 1);
+}
+
 #[test]
 fn a_user_has_his_own_limit_and_others_theirs() {
     let origin = Origin::echo();
@@ -294,6 +320,13 @@ fn terms_and_the_users_file_go_together() {
     replace(&htpasswd, &format!("bob:{}\n", hash("pw")));
     gateway.log.line_from(position, "users re-read", |line| line.message() == "users re-read");
     assert_eq!([get("ann:pw"), get("bob:pw")], ["407", "200"]);
+    // Another users file counts from the next start on, as it is said.
+    let position = gateway.log.position();
+    let other = directory.path().join("other");
+    fs::write(&other, format!("eve:{}\n", hash("pw"))).expect("a file");
+    replace(&configured.file, &text(&section(&other, "")));
+    let said = |line: &crate::support::log::Line| line.message().contains("from the next start on");
+    assert_eq!(gateway.log.line_from(position, "what else changed", said).text("settings"), "users");
     // Nobody has passwords in two places.
     let twice = Configured::new(&section(&htpasswd, &format!("[users.bob]\npasswords = '{}'\n", hash("pw"))));
     let refused = sluicegate(&["check", "--config", twice.path()], &[]);

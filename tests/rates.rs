@@ -181,7 +181,9 @@ fn an_operator_sees_and_changes_rates() {
 #[test]
 fn only_an_operator_changes_rates() {
     let gateway = gateway(Engine::Copy, &[]);
-    for (body, status) in [("{}", 200), ("", 400), ("{\"tunnel\": 1}", 400), ("7", 400), (&"x".repeat(300_000), 400)] {
+    for (body, status) in
+        [("{}", 200), ("", 400), ("{\"tunnel\": 1}", 400), ("7", 400), ("[\"7MiB\"]", 400), (&"x".repeat(300_000), 400)]
+    {
         let answer = admin::patch(gateway.admin, "/api/rates", body);
         assert_eq!(answer.status, status, "{}", answer.body);
     }

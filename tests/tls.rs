@@ -6,6 +6,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 
+use rustix::process::Signal;
 use rustls::version::{TLS12, TLS13};
 use rustls::{CipherSuite, StreamOwned};
 use sluicegate::metrics::{CONNECT_REQUESTS, PARENT_REQUESTS, TUNNELS};
@@ -171,11 +172,29 @@ fn an_end_that_was_not_announced_is_a_reset() {
     assert_eq!(gateway.closing_line(from).text("outcome"), "client_reset");
 }
 
+/// Whether the gateway reads them together with the reset or before.
+#[test]
+fn a_reset_comes_behind_the_bytes_before_it() {
+    let Some(certificate) = Certificate::make() else { return };
+    let (gateway, origin) = (gateway(&certificate), Origin::new());
+    for length in [1_000, 30_000] {
+        let (mut stream, from) = tunnel(&gateway, &certificate, origin.address);
+        let at_origin = origin.accept();
+        gateway.signal(Signal::STOP);
+        stream.write_all(&Noise::new(6).take(length)).unwrap();
+        client::reset(&stream.sock);
+        gateway.signal(Signal::CONT);
+        assert_eq!(Noise::new(6).expect(&at_origin), (length, End::Reset));
+        let line = gateway.closing_line(from);
+        assert_eq!((line.text("outcome"), line.number("to_origin")), ("client_reset", length as u64), "{}", line.raw);
+    }
+}
+
 #[test]
 fn what_is_no_tls_is_told_by_an_alert() {
     let Some(certificate) = Certificate::make() else { return };
-    let setup = certificate.shown_by(Setup::new(&["--no-auth", "--handshake-timeout", "300ms"]));
-    let gateway = setup.debug().start();
+    let arguments = ["--no-auth", "--handshake-timeout", "300ms"];
+    let gateway = certificate.shown_by(Setup::new(&arguments)).debug().start();
     let secure = gateway.secure.unwrap();
     let hello = [22, 3, 1, 0, 50, 1, 0, 0, 46, 3, 3];
     for (bytes, detail) in [
@@ -195,6 +214,20 @@ fn what_is_no_tls_is_told_by_an_alert() {
         assert!(line.text("reason") == "tls_failed" && line.text("detail").contains(detail), "{}", line.raw);
     }
     assert_eq!(gateway.metric(&CONNECT_REQUESTS, &["none", "tls_failed"]), 4);
+    // Behind a PROXY header as well.
+    let believing = certificate.shown_by(Setup::new(&arguments)).args(["--proxy-protocol-from", "127.0.0.0/8"]).start();
+    let mut stream = dial(believing.secure.unwrap());
+    stream.write_all(b"PROXY TCP4 192.0.2.1 192.0.2.2 4711 3129\r\nCONNECT h:443 HTTP/1.1\r\n\r\n").unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).expect("a clean end");
+    assert!(answer.len() == 7 && answer[0] == 21, "{answer:?}");
+    assert_eq!(believing.refusal_line("192.0.2.1:4711".parse().unwrap()).text("reason"), "tls_failed");
+    // Who looks whether somebody listens has not failed at anything.
+    let probe = dial(secure);
+    let from = probe.local_addr().unwrap();
+    drop(probe);
+    let line = gateway.refusal_line(from);
+    assert_eq!((line.text("reason"), line.level()), ("client_gone", "DEBUG"), "{}", line.raw);
     // And TLS where none is spoken is told so, as ever.
     let (_, answer) = client::ask(gateway.address, &[0x16, 3, 1, 0, 5, 1, 0, 0, 1, 0]);
     assert!(answer.starts_with("HTTP/1.1 400 Bad Request: TLS on a plain port"), "{answer}");
@@ -224,7 +257,8 @@ fn what_is_wrong_with_the_files_is_said() {
     }
     let good = [&["check", "--no-auth"][..], &listen, &["--tls-cert", &own, "--tls-key", &key]].concat();
     let outcome = sluicegate(&good, &[]);
-    assert!(outcome.code == Some(0), "{outcome:?}");
+    // And nowhere in the clear.
+    assert!(outcome.code == Some(0) && outcome.out.contains(" tunnels, on 127.0.0.1:0."), "{outcome:?}");
 }
 
 /// TLS with the client, with the parent, and with both.

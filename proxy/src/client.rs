@@ -43,6 +43,8 @@ pub struct Parts {
 #[derive(Debug)]
 pub struct Client {
     stream: Stream,
+    /// When it came, from where on it has so much time for all that it has to say before its tunnel.
+    began: Instant,
     buffer: Vec<u8>,
 }
 
@@ -50,7 +52,7 @@ impl Client {
     /// Takes an accepted connection, which must be non-blocking.
     #[must_use]
     pub fn new(socket: TcpStream) -> Self {
-        Self { stream: Stream::new(socket), buffer: Vec::new() }
+        Self { stream: Stream::new(socket), began: Instant::now(), buffer: Vec::new() }
     }
 
     /// Reads a request; what came behind its head stays for [`Client::into_established`].
@@ -90,8 +92,8 @@ impl Client {
         let failed = |why: &str| Refusal::new(Reason::TlsFailed, format!("{why} (--listen-tls)"));
         let session = session.map_err(|error| failed(&error.to_string()))?;
         // What came behind a PROXY header.
-        session.take_in(&std::mem::take(&mut self.buffer)).map_err(|error| failed(&error.to_string()))?;
-        match timeout(limit, self.stream.secure(session)).await {
+        let early = std::mem::take(&mut self.buffer);
+        match timeout_at(self.began + limit, self.stream.secure(session, &early)).await {
             Ok(Ok(version)) => Ok(version),
             Ok(Err(error)) if error.get_ref().is_none() => Err(self.gone(&error.to_string())),
             Ok(Err(error)) => Err(failed(&error.to_string())),
@@ -107,7 +109,7 @@ impl Client {
         parse: impl Fn(&[u8]) -> Result<Option<(T, usize)>, Refusal>,
         late: impl Fn() -> Refusal,
     ) -> Result<T, Refusal> {
-        let deadline = Instant::now() + limit;
+        let deadline = self.began + limit;
         loop {
             if let Some((found, length)) = parse(&self.buffer)? {
                 self.buffer.drain(..length);

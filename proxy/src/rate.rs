@@ -38,7 +38,7 @@ impl Rate {
         NonZeroU64::new(bytes)
             .filter(|bytes| bytes.get() >= Self::LEAST)
             .map(Self)
-            .ok_or_else(|| "a rate is at least 1KiB a second: leave it out, or say `none`, for no limit".to_owned())
+            .ok_or_else(|| "a rate is at least 1KiB a second: leave it out for no limit".to_owned())
     }
 
     /// Bytes a second.

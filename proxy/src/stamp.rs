@@ -6,7 +6,7 @@ use std::path::Path;
 
 /// What tells one state of a file from another: the file itself, and the times of its last change
 /// in content and in owner or mode (a file made readable counts as changed).
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
     device: u64,
     inode: u64,

@@ -84,6 +84,8 @@ struct Changed {
 struct Set {
     configured: Rates,
     changed: Changed,
+    /// Users who are none any more, and what their live tunnels were held to.
+    former: BTreeMap<Arc<str>, Limit>,
 }
 
 /// What is set, and word of it when it has to be divided anew.
@@ -95,12 +97,16 @@ pub(super) struct Book {
 
 impl Book {
     pub(super) fn new(configured: Rates) -> Self {
-        Self { set: Mutex::new(Set { configured, changed: Changed::default() }), due: Notify::new() }
+        Self { set: Mutex::new(Set { configured, ..Set::default() }), due: Notify::new() }
     }
 
     /// Takes what the configuration says of users, who may be others now.
     pub(super) fn set_users(&self, users: BTreeMap<Arc<str>, Option<Limit>>) {
         let mut set = self.lock();
+        let gone = set.configured.users.keys().filter(|name| !users.contains_key(*name));
+        let gone: Vec<_> = gone.map(|name| (Arc::clone(name), Limit(set.of_user(name)))).collect();
+        set.former.extend(gone);
+        set.former.retain(|name, _| !users.contains_key(name));
         set.changed.users.retain(|name, _| users.contains_key(name));
         set.configured.users = users;
     }
@@ -143,7 +149,7 @@ impl Book {
     /// Makes the whole of a change, or nothing of it. `is_open` says which tunnels there are.
     pub(super) fn change(&self, change: &Change, is_open: impl Fn(u64) -> bool) -> Result<(), Unknown> {
         let mut set = self.lock();
-        let Set { configured, changed } = &mut *set;
+        let Set { configured, changed, .. } = &mut *set;
         let known = |name: &String| configured.users.get_key_value(name.as_str()).map(|(name, _)| Arc::clone(name));
         let users =
             change.users.iter().map(|(n, limit)| Ok((known(n).ok_or_else(|| Unknown::User(n.clone()))?, *limit)));
@@ -172,7 +178,8 @@ impl Set {
     /// His own before everybody's, and what was changed before what is configured.
     fn of_user(&self, name: &str) -> Option<Rate> {
         let own = self.changed.users.get(name).copied();
-        let own = own.or_else(|| self.configured.users.get(name).copied().flatten()).or(self.changed.user);
+        let own = own.or_else(|| self.configured.users.get(name).copied().flatten());
+        let own = own.or_else(|| self.former.get(name).copied()).or(self.changed.user);
         own.map_or(self.configured.user, |limit| limit.0)
     }
 }
@@ -325,5 +332,10 @@ mod tests {
         book.set_users([("bob".into(), None)].into());
         let users: Vec<_> = book.view().users.into_keys().collect();
         assert_eq!(users, ["bob"]);
+        // But for what their live tunnels are held to.
+        let of_ann = || told(&book, 1, Some(("ann", 1)));
+        assert_eq!(of_ann(), rate(2_000));
+        book.set_users([("ann".into(), None), ("bob".into(), None)].into());
+        assert_eq!(of_ann(), rate(5_000), "once more somebody of whom nothing is said");
     }
 }

@@ -44,7 +44,9 @@ impl Admin {
     }
 
     fn change_rates(&self, body: &[u8]) -> Answer {
-        let changed = match serde_json::from_slice(body) {
+        // An object alone: serde would take a list for the fields in their order.
+        let object = serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(body);
+        let changed = match object.and_then(|object| serde_json::from_value(object.into())) {
             Ok(change) => self.registry.change_rates(&change),
             Err(wrong) => {
                 let form = r#"write {"tunnel": "100MiB", "users": {"ann": "none"}, "tunnels": {"17": 1048576}}"#;

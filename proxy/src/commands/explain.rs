@@ -25,7 +25,7 @@ pub async fn run(options: &Explain) -> Result<String, Failure> {
     let wrong = |error| Failure::Usage(format!("{}: {error}", options.target));
     let target = Target::parse(&options.target).map_err(wrong)?;
     let rules = &options.rules;
-    let own = rules.listen.iter().chain(&rules.listen_tls).copied().chain([rules.admin]).collect();
+    let own = rules.listen().into_iter().chain(rules.listen_tls.iter().copied()).chain([rules.admin]).collect();
     let policy = Policy::new(rules.allow.clone(), rules.deny.clone(), own, is_local_address);
     let grant = grant(options);
     let mut text = question(options, &target, grant);
@@ -98,7 +98,9 @@ fn question(options: &Explain, target: &Target, grant: Option<&Grant>) -> String
         (None, false) if options.user.is_none() => {
             " (users may have terms of their own in [users]: name one by --user)\n".to_owned()
         }
-        (None, false) => format!(" ({user} has no terms of his own in [users])\n"),
+        (None, false) => {
+            format!(" ({user} has no terms of his own in [users]; whether somebody has that name is not looked at)\n")
+        }
     };
     format!("{user} from {from} asks for {target}{terms}")
 }

@@ -2,7 +2,7 @@
 //! the rest it needs a new start.
 
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tracing::warn;
 
@@ -17,15 +17,32 @@ use crate::stamp::Stamp;
 #[derive(Debug)]
 pub(super) struct Reread {
     file: PathBuf,
-    seen: Mutex<Option<Stamp>>,
+    looks: Mutex<Looks>,
     before: Origins,
+}
+
+/// What was seen of the file.
+#[derive(Debug)]
+struct Looks {
+    /// As it was read.
+    read: Option<Stamp>,
+    /// At the last look.
+    last: Option<Stamp>,
+    /// What was read then was refused, perhaps for the sake of another file.
+    refused: bool,
 }
 
 impl Reread {
     /// Of these options, if a file is part of them.
     pub(super) fn of(options: &Serve) -> Option<Self> {
         let file = options.rules.config.clone()?;
-        Some(Self { seen: Mutex::new(Stamp::of(&file)), file, before: options.origins.clone() })
+        let read = Stamp::of(&file);
+        let looks = Mutex::new(Looks { last: read, read, refused: false });
+        Some(Self { looks, file, before: options.origins.clone() })
+    }
+
+    fn looks(&self) -> MutexGuard<'_, Looks> {
+        self.looks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn check(&self) -> Result<Origins, String> {
@@ -41,15 +58,22 @@ impl Reread {
 }
 
 impl Elsewhere for Reread {
+    /// Not before it has stayed the same from one look to the next: who writes it in place is not through at once, and
+    /// the half of what a user may not is more than he may.
     fn changed(&self) -> bool {
-        Stamp::of(&self.file) != *self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut looks = self.looks();
+        let now = Stamp::of(&self.file);
+        let stays = std::mem::replace(&mut looks.last, now) == now;
+        stays && (looks.refused || now != looks.read)
     }
 
     fn read(&self) -> Result<Vec<Entry>, UsersError> {
         // Taken before, so that a change in between is seen by the next look.
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Stamp::of(&self.file);
+        let read = Stamp::of(&self.file);
+        let checked = self.check();
+        *self.looks() = Looks { read, last: read, refused: checked.is_err() };
         let remedy = "`sluicegate check` says the same until it can be used";
-        let now = self.check().map_err(|error| UsersError::new("check", error, remedy))?;
+        let now = checked.map_err(|error| UsersError::new("check", error, remedy))?;
         let other = now.unlike(&self.before);
         if !other.is_empty() {
             let settings = other.join(" ");

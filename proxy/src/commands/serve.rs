@@ -33,8 +33,8 @@ const LOG_LEVEL: &str = "SLUICEGATE_LOG_LEVEL";
 pub fn serve(options: &Serve) -> Result<(), Failure> {
     let mut settings = Settings::new(options).map_err(Failure::Usage)?;
     let cores = whole_cores();
-    let Rules { listen, listen_tls, admin, .. } = &options.rules;
-    let listeners = Listeners::bind(listen, listen_tls, *admin, &settings.client_leg, &cores);
+    let Rules { listen_tls, admin, .. } = &options.rules;
+    let listeners = Listeners::bind(&options.rules.listen(), listen_tls, *admin, &settings.client_leg, &cores);
     let listeners = listeners.map_err(Failure::Work)?;
     // Before the first thread is started, each of which would keep the capabilities that it began with.
     give_up_capabilities(&mut settings)?;
@@ -117,14 +117,8 @@ pub fn check(options: &Serve) -> Result<String, Failure> {
             )
         })
         .collect();
-    let listen = options
-        .rules
-        .listen
-        .iter()
-        .chain(&options.rules.listen_tls)
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(" ");
+    let listen = options.rules.listen().into_iter().chain(options.rules.listen_tls.iter().copied());
+    let listen = listen.map(|address| address.to_string()).collect::<Vec<_>>().join(" ");
     Ok(format!(
         "The configuration can be used: {users}, up to {} tunnels, on {listen}.{without}",
         settings.limits.tunnels

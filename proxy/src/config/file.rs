@@ -53,12 +53,11 @@ impl Origins {
         }
     }
 
-    /// The settings, but for users, that say something else than those before did.
+    /// The settings, but for what users may, that say something else than those before did.
     #[must_use]
     pub fn unlike(&self, before: &Self) -> Vec<String> {
         let flags = |origins: &Self| -> BTreeMap<String, Vec<OsString>> {
-            let settings = origins.settings.iter().filter(|setting| setting.key != "users");
-            settings.map(|setting| (setting.key.clone(), setting.flags.clone())).collect()
+            origins.settings.iter().map(|setting| (setting.key.clone(), setting.flags.clone())).collect()
         };
         let (now, before) = (flags(self), flags(before));
         let mut keys: Vec<_> =
@@ -91,7 +90,7 @@ pub fn parse(command: &Command, arguments: impl IntoIterator<Item = OsString>) -
     });
     let Some((name, of_command, file)) = named else { return Ok((matches, Origins::default())) };
     let (mut settings, users) = read(file, &keys(command))?;
-    settings.retain(|setting| is_open(of_command, &setting.key));
+    settings.retain(|setting| is_open(command, name, of_command, &setting.key));
     let origins = Origins { file: file.clone(), settings, users, arguments: arguments.clone() };
     let position = arguments.iter().skip(1).position(|argument| *argument == *name).unwrap_or(0) + 2;
     let mut all = arguments.clone();
@@ -102,13 +101,18 @@ pub fn parse(command: &Command, arguments: impl IntoIterator<Item = OsString>) -
     }
 }
 
-/// The command has this option, and neither a flag nor the environment gave it.
-fn is_open(matches: &ArgMatches, key: &str) -> bool {
-    let id = key.replace('-', "_");
-    match matches.try_contains_id(&id) {
-        Err(_) => false,
-        Ok(_) => !matches!(matches.value_source(&id), Some(ValueSource::CommandLine | ValueSource::EnvVariable)),
-    }
+/// The command has this very option of `serve`, and neither a flag nor the environment gave it.
+///
+/// Looked up in the definition: what matches say of an option that a command does not have differs with clap's build.
+fn is_open(command: &Command, name: &str, matches: &ArgMatches, key: &str) -> bool {
+    let of = |name: &str| {
+        let mut arguments = command.find_subcommand(name)?.get_arguments();
+        arguments.find(|argument| argument.get_long() == Some(key))
+    };
+    // One that is called the same and means something else has no variable, or another one.
+    let is_it = of(name).is_some_and(|own| of("serve").is_some_and(|other| own.get_env() == other.get_env()));
+    let given = |id: &str| matches.value_source(id);
+    is_it && !matches!(given(&key.replace('-', "_")), Some(ValueSource::CommandLine | ValueSource::EnvVariable))
 }
 
 fn read(file: &Path, known: &[String]) -> Result<(Vec<Setting>, Vec<Entry>), Wrong> {
@@ -229,6 +233,25 @@ mod tests {
         assert_eq!(config.max_tunnels, Some(9));
         assert!(config.no_auth);
         assert_eq!(config.idle_timeout, Some(std::time::Duration::from_secs(300)));
+    }
+
+    /// Whichever way clap was built.
+    #[test]
+    fn a_command_takes_what_it_has_and_what_means_the_same_there() {
+        use crate::config::Explain;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("sluicegate.toml");
+        let file = "user = 'ann:s3cret'\nmax-tunnels = 5\nrate = '1MiB'\nallow = 'a.example:1'\nno-auth = true\n";
+        std::fs::write(&path, file).unwrap();
+        let serve = Serve::augment_args(Command::new("serve"));
+        let command = Command::new("sluicegate").subcommand(serve);
+        let command = command.subcommand(Explain::augment_args(Command::new("explain")));
+        let line = ["sluicegate", "explain", "--config", path.to_str().unwrap(), "a.example:1"];
+        let (matches, origins) = parse(&command, line.iter().map(OsString::from)).unwrap();
+        let explain = Explain::from_arg_matches(matches.subcommand().unwrap().1).unwrap();
+        assert_eq!((explain.user, explain.rules.allow.len()), (None, 1));
+        let kept: Vec<_> = origins.settings.iter().map(|setting| setting.key.as_str()).collect();
+        assert_eq!(kept, ["allow"]);
     }
 
     #[test]

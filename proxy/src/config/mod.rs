@@ -1,7 +1,7 @@
 //! One definition of every option: from it come the flags, the environment variables, the
 //! configuration file, `--help`, the man page and the README's table.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -29,14 +29,8 @@ pub struct Rules {
     #[arg(long, env = "SLUICEGATE_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
 
-    /// Address to accept clients on; repeatable
-    #[arg(
-        long,
-        env = "SLUICEGATE_LISTEN",
-        value_name = "ADDR:PORT",
-        default_value = "0.0.0.0:3128",
-        value_delimiter = ' '
-    )]
+    /// Address to accept clients on; repeatable [default: 0.0.0.0:3128, or none if there is --listen-tls]
+    #[arg(long, env = "SLUICEGATE_LISTEN", value_name = "ADDR:PORT", value_delimiter = ' ')]
     pub listen: Vec<SocketAddr>,
 
     /// The same for clients that speak TLS with the gateway, as with an https proxy; needs --tls-cert and --tls-key. Their bytes are copied in this process (engine copy)
@@ -68,6 +62,17 @@ pub struct Rules {
     /// Whom parents by https:// have their certificates from (PEM) [default: whom this host trusts]
     #[arg(long, env = "SLUICEGATE_PARENT_CA", value_name = "FILE")]
     pub parent_ca: Option<PathBuf>,
+}
+
+/// Where clients are accepted unless told otherwise.
+const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 3128);
+
+impl Rules {
+    /// Where clients are accepted who speak no TLS with the gateway.
+    #[must_use]
+    pub fn listen(&self) -> Vec<SocketAddr> {
+        if self.listen.is_empty() && self.listen_tls.is_empty() { vec![LISTEN] } else { self.listen.clone() }
+    }
 }
 
 /// The options of `serve` and `check`.

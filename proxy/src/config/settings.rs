@@ -117,9 +117,10 @@ fn leg(options: &Serve, leg: Leg, send_buffer: usize) -> Result<LegOptions, Stri
 /// Cause and remedy, in a line.
 pub fn parents(rules: &Rules) -> Result<Parents, String> {
     let parents = Parents::new(&rules.parent)?;
+    let listen = rules.listen();
     let is_own = |parent: &Parent| match parent.target.host {
         Host::Name(_) => false,
-        Host::Address(address) => rules.listen.iter().chain(&rules.listen_tls).chain([&rules.admin]).any(|own| {
+        Host::Address(address) => listen.iter().chain(&rules.listen_tls).chain([&rules.admin]).any(|own| {
             let here = own.ip() == address || own.ip().is_unspecified() && is_local_address(address);
             own.port() == parent.target.port && here
         }),
@@ -131,7 +132,8 @@ pub fn parents(rules: &Rules) -> Result<Parents, String> {
 }
 
 fn distinct(rules: &Rules) -> Result<(), String> {
-    let listen = rules.listen.iter().chain(&rules.listen_tls);
+    let listen = rules.listen();
+    let listen = listen.iter().chain(&rules.listen_tls);
     let mut all: Vec<_> = listen.chain([&rules.admin]).filter(|address| address.port() != 0).collect();
     all.sort_unstable();
     match all.windows(2).find(|two| two[0] == two[1]) {

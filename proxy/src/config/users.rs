@@ -33,6 +33,9 @@ use crate::rate::Rate;
 /// What may be said of a user.
 const SETTINGS: &str = "passwords, allow, from, expires, on-expiry, max-tunnels and rate";
 
+/// The end of the last year that has four digits, since that of 1970 began.
+const LAST: Duration = Duration::from_secs(253_402_300_800);
+
 /// What the section says.
 #[derive(Debug, Default)]
 pub(super) struct Section {
@@ -161,7 +164,8 @@ fn time(value: &Spanned<DeValue<'_>>) -> Result<SystemTime, String> {
     let there = humantime::parse_rfc3339(&there.to_string()).map_err(|_| wanted())?;
     let shift = Duration::from_secs(minutes.unsigned_abs() * 60);
     let here = if minutes < 0 { there.checked_add(shift) } else { there.checked_sub(shift) };
-    here.ok_or_else(wanted)
+    // Beyond the year 9999 it could not be shown.
+    here.filter(|here| here.duration_since(SystemTime::UNIX_EPOCH).is_ok_and(|since| since < LAST)).ok_or_else(wanted)
 }
 
 #[cfg(test)]
@@ -216,6 +220,7 @@ mod tests {
             ("[users.ann]\nexpires = 2026-12-24", "2: 'users.ann.expires' is a time with its offset (RFC 3339)"),
             ("[users.ann]\nexpires = 2026-12-24T18:00:00", "2: 'users.ann.expires' is a time with its offset"),
             ("[users.ann]\nexpires = 'soon'", "2: 'users.ann.expires' is a time with its offset"),
+            ("[users.ann]\nexpires = 9999-12-31T23:59:59-00:01", "2: 'users.ann.expires' is a time with its offset"),
             ("[users.ann]\nexpires = 5", "2: 'users.ann.expires' is a time with its offset"),
             ("[users.ann]\non-expiry = 'kill'", "2: 'users.ann.on-expiry' is \"end\""),
             ("[users.ann]\non-expiry = 'end'", "1: 'users.ann' has on-expiry but no expires"),

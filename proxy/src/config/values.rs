@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use crate::secret::Secret;
 
@@ -61,11 +61,16 @@ pub(super) fn network(text: &str) -> Result<IpNet, String> {
     let address = text.parse::<IpAddr>().map(|address| IpNet::from(address.to_canonical()));
     let network =
         address.or_else(|_| text.parse::<IpNet>()).map_err(|_| "write it as 10.0.0.0/8, 10.1.2.3 or fd00::/8")?;
-    if network.trunc() == network {
-        Ok(network)
-    } else {
-        Err(format!("it has bits behind its prefix: write {}", network.trunc()))
+    if network.trunc() != network {
+        return Err(format!("it has bits behind its prefix: write {}", network.trunc()));
     }
+    // Addresses are known in one form (RFC 4291, 2.5.5.2).
+    let mapped = match network {
+        IpNet::V6(v6) => v6.addr().to_ipv4_mapped().zip(v6.prefix_len().checked_sub(96)),
+        IpNet::V4(_) => None,
+    };
+    let v4 = mapped.and_then(|(address, prefix)| Ipv4Net::new(address, prefix).ok());
+    Ok(v4.map_or(network, IpNet::V4))
 }
 
 pub(super) fn positive(text: &str) -> Result<usize, String> {
@@ -73,5 +78,25 @@ pub(super) fn positive(text: &str) -> Result<usize, String> {
         Ok(0) => Err("0 would refuse everybody: leave the option out for no limit".into()),
         Ok(number) => Ok(number),
         Err(_) => Err("a whole number is wanted".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_is_known_in_one_form() {
+        for (text, form) in [
+            ("10.1.2.3", "10.1.2.3/32"),
+            ("::ffff:10.1.2.3", "10.1.2.3/32"),
+            ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
+            ("::ffff:0:0/96", "0.0.0.0/0"),
+            ("fd00::/8", "fd00::/8"),
+            ("::/0", "::/0"),
+        ] {
+            assert_eq!(network(text).map(|network| network.to_string()), Ok(form.to_owned()), "{text}");
+        }
+        assert!(network("10.0.0.1/8").unwrap_err().contains("write 10.0.0.0/8"));
     }
 }

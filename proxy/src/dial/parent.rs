@@ -73,7 +73,7 @@ pub(super) async fn secure(
     let failed = |why: String| Refusal::new(Reason::ParentTls, format!("no TLS with {parent}: {why}"));
     let trust = trust.ok_or_else(|| failed("nobody is trusted".to_owned()))?;
     let session = trust.session(name.clone()).map_err(|error| failed(error.to_string()))?;
-    match timeout(limit, stream.secure(session)).await {
+    match timeout(limit, stream.secure(session, &[])).await {
         Ok(secured) => secured.map(drop).map_err(|error| failed(error.to_string())),
         Err(_) => {
             let limit = humantime::format_duration(limit);

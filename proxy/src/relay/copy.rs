@@ -177,6 +177,10 @@ impl Pair {
             Broken::Stopped(why) => return why,
             Broken::Fault(fault) => fault,
         };
+        if fault.error.get_ref().is_some() {
+            // Not the kernel's word, but that of the TLS inside.
+            tracing::info!(error = %fault.error, "the TLS of a tunnel broke");
+        }
         // A write may have had the error, which the kernel tells only once.
         self.broken[fault.source_of.index()].store(true, Ordering::Relaxed);
         let last = match fault.source_of {

@@ -165,6 +165,7 @@ fn notify(state: &[NotifyState]) {
 async fn housekeeping(gateway: Arc<Gateway>, registry: Arc<Registry>, mut hangup: Signal) {
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut said = None;
     loop {
         let asked = tokio::select! {
             _ = hangup.recv() => true,
@@ -173,10 +174,16 @@ async fn housekeeping(gateway: Arc<Gateway>, registry: Arc<Registry>, mut hangup
         if asked || gateway.authenticator.changed() {
             match gateway.authenticator.reload() {
                 Ok(users) => {
+                    said = None;
                     registry.set_users(gateway.authenticator.rates());
                     info!(users, "users re-read");
                 }
-                Err(error) => error!(%error, "users not re-read: those known before stay valid"),
+                // It is tried again until it can be, and said once.
+                Err(error) if !asked && said.as_ref() == Some(&error) => {}
+                Err(error) => {
+                    error!(%error, "users not re-read: those known before stay valid");
+                    said = Some(error);
+                }
             }
         }
         if let Some(identity) = gateway.identity.as_ref().filter(|identity| asked || identity.changed()) {

@@ -40,15 +40,18 @@ impl Stream {
         Self { registered: None, socket: Arc::new(socket), tls }
     }
 
-    /// Has it speak TLS from here on: what is read and written is what is inside. Gives the version.
+    /// Has it speak TLS from here on: what is read and written is what is inside. `early` has come of it already. Gives
+    /// the version.
     ///
     /// # Errors
     /// The error of recv(2) or send(2), of registering, or what is wrong with the peer ([`Session::read`]), who is told.
-    pub async fn secure(&mut self, session: Session) -> io::Result<&'static str> {
+    pub async fn secure(&mut self, session: Session, early: &[u8]) -> io::Result<&'static str> {
+        let mut early = session.take_in(early);
         while !session.is_established() || session.wants_write() {
-            let step = match session.wants_write() {
-                true => self.when(Interest::WRITABLE, |socket| session.flush(&mut Bare(socket))).await,
-                false => self.when(Interest::READABLE, |socket| session.advance(&mut Bare(socket))).await,
+            let step = match (std::mem::replace(&mut early, Ok(())), session.wants_write()) {
+                (Err(error), _) => Err(error),
+                (Ok(()), true) => self.when(Interest::WRITABLE, |socket| session.flush(&mut Bare(socket))).await,
+                (Ok(()), false) => self.when(Interest::READABLE, |socket| session.advance(&mut Bare(socket))).await,
             };
             if step.is_err() {
                 // As much of an alert as the socket takes.
@@ -199,8 +202,8 @@ impl BothWays<'_> {
         };
         let read = match tls.is_ready() {
             // Not in the socket any more, which may have nothing to report.
-            true => decrypt(self.socket.get_ref(), tls, buffer),
-            false => self.socket.async_io(Interest::READABLE, |socket| decrypt(socket, tls, buffer)).await,
+            true => tls.read_buf(&mut Bare(self.socket.get_ref()), buffer),
+            false => self.socket.async_io(Interest::READABLE, |socket| tls.read_buf(&mut Bare(socket), buffer)).await,
         };
         if tls.wants_write() {
             // An answer to the peer's TLS, or an alert, as far as there is room just now.
@@ -237,15 +240,6 @@ impl AsFd for BothWays<'_> {
 
 fn receive(socket: &TcpStream, buffer: &mut Vec<u8>) -> io::Result<usize> {
     Ok(rustix::net::recv(socket, spare_capacity(buffer), RecvFlags::empty())?.1)
-}
-
-/// Leaves nothing else in the buffer, whatever comes of it: who waits for more may be dropped.
-fn decrypt(socket: &TcpStream, tls: &Session, buffer: &mut Vec<u8>) -> io::Result<usize> {
-    let start = buffer.len();
-    buffer.resize(buffer.capacity(), 0);
-    let read = tls.read(&mut Bare(socket), &mut buffer[start..]);
-    buffer.truncate(start + read.as_ref().map_or(0, |read| *read));
-    read
 }
 
 fn send(socket: &TcpStream, bytes: &[u8]) -> io::Result<usize> {

@@ -79,7 +79,8 @@ fn read(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, String> {
         error => unusable(option, file, &format!("{error}"), remedy),
     };
     const CHAIN: &str = "a file in PEM is wanted, with the certificate first and those that it was signed by behind it";
-    const KEY: &str = "a file in PEM is wanted, with the key of the certificate, not encrypted";
+    const KEY: &str = "a file in PEM is wanted, with the key of the certificate, not encrypted: ECDSA by P-256 or P-384, \
+                       Ed25519, or RSA from 2048 bits on";
     let chain = CertificateDer::pem_file_iter(certificate).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     let chain = match chain {
         Ok(chain) if chain.is_empty() => return unusable("--tls-cert", certificate, "there is none in it", CHAIN),
@@ -96,9 +97,13 @@ fn read(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, String> {
         Err(error) => return unusable("--tls-key", key, &error.to_string(), KEY),
     };
     let certified = CertifiedKey::new(chain, signing);
-    if let Err(error) = certified.keys_match() {
-        let cause = format!("it is not that of --tls-cert {}: {error}", certificate.display());
-        return unusable("--tls-key", key, &cause, "give the two that belong together");
+    match certified.keys_match() {
+        Ok(()) => {}
+        Err(rustls::Error::InconsistentKeys(_)) => {
+            let cause = format!("it is not that of --tls-cert {}", certificate.display());
+            return unusable("--tls-key", key, &cause, "give the two that belong together");
+        }
+        Err(error) => return unusable("--tls-cert", certificate, &error.to_string(), CHAIN),
     }
     let config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

@@ -44,8 +44,10 @@ struct State {
     connection: Connection,
     /// Bytes that were decrypted and not read yet.
     plain: usize,
+    /// Something has come.
+    began: bool,
     /// Why nothing more comes.
-    failed: Option<String>,
+    failed: Option<io::Error>,
     /// Records of its own that bytes were put in.
     records: u64,
 }
@@ -68,7 +70,7 @@ impl Session {
     }
 
     fn of(connection: Connection) -> Self {
-        Self(Mutex::new(State { connection, plain: 0, failed: None, records: 0 }))
+        Self(Mutex::new(State { connection, plain: 0, began: false, failed: None, records: 0 }))
     }
 
     /// Both sides have proved what they had to.
@@ -113,11 +115,12 @@ impl Session {
     /// Takes a step towards [`Session::is_established`], by what the socket has; what is to be said then is to be flushed.
     ///
     /// # Errors
-    /// As [`Session::read`].
+    /// As [`Session::read`]; a plain [`ErrorKind::UnexpectedEof`] if nothing has come at all.
     pub fn advance(&self, socket: &mut impl Read) -> io::Result<()> {
         // What is behind the handshake is not more than rustls keeps.
         let mut piece = [0; STEP];
         match socket.read(&mut piece)? {
+            0 if !self.lock().began => Err(ErrorKind::UnexpectedEof.into()),
             0 => Err(broken("it ended in the midst of the handshake")),
             bytes => self.take_in(&piece[..bytes]),
         }
@@ -137,11 +140,16 @@ impl Session {
             let room = piece.len().min(out.len() - filled);
             let mut bytes = match socket.read(&mut piece[..room]) {
                 Ok(0) => {
-                    state.failed = Some("it ended without close_notify".to_owned());
+                    state.failed = Some(broken("it ended without close_notify"));
                     break;
                 }
                 Ok(bytes) => &piece[..bytes],
                 Err(error) if error.kind() == ErrorKind::WouldBlock && filled > 0 => break,
+                // The kernel tells it once, and what came before it is to go on.
+                Err(error) if filled > 0 => {
+                    state.failed = Some(error);
+                    break;
+                }
                 Err(error) => return Err(error),
             };
             while !bytes.is_empty() && state.feed(&mut bytes).is_ok_and(|taken| taken > 0) {
@@ -150,9 +158,22 @@ impl Session {
         }
         match &state.failed {
             // What came before it is sound.
-            Some(how) if filled == 0 => Err(broken(how)),
+            Some(error) if filled == 0 => Err(once_more(error)),
             _ => Ok(filled),
         }
+    }
+
+    /// The same into the spare capacity of `buffer`. Nothing else is left in it, whatever comes of this: who waits for more
+    /// may be dropped.
+    ///
+    /// # Errors
+    /// As [`Session::read`].
+    pub fn read_buf(&self, socket: &mut impl Read, buffer: &mut Vec<u8>) -> io::Result<usize> {
+        let start = buffer.len();
+        buffer.resize(buffer.capacity(), 0);
+        let read = self.read(socket, &mut buffer[start..]);
+        buffer.truncate(start + read.as_ref().map_or(0, |read| *read));
+        read
     }
 
     /// Encrypts as much of `bytes` as there is room for; [`Session::flush`] sends it.
@@ -195,12 +216,13 @@ impl Session {
 impl State {
     /// Takes some of `bytes` in; nothing any more behind the end that the peer has announced.
     fn feed(&mut self, bytes: &mut &[u8]) -> io::Result<usize> {
+        self.began = true;
         let taken = self.connection.read_tls(bytes)?;
         match self.connection.process_new_packets() {
             Ok(state) => self.plain = state.plaintext_bytes_to_read(),
             Err(error) => {
-                let how = self.failed.insert(error.to_string());
-                return Err(broken(how));
+                let error = self.failed.insert(broken(&error.to_string()));
+                return Err(once_more(error));
             }
         }
         Ok(taken)
@@ -220,6 +242,11 @@ impl State {
     fn is_closed(&mut self) -> bool {
         self.plain == 0 && matches!(self.connection.reader().read(&mut [0]), Ok(0))
     }
+}
+
+/// The same error for who asks again.
+fn once_more(error: &io::Error) -> io::Error {
+    error.raw_os_error().map_or_else(|| io::Error::new(error.kind(), error.to_string()), io::Error::from_raw_os_error)
 }
 
 fn broken(how: &str) -> io::Error {

@@ -23,12 +23,15 @@ struct Wire {
     piece: usize,
     /// The other side has closed it.
     ended: bool,
+    /// The other side has reset it, which is told once.
+    reset: bool,
 }
 
 impl Read for Wire {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let length = self.bytes.len().min(self.piece).min(buffer.len());
         match length {
+            0 if std::mem::take(&mut self.reset) => Err(ErrorKind::TimedOut.into()),
             0 if self.ended => Ok(0),
             0 => Err(ErrorKind::WouldBlock.into()),
             _ => {
@@ -143,6 +146,20 @@ proptest! {
         prop_assert!(bytes.starts_with(&all));
         let kind = end.unwrap_err().kind();
         prop_assert!(matches!(kind, ErrorKind::ConnectionReset | ErrorKind::WouldBlock), "{:?}", kind);
+    }
+}
+
+/// Whatever was decrypted before the socket said so.
+#[test]
+fn a_failure_comes_behind_the_bytes_before_it() {
+    for room in [10, 1_000, 100_000] {
+        let sides = established(usize::MAX);
+        let bytes = vec![9; 30_000];
+        let mut wire = sent(&sides[0], &bytes);
+        (wire.reset, wire.ended) = (true, true);
+        let (all, end) = received(&sides[1], &mut wire, room);
+        assert!(all == bytes, "{} of {} bytes", all.len(), bytes.len());
+        assert_eq!(end.unwrap_err().kind(), ErrorKind::TimedOut);
     }
 }
 
