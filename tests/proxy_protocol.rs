@@ -1,15 +1,12 @@
 //! The PROXY protocol: who a client is by the word of a proxy before, and who it is to a target behind.
 
-use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::process::Command;
 
 use sluicegate::proxy_protocol::{Version, header};
-use sluicegate_xtask::migration::start_listener;
 
 use crate::support::client::{self, ESTABLISHED, SWITCHED, SWITCHING, dial, read_head, request, send_cut, upgrade};
-use crate::support::process::program;
+use crate::support::process::Haproxies;
 use crate::support::{Gateway, Noise, Origin, eventually};
 
 const LOCAL: [&str; 2] = ["--proxy-protocol-from", "127.0.0.0/8"];
@@ -138,21 +135,8 @@ fn targets_are_told_by_rule_before_anything_else() {
 /// HAProxy before the gateway, and HAProxy behind it, which answers with the address that it was told.
 #[test]
 fn between_two_haproxies() {
-    let Some(haproxy) = program("haproxy", "haproxy") else { return };
-    let directory = tempfile::tempdir().unwrap();
-    let start = |name: &str, text: &dyn Fn(u16) -> String| {
-        start_listener(name, directory.path(), |port| {
-            let file = directory.path().join(format!("{name}.cfg"));
-            let defaults =
-                "global\n  maxconn 50\ndefaults\n  timeout connect 5s\n  timeout client 30s\n  timeout server 30s\n";
-            fs::write(&file, format!("{defaults}{}", text(port))).expect("a file");
-            let mut command = Command::new(haproxy);
-            command.arg("-db").arg("-f").arg(file);
-            Ok(command)
-        })
-        .unwrap_or_else(|failure| panic!("{failure}"))
-    };
-    let (_behind, behind) = start("behind", &|port| {
+    let Some(haproxies) = Haproxies::new() else { return };
+    let (_behind, behind) = haproxies.start("behind", |port| {
         format!(
             "frontend told\n  mode http\n  bind 127.0.0.1:{port} accept-proxy\n\
              \x20 http-request return status 200 content-type text/plain lf-string \"%[src]:%[src_port]\"\n"
@@ -161,7 +145,7 @@ fn between_two_haproxies() {
     for (sends, version) in [("send-proxy", "v1"), ("send-proxy-v2", "v2")] {
         let rule = format!("{version} for 127.0.0.0/8:{behind}");
         let gateway = Gateway::open(&[&LOCAL[..], &["--proxy-protocol-to", &rule]].concat());
-        let (_before, before) = start(&format!("before-{version}"), &|port| {
+        let (_before, before) = haproxies.start(&format!("before-{version}"), |port| {
             format!(
                 "listen before\n  mode tcp\n  bind 127.0.0.1:{port}\n  server gateway {} {sends}\n",
                 gateway.address

@@ -13,7 +13,7 @@ use sluicegate::metrics::{CONNECT_REQUESTS, PARENT_REQUESTS, TUNNELS};
 
 use crate::support::client::{self, ESTABLISHED, dial, request};
 use crate::support::noise::End;
-use crate::support::process::{program, run, sluicegate};
+use crate::support::process::{Haproxies, program, run, sluicegate};
 use crate::support::tls::{self, Certificate};
 use crate::support::{Gateway, Noise, Origin, Setup, connect_as, eventually};
 
@@ -287,6 +287,48 @@ fn parents_by_tls() {
         assert_eq!(&back, b"by TLS on both legs");
         assert_eq!(first.metric(&PARENT_REQUESTS, &[&format!("{host}:{port}"), "established"]), 2);
     }
+}
+
+/// One that speaks TLS for a client, and says by the PROXY protocol who that is; and one that does so for the parent.
+#[test]
+fn between_two_haproxies() {
+    let Some(certificate) = Certificate::make() else { return };
+    let Some(haproxies) = Haproxies::new() else { return };
+    let both = certificate.path().with_extension("both");
+    fs::write(&both, [fs::read(certificate.path()).unwrap(), fs::read(certificate.key()).unwrap()].concat()).unwrap();
+    let origin = Origin::new();
+    let last = Setup::new(&[]).user(USER).start();
+    let (_behind, behind) = haproxies.start("behind", |port| {
+        let (both, last) = (both.display(), last.address);
+        format!("listen behind\n  mode tcp\n  bind 127.0.0.1:{port} ssl crt {both}\n  server last {last}\n")
+    });
+    let parent = format!("https://mover:s3cret@localhost:{behind}");
+    let trusted = certificate.path();
+    let trusted = trusted.to_str().unwrap();
+    let arguments = ["--parent", &parent, "--parent-ca", trusted, "--proxy-protocol-from", "127.0.0.0/8"];
+    let gateway = certificate.shown_by(Setup::new(&arguments)).args(["--allow", "*:*"]).user(USER).start();
+    let secure = gateway.secure.unwrap();
+    let (_before, before) = haproxies.start("before", |port| {
+        let server =
+            format!("server gateway {secure} ssl verify required ca-file {trusted} sni str(localhost) send-proxy");
+        format!("listen before\n  mode tcp\n  bind 127.0.0.1:{port}\n  {server}\n")
+    });
+    let client = connect_as(SocketAddr::from(([127, 0, 0, 1], before)), origin.address, USER);
+    let at_origin = origin.accept();
+    let bytes = 20 << 20;
+    std::thread::scope(|scope| {
+        for (seed, from, to) in [(1, &client, &at_origin), (2, &at_origin, &client)] {
+            scope.spawn(move || {
+                Noise::new(seed).send(from, bytes);
+                from.shutdown(std::net::Shutdown::Write).expect("an open stream");
+            });
+            scope.spawn(move || assert_eq!(Noise::new(seed).expect(to), (bytes, End::Clean)));
+        }
+    });
+    let line = gateway.closing_line(client.local_addr().unwrap());
+    let counts = (line.number("to_origin"), line.number("to_client"));
+    assert_eq!(counts, (bytes as u64, bytes as u64), "{}", line.raw);
+    assert_eq!((line.text("tls"), line.text("engine")), ("TLSv1.3", "copy"), "{}", line.raw);
 }
 
 #[test]

@@ -12,6 +12,9 @@ use rustix::process::{
     Pid, PidfdFlags, PidfdGetfdFlags, Resource, Rlimit, getrlimit, pidfd_getfd, pidfd_open, setrlimit,
 };
 
+use sluicegate_xtask::migration::{Process, start_listener};
+use tempfile::TempDir;
+
 use super::eventually;
 use super::gateway::{BINARY, in_clean_environment};
 
@@ -124,4 +127,32 @@ pub(crate) fn replace(file: &Path, text: &str) {
     let new = file.with_extension("new");
     fs::write(&new, text).expect("a file");
     fs::rename(new, file).expect("it takes the place");
+}
+
+/// HAProxies, whose files are in a directory of theirs.
+pub(crate) struct Haproxies {
+    program: &'static str,
+    directory: TempDir,
+}
+
+impl Haproxies {
+    /// `None` where there is none.
+    pub(crate) fn new() -> Option<Self> {
+        let program = program("haproxy", "haproxy")?;
+        Some(Self { program, directory: tempfile::tempdir().expect("a directory") })
+    }
+
+    /// Starts one by a name, and what stands in its configuration beside time-outs when it listens on that port.
+    pub(crate) fn start(&self, name: &str, text: impl Fn(u16) -> String) -> (Process, u16) {
+        const DEFAULTS: &str =
+            "global\n  maxconn 50\ndefaults\n  timeout connect 5s\n  timeout client 30s\n  timeout server 30s\n";
+        let started = start_listener(name, self.directory.path(), |port| {
+            let file = self.directory.path().join(format!("{name}.cfg"));
+            fs::write(&file, format!("{DEFAULTS}{}", text(port))).expect("a file");
+            let mut command = Command::new(self.program);
+            command.arg("-db").arg("-f").arg(file);
+            Ok(command)
+        });
+        started.unwrap_or_else(|failure| panic!("{failure}"))
+    }
 }
