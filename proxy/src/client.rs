@@ -285,4 +285,18 @@ mod tests {
         assert!(text(Reason::UserLimit).contains("\r\nRetry-After: 5\r\n"));
         assert!(!text(Reason::Denied).contains("Authenticate"));
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_that_comes_before_a_tunnel_has_one_time_out() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let _silent = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (socket, _) = listener.accept().unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let mut client = Client::new(socket);
+        // As a PROXY header and TLS may take.
+        tokio::time::advance(Duration::from_secs(20)).await;
+        let then = Instant::now();
+        let refusal = client.request(Duration::from_secs(30)).await.unwrap_err();
+        assert_eq!((refusal.reason, then.elapsed().as_secs()), (Reason::HandshakeTimeout, 10));
+    }
 }
