@@ -8,7 +8,7 @@ use crate::compare::bulk_name;
 use crate::contender::{Kind, Programs};
 use crate::flow::Role;
 use crate::interrupt;
-use crate::load;
+use crate::load::{Load, pause};
 
 /// What is set, and how many tunnels it is tried with; of one user all of them.
 const SETTINGS: [(&str, u64, usize); 5] = [
@@ -18,6 +18,9 @@ const SETTINGS: [(&str, u64, usize); 5] = [
     ("--rate", 50 << 20, 4),
     ("--rate-per-user", 100 << 20, 4),
 ];
+
+/// Until the buffers on the way are full: what this side sends it counts when the kernel takes it.
+const FILLED: Duration = Duration::from_secs(1);
 
 /// One setting of one engine.
 #[derive(Clone, Debug)]
@@ -59,7 +62,9 @@ pub fn rates(
             let gateway = gateway.ok_or_else(|| io::Error::other("no gateway was started"))?;
             for role in [Role::Sink, Role::Source] {
                 interrupt::check()?;
-                let bulk = load::bulk(&gateway.way, tunnels, role, time)?;
+                let load = Load::start(&gateway.way, tunnels, role)?;
+                pause(FILLED);
+                let bulk = load.alone(time)?;
                 let each = if option == "--rate" { tunnels } else { 1 };
                 #[expect(clippy::cast_precision_loss, reason = "a rate")]
                 let wanted = (rate * each as u64) as f64;
