@@ -26,6 +26,7 @@ use tokio::sync::oneshot;
 use crate::metrics;
 use crate::rate::Rate;
 use crate::reason::Reason;
+use crate::sys::socket::set_send_buffer;
 use crate::sys::{pacing, tcp};
 use crate::tunnel::{Direction, Flow, Tunnel};
 
@@ -68,11 +69,26 @@ fn acknowledged(flow: &Flow, direction: Direction, destination: &impl AsFd) -> u
     flow.moved(direction).saturating_sub(tcp::unacknowledged(destination).unwrap_or(0) as u64)
 }
 
+/// What a socket that is held to a rate has to send for so long, while whoever fills it waits for a core: what the kernel
+/// has not had in time it does not send sooner later.
+const PACED_AHEAD: Duration = Duration::from_millis(20);
+
 /// Holds what is sent on a socket to a rate.
 fn pace(socket: &impl AsFd, rate: Option<Rate>) {
     // The kernel refuses only what is no socket.
     let _ = pacing::set_max_pacing_rate(socket, rate.map(Rate::bytes));
+    let ahead = rate.map_or(0, |rate| u128::from(rate.bytes()) * PACED_AHEAD.as_millis() / 1_000);
+    // Below that a buffer grows by itself to what is wanted.
+    if let Some(ahead) = usize::try_from(ahead).ok().filter(|ahead| *ahead > MUCH_AHEAD) {
+        let _ = set_send_buffer(socket, ahead.min(MOST_AHEAD));
+    }
 }
+
+/// From here on the send buffer of a socket that is held to a rate is given to it.
+const MUCH_AHEAD: usize = 4 << 20;
+
+/// The most that it is given.
+const MOST_AHEAD: usize = 64 << 20;
 
 /// Takes away from a source what was seen there and given to its destination.
 fn take_away(source: &TcpStream, scratch: &mut [u8]) -> io::Result<()> {
