@@ -8,9 +8,9 @@ use std::thread;
 
 use serde_json::{Value, json};
 use sluicegate::relay::Engine;
-use sluicegate::sys::capabilities::{FOR_BPF, missing};
 use sluicegate::sys::pacing::max_pacing_rate;
 
+use crate::support::gateway::engines;
 use crate::support::process::{shared_descriptors, sluicegate};
 use crate::support::{Gateway, Noise, Origin, Setup, admin, client, connect_as, eventually};
 
@@ -53,10 +53,6 @@ impl Paced {
     fn into_ends(self) -> (TcpStream, TcpStream) {
         (self.client, self.origin)
     }
-}
-
-fn engines() -> &'static [Engine] {
-    if missing(FOR_BPF).is_empty() { Engine::ALL } else { Engine::AUTO }
 }
 
 fn gateway(engine: Engine, rates: &[&str]) -> Gateway {

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use ipnet::IpNet;
 
 use crate::account::Account;
-use crate::auth::{Authenticator, User};
+use crate::auth::Authenticator;
 use crate::client::Client;
 use crate::dial::{Dialer, Reached};
 use crate::policy::Policy;
@@ -97,13 +97,13 @@ async fn handshake(
     account.target(&request.target);
     gateway.dialer.refuse_loop(&request.via)?;
     let user = gateway.authenticator.check(request.proxy_authorization.as_ref(), account.source()).await?;
-    let grant = user.as_ref().and_then(|user| user.grant.clone()).unwrap_or_default();
-    if let Some(User { name, .. }) = user {
-        account.user(Some(name.clone()));
-        grant.admit(&name, account.source(), SystemTime::now())?;
+    let (name, grant) = user.map_or((None, None), |user| (Some(user.name), user.grant));
+    account.user(name.clone());
+    if let (Some(name), Some(grant)) = (&name, &grant) {
+        grant.admit(name, account.source(), SystemTime::now())?;
     }
-    let named = gateway.policy.check_name(request.target, grant.scope.as_ref())?;
-    account.reserve(grant.max_tunnels)?;
+    let named = gateway.policy.check_name(request.target, grant.as_ref().and_then(|grant| grant.scope.as_ref()))?;
+    account.reserve(grant.and_then(|grant| grant.max_tunnels))?;
     let permit = if gateway.dialer.leaves_name_to_parent(&named) {
         gateway.policy.check_unresolved(named)?
     } else {

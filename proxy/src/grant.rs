@@ -95,7 +95,7 @@ impl fmt::Display for Grant {
         if let Some(Limit(rate)) = self.rate {
             terms.push(rate.map_or_else(|| "as fast as can be".to_owned(), |rate| format!("{rate} together")));
         }
-        f.write_str(&if terms.is_empty() { "no terms".to_owned() } else { terms.join("; ") })
+        f.write_str(&if terms.is_empty() { "from anywhere, at any time".to_owned() } else { terms.join("; ") })
     }
 }
 

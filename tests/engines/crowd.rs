@@ -6,7 +6,8 @@ use std::thread;
 use sluicegate::metrics;
 use sluicegate::relay::Engine;
 
-use super::rig::{self, Ends, Rig, engines};
+use super::rig::{self, Ends, Rig};
+use crate::support::gateway::engines;
 use crate::support::kernel_log::KernelLog;
 use crate::support::noise::End;
 use crate::support::process::descriptors;

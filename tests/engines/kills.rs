@@ -10,7 +10,8 @@ use rustix::process::Pid;
 use sluicegate::metrics;
 use sluicegate::relay::Engine;
 
-use super::rig::{self, Ends, Rig, engines};
+use super::rig::{self, Ends, Rig};
+use crate::support::gateway::engines;
 use crate::support::noise::End;
 use crate::support::{Noise, admin, eventually};
 

@@ -9,9 +9,9 @@ use std::thread;
 use sluicegate::metrics;
 use sluicegate::reason::Reason;
 use sluicegate::relay::Engine;
-use sluicegate::sys::capabilities::{FOR_BPF, missing};
 
 use crate::support::client::request;
+use crate::support::gateway::engines;
 use crate::support::log::Line;
 use crate::support::network::Network;
 use crate::support::tls::{Certificate, Front};
@@ -61,11 +61,6 @@ pub(super) fn crowd(tunnels: u64, one: impl Fn(&Origin, u64) + Sync) {
             });
         }
     });
-}
-
-/// The engines that this process may run: one takes capabilities to start.
-pub(super) fn engines() -> &'static [Engine] {
-    if missing(FOR_BPF).is_empty() { Engine::ALL } else { Engine::AUTO }
 }
 
 /// Runs a test with every engine in turn; over a link too where segments have bounds of their own ([`Engine::Sockmap`]

@@ -8,6 +8,8 @@ use std::thread::{self, JoinHandle};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use sluicegate::metrics::Metric;
+use sluicegate::relay::Engine;
+use sluicegate::sys::capabilities::{FOR_BPF, missing};
 
 use super::log::{Line, Log};
 use super::process::{Outcome, run};
@@ -15,6 +17,11 @@ use super::{admin, eventually};
 
 /// The program that is tested.
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_sluicegate");
+
+/// The engines that this process may run: one takes capabilities to start.
+pub(crate) fn engines() -> &'static [Engine] {
+    if missing(FOR_BPF).is_empty() { Engine::ALL } else { Engine::AUTO }
+}
 
 /// How a gateway is to be started.
 #[derive(Debug, Default)]

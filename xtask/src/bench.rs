@@ -21,9 +21,9 @@ pub fn run(arguments: &[String]) -> Result<()> {
     bench.arg(command);
     if let "compare" | "scale" = command {
         install(arguments);
-        bench.arg("--gateway").arg(binaries.join("sluicegate")).args(output(command, arguments));
+        bench.args(output(command, arguments));
     }
-    if command == "rates" {
+    if let "compare" | "scale" | "rates" = command {
         bench.arg("--gateway").arg(binaries.join("sluicegate"));
     }
     succeed(bench.args(arguments))

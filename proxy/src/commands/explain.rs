@@ -93,7 +93,7 @@ fn question(options: &Explain, target: &Target, grant: Option<&Grant>) -> String
     let user = options.user.as_deref().unwrap_or("any user");
     let from = options.from.map_or("anywhere".to_owned(), |from| from.to_string());
     let terms = match (grant, options.origins.users.is_empty()) {
-        (Some(grant), _) => format!("\n  {user} may come {}\n", grant_in_words(grant)),
+        (Some(grant), _) => format!("\n  {user} may come {grant}\n"),
         (None, true) => " (the rules are the same for every user and source)\n".to_owned(),
         (None, false) if options.user.is_none() => {
             " (users may have terms of their own in [users]: name one by --user)\n".to_owned()
@@ -103,13 +103,6 @@ fn question(options: &Explain, target: &Target, grant: Option<&Grant>) -> String
         }
     };
     format!("{user} from {from} asks for {target}{terms}")
-}
-
-fn grant_in_words(grant: &Grant) -> String {
-    match grant.to_string() {
-        none if none == "no terms" => "from anywhere, at any time".to_owned(),
-        terms => terms,
-    }
 }
 
 fn dialer(rules: &Rules) -> Result<Dialer, Failure> {

@@ -1,7 +1,9 @@
 //! The kernel's pacing of what a socket sends.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
+
+use super::option::{get, set};
 
 /// Has the kernel send no faster than so many bytes a second, or, by `None`, as fast as the congestion control thinks
 /// (`SO_MAX_PACING_RATE`, socket(7)). TCP holds the segments back itself unless the queueing discipline `fq` does
@@ -13,19 +15,7 @@ pub fn set_max_pacing_rate(socket: &impl AsFd, rate: Option<u64>) -> io::Result<
     // Without a limit all bits are set. The kernel takes as many as an unsigned long has (`net/core/sock.c`,
     // `sk_setsockopt`), since 5.0; on a machine of 32 bits four gigabytes a second are no limit either.
     let value = rate.map_or(libc::c_ulong::MAX, |rate| libc::c_ulong::try_from(rate).unwrap_or(libc::c_ulong::MAX));
-    let length = libc::socklen_t::try_from(size_of_val(&value)).expect("the size of a long");
-    // SAFETY: `value` is this function's own and outlives the call; the kernel reads `length` bytes of it, which is its
-    // size, and keeps no pointer. The descriptor is borrowed for the call.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_fd().as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_MAX_PACING_RATE,
-            (&raw const value).cast(),
-            length,
-        )
-    };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    set(socket, libc::SOL_SOCKET, libc::SO_MAX_PACING_RATE, value)
 }
 
 /// What [`set_max_pacing_rate`] has set, and the kernel holds a socket to.
@@ -33,21 +23,8 @@ pub fn set_max_pacing_rate(socket: &impl AsFd, rate: Option<u64>) -> io::Result<
 /// # Errors
 /// The error of getsockopt(2).
 pub fn max_pacing_rate(socket: &impl AsFd) -> io::Result<Option<u64>> {
-    let mut value: libc::c_ulong = 0;
-    let mut length = libc::socklen_t::try_from(size_of_val(&value)).expect("the size of a long");
-    // SAFETY: `value` and `length` are this function's own and outlive the call; the kernel writes at most `length` bytes
-    // to `value` and keeps neither pointer. The descriptor is borrowed for the call.
-    let result = unsafe {
-        libc::getsockopt(
-            socket.as_fd().as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_MAX_PACING_RATE,
-            (&raw mut value).cast(),
-            &raw mut length,
-        )
-    };
-    let rate = (value != libc::c_ulong::MAX).then_some(value);
-    if result == 0 { Ok(rate) } else { Err(io::Error::last_os_error()) }
+    let (value, _) = get::<libc::c_ulong>(socket, libc::SOL_SOCKET, libc::SO_MAX_PACING_RATE)?;
+    Ok((value != libc::c_ulong::MAX).then_some(value))
 }
 
 #[cfg(test)]

@@ -2,13 +2,15 @@
 
 use std::io;
 use std::net::{IpAddr, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::sockopt;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+
+use super::option::{get, set};
 
 /// Longest name of a congestion control, without its NUL (`TCP_CA_NAME_MAX`, `include/net/tcp.h`).
 const MAX_ALGORITHM: usize = 15;
@@ -230,22 +232,10 @@ pub struct ReceiveMemory {
 /// # Errors
 /// The error of getsockopt(2).
 pub fn receive_memory(socket: &impl AsFd) -> io::Result<ReceiveMemory> {
-    let mut figures = [0_u32; 9];
-    let mut length = libc::socklen_t::try_from(size_of_val(&figures)).expect("a small array");
-    // SAFETY: `figures` and `length` are this function's own and outlive the call; the kernel writes at most `length`
-    // bytes to `figures` and keeps neither pointer. The descriptor is borrowed for the call.
-    let result = unsafe {
-        libc::getsockopt(
-            socket.as_fd().as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_MEMINFO,
-            figures.as_mut_ptr().cast(),
-            &raw mut length,
-        )
-    };
+    let (figures, _) = get::<[u32; 9]>(socket, libc::SOL_SOCKET, libc::SO_MEMINFO)?;
     // SK_MEMINFO_RMEM_ALLOC, SK_MEMINFO_RCVBUF and SK_MEMINFO_DROPS (`include/uapi/linux/sock_diag.h`).
     let [taken, buffer, .., dropped] = figures;
-    if result == 0 { Ok(ReceiveMemory { taken, buffer, dropped }) } else { Err(io::Error::last_os_error()) }
+    Ok(ReceiveMemory { taken, buffer, dropped })
 }
 
 /// Gives a socket a receive buffer of up to so many bytes for good, as far as `net.core.rmem_max` lets it; where that is
@@ -273,16 +263,6 @@ fn buffer_limit(known: &OnceLock<usize>, name: &str) -> usize {
         let text = std::fs::read_to_string(format!("/proc/sys/net/core/{name}"));
         text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
     })
-}
-
-/// Sets an option that is a number, and that socket2 and rustix do not set.
-fn set(socket: &impl AsFd, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
-    let length = libc::socklen_t::try_from(size_of_val(&value)).expect("the size of an int");
-    // SAFETY: `value` is this function's own and outlives the call; the kernel reads `length` bytes of
-    // it, which is its size, and keeps no pointer. The descriptor is borrowed for the call.
-    let result =
-        unsafe { libc::setsockopt(socket.as_fd().as_raw_fd(), level, option, (&raw const value).cast(), length) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Whether `address` is one of this host's: one that a socket can be bound to.

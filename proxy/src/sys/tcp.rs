@@ -1,9 +1,11 @@
 //! What TCP knows about a connection, and how to end one abruptly.
 
 use std::io;
-use std::mem::{MaybeUninit, offset_of, size_of};
+use std::mem::{offset_of, size_of};
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
+
+use super::option::{Plain, get};
 
 /// The start of `struct tcp_info` (`include/uapi/linux/tcp.h`), as far as the gateway reads it.
 #[repr(C)]
@@ -25,6 +27,9 @@ struct Raw {
     after_retrans: [u32; 3],
     snd_wnd: u32,
 }
+
+// SAFETY: integers, at places that leave no padding between them nor at the end (below).
+unsafe impl Plain for Raw {}
 
 /// The places of `tcpi_state` and `tcpi_probes` in [`Raw::bytes`].
 const STATE: usize = 0;
@@ -147,25 +152,7 @@ fn at_one_moment(first: impl Fn() -> io::Result<u64>, second: impl Fn() -> io::R
 const LOOKS: usize = 1_000;
 
 fn info(socket: &impl AsFd) -> io::Result<(Raw, usize)> {
-    let mut raw = MaybeUninit::<Raw>::zeroed();
-    let mut length = libc::socklen_t::try_from(size_of::<Raw>()).expect("a small struct");
-    // SAFETY: `raw` and `length` are this function's own and outlive the call; the kernel writes at
-    // most `length` bytes to `raw` and keeps neither pointer. The descriptor is borrowed for the call.
-    let result = unsafe {
-        libc::getsockopt(
-            socket.as_fd().as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_INFO,
-            raw.as_mut_ptr().cast(),
-            &raw mut length,
-        )
-    };
-    if result != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: every field is an integer, for which any bytes are a value, and those that the kernel
-    // did not write are zero.
-    Ok((unsafe { raw.assume_init() }, length as usize))
+    get(socket, libc::IPPROTO_TCP, libc::TCP_INFO)
 }
 
 /// Bytes in the send buffer that the peer has not acknowledged (SIOCOUTQ, tcp(7)).

@@ -185,25 +185,19 @@ fn soon_used_up(limit: u64, is_meant: fn(&SupportedCipherSuite) -> bool) -> [Ses
     provider.cipher_suites.truncate(1);
     for suite in &mut provider.cipher_suites {
         *suite = match suite {
-            SupportedCipherSuite::Tls12(suite) => {
-                let common = CipherSuiteCommon { confidentiality_limit: limit, ..suite_common(&suite.common) };
-                SupportedCipherSuite::Tls12(Box::leak(Box::new(Tls12CipherSuite {
-                    common,
-                    prf_provider: suite.prf_provider,
-                    kx: suite.kx,
-                    sign: suite.sign,
-                    aead_alg: suite.aead_alg,
-                })))
-            }
-            SupportedCipherSuite::Tls13(suite) => {
-                let common = CipherSuiteCommon { confidentiality_limit: limit, ..suite_common(&suite.common) };
-                SupportedCipherSuite::Tls13(Box::leak(Box::new(Tls13CipherSuite {
-                    common,
-                    hkdf_provider: suite.hkdf_provider,
-                    aead_alg: suite.aead_alg,
-                    quic: None,
-                })))
-            }
+            SupportedCipherSuite::Tls12(suite) => SupportedCipherSuite::Tls12(Box::leak(Box::new(Tls12CipherSuite {
+                common: held_to(limit, &suite.common),
+                prf_provider: suite.prf_provider,
+                kx: suite.kx,
+                sign: suite.sign,
+                aead_alg: suite.aead_alg,
+            }))),
+            SupportedCipherSuite::Tls13(suite) => SupportedCipherSuite::Tls13(Box::leak(Box::new(Tls13CipherSuite {
+                common: held_to(limit, &suite.common),
+                hkdf_provider: suite.hkdf_provider,
+                aead_alg: suite.aead_alg,
+                quic: None,
+            }))),
         };
     }
     let provider = Arc::new(provider);
@@ -220,8 +214,8 @@ fn soon_used_up(limit: u64, is_meant: fn(&SupportedCipherSuite) -> bool) -> [Ses
     agreed([Session::client(Arc::new(client), name).unwrap(), Session::server(Arc::new(server)).unwrap()], usize::MAX)
 }
 
-fn suite_common(common: &CipherSuiteCommon) -> CipherSuiteCommon {
-    CipherSuiteCommon { suite: common.suite, hash_provider: common.hash_provider, confidentiality_limit: 0 }
+fn held_to(limit: u64, common: &CipherSuiteCommon) -> CipherSuiteCommon {
+    CipherSuiteCommon { suite: common.suite, hash_provider: common.hash_provider, confidentiality_limit: limit }
 }
 
 /// Who sends on with keys that are used up helps those who listen; who ends there says that this was all.
