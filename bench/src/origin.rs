@@ -8,7 +8,8 @@
 //! | 3 | sends back what comes |
 //! | 4 | sends 64 KiB and closes |
 //! | 5 | sends back what comes, from a thread of its own on the last core |
-//! | 6 | sends that byte back, then nothing |
+//! | 6 | sends that byte back, then waits for another wish |
+//! | 7 | sends how many bytes have come in and gone out so far, all connections together, then waits for another wish |
 //!
 //! The upper five are the number of the thread that the client has the connection on. To go by the order in
 //! which wishes arrive would pair the ends without a proxy, and only now and then behind one.
@@ -34,6 +35,9 @@ pub const PING: u8 = 5;
 
 /// Asks for one byte back.
 pub const TOUCH: u8 = 6;
+
+/// Asks how many bytes there were, as eight bytes, the lowest first.
+const COUNT: u8 = 7;
 
 /// By the lower bits of their wishes.
 const ROLES: [Role; 5] = [Role::Source, Role::Sink, Role::Both, Role::Echo, Role::Short];
@@ -169,6 +173,9 @@ impl Door {
         if wish[0] == TOUCH {
             return stream.write_all(&wish).map(|()| Some(stream));
         }
+        if wish[0] == COUNT {
+            return stream.write_all(&self.flow.moved().to_le_bytes()).map(|()| Some(stream));
+        }
         // It is not there when the wish was read at once.
         let _ = epoll::delete(&self.epoll, &stream);
         if wish[0] == PING {
@@ -177,6 +184,17 @@ impl Door {
         let (role, thread) = wished(wish[0]).ok_or(ErrorKind::InvalidData)?;
         self.flow.add(stream, role, thread).map(|()| None)
     }
+}
+
+/// What an origin has received and sent so far, of which it tells on `stream`.
+///
+/// # Errors
+/// Those of the connection, which can be asked again.
+pub fn count(stream: &mut TcpStream) -> io::Result<u64> {
+    stream.write_all(&[COUNT])?;
+    let mut bytes = [0; 8];
+    stream.read_exact(&mut bytes)?;
+    Ok(u64::from_le_bytes(bytes))
 }
 
 /// Answers on a thread of its own until the peer is gone.
@@ -205,6 +223,6 @@ mod tests {
         for (role, thread) in ROLES.into_iter().zip([0, 1, 2, 30, 31]) {
             assert_eq!(wished(wish(role, thread)), Some((role, thread)));
         }
-        assert_eq!((wished(PING), wished(TOUCH)), (None, None));
+        assert_eq!([PING, TOUCH, COUNT].map(wished), [None; 3]);
     }
 }

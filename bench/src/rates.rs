@@ -1,14 +1,15 @@
 //! Whether the gateway keeps to the rates that it is given.
 
 use std::io;
-use std::net::SocketAddr;
-use std::time::Duration;
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
 
 use crate::compare::bulk_name;
 use crate::contender::{Kind, Programs};
 use crate::flow::Role;
 use crate::interrupt;
 use crate::load::{Load, pause};
+use crate::origin::count;
 
 /// What is set, and how many tunnels it is tried with; of one user all of them.
 const SETTINGS: [(&str, u64, usize); 5] = [
@@ -18,9 +19,6 @@ const SETTINGS: [(&str, u64, usize); 5] = [
     ("--rate", 50 << 20, 4),
     ("--rate-per-user", 100 << 20, 4),
 ];
-
-/// Until the buffers on the way are full: what this side sends it counts when the kernel takes it.
-const FILLED: Duration = Duration::from_secs(1);
 
 /// One setting of one engine.
 #[derive(Clone, Debug)]
@@ -63,12 +61,10 @@ pub fn rates(
             for role in [Role::Sink, Role::Source] {
                 interrupt::check()?;
                 let load = Load::start(&gateway.way, tunnels, role)?;
-                pause(FILLED);
-                let bulk = load.alone(time)?;
+                let measured = arriving(&load, role, origin, time)?;
                 let each = if option == "--rate" { tunnels } else { 1 };
                 #[expect(clippy::cast_precision_loss, reason = "a rate")]
                 let wanted = (rate * each as u64) as f64;
-                let measured = bulk.gib_per_second * f64::from(1 << 30);
                 let kept = Kept { what: what.clone(), load: bulk_name(tunnels, role), wanted, measured };
                 tell(&kept);
                 all.push(kept);
@@ -76,4 +72,16 @@ pub fn rates(
         }
     }
     Ok(all)
+}
+
+/// Bytes a second that arrive, here or at the origin: what is sent is counted when the kernel takes it, which is in
+/// lumps, and long before a slow gateway has it.
+fn arriving(load: &Load, role: Role, origin: SocketAddr, time: Duration) -> io::Result<f64> {
+    let mut far = TcpStream::connect(origin)?;
+    let mut arrived = || if role == Role::Sink { Ok(load.moved()) } else { count(&mut far) };
+    let (before, start) = (arrived()?, Instant::now());
+    pause(time);
+    let (after, took) = (arrived()?, start.elapsed());
+    #[expect(clippy::cast_precision_loss, reason = "a rate")]
+    Ok((after - before) as f64 / took.as_secs_f64())
 }

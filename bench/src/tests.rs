@@ -170,6 +170,24 @@ fn a_short_tunnel_that_is_cut_is_an_error() {
     assert_eq!(error.to_string(), "1000 bytes arrived instead of 65536");
 }
 
+/// What a sender has given away is not there yet; what the origin says is.
+#[test]
+fn an_origin_tells_how_much_has_come() {
+    let origin = origin();
+    let mut far = TcpStream::connect(origin).unwrap();
+    assert_eq!(origin::count(&mut far).unwrap(), 0);
+    let mut sender = TcpStream::connect(origin).unwrap();
+    sender.write_all(&[origin::wish(Role::Sink, 0)]).unwrap();
+    sender.write_all(&[7; 100_000]).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let mut come = 0;
+    while come < 100_000 {
+        assert!(Instant::now() < deadline, "{come}");
+        come = origin::count(&mut far).unwrap();
+    }
+    assert_eq!(come, 100_000);
+}
+
 #[test]
 fn the_relay_on_tokio_uring_passes_every_byte() {
     let origin = origin();

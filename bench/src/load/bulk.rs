@@ -47,6 +47,12 @@ impl Load {
         Ok(Self(flow))
     }
 
+    /// Bytes that this side has received and given to the kernel so far.
+    #[must_use]
+    pub fn moved(&self) -> u64 {
+        self.0.moved()
+    }
+
     /// What goes through in `time`.
     ///
     /// # Errors

@@ -100,6 +100,8 @@ pub(super) struct Pump {
     pair: Option<Pair>,
     /// It was asked to redirect, and did or would not.
     asked: bool,
+    /// It was not asked, for the rate that the tunnel was held to.
+    kept: bool,
     pub(super) flow: Arc<Flow>,
     /// The rate that both sockets are held to.
     paced: Option<Rate>,
@@ -114,6 +116,7 @@ impl Pump {
             halves: tunnel.prefix.map(Half::new),
             pair: None,
             asked: false,
+            kept: false,
             flow: tunnel.flow,
             paced: None,
             first_end: None,

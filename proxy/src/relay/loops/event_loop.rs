@@ -164,10 +164,16 @@ impl<P: Poller> Loop<P> {
                 Message::Adopt(carried) => self.take_over(carried),
                 Message::Turn { id } => self.enqueue(id),
                 Message::Stop { id, why } => self.remove(id, why),
-                Message::Pace { id } => self.carried.get_mut(&id).into_iter().for_each(|carried| carried.pump.pace()),
+                Message::Pace { id } => self.pace(id),
                 Message::Retire => self.retired = true,
             }
         }
+    }
+
+    fn pace(&mut self, id: u64) {
+        self.carried.get_mut(&id).into_iter().for_each(|carried| carried.pump.pace());
+        // Without a rate the kernel may redirect it, which is asked at the end of a turn.
+        self.enqueue(id);
     }
 
     /// Takes a tunnel from whoever had it. Its first turn comes with what is reported of its sockets.

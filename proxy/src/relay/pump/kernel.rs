@@ -16,9 +16,9 @@ use crate::tunnel::Direction;
 /// What came of asking the kernel to redirect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::relay) enum Redirect {
-    /// Something is still under way here, or it was asked before.
+    /// Something is still under way here, the tunnel is held to a rate, or it was asked before.
     NotNow,
-    /// The same, and it may take long: the pump goes on with the source that it had left alone.
+    /// The same, and it may take long: the pump goes on with the sources that it had left alone.
     GoOn,
     /// A direction at least stays with the pump, which goes on with it.
     Refused,
@@ -35,6 +35,9 @@ impl Pump {
     pub(in crate::relay) fn redirect(&mut self, program: &Arc<Program>, id: u64, options: &Options) -> Redirect {
         if self.asked {
             return Redirect::NotNow;
+        }
+        if self.paced.is_some() {
+            return self.keep_paced();
         }
         let over =
             self.legs.iter().any(|leg| leg.read_closed || leg.broken) || self.halves.iter().any(|half| half.ended);
@@ -72,6 +75,17 @@ impl Pump {
                 Redirect::Refused
             }
         }
+    }
+
+    /// Leaves a tunnel that is held to a rate with the pump for as long as it is. Its sender is faster as a rule: redirected
+    /// it would be past the limit all the time and copied here, which costs twice the CPU of splice(2), and falls short
+    /// of a GiB/s.
+    fn keep_paced(&mut self) -> Redirect {
+        if !std::mem::replace(&mut self.kept, true) {
+            metrics::ENGINE_FALLBACKS.counter(&["sockmap", "splice", "rate"]).increment(1);
+        }
+        let left_alone = self.halves.each_mut().map(|half| std::mem::take(&mut half.sealed));
+        if left_alone.contains(&true) { Redirect::GoOn } else { Redirect::NotNow }
     }
 
     /// Whether the kernel has this direction.

@@ -31,6 +31,10 @@ fn engine() -> Option<(Arc<Program>, Loops)> {
 }
 
 fn open(loops: &Loops) -> (TcpStream, TcpStream, tokio::sync::oneshot::Receiver<Reason>) {
+    open_as(loops, Arc::default())
+}
+
+fn open_as(loops: &Loops, flow: Arc<Flow>) -> (TcpStream, TcpStream, tokio::sync::oneshot::Receiver<Reason>) {
     let ((client, near), (origin, far)) = (pair(), pair());
     for socket in [&near, &far] {
         socket.set_nonblocking(true).unwrap();
@@ -38,7 +42,7 @@ fn open(loops: &Loops) -> (TcpStream, TcpStream, tokio::sync::oneshot::Receiver<
     for socket in [&client, &origin] {
         socket.set_read_timeout(Some(DEADLINE)).unwrap();
     }
-    let tunnel = Tunnel::plain(near, far, Default::default(), Arc::new(Flow::default()));
+    let tunnel = Tunnel::plain(near, far, Default::default(), flow);
     let ended = loops.adopt(tunnel).map_err(|(_, error)| error).unwrap();
     (client, origin, ended)
 }
@@ -111,6 +115,36 @@ fn a_tunnel_without_a_slot_is_carried_by_the_pump() {
     }
     assert_eq!((program.free.lock().unwrap().len(), program.redirector.sockets()), (ROOM, 0));
     assert_eq!(program.redirector.clear(), 0);
+}
+
+/// Redirected it would be copied all the time, since its sender is faster.
+#[test]
+fn a_tunnel_is_redirected_as_soon_as_it_is_held_to_no_rate() {
+    let Some((program, loops)) = engine() else { return };
+    let flow = Arc::<Flow>::default();
+    let rate = crate::rate::Rate::new(1 << 30).ok();
+    flow.pace(rate);
+    let (client, origin, ended) = open_as(&loops, flow.clone());
+    (0..100).for_each(|_| hello(&client, &origin));
+    assert_eq!(program.redirector.sockets(), 0);
+    // Nothing comes that would give it a turn.
+    flow.pace(None);
+    let deadline = std::time::Instant::now() + DEADLINE;
+    while program.redirector.sockets() == 0 {
+        assert!(std::time::Instant::now() < deadline, "it is not redirected");
+    }
+    let slots = redirected(&program, &client, &origin);
+    // What is redirected stays so.
+    flow.pace(rate);
+    let counts = |slot: &u32| program.redirector.directions().counts(*slot).redirected;
+    let before: Vec<u64> = slots.iter().map(counts).collect();
+    let deadline = std::time::Instant::now() + DEADLINE;
+    while slots.iter().map(counts).eq(before.iter().copied()) {
+        assert!(std::time::Instant::now() < deadline, "{before:?}");
+        hello(&client, &origin);
+    }
+    drop((client, origin));
+    assert!(ended.blocking_recv().is_ok());
 }
 
 /// Were they not told, a test that finds none would find none of any.
