@@ -9,9 +9,10 @@ use std::process::Command;
 use rustix::process::Signal;
 use rustls::version::{TLS12, TLS13};
 use rustls::{CipherSuite, StreamOwned};
-use sluicegate::metrics::{CONNECT_REQUESTS, PARENT_REQUESTS, TUNNELS};
+use sluicegate::metrics::{CERTIFICATE_EXPIRY, CONNECT_REQUESTS, PARENT_REQUESTS, TUNNELS};
 
 use crate::support::client::{self, ESTABLISHED, dial, request};
+use crate::support::log::Line;
 use crate::support::noise::End;
 use crate::support::process::{Haproxies, program, run, sluicegate};
 use crate::support::tls::{self, Certificate};
@@ -259,6 +260,38 @@ fn what_is_wrong_with_the_files_is_said() {
     let outcome = sluicegate(&good, &[]);
     // And nowhere in the clear.
     assert!(outcome.code == Some(0) && outcome.out.contains(" tunnels, on 127.0.0.1:0."), "{outcome:?}");
+}
+
+#[test]
+fn a_certificate_that_has_expired_is_told_of() {
+    let data = |name: &str| format!("{}/src/tls/testdata/{name}", env!("CARGO_MANIFEST_DIR"));
+    let (expired, key) = (data("expired.pem"), data("key.pem"));
+    let says = "expired.pem has expired at 2025-01-01T00:00:00Z: clients refuse it; put another in its place";
+    let shown = ["--listen-tls", "127.0.0.1:0", "--tls-key", &key, "--tls-cert"];
+    let outcome = sluicegate(&[&["check", "--no-auth"], &shown[..], &[&expired]].concat(), &[]);
+    assert!(outcome.code == Some(0) && outcome.out.contains(says), "{outcome:?}");
+
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("shown.pem");
+    let put = |name: &str| {
+        fs::copy(data(name), path.with_extension("new")).unwrap();
+        fs::rename(path.with_extension("new"), &path).unwrap();
+    };
+    put("expired.pem");
+    let gateway = Setup::new(&[]).args(shown).args([path.to_str().unwrap()]).user(USER).debug().start();
+    let told = |line: &Line| line.message().contains("shown.pem has expired at 2025-01-01T00:00:00Z");
+    gateway.log.line_from(0, "expired", told);
+    let until = |seconds| gateway.wait_for_metric(&CERTIFICATE_EXPIRY, &[], seconds);
+    until(1_735_689_600);
+    // Another is none to complain of, and that one again is said once more.
+    let position = gateway.log.position();
+    put("certificate.pem");
+    gateway.log.line_from(position, "re-read", |line| line.message() == "certificate re-read");
+    until(4_949_338_539);
+    assert_eq!(gateway.log.count(told), 1);
+    put("expired.pem");
+    gateway.log.line_from(position, "expired", told);
+    assert_eq!(gateway.log.count(told), 2);
 }
 
 /// TLS with the client, with the parent, and with both.

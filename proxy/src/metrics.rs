@@ -80,6 +80,8 @@ metrics_table! {
         "Whole seconds that directions of tunnels were redirected by the kernel, or passed on in userspace because the receiver did not keep up";
     PIPE_BYTES: Kind::Gauge, "pipe_bytes", [],
         "Capacity of all the pipes that the engine holds, in use or pooled";
+    CERTIFICATE_EXPIRY: Kind::Gauge, "tls_certificate_expiry_timestamp_seconds", [],
+        "Unix time until which clients accept the certificate of --tls-cert";
     BUILD_INFO: Kind::Gauge, "build_info", ["version"],
         "Always 1; the version is the label";
 }

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use tracing::level_filters::LevelFilter;
 use tracing::{info, warn};
@@ -117,10 +118,12 @@ pub fn check(options: &Serve) -> Result<String, Failure> {
             )
         })
         .collect();
+    let concern = settings.identity.as_ref().and_then(|identity| identity.concern(SystemTime::now()));
+    let concern = concern.map(|concern| format!("\n{concern}.")).unwrap_or_default();
     let listen = options.rules.listen().into_iter().chain(options.rules.listen_tls.iter().copied());
     let listen = listen.map(|address| address.to_string()).collect::<Vec<_>>().join(" ");
     Ok(format!(
-        "The configuration can be used: {users}, up to {} tunnels, on {listen}.{without}",
+        "The configuration can be used: {users}, up to {} tunnels, on {listen}.{without}{concern}",
         settings.limits.tunnels
     ))
 }

@@ -10,7 +10,7 @@
 use std::io;
 use std::iter;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
@@ -24,8 +24,10 @@ use tracing::{error, info, warn};
 use crate::account::Registry;
 use crate::admin::{Admin, Readiness, Ready};
 use crate::connection::Gateway;
+use crate::metrics::CERTIFICATE_EXPIRY;
 use crate::reason::Reason;
 use crate::sys::stream::Listener;
+use crate::tls::Identity;
 
 mod accept;
 mod control;
@@ -160,12 +162,20 @@ fn notify(state: &[NotifyState]) {
     }
 }
 
-/// Re-reads who may come in, and the certificate, when asked or when that has changed, ends the tunnels of users whose time is over, and has
-/// long tunnels write a line.
+/// Has the metrics say until when the certificate counts.
+fn tell_expiry(identity: &Identity) {
+    let since = identity.until().and_then(|until| until.duration_since(UNIX_EPOCH).ok());
+    CERTIFICATE_EXPIRY.gauge(&[]).set(since.map_or(f64::NAN, |since| since.as_secs_f64()));
+}
+
+/// Re-reads who may come in, and the certificate, when asked or when that has changed, says once when that has
+/// expired, ends the tunnels of users whose time is over, and has long tunnels write a line.
 async fn housekeeping(gateway: Arc<Gateway>, registry: Arc<Registry>, mut hangup: Signal) {
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut said = None;
+    let mut concern = None;
+    gateway.identity.iter().for_each(tell_expiry);
     loop {
         let asked = tokio::select! {
             _ = hangup.recv() => true,
@@ -188,10 +198,19 @@ async fn housekeeping(gateway: Arc<Gateway>, registry: Arc<Registry>, mut hangup
         }
         if let Some(identity) = gateway.identity.as_ref().filter(|identity| asked || identity.changed()) {
             match identity.reload() {
-                Ok(()) => info!("certificate re-read"),
+                Ok(()) => {
+                    concern = None;
+                    tell_expiry(identity);
+                    info!("certificate re-read");
+                }
                 Err(error) => error!(%error, "certificate not re-read: clients are shown the one from before"),
             }
         }
+        let now = gateway.identity.as_ref().and_then(|identity| identity.concern(SystemTime::now()));
+        if let Some(now) = now.as_ref().filter(|now| concern.as_ref() != Some(*now)) {
+            warn!("{now}");
+        }
+        concern = now;
         let ending = gateway.authenticator.ending(SystemTime::now());
         if !ending.is_empty() {
             registry.stop_users(|user| ending.iter().any(|ending| **ending == *user), Reason::Expired);

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::time::SystemTime;
 
 use rustls::ServerConfig;
 use rustls::pki_types::pem::{self, PemObject};
@@ -12,6 +13,7 @@ use rustls::sign::CertifiedKey;
 
 use super::Session;
 use super::suites::provider;
+use super::validity::Validity;
 use crate::stamp::Stamp;
 
 /// What a client of an https proxy may want to speak in it, where it says so (RFC 7301).
@@ -22,7 +24,13 @@ pub struct Identity {
     certificate: PathBuf,
     key: PathBuf,
     seen: Mutex<[Option<Stamp>; 2]>,
-    config: RwLock<Arc<ServerConfig>>,
+    shown: RwLock<Shown>,
+}
+
+/// What clients are shown.
+struct Shown {
+    config: Arc<ServerConfig>,
+    validity: Option<Validity>,
 }
 
 impl Identity {
@@ -32,8 +40,8 @@ impl Identity {
     /// The file, the cause and the remedy.
     pub fn load(certificate: &Path, key: &Path) -> Result<Self, String> {
         let seen = Mutex::new([certificate, key].map(Stamp::of));
-        let config = RwLock::new(read(certificate, key)?);
-        Ok(Self { certificate: certificate.to_owned(), key: key.to_owned(), seen, config })
+        let shown = RwLock::new(read(certificate, key)?);
+        Ok(Self { certificate: certificate.to_owned(), key: key.to_owned(), seen, shown })
     }
 
     /// Whether one of the files is another one than when they were last read, in vain or not.
@@ -49,9 +57,26 @@ impl Identity {
     pub fn reload(&self) -> Result<(), String> {
         // Taken before, so that a change in between is seen by the next look.
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = self.stamps();
-        let config = read(&self.certificate, &self.key)?;
-        *self.config.write().unwrap_or_else(PoisonError::into_inner) = config;
+        let shown = read(&self.certificate, &self.key)?;
+        *self.shown.write().unwrap_or_else(PoisonError::into_inner) = shown;
         Ok(())
+    }
+
+    /// Until when clients accept the certificate that they are shown; `None` where that cannot be told.
+    #[must_use]
+    pub fn until(&self) -> Option<SystemTime> {
+        self.shown().validity.map(|validity| validity.until)
+    }
+
+    /// Why clients refuse the certificate that they are shown, if it does not count at that time.
+    #[must_use]
+    pub fn concern(&self, now: SystemTime) -> Option<String> {
+        let concern = self.shown().validity?.concern(now)?;
+        Some(format!("--tls-cert {} {concern}", self.certificate.display()))
+    }
+
+    fn shown(&self) -> RwLockReadGuard<'_, Shown> {
+        self.shown.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A session with a client.
@@ -59,7 +84,7 @@ impl Identity {
     /// # Errors
     /// As [`Session::server`].
     pub fn session(&self) -> io::Result<Session> {
-        Session::server(Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner)))
+        Session::server(Arc::clone(&self.shown().config))
     }
 
     fn stamps(&self) -> [Option<Stamp>; 2] {
@@ -67,7 +92,7 @@ impl Identity {
     }
 }
 
-fn read(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, String> {
+fn read(certificate: &Path, key: &Path) -> Result<Shown, String> {
     let unusable = |option: &str, file: &Path, cause: &str, remedy: &str| {
         Err(format!("{option} {}: {cause}; {remedy}", file.display()))
     };
@@ -91,6 +116,7 @@ fn read(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, String> {
         Ok(private) => private,
         Err(error) => return unread("--tls-key", key, &error, KEY),
     };
+    let validity = chain.first().and_then(Validity::of);
     let provider = provider();
     let signing = match provider.key_provider.load_private_key(private) {
         Ok(signing) => signing,
@@ -112,7 +138,7 @@ fn read(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, String> {
     let mut config = config.with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(certified)));
     config.alpn_protocols = vec![PROTOCOL.to_vec()];
     config.ignore_client_order = true;
-    Ok(Arc::new(config))
+    Ok(Shown { config: Arc::new(config), validity })
 }
 
 impl fmt::Debug for Identity {

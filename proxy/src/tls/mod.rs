@@ -4,12 +4,14 @@
 //! |---|---|
 //! | `mod` | a session: what goes in and comes out, whoever waits for the socket |
 //! | `identity` | the certificate that clients are shown, and its key |
+//! | `validity` | until when that certificate counts |
 //! | `trust` | whom parents are believed to be |
 //! | `suites` | which cipher suites, best first |
 
 mod identity;
 mod suites;
 mod trust;
+mod validity;
 
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};

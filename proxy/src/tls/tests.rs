@@ -12,7 +12,7 @@ use rustls::{CipherSuite, RootCertStore, SupportedCipherSuite, Tls12CipherSuite,
 use super::*;
 
 /// A certificate for localhost that is good for a hundred years, and known to nobody else.
-fn file(name: &str) -> PathBuf {
+pub(super) fn file(name: &str) -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/src/tls/testdata")).join(name)
 }
 
