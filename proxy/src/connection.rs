@@ -145,6 +145,7 @@ async fn hand_off(
     let client =
         if switched { client.into_parts()? } else { client.into_established(gateway.handshake_timeout).await? };
     let flow = Arc::new(Flow::default());
+    account.pace(&flow);
     let (tls, prefix) = ([client.tls, reached.tls], [client.early, reached.behind]);
     let tunnel = Tunnel { client: client.socket, origin: reached.socket, tls, prefix, flow: flow.clone() };
     let carried = gateway.relay.adopt(tunnel).map_err(|reason| Refusal::new(reason, "no engine took the tunnel"))?;

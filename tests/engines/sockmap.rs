@@ -1,6 +1,6 @@
 //! What the engine `sockmap` has to prove beyond what every engine has: each test names the trap that it holds shut.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::thread;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::support::network::Network;
 use crate::support::noise::End;
 use crate::support::process::{program, shared_descriptors, skipped};
 use crate::support::stranger::Stranger;
-use crate::support::{Gateway, Noise, Origin, Setup, client, eventually};
+use crate::support::{Gateway, Noise, Origin, Setup, client, connect, eventually};
 
 const MIB: usize = 1 << 20;
 
@@ -252,7 +252,7 @@ fn credentials_never_reach_an_origin() {
         Noise::new(seed + 1_000).send(&ends.client, 20_000);
         ends.client.shutdown(Shutdown::Write).expect("an open stream");
         let mut seen = Vec::new();
-        std::io::Read::read_to_end(&mut &ends.origin, &mut seen).expect("a clean end");
+        Read::read_to_end(&mut &ends.origin, &mut seen).expect("a clean end");
         for word in [&b"CONNECT"[..], b"Authorization", b"Basic", b"HTTP/1.1"] {
             assert!(!seen.windows(word.len()).any(|at| at == word), "seed {seed}: {}", seen.escape_ascii());
         }
@@ -432,6 +432,23 @@ fn a_peer_that_vanishes_is_found() {
         assert_eq!(client::end_of(&ends.client), End::Reset);
         assert_eq!(rig.ended(&ends, Reason::OriginLost).number("to_origin"), 1_001);
     });
+}
+
+/// Redirected it would be copied all the time, since its sender is faster; and it may not begin before it has its rate.
+#[test]
+fn what_is_held_to_a_rate_is_not_redirected() {
+    if !possible() {
+        return;
+    }
+    let gateway = Gateway::open(&["--engine", "sockmap", "--rate", "1GiB"]);
+    let origin = Origin::echo();
+    let tunnels = 100;
+    for _ in 0..tunnels {
+        let mut stream = connect(gateway.address, origin.address);
+        stream.write_all(b"hello").unwrap();
+        stream.read_exact(&mut [0; 5]).unwrap();
+    }
+    gateway.wait_for_metric(&metrics::ENGINE_FALLBACKS, &["sockmap", "splice", "rate"], tunnels);
 }
 
 #[test]

@@ -136,6 +136,12 @@ impl Account {
         Ok(())
     }
 
+    /// Holds a tunnel to its rate that no engine has yet: one engine begins otherwise with what is held to none.
+    pub fn pace(&self, flow: &Flow) {
+        let user = self.user.clone().map(|name| self.registry.meters.user(name));
+        self.registry.pace_first(self.id, user.as_deref(), flow);
+    }
+
     /// The tunnel stands: from here on it is in the registry under [`Account::id`], and its bytes are
     /// counted from `flow`. A second call changes nothing.
     pub fn established(&mut self, origin: SocketAddr, engine: &'static str, flow: Arc<Flow>) {

@@ -5,7 +5,6 @@
 //! comes and goes is divided a few times and not once for each.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -112,15 +111,11 @@ impl Book {
     }
 
     /// Tells a tunnel, whose user has so many, its rate.
-    pub(super) fn tell(&self, id: u64, user: Option<(&str, &AtomicUsize)>, tell: impl FnOnce(Option<Rate>)) {
+    pub(super) fn tell(&self, id: u64, user: Option<(&str, impl FnOnce() -> usize)>, tell: impl FnOnce(Option<Rate>)) {
         // Held meanwhile, so that what is told last is the newest.
         let set = self.lock();
         let own = set.of_tunnel(id);
-        let share = |(name, many): (&str, &AtomicUsize)| {
-            let rate = set.of_user(name)?;
-            Some(rate.shared_by(many.load(Ordering::Relaxed)))
-        };
-        let share = user.and_then(share);
+        let share = user.and_then(|(name, many)| Some(set.of_user(name)?.shared_by(many())));
         tell(own.into_iter().chain(share).min());
     }
 
@@ -252,8 +247,7 @@ mod tests {
 
     fn told(book: &Book, id: u64, user: Option<(&str, usize)>) -> Option<Rate> {
         let mut told = None;
-        let many = AtomicUsize::new(user.map_or(0, |(_, many)| many));
-        book.tell(id, user.map(|(name, _)| (name, &many)), |rate| told = rate);
+        book.tell(id, user.map(|(name, many)| (name, move || many)), |rate| told = rate);
         told
     }
 

@@ -11,10 +11,11 @@ use tokio::time::sleep;
 
 use super::limits::Slots;
 use super::live::Live;
-use super::meters::Meters;
+use super::meters::{Meters, OfUser};
 use super::rates::{self, Book};
 use super::{Account, Change, Limit, Limits, Rates, RatesView, TunnelView, Unknown};
 use crate::reason::Reason;
+use crate::tunnel::Flow;
 
 /// The connections of one gateway.
 #[derive(Debug)]
@@ -170,8 +171,14 @@ impl Registry {
     }
 
     fn pace(&self, live: &Live) {
-        let user = live.user().map(|user| (&*user.name, &user.live));
+        let user = live.user().map(|user| (&*user.name, || user.live.load(Ordering::Relaxed)));
         self.rates.tell(live.id, user, |rate| live.flow.pace(rate));
+    }
+
+    /// Tells a tunnel that is about to be one of `user`'s what it is held to from its first byte on.
+    pub(super) fn pace_first(&self, id: u64, user: Option<&OfUser>, flow: &Flow) {
+        let user = user.map(|user| (&*user.name, || user.live.load(Ordering::Relaxed) + 1));
+        self.rates.tell(id, user, |rate| flow.pace(rate));
     }
 
     /// Has the other tunnels of its user told, if there is something that they share.

@@ -513,6 +513,11 @@ fn a_users_rate_is_divided_over_his_tunnels_as_they_come_and_go() {
     let rate = |index: usize| flows[index].rate().map(Rate::bytes);
     let first = established(&registry, &flows[0]);
     assert_eq!(rate(0), Some(9_000));
+    let mut next = registry.accepted(client()).0;
+    next.user(Some("ann".into()));
+    next.pace(&flows[3]);
+    assert_eq!(rate(3), Some(4_500), "one that is about to be has what it will have");
+    drop(next);
     let second = established(&registry, &flows[1]);
     assert_eq!(rate(1), Some(4_500), "the new one has its share at once");
     registry.divide();
