@@ -38,11 +38,12 @@ pub(crate) fn rated(task: &Rates) -> io::Result<()> {
     namespace::enter()?;
     interrupt::catch()?;
     let (_process, origin) = far_end(None, false)?;
-    println!("| gateway | load | wanted, MiB/s | measured, MiB/s | off, % |\n|---|---|---|---|---|");
+    println!("| gateway | load | wanted, MiB/s | measured, MiB/s | off, % | stolen, % |\n|---|---|---|---|---|---|");
     let mib = |bytes: f64| bytes / f64::from(1 << 20);
     let all = rates::rates(&task.programs(), origin, Duration::from_secs_f64(task.seconds), |kept| {
         let (wanted, measured) = (mib(kept.wanted), mib(kept.measured));
-        println!("| {} | {} | {wanted:.0} | {measured:.1} | {:+.1} |", kept.what, kept.load, kept.off());
+        let (off, stolen) = (kept.off(), kept.stolen * 100.0);
+        println!("| {} | {} | {wanted:.0} | {measured:.1} | {off:+.1} | {stolen:.1} |", kept.what, kept.load);
     })?;
     let worst = all.iter().map(|kept| kept.off().abs()).fold(0.0, f64::max);
     println!("\n{} measurements of {} s; the worst is {worst:.1} % off.", all.len(), task.seconds);

@@ -9,6 +9,7 @@ use crate::contender::{Kind, Programs};
 use crate::flow::Role;
 use crate::interrupt;
 use crate::load::{Load, pause};
+use crate::machine::Cpu;
 use crate::origin::count;
 
 /// What is set, and how many tunnels it is tried with; of one user all of them.
@@ -31,6 +32,9 @@ pub struct Kept {
     pub wanted: f64,
     /// Bytes a second that went through.
     pub measured: f64,
+    /// The share of the processor time that the host kept meanwhile ([`Cpu::stolen`]). What a pacer could not send in
+    /// time it does not send sooner later, and so falls short by about as much where it needs the cores.
+    pub stolen: f64,
 }
 
 impl Kept {
@@ -61,11 +65,14 @@ pub fn rates(
             for role in [Role::Sink, Role::Source] {
                 interrupt::check()?;
                 let load = Load::start(&gateway.way, tunnels, role)?;
+                let before = Cpu::now()?;
                 let measured = arriving(&load, role, origin, time)?;
+                let after = Cpu::now()?;
+                let stolen = (after.stolen - before.stolen) / (after.all - before.all);
                 let each = if option == "--rate" { tunnels } else { 1 };
                 #[expect(clippy::cast_precision_loss, reason = "a rate")]
                 let wanted = (rate * each as u64) as f64;
-                let kept = Kept { what: what.clone(), load: bulk_name(tunnels, role), wanted, measured };
+                let kept = Kept { what: what.clone(), load: bulk_name(tunnels, role), wanted, measured, stolen };
                 tell(&kept);
                 all.push(kept);
             }
