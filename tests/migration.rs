@@ -8,6 +8,9 @@ use std::time::{Duration, UNIX_EPOCH};
 use sluicegate_xtask::migration::{Gateway, PASSWORD, Parent, Plan, Route, USER, Volumes};
 use sluicegate_xtask::tools::{self, Tool};
 
+use crate::support::eventually;
+use crate::support::process::replace;
+
 const VOLUMES: usize = 4;
 const BYTES: u64 = 12 << 20;
 
@@ -103,9 +106,50 @@ fn two_volumes_through_a_parent_with_a_user_of_its_own() {
     for line in route.gateway().closed_tunnels() {
         assert_eq!(line["fields"]["parent"], parent.url().split_once('@').unwrap().1, "{line}");
     }
-    crate::support::eventually("Squid logs both tunnels of its user", || {
+    eventually("Squid logs both tunnels of its user", || {
         let tunnels = parent.tunnels();
         tunnels.len() == 2 && tunnels.iter().all(|line| line.contains("TCP_TUNNEL/200") && line.contains(" onward "))
+    });
+}
+
+/// What an operator hands out for a migration is enough for it, and is nothing more once its time is over.
+#[test]
+fn two_volumes_of_a_user_with_terms() {
+    if !installed() {
+        return;
+    }
+    let volumes = Volumes::generate(&Plan { volumes: 2, bytes: BYTES, seed: 4 }).unwrap();
+    let file = volumes.dir().join("sluicegate.toml");
+    let terms = |expires: &str, port| {
+        format!(
+            "[users.{USER}]\nallow = ['127.0.0.1:{port}']\nfrom = ['127.0.0.1']\nexpires = {expires}\n\
+             max-tunnels = 2\nrate = '400MiB'\n"
+        )
+    };
+    let (binary, mut target) = (Path::new(env!("CARGO_BIN_EXE_sluicegate")), 0);
+    let route = Route::open(&volumes, |dir, port| {
+        target = port;
+        fs::write(&file, terms("2126-01-01T00:00:00Z", port)).unwrap();
+        Gateway::start_with(binary, dir, port, &[("SLUICEGATE_CONFIG", file.to_str().unwrap())])
+    });
+    let route = route.unwrap_or_else(|failure| panic!("{failure}"));
+    route.migrate(&mut || ()).unwrap_or_else(|failure| panic!("{failure}"));
+    assert_eq!(volumes.verify().unwrap().bytes, 2 * BYTES);
+    let metrics = route.gateway().metrics_after(2).unwrap();
+    let bytes = |family| metrics.sum(family, &[]);
+    assert_eq!(bytes("sluicegate_user_bytes_total"), bytes("sluicegate_bytes_total"));
+    for line in route.gateway().closed_tunnels() {
+        let rate = line["fields"]["rate"].as_u64();
+        assert!([400 << 20, 200 << 20].map(Some).contains(&rate), "all of it, or his half: {line}");
+    }
+
+    replace(&file, &terms("2026-01-01T00:00:00Z", target));
+    let log = |message: &str| route.gateway().log().iter().any(|line| line["fields"]["message"] == message);
+    eventually("his terms count", || log("users re-read"));
+    route.probe().unwrap();
+    eventually("both are refused for that", || {
+        let metrics = route.gateway().metrics().unwrap();
+        metrics.sum("sluicegate_connect_requests_total", &["reason=\"user_expired\""]) as usize == 2
     });
 }
 

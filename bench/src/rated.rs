@@ -46,6 +46,10 @@ pub(crate) fn rated(task: &Rates) -> io::Result<()> {
         println!("| {} | {} | {wanted:.0} | {measured:.1} | {off:+.1} | {stolen:.1} |", kept.what, kept.load);
     })?;
     let worst = all.iter().map(|kept| kept.off().abs()).fold(0.0, f64::max);
-    println!("\n{} measurements of {} s; the worst is {worst:.1} % off.", all.len(), task.seconds);
+    println!(
+        "\n{} measurements of {} s, the calmest of up to three; the worst is {worst:.1} % off.",
+        all.len(),
+        task.seconds
+    );
     Ok(())
 }
