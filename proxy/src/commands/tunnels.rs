@@ -53,14 +53,17 @@ pub(super) fn explanation(body: &[u8]) -> String {
     clean(error.unwrap_or_else(|| text.lines().next().unwrap_or_default())).into_owned()
 }
 
-const HEAD: [&str; 10] =
-    ["ID", "USER", "CLIENT", "TARGET", "ORIGIN", "ENGINE", "AGE", "QUIET", "TO ORIGIN", "TO CLIENT"];
+/// What the table has of a tunnel.
+const COLUMNS: usize = 11;
+
+const HEAD: [&str; COLUMNS] =
+    ["ID", "USER", "CLIENT", "TARGET", "ORIGIN", "ENGINE", "HELD TO", "AGE", "QUIET", "TO ORIGIN", "TO CLIENT"];
 /// Columns of figures, which end rather than begin on a line.
-const FIGURES: [bool; 10] = [true, false, false, false, false, false, true, true, true, true];
+const FIGURES: [bool; COLUMNS] = [true, false, false, false, false, false, true, true, true, true, true];
 
 fn table(tunnels: &[TunnelView]) -> String {
     let rows: Vec<_> = std::iter::once(HEAD.map(str::to_owned)).chain(tunnels.iter().map(row)).collect();
-    let widths: [usize; 10] =
+    let widths: [usize; COLUMNS] =
         std::array::from_fn(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0));
     let mut text = String::new();
     for row in &rows {
@@ -73,14 +76,16 @@ fn table(tunnels: &[TunnelView]) -> String {
     text
 }
 
-fn row(tunnel: &TunnelView) -> [String; 10] {
+fn row(tunnel: &TunnelView) -> [String; COLUMNS] {
+    let via = tunnel.parent.as_deref().map(|parent| format!("via {}", clean(parent)));
     [
         tunnel.id.to_string(),
         tunnel.user.as_deref().map_or("-".into(), clean).into_owned(),
         tunnel.client.to_string(),
         clean(&tunnel.target).into_owned(),
-        tunnel.origin.to_string(),
+        via.unwrap_or_else(|| tunnel.origin.to_string()),
         clean(&tunnel.engine).into_owned(),
+        tunnel.rate.map_or("-".into(), |rate| format!("{}/s", bytes(rate.bytes()))),
         time(tunnel.age_seconds),
         time(tunnel.quiet_seconds),
         bytes(tunnel.bytes_to_origin),
@@ -130,6 +135,7 @@ mod tests {
     use crate::account::{Account, Limits, Registry};
     use crate::admin::{self, Admin};
     use crate::commands::kill::Kill;
+    use crate::rate::Rate;
     use crate::reason::Reason;
     use crate::target::Target;
     use crate::tunnel::{Direction, Flow, Order};
@@ -250,11 +256,16 @@ mod tests {
             bytes_to_origin: bytes,
             bytes_to_client: 12,
         };
-        let text = table(&[view(7, Some("z\u{fc}\u{1b}[2J"), 1 << 40), view(1_234, None, 0)]);
+        let paced = TunnelView {
+            rate: Rate::new(125_000_000).ok(),
+            parent: Some("proxy.example:3128".into()),
+            ..view(1_234, None, 0)
+        };
+        let text = table(&[view(7, Some("z\u{fc}\u{1b}[2J"), 1 << 40), paced]);
         let expected = "  \
-  ID  USER    CLIENT           TARGET          ORIGIN            ENGINE     AGE  QUIET  TO ORIGIN  TO CLIENT
-   7  z\u{fc}\u{fffd}[2J  192.0.2.7:40000  db.example:443  198.51.100.1:443  splice  1d 02h     0s    1.0 TiB       12 B
-1234  -       192.0.2.7:40000  db.example:443  198.51.100.1:443  splice  1d 02h     0s        0 B       12 B
+  ID  USER    CLIENT           TARGET          ORIGIN                  ENGINE    HELD TO     AGE  QUIET  TO ORIGIN  TO CLIENT
+   7  z\u{fc}\u{fffd}[2J  192.0.2.7:40000  db.example:443  198.51.100.1:443        splice          -  1d 02h     0s    1.0 TiB       12 B
+1234  -       192.0.2.7:40000  db.example:443  via proxy.example:3128  splice  119 MiB/s  1d 02h     0s        0 B       12 B
 ";
         assert_eq!(text, expected);
     }

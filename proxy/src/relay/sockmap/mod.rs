@@ -1,8 +1,8 @@
 //! The engine `sockmap`: the kernel redirects from one socket of a tunnel to the other, by a BPF program and two maps.
 //!
 //! A tunnel begins as with the engine `splice`, by whose loops it is carried: what the sockets hold already is passed
-//! on by the pump. As soon as nothing is under way there the pair goes into the maps ([`Pair::engage`]), and from then
-//! on the loop hears only of ends, of failures, and of a destination that does not keep up ([`Way`]).
+//! on by the pump. As soon as nothing is under way there, and unless it is held to a rate
+//! ([`Pump::redirect`](super::pump::Pump::redirect)), the pair goes into the maps ([`Pair::engage`]), and from then on the loop hears only of ends, of failures, and of a destination that does not keep up ([`Way`]).
 //!
 //! | file | what is in it |
 //! |---|---|
