@@ -227,8 +227,8 @@ fn a_user_has_his_own_limit_and_others_theirs() {
     let gateway = configured.start();
     let target = origin.address.to_string();
     for (user, most, limit) in [
-        ("ann", 1, "max-tunnels of user ann 1"),
-        ("bob", 3, "max-tunnels of user bob 3"),
+        ("ann", 1, "max-tunnels 1 of user ann"),
+        ("bob", 3, "max-tunnels 3 of user bob"),
         ("eve", 2, "--max-tunnels-per-user 2"),
     ] {
         let credentials = format!("{user}:pw");

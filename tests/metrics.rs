@@ -5,6 +5,7 @@ use std::process::Command;
 use sluicegate::metrics;
 
 use crate::support::process::{program, run};
+use crate::support::tls::testdata;
 use crate::support::{Origin, Setup, admin, client, connect_as};
 
 const USER: &str = "mover:s3cret";
@@ -12,8 +13,10 @@ const USER: &str = "mover:s3cret";
 #[test]
 fn promtool_has_nothing_to_say_about_a_gateway_that_has_worked() {
     let Some(promtool) = program("promtool", "prometheus") else { return };
+    let (certificate, key) = (testdata("certificate.pem"), testdata("key.pem"));
     let parent = ["--parent", "http://nx.invalid:3128 for nx.invalid:*"];
-    let gateway = Setup::new(&parent).user(USER).start();
+    let shown = ["--listen-tls", "127.0.0.1:0", "--tls-cert", &certificate, "--tls-key", &key];
+    let gateway = Setup::new(&parent).args(shown).user(USER).start();
     let origin = Origin::echo();
     let stream = connect_as(gateway.address, origin.address, USER);
     client::echoes(&stream, 1 << 20);

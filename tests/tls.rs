@@ -15,7 +15,7 @@ use crate::support::client::{self, ESTABLISHED, dial, request};
 use crate::support::log::Line;
 use crate::support::noise::End;
 use crate::support::process::{Haproxies, program, run, sluicegate};
-use crate::support::tls::{self, Certificate};
+use crate::support::tls::{self, Certificate, testdata};
 use crate::support::{Gateway, Noise, Origin, Setup, connect_as, eventually};
 
 const USER: &str = "mover:s3cret";
@@ -264,8 +264,7 @@ fn what_is_wrong_with_the_files_is_said() {
 
 #[test]
 fn a_certificate_that_has_expired_is_told_of() {
-    let data = |name: &str| format!("{}/src/tls/testdata/{name}", env!("CARGO_MANIFEST_DIR"));
-    let (expired, key) = (data("expired.pem"), data("key.pem"));
+    let (expired, key) = (testdata("expired.pem"), testdata("key.pem"));
     let says = "expired.pem has expired at 2025-01-01T00:00:00Z: clients refuse it; put another in its place";
     let shown = ["--listen-tls", "127.0.0.1:0", "--tls-key", &key, "--tls-cert"];
     let outcome = sluicegate(&[&["check", "--no-auth"], &shown[..], &[&expired]].concat(), &[]);
@@ -274,7 +273,7 @@ fn a_certificate_that_has_expired_is_told_of() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("shown.pem");
     let put = |name: &str| {
-        fs::copy(data(name), path.with_extension("new")).unwrap();
+        fs::copy(testdata(name), path.with_extension("new")).unwrap();
         fs::rename(path.with_extension("new"), &path).unwrap();
     };
     put("expired.pem");
@@ -375,15 +374,24 @@ fn a_parent_has_to_be_who_it_is() {
     renamed.renew("another.example");
     let elsewhere = gateway(&renamed);
     let another = elsewhere.secure.unwrap().port();
+    // As `openssl req -x509` makes one unless told otherwise.
+    let authority = Certificate::make().unwrap();
+    authority.renew_as("localhost", "CA:TRUE");
+    let of_authority = gateway(&authority);
+    let careless = of_authority.secure.unwrap().port();
+    let unknown = "the certificate is signed by nobody who is trusted; name who has signed it by --parent-ca";
+    let unfit = "the certificate is one of an authority: make one with basicConstraints=CA:FALSE";
     for (parent, trusts, said) in [
-        (format!("https://localhost:{port}"), &others, "no TLS with the parent proxy localhost"),
-        (format!("https://localhost:{another}"), &renamed.path(), "no TLS with the parent proxy localhost"),
+        (format!("https://localhost:{port}"), &others, unknown),
+        (format!("https://localhost:{another}"), &renamed.path(), "not valid for name"),
+        (format!("https://localhost:{careless}"), &authority.path(), unfit),
         // One that speaks none.
-        (format!("https://localhost:{}", last.address.port()), &trusted, "no TLS with the parent proxy localhost"),
+        (format!("https://localhost:{}", last.address.port()), &trusted, "received corrupt message"),
     ] {
         let gateway = Gateway::open(&["--parent", &parent, "--parent-ca", trusts.to_str().unwrap()]);
         let (from, answer) = client::ask(gateway.address, request("127.0.0.1:1", None).as_bytes());
-        assert!(answer.starts_with(&format!("HTTP/1.1 502 Bad Gateway: {said}")), "{parent}: {answer}");
+        let head = "HTTP/1.1 502 Bad Gateway: no TLS with the parent proxy localhost";
+        assert!(answer.starts_with(head) && answer.contains(said), "{parent}: {answer}");
         assert_eq!(gateway.refusal_line(from).text("reason"), "parent_tls");
         let label = parent.trim_start_matches("https://").to_owned();
         assert_eq!(gateway.metric(&PARENT_REQUESTS, &[&label, "parent_tls"]), 1);

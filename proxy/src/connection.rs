@@ -95,6 +95,9 @@ async fn handshake(
     }
     let request = client.request(limit).await?;
     account.target(&request.target);
+    if let Ask::Upgrade(asked) = &request.ask {
+        account.upgrade(&asked.protocols);
+    }
     gateway.dialer.refuse_loop(&request.via)?;
     let user = gateway.authenticator.check(request.proxy_authorization.as_ref(), account.source()).await?;
     let (name, grant) = user.map_or((None, None), |user| (Some(user.name), user.grant));
@@ -120,7 +123,6 @@ async fn handshake(
     match request.ask {
         Ask::Connect => Ok(Origin { reached, switched: false }),
         Ask::Upgrade(asked) => {
-            account.upgrade(&asked.protocols);
             let reached = Box::pin(upgrade::ask(client, reached, *asked, limit)).await?;
             Ok(Origin { reached, switched: true })
         }

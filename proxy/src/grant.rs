@@ -90,7 +90,7 @@ impl fmt::Display for Grant {
             terms.push(format!("until {}, when {then}", humantime::format_rfc3339_seconds(expires)));
         }
         if let Some(most) = self.max_tunnels {
-            terms.push(format!("at most {most} tunnels at once"));
+            terms.push(format!("at most {most} tunnel{} at once", if most == 1 { "" } else { "s" }));
         }
         if let Some(Limit(rate)) = self.rate {
             terms.push(rate.map_or_else(|| "as fast as can be".to_owned(), |rate| format!("{rate} together")));

@@ -41,6 +41,14 @@ pub fn one_line_ending(head: &[u8]) -> bool {
     !head.iter().enumerate().any(|(at, &byte)| byte == b'\n' && (at == 0 || head[at - 1] != b'\r'))
 }
 
+/// The reason phrase of an answer whose head a parser has taken, byte for byte: `httparse` gives none that has bytes
+/// beyond ASCII, which may be in it (RFC 9112, 4).
+#[must_use]
+pub fn phrase(head: &[u8]) -> &[u8] {
+    let line = head.split(|&byte| byte == b'\n').find(|line| !line.trim_ascii().is_empty()).unwrap_or_default();
+    line.splitn(3, |&byte| byte == b' ').nth(2).unwrap_or_default().trim_ascii()
+}
+
 /// The value of a `Content-Length`: digits alone (RFC 9110, 8.6), and no more than fit 64 bits.
 #[must_use]
 pub fn length(value: &[u8]) -> Option<u64> {

@@ -9,7 +9,7 @@ use sluicegate::reason::Reason;
 
 use super::reasons::{Refused, check};
 use crate::support::client::{self, SWITCHED, SWITCHING, dial, read_head, upgrade, upgrade_at_origin};
-use crate::support::{Gateway, Noise, Origin};
+use crate::support::{Gateway, Noise, Origin, Setup};
 
 /// What a client sends behind its head without waiting, which only a tunnel may carry.
 const EARLY: &[u8] = b"CONNECT smuggled:1 HTTP/1.1\r\n\r\n";
@@ -185,6 +185,41 @@ fn an_answer_comes_before_the_content_is_whole() {
     at_origin.write_all(b"HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\n\r\nbig").unwrap();
     let answer = client::answer(stream);
     assert!(answer.starts_with("HTTP/1.1 413 Too Large\r\n") && answer.ends_with("\r\n\r\nbig"), "{answer}");
+}
+
+/// Closed with something unread the connection would be reset, and what is still on its way lost with it.
+#[test]
+fn a_client_that_sends_all_before_it_reads_gets_the_whole_answer() {
+    let gateway = Gateway::open(&[]);
+    // Content that the origin did not wait for, and what would have been the tunnel's.
+    for lines in ["Content-Length: 100000000\r\n", ""] {
+        let (mut stream, mut at_origin) = asking(&gateway, lines);
+        let from = stream.local_addr().unwrap();
+        rustix::net::sockopt::set_socket_recv_buffer_size(&stream, 64 << 10).unwrap();
+        let body = "b".repeat(1_500_000);
+        let answer = format!("HTTP/1.1 413 Too Large\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        let whole = thread::scope(|scope| {
+            scope.spawn(|| at_origin.write_all(answer.as_bytes()).unwrap());
+            stream.write_all(&vec![7; 8 << 20]).expect("all of it is taken");
+            client::answer(stream)
+        });
+        assert!(whole.starts_with("HTTP/1.1 413 Too Large\r\n"), "{lines:?}");
+        assert_eq!(whole.split_once("\r\n\r\n").map(|(_, came)| came.len()), Some(body.len()), "{lines:?}");
+        assert_eq!(gateway.refusal_line(from).text("reason"), "not_upgraded");
+    }
+}
+
+/// The log tells it from a CONNECT, however far it came.
+#[test]
+fn what_was_asked_for_is_logged_of_what_is_refused() {
+    let gateway = Setup::new(&[]).user("mover:s3cret").debug().start();
+    for (user, target, reason) in
+        [(None, "127.0.0.1:1", "auth_required"), (Some("mover:s3cret"), "127.0.0.1:1", "connect_refused")]
+    {
+        let (from, _) = client::ask(gateway.address, upgrade(target, user, "").as_bytes());
+        let line = gateway.refusal_line(from);
+        assert_eq!((line.text("reason"), line.text("upgrade")), (reason, "x/1"), "{}", line.raw);
+    }
 }
 
 /// What a client may not take for all of an answer ends in a reset, or before its announced end.

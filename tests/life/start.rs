@@ -26,6 +26,8 @@ fn check_and_serve_refuse_the_same_in_the_same_words() {
     for (arguments, said) in [
         (&[][..], "nobody may come in: name users by --users FILE or SLUICEGATE_USER=name:password, or say --no-auth"),
         (&["--no-auth", "--user", "alice:s3cret"], "--no-auth lets everybody in, but there are users"),
+        (&["--no-auth", "--rate-per-user", "1MiB"], "--no-auth knows no users, whom --rate-per-user is for"),
+        (&["--no-auth", "--max-tunnels-per-user", "1"], "--no-auth knows no users, whom --max-tunnels-per-user is for"),
         (&["--user", "alice"], "--user: "),
         (&["--user", "a:b", "--user", "a:c"], "--user"),
         (&["--users", "/nonexistent/users"], "/nonexistent/users: "),

@@ -23,6 +23,11 @@ use tempfile::TempDir;
 use super::Setup;
 use super::process::{program, run};
 
+/// A file that the unit tests have: `certificate.pem` and its `key.pem`, and `expired.pem` for the same key.
+pub(crate) fn testdata(name: &str) -> String {
+    format!("{}/src/tls/testdata/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
 /// A certificate for localhost and 127.0.0.1, which nobody else has signed, and its key.
 #[derive(Debug)]
 pub(crate) struct Certificate(pub(crate) TempDir);
@@ -36,11 +41,16 @@ impl Certificate {
 
     /// Makes another one in its place, for a name beside 127.0.0.1; false where there is no openssl.
     pub(crate) fn renew(&self, name: &str) -> bool {
+        self.renew_as(name, "CA:FALSE")
+    }
+
+    /// The same with these basic constraints.
+    pub(crate) fn renew_as(&self, name: &str, constraints: &str) -> bool {
         let Some(openssl) = program("openssl", "openssl") else { return false };
         let request = self.0.path().join("request.cnf");
         let text = format!(
             "[req]\nprompt=no\ndistinguished_name=name\nx509_extensions=extensions\n[name]\nCN={name}\n[extensions]\n\
-             subjectAltName=DNS:{name},IP:127.0.0.1\nbasicConstraints=critical,CA:FALSE\n"
+             subjectAltName=DNS:{name},IP:127.0.0.1\nbasicConstraints=critical,{constraints}\n"
         );
         fs::write(&request, text).expect("a file");
         let mut make = Command::new(openssl);

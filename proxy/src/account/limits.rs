@@ -1,6 +1,5 @@
 //! How many tunnels there may be at once, counted from the reservation to the end.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::Hash;
@@ -61,13 +60,17 @@ impl Slots {
         let mut taken = self.lock();
         let of_user = user.as_ref().and_then(|user| taken.users.get(user)).copied().unwrap_or(0);
         let of_source = source.and_then(|source| taken.sources.get(&source)).copied().unwrap_or(0);
-        room(taken.all, Some(tunnels), Reason::TunnelLimit, "--max-tunnels")?;
-        let (limit, named) = match (own, &user) {
-            (Some(own), Some(user)) => (Some(own), format!("max-tunnels of user {user}").into()),
-            (_, user) => (per_user.filter(|_| user.is_some()), Cow::Borrowed("--max-tunnels-per-user")),
-        };
-        room(of_user, limit, Reason::UserLimit, &named)?;
-        room(of_source, per_source, Reason::SourceLimit, "--max-tunnels-per-source")?;
+        room(taken.all, Some(tunnels), Reason::TunnelLimit, |most| format!("--max-tunnels {most}"))?;
+        match (own, &user) {
+            (Some(_), Some(user)) => {
+                room(of_user, own, Reason::UserLimit, |most| format!("max-tunnels {most} of user {user}"))
+            }
+            (None, Some(_)) => {
+                room(of_user, per_user, Reason::UserLimit, |most| format!("--max-tunnels-per-user {most}"))
+            }
+            (_, None) => Ok(()),
+        }?;
+        room(of_source, per_source, Reason::SourceLimit, |most| format!("--max-tunnels-per-source {most}"))?;
         taken.all += 1;
         if let Some(user) = &user {
             *taken.users.entry(Arc::clone(user)).or_default() += 1;
@@ -97,9 +100,14 @@ impl Drop for Slot {
     }
 }
 
-fn room(taken: usize, limit: Option<usize>, reason: Reason, flag: &str) -> Result<(), Refusal> {
+fn room(
+    taken: usize,
+    limit: Option<usize>,
+    reason: Reason,
+    named: impl FnOnce(usize) -> String,
+) -> Result<(), Refusal> {
     match limit {
-        Some(limit) if taken >= limit => Err(Refusal::new(reason, format!("{flag} {limit} reached"))),
+        Some(limit) if taken >= limit => Err(Refusal::new(reason, format!("{} reached", named(limit)))),
         Some(_) | None => Ok(()),
     }
 }
@@ -153,7 +161,7 @@ mod tests {
         let take = |own| slots.take(Some("ann".into()), own, HERE);
         let _two = [take(Some(2)).unwrap(), take(Some(2)).unwrap()];
         let third = take(Some(2)).unwrap_err();
-        assert_eq!((third.reason, &*third.detail), (Reason::UserLimit, "max-tunnels of user ann 2 reached"));
+        assert_eq!((third.reason, &*third.detail), (Reason::UserLimit, "max-tunnels 2 of user ann reached"));
         assert_eq!(&*take(None).unwrap_err().detail, "--max-tunnels-per-user 1 reached");
         assert!(take(Some(3)).is_ok());
     }

@@ -118,12 +118,19 @@ pub fn check(options: &Serve) -> Result<String, Failure> {
             )
         })
         .collect();
-    let concern = settings.identity.as_ref().and_then(|identity| identity.concern(SystemTime::now()));
+    let now = SystemTime::now();
+    let over = options.origins.users.iter().filter(|entry| entry.grant().has_expired(now));
+    let over: String = over
+        .map(|entry| {
+            format!("\n{}: the time of '{}' is over: every request of his is refused.", entry.place(), entry.name())
+        })
+        .collect();
+    let concern = settings.identity.as_ref().and_then(|identity| identity.concern(now));
     let concern = concern.map(|concern| format!("\n{concern}.")).unwrap_or_default();
     let listen = options.rules.listen().into_iter().chain(options.rules.listen_tls.iter().copied());
     let listen = listen.map(|address| address.to_string()).collect::<Vec<_>>().join(" ");
     Ok(format!(
-        "The configuration can be used: {users}, up to {} tunnels, on {listen}.{without}{concern}",
+        "The configuration can be used: {users}, up to {} tunnels, on {listen}.{without}{over}{concern}",
         settings.limits.tunnels
     ))
 }

@@ -81,7 +81,10 @@ fn authenticator(options: &Serve) -> Result<Authenticator, String> {
     let entries = options.origins.users.clone();
     let nobody = users.is_empty() && options.users.is_none() && !entries.iter().any(Entry::has_password);
     match (options.no_auth, nobody) {
-        (true, true) if entries.is_empty() => Ok(Authenticator::open()),
+        (true, true) if entries.is_empty() => match of_users(options) {
+            Some(option) => Err(format!("--no-auth knows no users, whom {option} is for: leave one of the two out")),
+            None => Ok(Authenticator::open()),
+        },
         (true, true) => {
             Err("--no-auth lets everybody in, but [users] says what some may: leave one of the two out".into())
         }
@@ -93,6 +96,15 @@ fn authenticator(options: &Serve) -> Result<Authenticator, String> {
         }
         (false, false) => Authenticator::new(users, options.users.clone(), entries).map_err(|error| error.to_string()),
     }
+}
+
+/// An option that is about users and nobody else.
+fn of_users(options: &Serve) -> Option<&'static str> {
+    let set = [
+        ("--rate-per-user", options.rate_per_user.is_some()),
+        ("--max-tunnels-per-user", options.max_tunnels_per_user.is_some()),
+    ];
+    set.into_iter().find_map(|(option, is_set)| is_set.then_some(option))
 }
 
 /// The certificate, where clients speak TLS.

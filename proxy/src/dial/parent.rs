@@ -8,7 +8,7 @@ use rustls::pki_types::ServerName;
 use tokio::time::timeout;
 
 use super::parents::Parent;
-use crate::message::{MAX_HEAD, MAX_HEADERS, append};
+use crate::message::{MAX_HEAD, MAX_HEADERS, append, phrase};
 use crate::reason::{Reason, Refusal};
 use crate::sys::stream::Stream;
 use crate::tls::Trust;
@@ -109,8 +109,12 @@ struct Answer {
 
 impl Answer {
     fn refusal(&self, parent: &Parent) -> Refusal {
-        let phrase: String = self.phrase.chars().take(MAX_PHRASE).collect();
-        Refusal::new(Reason::ParentRefused, format!("{parent} answered {} {phrase}", self.status).trim_end().to_owned())
+        let plain = |c: char| if c.is_control() { '?' } else { c };
+        let phrase: String = self.phrase.chars().map(plain).take(MAX_PHRASE).collect();
+        Refusal::new(
+            Reason::ParentRefused,
+            format!("{parent} answered {:03} {phrase}", self.status).trim_end().to_owned(),
+        )
     }
 }
 
@@ -121,7 +125,7 @@ fn parse(bytes: &[u8]) -> Result<Option<Answer>, &'static str> {
     let mut head = httparse::Response::new(&mut lines);
     match head.parse(window) {
         Ok(Status::Complete(head_len)) => {
-            let phrase = head.reason.unwrap_or_default().to_owned();
+            let phrase = String::from_utf8_lossy(phrase(window)).into_owned();
             Ok(Some(Answer { status: head.code.unwrap_or_default(), phrase, head_len }))
         }
         Ok(Status::Partial) if window.len() < MAX_HEAD => Ok(None),
@@ -136,7 +140,8 @@ mod tests {
 
     #[test]
     fn an_answer_ends_where_it_ends() {
-        let table: [(&[u8], u16, &str); 4] = [
+        let table: [(&[u8], u16, &str); 5] = [
+            ("HTTP/1.1 403 f\u{fc}r  ann verweigert\r\n\r\n".as_bytes(), 403, "f\u{fc}r  ann verweigert"),
             (b"HTTP/1.1 200 Connection established\r\n\r\n", 200, "Connection established"),
             (b"HTTP/1.0 200\r\nProxy-Agent: old\r\n\r\n", 200, ""),
             (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n", 200, "OK"),

@@ -13,6 +13,7 @@ use rustls::sign::CertifiedKey;
 
 use super::Session;
 use super::suites::provider;
+use super::trust::words;
 use super::validity::Validity;
 use crate::stamp::Stamp;
 
@@ -129,7 +130,7 @@ fn read(certificate: &Path, key: &Path) -> Result<Shown, String> {
             let cause = format!("it is not that of --tls-cert {}", certificate.display());
             return unusable("--tls-key", key, &cause, "give the two that belong together");
         }
-        Err(error) => return unusable("--tls-cert", certificate, &error.to_string(), CHAIN),
+        Err(error) => return unusable("--tls-cert", certificate, &words(&error), CHAIN),
     }
     let config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

@@ -223,7 +223,7 @@ impl State {
         match self.connection.process_new_packets() {
             Ok(state) => self.plain = state.plaintext_bytes_to_read(),
             Err(error) => {
-                let error = self.failed.insert(broken(&error.to_string()));
+                let error = self.failed.insert(broken(&trust::words(&error)));
                 return Err(once_more(error));
             }
         }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, Error, RootCertStore};
 
 use super::Session;
 use super::suites::provider;
@@ -63,6 +63,21 @@ impl Trust {
     /// As [`Session::client`].
     pub fn session(&self, name: ServerName<'static>) -> io::Result<Session> {
         Session::client(Arc::clone(&self.0), name)
+    }
+}
+
+/// What rustls says of a failure, with the remedy where its own words are none (`rustls-webpki`, `error.rs`).
+pub(super) fn words(error: &Error) -> String {
+    let Error::InvalidCertificate(wrong) = error else { return error.to_string() };
+    let wrong = format!("{wrong:?}");
+    if wrong == "UnknownIssuer" || wrong == "BadSignature" {
+        "the certificate is signed by nobody who is trusted; name who has signed it by --parent-ca".to_owned()
+    } else if wrong.contains("CaUsedAsEndEntity") {
+        "the certificate is one of an authority: make one with basicConstraints=CA:FALSE".to_owned()
+    } else if wrong.contains("UnsupportedCertVersion") {
+        "the certificate is none of X.509 version 3, which alone has names in it: make another one".to_owned()
+    } else {
+        error.to_string()
     }
 }
 

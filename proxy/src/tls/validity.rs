@@ -50,7 +50,7 @@ impl Validity {
         if now < self.from {
             let from = word(self.from);
             return Some(format!(
-                "is not valid before {from}: clients refuse it until then; is the clock of this host right?"
+                "is not valid before {from}: clients refuse it until then; check the clock of this host"
             ));
         }
         let expired = now.duration_since(self.until).is_ok_and(|since| since >= second);

@@ -8,6 +8,7 @@ use httparse::{Error, Header, Status};
 
 use crate::message::{
     self, Content, Framing, MAX_HEAD, MAX_HEADERS, VIA, all, append, append_forwarded, elements, one_line_ending,
+    phrase,
 };
 use crate::reason::{Reason, Refusal};
 use crate::request::Upgrade;
@@ -45,7 +46,7 @@ pub(super) fn parse(bytes: &[u8], asked: &Upgrade) -> Result<Option<Answer>, Ref
     let mut head = httparse::Response::new(&mut lines);
     match head.parse(window) {
         Ok(Status::Complete(head_len)) if one_line_ending(&window[..head_len]) => {
-            read(&head, head_len, asked).map(Some)
+            read(&head, head_len, phrase(window), asked).map(Some)
         }
         Ok(Status::Complete(_)) => bad("a line of its head ends in LF without CR"),
         Ok(Status::Partial) if window.len() < MAX_HEAD => Ok(None),
@@ -60,7 +61,7 @@ pub(super) fn bad<T>(why: &str) -> Result<T, Refusal> {
     Err(Refusal::new(Reason::BadAnswer, format!("the origin's answer is of no use: {why}")))
 }
 
-fn read(head: &httparse::Response<'_, '_>, head_len: usize, asked: &Upgrade) -> Result<Answer, Refusal> {
+fn read(head: &httparse::Response<'_, '_>, head_len: usize, phrase: &[u8], asked: &Upgrade) -> Result<Answer, Refusal> {
     let status = head.code.unwrap_or_default();
     if !(100..600).contains(&status) {
         return bad("its status is none");
@@ -78,10 +79,15 @@ fn read(head: &httparse::Response<'_, '_>, head_len: usize, asked: &Upgrade) -> 
         _ if asked.is_head => (Content::NONE, "close"),
         _ => (framing.content(Content::UntilClose), "close"),
     };
-    let mut to_client = format!("HTTP/1.1 {status:03} {}\r\n", head.reason.unwrap_or_default()).into_bytes();
+    let mut to_client = [format!("HTTP/1.1 {status:03} ").as_bytes(), phrase, b"\r\n"].concat();
     append_forwarded(&mut to_client, headers);
-    // Of a HEAD or a 304 it is the length that the content would have.
-    framing.append(&mut to_client);
+    match status {
+        // Neither may say how content comes that it cannot have (RFC 9110, 8.6; RFC 9112, 6.1).
+        204 => {}
+        304 if framing == Framing::Chunked => {}
+        // Of a HEAD or a 304 it is the length that the content would have.
+        _ => framing.append(&mut to_client),
+    }
     to_client.extend_from_slice(VIA);
     // Behind a 426 as well, which says what it wants (RFC 9110, 15.5.22).
     let upgrades: Vec<_> = all(headers, "Upgrade").filter(|line| !line.is_empty()).collect();
@@ -195,8 +201,8 @@ mod tests {
                 Content::NONE,
             ),
             (
-                "HTTP/1.1 204 No Content\r\n\r\n",
-                "HTTP/1.1 204 No Content\r\nVia: 1.1 sluicegate\r\nConnection: close\r\n\r\n",
+                "HTTP/1.1 204 Nichts f\u{fc}r dich\r\nContent-Length: 5\r\n\r\n",
+                "HTTP/1.1 204 Nichts f\u{fc}r dich\r\nVia: 1.1 sluicegate\r\nConnection: close\r\n\r\n",
                 Content::NONE,
             ),
         ];

@@ -11,7 +11,7 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::client::{Client, took_no_answer};
 use crate::dial::Reached;
@@ -19,12 +19,16 @@ use crate::message::{BadContent, Content, MAX_HEAD};
 use crate::reason::{Reason, Refusal};
 use crate::request::Upgrade;
 use crate::sys::stream::{BothWays, Stream};
-use crate::sys::tcp::reset_on_close;
+use crate::sys::tcp::{self, reset_on_close};
 
 use answer::{Answer, SWITCHED};
 
 /// What is read of content at once.
 const PIECE: usize = 64 << 10;
+
+/// The least and the most time until a client that has not acknowledged its answer is looked at again: no event tells.
+const SOONEST: Duration = Duration::from_millis(1);
+const LATEST: Duration = Duration::from_millis(50);
 
 /// Sends the request to the origin, and what the origin says to the client. `limit` is for the origin's answer, and for
 /// anything else that does not go on.
@@ -151,7 +155,21 @@ async fn passed_on(
     limit: Duration,
 ) -> Refusal {
     let status = answer.status;
-    match carry(origin, &mut buffer, client, &mut answer.content, limit).await {
+    let mut passing = pin!(async {
+        carry(origin, &mut buffer, client, &mut answer.content, limit).await?;
+        delivered(client, limit).await.map_err(Broken::To)
+    });
+    let (mut discarding, mut sends) = (pin!(discard(client)), true);
+    let passed = loop {
+        tokio::select! {
+            passed = &mut passing => break passed,
+            discarded = &mut discarding, if sends => match discarded {
+                Ok(()) => sends = false,
+                Err(error) => break Err(Broken::To(error)),
+            },
+        }
+    };
+    match passed {
         Ok(()) => {
             cut_unless_whole(&client, false);
             Refusal::new(Reason::NotUpgraded, format!("the origin answered {status}"))
@@ -161,6 +179,36 @@ async fn passed_on(
             Refusal::new(Reason::AnswerCut, format!("the origin answered {status}, of which not all came: {broken}"))
         }
     }
+}
+
+/// Takes what a client sends whose answer is on its way, until its end, and lets it go nowhere. Left unread it would hold
+/// up one that writes all before it reads, and make a reset of the end, which takes along what is still to be sent
+/// (RFC 9112, 9.6).
+async fn discard(client: BothWays<'_>) -> io::Result<()> {
+    let mut scratch = Vec::with_capacity(PIECE);
+    while client.read_buf(&mut scratch).await? > 0 {
+        scratch.clear();
+    }
+    Ok(())
+}
+
+/// Waits until all that was sent is acknowledged, for as long as `limit` does not go by without an acknowledgement.
+async fn delivered(client: BothWays<'_>, limit: Duration) -> io::Result<()> {
+    let (mut before, mut since, mut pause) = (None, Instant::now(), SOONEST);
+    while !tcp::is_delivered(&client) {
+        let progress = tcp::progress(&client)?;
+        if progress.closed {
+            return Err(ErrorKind::ConnectionReset.into());
+        }
+        if before.replace(progress.acknowledged) != Some(progress.acknowledged) {
+            since = Instant::now();
+        } else if since.elapsed() >= limit {
+            return Err(ErrorKind::TimedOut.into());
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(LATEST);
+    }
+    Ok(())
 }
 
 /// Passes content on; what came behind it stays in `buffer`, which holds what was read and not passed on.
