@@ -14,7 +14,7 @@ use crate::admin::client;
 #[derive(Args, Debug)]
 #[command(group = ArgGroup::new("whose").args(["tunnel", "user", "each_tunnel", "each_user"]).requires("rate"))]
 pub struct Rates {
-    /// Of this tunnel, as `sluicegate tunnels` numbers it
+    /// Of this tunnel, as `sluicegate tunnels` numbers it; it never has more than its share of what its user has
     #[arg(long, value_name = "ID")]
     tunnel: Option<u64>,
     /// Of all tunnels of this user together
