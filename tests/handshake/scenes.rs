@@ -43,8 +43,9 @@ pub(super) fn handshake_timeout() {
     check(&gateway, Reason::HandshakeTimeout, line, &refused(&gateway, b"CONNECT 127.0.0.1:443 HTTP/1.1\r\nHo"));
 }
 
-/// A hash that takes long enough for a queue: bcrypt of cost 12, of a password that nobody tries.
-const DEAR: &str = "alice:$2y$12$abcdefghijklmnopqrstuuJvGdVLmYoFdYv7F1mJ5W6oSgYbR0hyS\n";
+/// A hash that takes long enough for a queue, also on a machine that is busy: bcrypt of cost 15, of a password that
+/// nobody tries.
+const DEAR: &str = "alice:$2y$15$abcdefghijklmnopqrstuuJvGdVLmYoFdYv7F1mJ5W6oSgYbR0hyS\n";
 
 /// Credentials of one source that are hashed or wait for it, at most.
 const UNVERIFIED: usize = 8 + 64;
@@ -135,11 +136,11 @@ fn full_listener() -> (socket2::Socket, Vec<TcpStream>) {
     (listener, queue)
 }
 
-/// A request through a parent that answers so, and what came of it.
-fn through_parent(answer: &'static [u8]) -> (Gateway, Origin, Refused) {
+/// A request through a parent that answers so, and what came of it; it has thrice that time for it.
+fn through_parent(answer: &'static [u8], time: &str) -> (Gateway, Origin, Refused) {
     let parent = Origin::new();
     let url = format!("http://{}", parent.address);
-    let gateway = Gateway::open(&["--dial-timeout", "100ms", "--allow", "*:443", "--parent", &url]);
+    let gateway = Gateway::open(&["--dial-timeout", time, "--allow", "*:443", "--parent", &url]);
     let refused = std::thread::scope(|scope| {
         scope.spawn(|| {
             let mut at_parent = parent.accept();
@@ -153,7 +154,7 @@ fn through_parent(answer: &'static [u8]) -> (Gateway, Origin, Refused) {
 }
 
 pub(super) fn parent_refused() {
-    let (gateway, parent, refused) = through_parent(b"HTTP/1.1 403 No Way\r\n\r\n");
+    let (gateway, parent, refused) = through_parent(b"HTTP/1.1 403 No Way\r\n\r\n", "10s");
     let line = format!("502 Bad Gateway: the parent proxy {} answered 403 No Way", parent.address);
     check(&gateway, Reason::ParentRefused, &line, &refused);
 }
@@ -173,8 +174,8 @@ pub(super) fn parent_tls() {
 }
 
 pub(super) fn parent_timeout() {
-    let (gateway, parent, refused) = through_parent(b"HTTP/1.1 2");
-    let words = format!("no answer from the parent proxy {} within 300ms (--dial-timeout, thrice)", parent.address);
+    let (gateway, parent, refused) = through_parent(b"HTTP/1.1 2", "500ms");
+    let words = format!("no answer from the parent proxy {} within 1s 500ms (--dial-timeout, thrice)", parent.address);
     check(&gateway, Reason::ParentTimeout, &format!("504 Gateway Timeout: {words}"), &refused);
 }
 
