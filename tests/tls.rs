@@ -14,7 +14,7 @@ use sluicegate::metrics::{CERTIFICATE_EXPIRY, CONNECT_REQUESTS, PARENT_REQUESTS,
 use crate::support::client::{self, ESTABLISHED, dial, request};
 use crate::support::log::Line;
 use crate::support::noise::End;
-use crate::support::process::{Haproxies, program, run, sluicegate};
+use crate::support::process::{Haproxies, program, replace, run, sluicegate};
 use crate::support::tls::{self, Certificate, testdata};
 use crate::support::{Gateway, Noise, Origin, Setup, connect_as, eventually};
 
@@ -272,10 +272,7 @@ fn a_certificate_that_has_expired_is_told_of() {
 
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("shown.pem");
-    let put = |name: &str| {
-        fs::copy(testdata(name), path.with_extension("new")).unwrap();
-        fs::rename(path.with_extension("new"), &path).unwrap();
-    };
+    let put = |name: &str| replace(&path, &fs::read_to_string(testdata(name)).unwrap());
     put("expired.pem");
     let gateway = Setup::new(&[]).args(shown).args([path.to_str().unwrap()]).user(USER).debug().start();
     let told = |line: &Line| line.message().contains("shown.pem has expired at 2025-01-01T00:00:00Z");

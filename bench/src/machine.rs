@@ -34,6 +34,12 @@ impl Cpu {
         let all: f64 = ticks.iter().sum();
         Ok(Self { busy: (all - idle - iowait - steal) / TICKS, stolen: steal / TICKS, all: all / TICKS })
     }
+
+    /// The share of all there was since then that the host kept, from 0 to 1.
+    #[must_use]
+    pub fn stolen_since(&self, then: &Self) -> f64 {
+        (self.stolen - then.stolen) / (self.all - then.all).max(f64::EPSILON)
+    }
 }
 
 /// CPU seconds that `pid` and its descendants have spent.

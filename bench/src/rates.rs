@@ -89,8 +89,8 @@ const TRIES: usize = 3;
 fn calmest(measure: impl Fn() -> io::Result<f64>) -> io::Result<(f64, f64)> {
     let mut calmest: Option<(f64, f64)> = None;
     for _ in 0..TRIES {
-        let (before, measured, after) = (Cpu::now()?, measure()?, Cpu::now()?);
-        let stolen = (after.stolen - before.stolen) / (after.all - before.all).max(f64::EPSILON);
+        let (before, measured) = (Cpu::now()?, measure()?);
+        let stolen = Cpu::now()?.stolen_since(&before);
         calmest = calmest.filter(|calmest| calmest.1 <= stolen).or(Some((measured, stolen)));
         if stolen < CALM {
             break;

@@ -107,8 +107,7 @@ impl Field {
 
     /// Ends everybody, and writes the result.
     fn finish(self, mut report: Report, output: &Output) -> io::Result<()> {
-        let now = Cpu::now()?;
-        report.stolen = (now.stolen - self.began.stolen) / (now.all - self.began.all).max(f64::EPSILON);
+        report.stolen = Cpu::now()?.stolen_since(&self.began);
         drop(self);
         print!("{}", report::markdown(&report));
         if let Some(file) = &output.json {

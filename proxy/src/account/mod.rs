@@ -138,8 +138,7 @@ impl Account {
 
     /// Holds a tunnel to its rate that no engine has yet: one engine begins otherwise with what is held to none.
     pub fn pace(&self, flow: &Flow) {
-        let user = self.user.clone().map(|name| self.registry.meters.user(name));
-        self.registry.pace_first(self.id, user.as_deref(), flow);
+        self.registry.pace_first(self.id, self.user.as_ref(), flow);
     }
 
     /// The tunnel stands: from here on it is in the registry under [`Account::id`], and its bytes are

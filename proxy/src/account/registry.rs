@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use super::limits::Slots;
 use super::live::Live;
-use super::meters::{Meters, OfUser};
+use super::meters::Meters;
 use super::rates::{self, Book};
 use super::{Account, Change, Limit, Limits, Rates, RatesView, TunnelView, Unknown};
 use crate::reason::Reason;
@@ -176,8 +176,10 @@ impl Registry {
     }
 
     /// Tells a tunnel that is about to be one of `user`'s what it is held to from its first byte on.
-    pub(super) fn pace_first(&self, id: u64, user: Option<&OfUser>, flow: &Flow) {
-        let user = user.map(|user| (&*user.name, || user.live.load(Ordering::Relaxed) + 1));
+    pub(super) fn pace_first(&self, id: u64, user: Option<&Arc<str>>, flow: &Flow) {
+        // Looked for only where there is something to share.
+        let many = |user: &Arc<str>| self.meters.user(Arc::clone(user)).live.load(Ordering::Relaxed) + 1;
+        let user = user.map(|user| (&**user, move || many(user)));
         self.rates.tell(id, user, |rate| flow.pace(rate));
     }
 

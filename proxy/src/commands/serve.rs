@@ -108,29 +108,22 @@ pub fn check(options: &Serve) -> Result<String, Failure> {
         1 => "1 user".to_owned(),
         users => format!("{users} users"),
     };
-    let without = options.origins.users.iter().filter(|entry| !settings.authenticator.knows(entry.name()));
-    let without: String = without
-        .map(|entry| {
-            format!(
-                "\n{}: nobody can come in as '{}', who has no password here, in --users or by --user.",
-                entry.place(),
-                entry.name()
-            )
-        })
-        .collect();
-    let now = SystemTime::now();
-    let over = options.origins.users.iter().filter(|entry| entry.grant().has_expired(now));
-    let over: String = over
-        .map(|entry| {
-            format!("\n{}: the time of '{}' is over: every request of his is refused.", entry.place(), entry.name())
-        })
-        .collect();
+    let (all, now) = (&options.origins.users, SystemTime::now());
+    let without = all.iter().filter(|entry| !settings.authenticator.knows(entry.name())).map(|entry| {
+        let (place, name) = (entry.place(), entry.name());
+        format!("{place}: nobody can come in as '{name}', who has no password here, in --users or by --user.")
+    });
+    let over = all.iter().filter(|entry| entry.grant().has_expired(now)).map(|entry| {
+        let (place, name) = (entry.place(), entry.name());
+        format!("{place}: the time of '{name}' is over: every request of his is refused.")
+    });
     let concern = settings.identity.as_ref().and_then(|identity| identity.concern(now));
-    let concern = concern.map(|concern| format!("\n{concern}.")).unwrap_or_default();
+    let notes = without.chain(over).chain(concern.map(|concern| format!("{concern}.")));
+    let notes: String = notes.map(|note| format!("\n{note}")).collect();
     let listen = options.rules.listen().into_iter().chain(options.rules.listen_tls.iter().copied());
     let listen = listen.map(|address| address.to_string()).collect::<Vec<_>>().join(" ");
     Ok(format!(
-        "The configuration can be used: {users}, up to {} tunnels, on {listen}.{without}{over}{concern}",
+        "The configuration can be used: {users}, up to {} tunnels, on {listen}.{notes}",
         settings.limits.tunnels
     ))
 }

@@ -168,8 +168,28 @@ fn tell_expiry(identity: &Identity) {
     CERTIFICATE_EXPIRY.gauge(&[]).set(since.map_or(f64::NAN, |since| since.as_secs_f64()));
 }
 
-/// Re-reads who may come in, and the certificate, when asked or when that has changed, says once when that has
-/// expired, ends the tunnels of users whose time is over, and has long tunnels write a line.
+/// Re-reads the certificate when asked or when it has changed, and says once of each why clients refuse it, if they do:
+/// `concern` is what was said.
+fn look_after(identity: &Identity, asked: bool, concern: &mut Option<String>) {
+    if asked || identity.changed() {
+        match identity.reload() {
+            Ok(()) => {
+                *concern = None;
+                tell_expiry(identity);
+                info!("certificate re-read");
+            }
+            Err(error) => error!(%error, "certificate not re-read: clients are shown the one from before"),
+        }
+    }
+    let now = identity.concern(SystemTime::now());
+    if let Some(now) = now.as_ref().filter(|now| concern.as_ref() != Some(*now)) {
+        warn!("{now}");
+    }
+    *concern = now;
+}
+
+/// Re-reads who may come in when asked or when that has changed, looks after the certificate, ends the tunnels of users
+/// whose time is over, and has long tunnels write a line.
 async fn housekeeping(gateway: Arc<Gateway>, registry: Arc<Registry>, mut hangup: Signal) {
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -196,21 +216,9 @@ async fn housekeeping(gateway: Arc<Gateway>, registry: Arc<Registry>, mut hangup
                 }
             }
         }
-        if let Some(identity) = gateway.identity.as_ref().filter(|identity| asked || identity.changed()) {
-            match identity.reload() {
-                Ok(()) => {
-                    concern = None;
-                    tell_expiry(identity);
-                    info!("certificate re-read");
-                }
-                Err(error) => error!(%error, "certificate not re-read: clients are shown the one from before"),
-            }
+        if let Some(identity) = &gateway.identity {
+            look_after(identity, asked, &mut concern);
         }
-        let now = gateway.identity.as_ref().and_then(|identity| identity.concern(SystemTime::now()));
-        if let Some(now) = now.as_ref().filter(|now| concern.as_ref() != Some(*now)) {
-            warn!("{now}");
-        }
-        concern = now;
         let ending = gateway.authenticator.ending(SystemTime::now());
         if !ending.is_empty() {
             registry.stop_users(|user| ending.iter().any(|ending| **ending == *user), Reason::Expired);

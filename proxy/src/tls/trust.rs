@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, Error, RootCertStore};
+use rustls::{CertificateError, ClientConfig, Error, RootCertStore};
 
 use super::Session;
 use super::suites::provider;
@@ -69,16 +69,23 @@ impl Trust {
 /// What rustls says of a failure, with the remedy where its own words are none (`rustls-webpki`, `error.rs`).
 pub(super) fn words(error: &Error) -> String {
     let Error::InvalidCertificate(wrong) = error else { return error.to_string() };
-    let wrong = format!("{wrong:?}");
-    if wrong == "UnknownIssuer" || wrong == "BadSignature" {
-        "the certificate is signed by nobody who is trusted; name who has signed it by --parent-ca".to_owned()
-    } else if wrong.contains("CaUsedAsEndEntity") {
-        "the certificate is one of an authority: make one with basicConstraints=CA:FALSE".to_owned()
-    } else if wrong.contains("UnsupportedCertVersion") {
-        "the certificate is none of X.509 version 3, which alone has names in it: make another one".to_owned()
-    } else {
-        error.to_string()
-    }
+    let known = match wrong {
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+            "the certificate is signed by nobody who is trusted; name who has signed it by --parent-ca"
+        }
+        // Its errors are of a crate that is not used here for anything else.
+        CertificateError::Other(wrong) => match wrong.to_string().as_str() {
+            wrong if wrong.contains("CaUsedAsEndEntity") => {
+                "the certificate is one of an authority: make one with basicConstraints=CA:FALSE"
+            }
+            wrong if wrong.contains("UnsupportedCertVersion") => {
+                "the certificate is none of X.509 version 3, which alone has names in it: make another one"
+            }
+            _ => return error.to_string(),
+        },
+        _ => return error.to_string(),
+    };
+    known.to_owned()
 }
 
 /// What a server is called: its name, or its address.
