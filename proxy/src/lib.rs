@@ -25,11 +25,11 @@
 //! | 2 | `proxy_protocol` | whom a connection comes from, as proxies say it to each other: read, written, to whom | `policy` `target` | `tokio` `TcpStream` |
 //! | 2 | `upgrade` | asks an origin to switch protocols, and passes on what else it answers | `client` `dial` `request` `message` `reason` `sys` | `policy` `auth` `relay` |
 //! | 2 | `grant` | what a user may, where to, from where, until when and how much | `policy` `account` `reason` | `tokio` `TcpStream` |
-//! | 2 | `auth` | credentials to user and what he may, hashing off the event loop | `grant` `account` `reason` `secret` `stamp` `metrics` | `tracing` `TcpStream` |
+//! | 2 | `auth` | credentials to user and what he may, hashing off the event loop | `grant` `account` `reason` `secret` `source` `stamp` `metrics` | `tracing` `TcpStream` |
 //! | 2 | `policy` | name rules, then address rules on resolved addresses: `Permit` | `reason` `target` | `tokio` `TcpStream` |
 //! | 2 | `dial` | resolve, Happy Eyeballs, parent proxies, deadlines; accepts only a `Permit` | `policy` `message` `reason` `secret` `target` `sys` `metrics` `tls` | `auth` |
 //! | 2 | `relay` | choose an engine, adopt, fall back; one file an engine | `tunnel` `rate` `reason` `metrics` `sys` `tls` | `http` `auth` `policy` `config` |
-//! | 1 | `account` | drop-guard: one log line and the counters, exactly once | `tunnel` `rate` `reason` `metrics` `target` | `TcpStream` `socket2` |
+//! | 1 | `account` | drop-guard: one log line and the counters, exactly once | `tunnel` `rate` `reason` `metrics` `source` `target` | `TcpStream` `socket2` |
 //! | 1 | `admin` | metrics, health, the API of tunnels and rates over HTTP | `account` `metrics` `rate` `reason` `tunnel` | `relay` |
 //! | 1 | `sys` | the only `unsafe`: descriptors in, `io::Result` out | `tls` | `tracing` `policy` |
 //! | 0 | `tunnel` | the hand-off type and its live counts | `rate` `reason` `tls` | `tokio` |
@@ -39,6 +39,7 @@
 //! | 0 | `rate` | how fast bytes may go, in words and figures | | `tokio` |
 //! | 0 | `message` | heads and content of HTTP messages: what goes on, and where it ends; pure | | `tokio` `std::io` |
 //! | 0 | `stamp` | whether a file is another one than before | | `tokio` |
+//! | 0 | `source` | the unit by which peers without credentials share what is scarce | | `tokio` |
 //! | 0 | `secret` | bytes that are never shown | | `tokio` |
 //! | 0 | `metrics` | every metric: name, kind, labels, help | | `tokio` |
 //!
@@ -76,6 +77,7 @@ pub mod relay;
 pub mod request;
 pub mod secret;
 pub mod server;
+pub mod source;
 pub mod stamp;
 pub mod sys;
 pub mod target;

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::reason::{Reason, Refusal};
+use crate::source::Source;
 
 /// The most tunnels at once, those still being dialled included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,7 +16,7 @@ pub struct Limits {
     pub tunnels: usize,
     /// Of one user: `--max-tunnels-per-user`. Without authentication nobody is a user.
     pub per_user: Option<usize>,
-    /// From one client address: `--max-tunnels-per-source`.
+    /// From one [`Source`]: `--max-tunnels-per-source`.
     pub per_source: Option<usize>,
 }
 
@@ -30,7 +31,7 @@ pub(super) struct Slots {
 struct Taken {
     all: usize,
     users: HashMap<Arc<str>, usize>,
-    sources: HashMap<IpAddr, usize>,
+    sources: HashMap<Source, usize>,
 }
 
 /// One taken slot; dropping it gives it back.
@@ -39,7 +40,7 @@ pub(super) struct Slot {
     slots: Arc<Slots>,
     user: Option<Arc<str>>,
     /// Where there is a limit for sources.
-    source: Option<IpAddr>,
+    source: Option<Source>,
 }
 
 impl Slots {
@@ -56,7 +57,7 @@ impl Slots {
         source: IpAddr,
     ) -> Result<Slot, Refusal> {
         let Limits { tunnels, per_user, per_source } = self.limits;
-        let source = per_source.map(|_| source);
+        let source = per_source.map(|_| Source::from(source));
         let mut taken = self.lock();
         let of_user = user.as_ref().and_then(|user| taken.users.get(user)).copied().unwrap_or(0);
         let of_source = source.and_then(|source| taken.sources.get(&source)).copied().unwrap_or(0);
@@ -153,6 +154,9 @@ mod tests {
         let source = refusal(&slots, Some("ann"), HERE);
         assert_eq!((source.reason, &*source.detail), (Reason::SourceLimit, "--max-tunnels-per-source 1 reached"));
         let _other = slots.take(None, None, THERE).unwrap();
+        let of_one_host =
+            ["2001:db8::1", "2001:db8::2"].map(|address| slots.take(None, None, address.parse().unwrap()));
+        assert_eq!(of_one_host.map(|taken| taken.is_ok()), [true, false]);
     }
 
     #[test]

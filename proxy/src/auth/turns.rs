@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::reason::{Reason, Refusal};
+use crate::source::Source;
 
 /// Credentials of one source that may be hashed, or wait for a core, at a time.
 pub(super) const RUNNING_PER_SOURCE: usize = 8;
@@ -22,12 +23,12 @@ pub(super) struct Turns(Mutex<Inside>);
 
 #[derive(Debug, Default)]
 struct Inside {
-    sources: HashMap<IpAddr, Source>,
+    sources: HashMap<Source, Share>,
     total: usize,
 }
 
 #[derive(Debug)]
-struct Source {
+struct Share {
     running: Arc<Semaphore>,
     inside: usize,
 }
@@ -43,23 +44,23 @@ pub(super) struct Turn {
 #[derive(Debug)]
 struct Place {
     turns: Arc<Turns>,
-    source: IpAddr,
+    source: Source,
 }
 
 impl Turns {
     /// Waits for a turn of `source`. Dropping the future gives up the place in the queue.
     pub(super) async fn take(self: &Arc<Self>, source: IpAddr) -> Result<Turn, Refusal> {
-        let (place, running) = self.enter(one_peer(source))?;
+        let (place, running) = self.enter(source.into())?;
         let running = running.acquire_owned().await.map_err(|_| busy("the gateway is stopping".into()))?;
         Ok(Turn { _running: running, _place: place })
     }
 
-    fn enter(self: &Arc<Self>, source: IpAddr) -> Result<(Place, Arc<Semaphore>), Refusal> {
+    fn enter(self: &Arc<Self>, source: Source) -> Result<(Place, Arc<Semaphore>), Refusal> {
         let mut inside = self.lock();
         if inside.total >= PLACES {
             return Err(busy(format!("{PLACES} unverified credentials wait already")));
         }
-        let entry = inside.sources.entry(source).or_insert_with(Source::new);
+        let entry = inside.sources.entry(source).or_insert_with(Share::new);
         if entry.inside >= RUNNING_PER_SOURCE + WAITING_PER_SOURCE {
             return Err(busy(format!("{WAITING_PER_SOURCE} unverified credentials of this source wait already")));
         }
@@ -74,7 +75,7 @@ impl Turns {
     }
 }
 
-impl Source {
+impl Share {
     fn new() -> Self {
         Self { running: Arc::new(Semaphore::new(RUNNING_PER_SOURCE)), inside: 0 }
     }
@@ -90,15 +91,6 @@ impl Drop for Place {
                 source.remove();
             }
         }
-    }
-}
-
-/// What counts as one source: an IPv4 address, or an IPv6 /64, since a host picks the lower 64 bits
-/// of its addresses itself, as many of them as it likes (RFC 8981).
-fn one_peer(source: IpAddr) -> IpAddr {
-    match source.to_canonical() {
-        IpAddr::V4(address) => address.into(),
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
     }
 }
 
@@ -170,12 +162,5 @@ mod tests {
         assert!(refusal.detail.contains("1024"), "{refusal}");
         drop(held);
         assert!(turns.take(ip("192.0.2.1")).await.is_ok());
-    }
-
-    #[test]
-    fn sources() {
-        assert_eq!(one_peer(ip("::ffff:192.0.2.1")), ip("192.0.2.1"));
-        assert_eq!(one_peer(ip("2001:db8:1:2:3:4:5:6")), ip("2001:db8:1:2::"));
-        assert_ne!(one_peer(ip("2001:db8:1:2::1")), one_peer(ip("2001:db8:1:3::1")));
     }
 }

@@ -142,7 +142,7 @@ pub struct Serve {
     #[arg(long, env = "SLUICEGATE_MAX_TUNNELS_PER_USER", value_name = "N", value_parser = positive)]
     pub max_tunnels_per_user: Option<usize>,
 
-    /// Tunnels open at once for each client address [default: no limit]
+    /// Tunnels open at once for each client address, IPv6 by /64 [default: no limit]
     #[arg(long, env = "SLUICEGATE_MAX_TUNNELS_PER_SOURCE", value_name = "N", value_parser = positive)]
     pub max_tunnels_per_source: Option<usize>,
 
