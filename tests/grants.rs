@@ -169,7 +169,7 @@ fn passwords_are_rotated_and_terms_changed_while_tunnels_live() {
     for (broken, said) in [
         (user(&["new"], "max_tunnels = 1"), ":4: no setting of a user is called 'max_tunnels'"),
         (format!("max-tunnels = 0\n{}", user(&["worse"], "")), ":2: invalid value '0' for '--max-tunnels <N>'"),
-        ("users = '/nowhere'\n".to_owned(), "/nowhere: cannot be read"),
+        ("users-file = '/nowhere'\n".to_owned(), "/nowhere: cannot be read"),
         (String::new(), "nobody may come in"),
     ] {
         let position = gateway.log.position();
@@ -304,7 +304,7 @@ fn terms_and_the_users_file_go_together() {
     fs::write(&htpasswd, format!("ann:{pw}\nbob:{pw}\n", pw = hash("pw"))).expect("a file");
     let section = |path: &Path, ann: &str| {
         format!(
-            "[users]\nhtpasswd = '{}'\n[users.ann]\nallow = '127.0.0.1:1'\n{ann}[users.nobody]\nrate = '1MiB'\n",
+            "users-file = '{}'\n[users.ann]\nallow = '127.0.0.1:1'\n{ann}[users.nobody]\nrate = '1MiB'\n",
             path.display()
         )
     };
@@ -314,7 +314,7 @@ fn terms_and_the_users_file_go_together() {
     assert_eq!([get("ann:pw"), get("bob:pw"), get("nobody:pw")], ["403", "200", "407"]);
     let checked = sluicegate(&["check", "--config", configured.path()], &[]);
     assert!(checked.code == Some(0) && checked.out.contains("2 users"), "{checked:?}");
-    assert!(checked.out.contains(":6: nobody can come in as 'nobody'"), "{checked:?}");
+    assert!(checked.out.contains(":5: nobody can come in as 'nobody'"), "{checked:?}");
     // Who is taken out of the users file is out, whatever his terms say.
     let position = gateway.log.position();
     replace(&htpasswd, &format!("bob:{}\n", hash("pw")));
@@ -326,7 +326,7 @@ fn terms_and_the_users_file_go_together() {
     fs::write(&other, format!("eve:{}\n", hash("pw"))).expect("a file");
     replace(&configured.file, &text(&section(&other, "")));
     let said = |line: &crate::support::log::Line| line.message().contains("from the next start on");
-    assert_eq!(gateway.log.line_from(position, "what else changed", said).text("settings"), "users");
+    assert_eq!(gateway.log.line_from(position, "what else changed", said).text("settings"), "users-file");
     // Nobody has passwords in two places.
     let twice = Configured::new(&section(&htpasswd, &format!("[users.bob]\npasswords = '{}'\n", hash("pw"))));
     let refused = sluicegate(&["check", "--config", twice.path()], &[]);

@@ -62,18 +62,17 @@ fn four_volumes_arrive_at_once() {
 /// What the log says of each tunnel adds up to what the counters say, and covers every volume.
 fn counts_agree(route: &Route, metrics: &sluicegate_xtask::migration::Metrics) {
     let closed = route.gateway().closed_tunnels();
-    let copies: Vec<_> = closed.iter().filter(|line| line["fields"]["to_origin"].as_u64() >= Some(BYTES)).collect();
+    let copies: Vec<_> = closed.iter().filter(|line| line["to_origin"].as_u64() >= Some(BYTES)).collect();
     assert_eq!(copies.len(), VOLUMES, "{closed:?}");
     for line in copies {
-        let fields = &line["fields"];
-        assert_eq!(fields["user"], USER);
+        assert_eq!(line["user"], USER);
         // A stunnel that closes before it has read the other's close_notify is a reset to TCP: what was
         // copied is verified, and no other end is right.
         let ends = ["client_closed", "origin_closed", "client_reset", "origin_reset"];
-        assert!(ends.contains(&fields["outcome"].as_str().unwrap()), "{line}");
+        assert!(ends.contains(&line["outcome"].as_str().unwrap()), "{line}");
     }
     for direction in ["to_origin", "to_client"] {
-        let logged: u64 = closed.iter().filter_map(|line| line["fields"][direction].as_u64()).sum();
+        let logged: u64 = closed.iter().filter_map(|line| line[direction].as_u64()).sum();
         let counted = metrics.sum("sluicegate_bytes_total", &[&format!("direction=\"{direction}\"")]);
         assert_eq!(logged, counted as u64, "{direction}");
     }
@@ -104,7 +103,7 @@ fn two_volumes_through_a_parent_with_a_user_of_its_own() {
     let metrics = route.gateway().metrics_after(2).unwrap();
     assert_eq!(metrics.sum("sluicegate_parent_requests_total", &["outcome=\"established\""]) as usize, 2);
     for line in route.gateway().closed_tunnels() {
-        assert_eq!(line["fields"]["parent"], parent.url().split_once('@').unwrap().1, "{line}");
+        assert_eq!(line["parent"], parent.url().split_once('@').unwrap().1, "{line}");
     }
     eventually("Squid logs both tunnels of its user", || {
         let tunnels = parent.tunnels();
@@ -139,12 +138,12 @@ fn two_volumes_of_a_user_with_terms() {
     let bytes = |family| metrics.sum(family, &[]);
     assert_eq!(bytes("sluicegate_user_bytes_total"), bytes("sluicegate_bytes_total"));
     for line in route.gateway().closed_tunnels() {
-        let rate = line["fields"]["rate"].as_u64();
+        let rate = line["rate"].as_u64();
         assert!([400 << 20, 200 << 20].map(Some).contains(&rate), "all of it, or his half: {line}");
     }
 
     replace(&file, &terms("2026-01-01T00:00:00Z", target));
-    let log = |message: &str| route.gateway().log().iter().any(|line| line["fields"]["message"] == message);
+    let log = |message: &str| route.gateway().log().iter().any(|line| line["message"] == message);
     eventually("his terms count", || log("users re-read"));
     route.probe().unwrap();
     eventually("both are refused for that", || {

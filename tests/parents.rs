@@ -265,7 +265,7 @@ fn a_request_that_comes_back_is_refused() {
     let line = answer.lines().next().unwrap();
     assert!(line.starts_with(&format!("HTTP/1.1 502 Bad Gateway: the parent proxy {address} answered 502")), "{line}");
     let looped = first.log_line("the loop", |line| line.text("reason") == Reason::Loop.label());
-    assert_eq!(looped.text("code"), "508", "{}", looped.raw);
+    assert_eq!(looped.code(), "508", "{}", looped.raw);
     assert_eq!(first.metric(&CONNECT_REQUESTS, &["508", "loop"]), 1);
 
     let own = ["serve", "--no-auth", "--listen", "127.0.0.1:3128", "--parent", "http://127.0.0.1:3128"];

@@ -54,7 +54,7 @@ pub(super) fn auth_busy() {
     let directory = tempfile::tempdir().expect("a directory");
     let users = directory.path().join("users");
     fs::write(&users, DEAR).expect("a file");
-    let gateway = Setup::new(&["--users", users.to_str().expect("a plain path")]).start();
+    let gateway = Setup::new(&["--users-file", users.to_str().expect("a plain path")]).start();
     // One guess more than there is room for, all different, so that no two are one.
     let mut guesses: Vec<TcpStream> = Vec::new();
     let turned_away = || gateway.metric(&CONNECT_REQUESTS, &["503", "auth_busy"]) == 1;

@@ -245,7 +245,7 @@ fn an_answer_that_breaks_off_is_cut_for_the_client_too() {
         let error = stream.read_to_end(&mut rest).expect_err("not the end of it");
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{answer:?}");
         let line = gateway.refusal_line(from);
-        assert_eq!((line.text("reason"), line.text("code")), ("answer_cut", "none"), "{}", line.raw);
+        assert_eq!((line.text("reason"), line.code().as_str()), ("answer_cut", "none"), "{}", line.raw);
     }
     assert_eq!(gateway.metric(&CONNECT_REQUESTS, &["none", Reason::AnswerCut.label()]), 3);
 }

@@ -27,7 +27,7 @@ impl Unread {
         let mut line = String::new();
         log.read_line(&mut line).unwrap();
         let line: Value = serde_json::from_str(&line).unwrap();
-        let address = line["fields"]["listen"].as_str().unwrap().parse().unwrap();
+        let address = line["listen"].as_str().unwrap().parse().unwrap();
         Self { child, log: Some(log), address }
     }
 

@@ -24,13 +24,16 @@ fn check_accepts_what_serve_would() {
 #[test]
 fn check_and_serve_refuse_the_same_in_the_same_words() {
     for (arguments, said) in [
-        (&[][..], "nobody may come in: name users by --users FILE or SLUICEGATE_USER=name:password, or say --no-auth"),
+        (
+            &[][..],
+            "nobody may come in: name users by --users-file FILE or SLUICEGATE_USER=name:password, or say --no-auth",
+        ),
         (&["--no-auth", "--user", "alice:s3cret"], "--no-auth lets everybody in, but there are users"),
         (&["--no-auth", "--rate-per-user", "1MiB"], "--no-auth knows no users, whom --rate-per-user is for"),
         (&["--no-auth", "--max-tunnels-per-user", "1"], "--no-auth knows no users, whom --max-tunnels-per-user is for"),
         (&["--user", "alice"], "--user: "),
         (&["--user", "a:b", "--user", "a:c"], "--user"),
-        (&["--users", "/nonexistent/users"], "/nonexistent/users: "),
+        (&["--users-file", "/nonexistent/users"], "/nonexistent/users: "),
         (&["--no-auth", "--allow", "no rule"], "--allow"),
         (&["--no-auth", "--idle-timeout", "0s"], "zero would end everything at once: leave the option out"),
         (&["--no-auth", "--handshake-timeout", "soon"], "write it as 30s, 5m or 12h"),
@@ -75,7 +78,7 @@ fn a_file_is_blamed_by_its_line() {
         ("alice\n", ":1: "),
     ] {
         fs::write(path("users"), users).unwrap();
-        let error = refused(&["check", "--users", &path("users")], 2);
+        let error = refused(&["check", "--users-file", &path("users")], 2);
         assert!(error.starts_with(&format!("sluicegate: {}{said}", path("users"))), "{error}");
         assert!(!error.contains("s3cret"), "{error}");
     }

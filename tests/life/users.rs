@@ -19,7 +19,7 @@ fn the_users_file_is_read_again_when_asked_and_when_it_changes() {
     let directory = tempfile::tempdir().unwrap();
     let users = directory.path().join("users");
     fs::write(&users, line("alice", "one")).unwrap();
-    let gateway = Setup::new(&["--users", users.to_str().unwrap()]).start();
+    let gateway = Setup::new(&["--users-file", users.to_str().unwrap()]).start();
     let origin = Origin::echo();
     let get = |user: &str| status(gateway.address, origin.address, user);
     assert_eq!([get("alice:one"), get("bob:two")], ["200", "407"]);

@@ -32,12 +32,20 @@ impl Line {
 
     /// A field of words; empty when it is absent.
     pub(crate) fn text(&self, field: &str) -> &str {
-        self.json["fields"][field].as_str().unwrap_or_default()
+        self.json[field].as_str().unwrap_or_default()
     }
 
     /// A field that is a whole number.
     pub(crate) fn number(&self, field: &str) -> u64 {
-        self.json["fields"][field].as_u64().unwrap_or_else(|| panic!("no number '{field}' in {}", self.raw))
+        self.json[field].as_u64().unwrap_or_else(|| panic!("no number '{field}' in {}", self.raw))
+    }
+
+    /// The status that was answered; "none" when there was no answer.
+    pub(crate) fn code(&self) -> String {
+        match &self.json["code"] {
+            Value::Null => "none".to_owned(),
+            code => code.as_u64().unwrap_or_else(|| panic!("the code is no number in {}", self.raw)).to_string(),
+        }
     }
 
     /// It is about the connection of this client.

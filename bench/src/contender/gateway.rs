@@ -50,9 +50,8 @@ fn rule(origin: SocketAddr) -> String {
 /// Where a line of the log says that it listens, and with which engine.
 fn listening(line: &str) -> Option<(SocketAddr, String)> {
     let json: serde_json::Value = serde_json::from_str(line).ok()?;
-    let fields = json.get("fields")?;
-    let address = fields.get("listen")?.as_str()?.parse().ok()?;
-    Some((address, fields.get("engine")?.as_str()?.to_owned()))
+    let address = json.get("listen")?.as_str()?.parse().ok()?;
+    Some((address, json.get("engine")?.as_str()?.to_owned()))
 }
 
 #[cfg(test)]
@@ -62,7 +61,7 @@ mod tests {
 
     #[test]
     fn the_log_says_where_it_listens() {
-        let line = r#"{"level":"INFO","fields":{"message":"listening","listen":"127.0.0.1:9","engine":"copy"}}"#;
+        let line = r#"{"level":"INFO","message":"listening","listen":"127.0.0.1:9","engine":"copy"}"#;
         assert_eq!(listening(line), Some(("127.0.0.1:9".parse().unwrap(), "copy".to_owned())));
         assert_eq!(listening("error: no engine is called 'x'"), None);
     }

@@ -166,10 +166,10 @@ impl Live {
     }
 }
 
-/// Seconds to three decimals.
+/// Seconds to six decimals: what took less than a millisecond is not shown as 0.
 pub(super) fn seconds(time: Duration) -> f64 {
-    // Exact up to 285,000 years.
-    time.as_millis() as f64 / 1_000.0
+    // Exact up to 285 years.
+    time.as_micros() as f64 / 1_000_000.0
 }
 
 /// A live tunnel as the admin address shows it.

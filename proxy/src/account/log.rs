@@ -3,14 +3,17 @@
 //!
 //! | message | level | fields |
 //! |---|---|---|
-//! | `refused` | info; warn where the gateway ran out of something; debug if the client never sent a byte | `client` `user` `target` `tls` `upgrade` `parent` `code` `reason` `detail` `duration_s` |
+//! | `refused` | info; warn where the gateway ran out of something; debug if the client never sent a byte | `id` `client` `user` `target` `tls` `upgrade` `parent` `code` `reason` `detail` `duration_s` |
 //! | `tunnel established` | debug | `id` `client` `user` `target` `tls` `upgrade` `parent` `origin` `engine` `rate` |
 //! | `tunnel open` | info, every ten minutes | the same, `to_origin` `to_client` in all, `to_origin_since` `to_client_since` the last line, `age_s` `quiet_s` |
 //! | `tunnel closed` | info; debug if it carried no byte and ended cleanly | the same, `outcome` `by` `to_origin` `to_client` `duration_s` `quiet_s` |
 //!
-//! `tls` is the version that the client speaks with the gateway, `upgrade` what a client wanted the origin to switch to, and absent for a CONNECT; `parent` is the proxy that a tunnel
-//! leads through, and `origin` its address then; `rate` is what it is held to, in bytes a second. Counts are bytes, times seconds with three decimals. A field of which
-//! nothing is known is absent.
+//! `id` numbers the connection, from accept on. `code` is the HTTP status that was answered, a number, and absent
+//! when nothing was. `tls` is the TLS version between client and gateway, `upgrade` the protocols of an `Upgrade`
+//! request, `parent` the parent proxy of the tunnel, with its address in `origin`; `rate` is the limit in bytes per
+//! second. Counts are bytes, times seconds with up to six decimals. A field without a value is absent.
+//! README.md documents the fields for operators, beside those of ECS and OpenTelemetry.
+//!
 //! Words that a peer chose are given as strings, never by `Display`: the text format quotes and
 //! escapes those, so that no user name can pretend to be the next field.
 
@@ -83,13 +86,14 @@ pub(super) fn closed(live: &Live, reason: Reason, now: Instant) {
     }
 }
 
-pub(super) fn refused(account: &Account, reason: Reason, code: &str, detail: &str) {
+pub(super) fn refused(account: &Account, reason: Reason, code: Option<u16>, detail: &str) {
     let target = account.target.as_ref().map(ToString::to_string);
     macro_rules! line {
         ($level:ident) => {
             tracing::event!(
                 target: ACCESS,
                 tracing::Level::$level,
+                id = account.id,
                 client = %account.client,
                 user = account.user.as_deref().map(clean).as_deref(),
                 target = target.as_deref().map(clean).as_deref(),

@@ -197,9 +197,10 @@ impl Account {
             live.close(reason);
             self.registry.remove(self.id);
         } else {
-            let code = reason.status().map_or_else(|| "none".to_owned(), |status| status.0.to_string());
-            metrics::CONNECT_REQUESTS.counter(&[&code, reason.label()]).increment(1);
-            log::refused(self, reason, &code, detail);
+            let code = reason.status().map(|status| status.0);
+            let label = code.map_or_else(|| "none".to_owned(), |code| code.to_string());
+            metrics::CONNECT_REQUESTS.counter(&[&label, reason.label()]).increment(1);
+            log::refused(self, reason, code, detail);
         }
         drop(self.slot.take());
     }

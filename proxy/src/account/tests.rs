@@ -41,6 +41,8 @@ impl Trace {
         let writer = sink.clone();
         let log = tracing_subscriber::fmt()
             .json()
+            .flatten_event(true)
+            .with_target(false)
             .with_max_level(LevelFilter::TRACE)
             .with_writer(move || writer.clone())
             .finish();
@@ -69,8 +71,8 @@ impl Trace {
 
     /// The lines with this message, as (level, fields).
     fn lines(&self, message: &str) -> Vec<(&str, &Value)> {
-        let lines = self.log.iter().filter(|line| line["fields"]["message"] == message);
-        lines.map(|line| (line["level"].as_str().unwrap(), &line["fields"])).collect()
+        let lines = self.log.iter().filter(|line| line["message"] == message);
+        lines.map(|line| (line["level"].as_str().unwrap(), line)).collect()
     }
 
     fn line(&self, message: &str) -> (&str, &Value) {
@@ -163,13 +165,14 @@ fn every_refusal_is_counted_and_logged_once() {
             account.target(&target());
             account.refused(&Refusal::new(reason, "the rule that did it"));
         });
-        let code = reason.status().unwrap().0.to_string();
+        let code = reason.status().unwrap().0;
         let series = format!("connect_requests_total{{code=\"{code}\",reason=\"{reason}\"}}");
         assert_eq!((trace.value(&series), trace.sum("connect_requests_total")), (1.0, 1.0), "{reason}");
         assert_eq!(trace.sum("tunnels_total"), 0.0);
         let (level, line) = trace.line("refused");
         assert_eq!(level, if reason.side().label() == "gateway" { "WARN" } else { "INFO" }, "{reason}");
         assert_eq!((&line["code"], &line["reason"]), (&Value::from(code), &Value::from(reason.label())));
+        assert_eq!(line["id"], 1, "{reason}");
         assert_eq!((&line["detail"], &line["target"]), (&"the rule that did it".into(), &"db.example:443".into()));
         assert_eq!(line["user"], Value::Null);
         assert!(line["duration_s"].is_f64());
@@ -325,7 +328,7 @@ fn port_checks_are_for_the_debug_level() {
             account.refused(&Refusal::new(Reason::ClientGone, "left"));
         });
         assert_eq!(trace.line("refused").0, level);
-        assert_eq!(trace.line("refused").1["code"], "none");
+        assert_eq!(trace.line("refused").1["code"], Value::Null);
     }
 }
 

@@ -39,9 +39,8 @@ impl UsersFile {
         self.seen = Stamp::of(&self.path);
         let bytes = self.bytes().map_err(|error| self.unreadable(&error))?;
         if bytes.len() as u64 > MAX_FILE {
-            return Err(
-                self.error(format!("is larger than {MAX_FILE} bytes"), "--users names a file as htpasswd makes it")
-            );
+            return Err(self
+                .error(format!("is larger than {MAX_FILE} bytes"), "--users-file names a file as htpasswd makes it"));
         }
         let lines = users::parse_lines(&self.path, &bytes)?;
         if lines.is_empty() {
@@ -62,7 +61,7 @@ impl UsersFile {
     }
 
     fn unreadable(&self, error: &io::Error) -> UsersError {
-        self.error(format!("cannot be read: {error}"), "check the path of --users and who may read it")
+        self.error(format!("cannot be read: {error}"), "check the path of --users-file and who may read it")
     }
 
     fn error(&self, cause: impl Into<String>, remedy: &'static str) -> UsersError {

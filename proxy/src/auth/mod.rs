@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! header -> basic -> digest -> inline? -> verified before? -> flight -> turn -> permit -> hash
-//!           bytes    keyed     --user     --users, cached     one for    per     per      off the
+//!           bytes    keyed     --user     users file, cached one for    per     per      off the
 //!                                                             the same   source  core     event loop
 //! ```
 //!
@@ -83,7 +83,7 @@ impl Authenticator {
         Self { guard: None }
     }
 
-    /// Lets in the users given (`--user`), those of the file (`--users`), and those of the configuration's own section.
+    /// Lets in the users given (`--user`), those of the file (`--users-file`), and those of the configuration's own section.
     ///
     /// # Errors
     /// When there is no user at all, one is there twice, or the file cannot be used.
@@ -176,7 +176,7 @@ impl Guard {
             return Err(UsersError::new(
                 "users",
                 "there are none",
-                "give --user or --users, or --no-auth for an open gateway",
+                "give --user or --users-file, or --no-auth for an open gateway",
             ));
         }
         let key = Key::random()?;

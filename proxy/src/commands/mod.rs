@@ -15,6 +15,7 @@ pub mod hash_password;
 pub mod kill;
 pub mod line;
 mod log;
+mod log_fields;
 pub mod rates;
 mod reread;
 pub mod serve;

@@ -10,11 +10,12 @@ use tracing::{info, warn};
 
 use super::Failure;
 use super::log::{Flush, Lines};
+use super::log_fields::TextFields;
 use super::reread::Reread;
 use crate::account::{self, Registry};
 use crate::admin::{self, Admin, Readiness};
 use crate::config::settings::Settings;
-use crate::config::{LogFormat, Rules, Serve};
+use crate::config::{LogFormat, LogLevel, Rules, Serve};
 use crate::connection::Gateway;
 use crate::dial::{self, Dialer};
 use crate::policy::Policy;
@@ -23,9 +24,6 @@ use crate::server::{Control, Listeners, Server};
 use crate::sys::capabilities;
 use crate::sys::socket::is_local_address;
 use crate::sys::thread::whole_cores;
-
-/// The variable with the level of the log: error, warn, info or debug.
-const LOG_LEVEL: &str = "SLUICEGATE_LOG_LEVEL";
 
 /// Runs the gateway until it is told to stop.
 ///
@@ -39,7 +37,7 @@ pub fn serve(options: &Serve) -> Result<(), Failure> {
     let listeners = listeners.map_err(Failure::Work)?;
     // Before the first thread is started, each of which would keep the capabilities that it began with.
     give_up_capabilities(&mut settings)?;
-    let _log = start_log(options.log)?;
+    let _log = start_log(options.log, options.log_level)?;
     let metrics = admin::recorder();
     let control = Control::new(cores);
     let control = control.map_err(|error| Failure::Work(format!("no event loop: {error}; see `sluicegate doctor`")))?;
@@ -111,7 +109,7 @@ pub fn check(options: &Serve) -> Result<String, Failure> {
     let (all, now) = (&options.origins.users, SystemTime::now());
     let without = all.iter().filter(|entry| !settings.authenticator.knows(entry.name())).map(|entry| {
         let (place, name) = (entry.place(), entry.name());
-        format!("{place}: nobody can come in as '{name}', who has no password here, in --users or by --user.")
+        format!("{place}: nobody can come in as '{name}', who has no password here, in --users-file or by --user.")
     });
     let over = all.iter().filter(|entry| entry.grant().has_expired(now)).map(|entry| {
         let (place, name) = (entry.place(), entry.name());
@@ -129,17 +127,21 @@ pub fn check(options: &Serve) -> Result<String, Failure> {
 }
 
 /// Starts logging on a thread of its own, which writes the last lines when the guard is dropped.
-fn start_log(format: LogFormat) -> Result<Flush, Failure> {
-    let level = std::env::var(LOG_LEVEL).ok().filter(|level| !level.is_empty());
-    let level = level.unwrap_or_else(|| "info".to_owned());
-    let filter: LevelFilter =
-        level.parse().map_err(|_| Failure::Usage(format!("{LOG_LEVEL}={level}: use error, warn, info or debug")))?;
+fn start_log(format: LogFormat, level: LogLevel) -> Result<Flush, Failure> {
+    let filter = match level {
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+    };
     let (lines, flush) = Lines::start(io::stderr()).map_err(|error| Failure::Work(format!("no threads: {error}")))?;
     let log = tracing_subscriber::fmt().with_writer(lines).with_max_level(filter).with_target(false);
     let log = log.log_internal_errors(false);
     match format {
-        LogFormat::Text => log.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).init(),
-        LogFormat::Json => log.json().init(),
+        LogFormat::Text => {
+            log.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).fmt_fields(TextFields).init();
+        }
+        LogFormat::Json => log.json().flatten_event(true).init(),
     }
     Ok(flush)
 }

@@ -133,10 +133,7 @@ fn read(file: &Path, known: &[String]) -> Result<(Vec<Setting>, Vec<Entry>), Wro
             return Err(wrong(line, unknown(&key, known)));
         }
         if key == "users" && value.get_ref().is_table() {
-            let section = users::read(file, &text).map_err(|(line, what)| wrong(line, what))?;
-            entries = section.entries;
-            let named = |(line, path)| Setting { line, key, flags: vec![format!("--users={path}").into()] };
-            settings.extend(section.htpasswd.map(named));
+            entries = users::read(file, &text).map_err(|(line, what)| wrong(line, what))?;
             continue;
         }
         let flags = flags(&key, value.into_inner()).map_err(|what| wrong(line, what))?;
@@ -262,6 +259,10 @@ mod tests {
             ("frobnicate = 1", "FILE:1: no option is called 'frobnicate'; `sluicegate serve --help`"),
             ("log = 'json'\nadmin = ", "FILE:2: this is no TOML"),
             ("[users]\na = 1", "FILE:2: 'users.a' is no user"),
+            (
+                "users = 'FILE'",
+                "FILE:1: invalid value 'FILE' for '--users <FILE>': the option is called users-file now",
+            ),
             ("[allow]\na = 1", "FILE:1: 'allow' takes a string or a list of strings, not a table"),
             ("allow = []", "FILE:1: 'allow' is an empty list"),
             ("max-tunnels = 5\nmax-tunnels-per-user = 0", "FILE:2: invalid value '0' for '--max-tunnels-per-user <N>'"),

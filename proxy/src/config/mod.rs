@@ -1,6 +1,7 @@
 //! One definition of every option: from it come the flags, the environment variables, the
 //! configuration file, `--help`, the man page and the README's table.
 
+use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,11 +12,13 @@ use ipnet::IpNet;
 use crate::policy::Rule;
 use crate::proxy_protocol::Greeting;
 use crate::rate::Rate;
-use crate::relay::Engine;
 use crate::secret::Secret;
 
-use values::{duration, network, positive, secret, size, spin};
+pub use choices::{EngineChoice, LogFormat, LogLevel, engine};
 
+use values::{duration, former_users, network, positive, secret, size, spin};
+
+mod choices;
 pub mod file;
 pub mod settings;
 pub mod table;
@@ -82,7 +85,7 @@ pub struct Serve {
     #[command(flatten)]
     pub rules: Rules,
 
-    /// A user who may come in; repeatable. A password given here is visible to everybody on the host: prefer the variable or --users
+    /// A user who may come in; repeatable. A password given here is visible to everybody on the host: prefer the variable or --users-file
     #[arg(long, env = "SLUICEGATE_USER", value_name = "NAME:PASSWORD", value_parser = secret, hide_env_values = true)]
     pub user: Vec<Secret>,
 
@@ -95,8 +98,12 @@ pub struct Serve {
     pub tls_key: Option<PathBuf>,
 
     /// Users file in htpasswd format (bcrypt, SHA-256-crypt, SHA-512-crypt), re-read on change and SIGHUP
-    #[arg(long, env = "SLUICEGATE_USERS", value_name = "FILE")]
-    pub users: Option<PathBuf>,
+    #[arg(long, env = "SLUICEGATE_USERS_FILE", value_name = "FILE")]
+    pub users_file: Option<PathBuf>,
+
+    /// The former name of --users-file
+    #[arg(long, env = "SLUICEGATE_USERS", value_name = "FILE", hide = true, value_parser = former_users)]
+    pub users: Option<Infallible>,
 
     /// Let everybody in who can reach the gateway
     #[arg(long, env = "SLUICEGATE_NO_AUTH")]
@@ -174,6 +181,10 @@ pub struct Serve {
     #[arg(long, env = "SLUICEGATE_LOG", value_name = "FORMAT", default_value = "text")]
     pub log: LogFormat,
 
+    /// Least severe level that is logged: error, warn, info or debug, which adds port checks and handshakes
+    #[arg(long, env = "SLUICEGATE_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
+    pub log_level: LogLevel,
+
     /// What came out of a file.
     #[arg(skip)]
     pub origins: file::Origins,
@@ -201,46 +212,4 @@ pub struct Explain {
     /// What came out of a file.
     #[arg(skip)]
     pub origins: file::Origins,
-}
-
-/// How the log is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum LogFormat {
-    /// A line of words and `field=value`.
-    Text,
-    /// A JSON object a line.
-    Json,
-}
-
-/// One word of `--engine`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EngineChoice {
-    /// Every engine but the one that has to be asked for, best first.
-    Auto,
-    /// This one.
-    One(Engine),
-}
-
-impl EngineChoice {
-    /// The engines that a list of choices means, each once.
-    #[must_use]
-    pub fn expand(choices: &[Self]) -> Vec<Engine> {
-        let mut engines = Vec::new();
-        for choice in choices {
-            let these = match choice {
-                Self::Auto => Engine::AUTO,
-                Self::One(engine) => std::slice::from_ref(engine),
-            };
-            engines.extend(these.iter().copied().filter(|engine| !engines.contains(engine)).collect::<Vec<_>>());
-        }
-        engines
-    }
-}
-
-/// Parses one word of `--engine`.
-///
-/// # Errors
-/// A word that names no engine.
-pub fn engine(text: &str) -> Result<EngineChoice, String> {
-    if text == "auto" { Ok(EngineChoice::Auto) } else { text.parse().map(EngineChoice::One) }
 }

@@ -79,7 +79,7 @@ fn authenticator(options: &Serve) -> Result<Authenticator, String> {
     });
     let users = users.collect::<Result<Vec<_>, String>>()?;
     let entries = options.origins.users.clone();
-    let nobody = users.is_empty() && options.users.is_none() && !entries.iter().any(Entry::has_password);
+    let nobody = users.is_empty() && options.users_file.is_none() && !entries.iter().any(Entry::has_password);
     match (options.no_auth, nobody) {
         (true, true) if entries.is_empty() => match of_users(options) {
             Some(option) => Err(format!("--no-auth knows no users, whom {option} is for: leave one of the two out")),
@@ -90,11 +90,13 @@ fn authenticator(options: &Serve) -> Result<Authenticator, String> {
         }
         (true, false) => Err("--no-auth lets everybody in, but there are users: leave one of the two out".into()),
         (false, true) => {
-            Err("nobody may come in: name users by --users FILE or SLUICEGATE_USER=name:password, or say \
+            Err("nobody may come in: name users by --users-file FILE or SLUICEGATE_USER=name:password, or say \
                               --no-auth if everybody who reaches this gateway may use it"
                 .into())
         }
-        (false, false) => Authenticator::new(users, options.users.clone(), entries).map_err(|error| error.to_string()),
+        (false, false) => {
+            Authenticator::new(users, options.users_file.clone(), entries).map_err(|error| error.to_string())
+        }
     }
 }
 

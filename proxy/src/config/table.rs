@@ -10,7 +10,7 @@ use clap::Command;
 pub fn markdown(command: &Command) -> String {
     let serve = command.find_subcommand("serve").expect("the subcommand serve");
     let mut table = String::from("| option | environment | what it does |\n|---|---|---|\n");
-    for argument in serve.get_arguments() {
+    for argument in serve.get_arguments().filter(|argument| !argument.is_hide_set()) {
         let (Some(long), Some(env)) = (argument.get_long(), argument.get_env()) else { continue };
         let value = argument.get_value_names().filter(|_| argument.get_action().takes_values());
         let value = value.map(|names| format!(" {}", names.join(" "))).unwrap_or_default();

@@ -1,9 +1,6 @@
 //! The section `users` of the configuration file: what each user may, and his passwords unless they are elsewhere.
 //!
 //! ```toml
-//! [users]
-//! htpasswd = "/etc/sluicegate/users"    # as --users, for those who have their passwords there
-//!
 //! [users.ann]
 //! passwords = ["$2y$12$...", "$2y$12$..."]    # one, or two while it is being replaced
 //! allow = ["*.apps.east.example:443"]
@@ -36,36 +33,31 @@ const SETTINGS: &str = "passwords, allow, from, expires, on-expiry, max-tunnels 
 /// The end of the last year that has four digits, since that of 1970 began.
 const LAST: Duration = Duration::from_secs(253_402_300_800);
 
-/// What the section says.
-#[derive(Debug, Default)]
-pub(super) struct Section {
-    pub(super) entries: Vec<Entry>,
-    /// The users file that it names, and the line.
-    pub(super) htpasswd: Option<(usize, String)>,
-}
-
 /// Reads the section out of a file that is TOML and has one; the error names the line.
-pub(super) fn read(file: &Path, text: &str) -> Result<Section, (usize, String)> {
+pub(super) fn read(file: &Path, text: &str) -> Result<Vec<Entry>, (usize, String)> {
     let line_of = |offset: usize| 1 + text[..offset.min(text.len())].matches('\n').count();
     let whole = DeTable::parse(text).map_err(|error| (1, error.message().to_owned()))?;
-    let mut section = Section::default();
+    let mut entries = Vec::new();
     let users = whole.get_ref().get("users").and_then(|users| users.get_ref().as_table());
     for (name, value) in users.into_iter().flat_map(DeTable::iter) {
         let (line, name) = (line_of(name.span().start), name.get_ref().as_ref());
         match value.get_ref() {
             DeValue::Table(user) => {
                 let said = |(at, what): (usize, String)| (if at == 0 { line } else { line_of(at) }, what);
-                section.entries.push(entry(file, line, name, user).map_err(said)?);
+                entries.push(entry(file, line, name, user).map_err(said)?);
             }
-            DeValue::String(path) if name == "htpasswd" => section.htpasswd = Some((line, path.clone().into_owned())),
             _ => return Err((line, unknown(name))),
         }
     }
-    section.entries.sort_by(|one, other| one.name().cmp(other.name()));
-    Ok(section)
+    entries.sort_by(|one, other| one.name().cmp(other.name()));
+    Ok(entries)
 }
 
 fn unknown(name: &str) -> String {
+    if name == "htpasswd" {
+        return "'users.htpasswd' is called users-file now; write users-file = \"FILE\" before the first section"
+            .into();
+    }
     format!(
         "'users.{name}' is no user, who has a section [users.{name}]; an option of the gateway stands before the first section"
     )
@@ -174,23 +166,22 @@ mod tests {
 
     const HASH: &str = "$2y$04$s3nEBtS7Qzw9ctn.NRIzs.IQt8.B7mCW1RaVx4LMDuSuTuhtnSTGa";
 
-    fn section(text: &str) -> Result<Section, String> {
+    fn section(text: &str) -> Result<Vec<Entry>, String> {
         read(Path::new("FILE"), text).map_err(|(line, what)| format!("{line}: {what}"))
     }
 
     #[test]
     fn a_section_says_what_its_users_may() {
         let with_name = format!("[users.ann]\npasswords = ['ann:{HASH}', '{HASH}']");
-        assert!(read(Path::new("FILE"), &with_name).unwrap().entries[0].has_password());
+        assert!(read(Path::new("FILE"), &with_name).unwrap()[0].has_password());
         let text = format!(
-            "[users]\nhtpasswd = 'file'\n[users.ann]\npasswords = '{HASH}'\nallow = ['a.example:443', '10.0.0.0/8:*']\n\
+            "\n\n[users.ann]\npasswords = '{HASH}'\nallow = ['a.example:443', '10.0.0.0/8:*']\n\
              from = ['192.0.2.0/24', '2001:db8::1']\nexpires = 2026-12-24T18:30:00+01:30\non-expiry = 'end'\n\
              max-tunnels = 2\nrate = '1Gbit'\n[users.bob]\nexpires = '2026-12-24T17:00:00Z'\nrate = 2048\n[users.eve]\n\
              rate = 'none'\n"
         );
         let section = section(&text).unwrap();
-        assert_eq!(section.htpasswd, Some((2, "file".to_owned())));
-        let [ann, bob, eve] = &section.entries[..] else { panic!("{section:?}") };
+        let [ann, bob, eve] = &section[..] else { panic!("{section:?}") };
         assert_eq!((ann.name(), ann.place(), ann.has_password()), ("ann", "FILE:3", true));
         assert_eq!(
             ann.grant().to_string(),
@@ -207,6 +198,7 @@ mod tests {
     fn what_is_wrong_is_named_with_its_line_and_the_remedy() {
         let three = format!("[users.ann]\npasswords = ['{HASH}', '{HASH}', '{HASH}']");
         for (text, said) in [
+            ("[users]\nhtpasswd = 'FILE'", "2: 'users.htpasswd' is called users-file now; write users-file"),
             ("[users]\nann = 1", "2: 'users.ann' is no user, who has a section [users.ann]"),
             ("[users.ann]\nrate = 1\n", "2: 'users.ann.rate' is no rate: a rate is at least 1KiB"),
             (

@@ -13,6 +13,13 @@ pub(super) fn secret(text: &str) -> Result<Secret, std::convert::Infallible> {
     Ok(Secret::new(text))
 }
 
+/// Refuses the former name of an option, which in a file names the sections of users.
+pub(super) fn former_users(_: &str) -> Result<std::convert::Infallible, String> {
+    Err("the option is called users-file now; write --users-file FILE, SLUICEGATE_USERS_FILE=FILE or, in a file, \
+         users-file = \"FILE\""
+        .into())
+}
+
 /// Longer times the kernel does not take in milliseconds (`TCP_USER_TIMEOUT`, tcp(7)), and nobody waits
 /// for.
 const LONGEST: Duration = Duration::from_hours(24 * 24);

@@ -69,7 +69,7 @@ pub(super) fn throughput(bytes: u64, elapsed: Duration) {
 /// The tunnels that carried the most come first: they are the copies, the probes follow.
 pub(super) fn access_log(closed: &[Value]) {
     let mut closed: Vec<&Value> = closed.iter().collect();
-    closed.sort_by_key(|line| Reverse(line["fields"]["to_origin"].as_u64()));
+    closed.sort_by_key(|line| Reverse(line["to_origin"].as_u64()));
     println!("\nThe access log (probes before a copy leave without a byte of payload):");
     for line in closed.iter().take(LINES) {
         println!("  {line}");

@@ -85,7 +85,7 @@ impl Gateway {
     /// The access-log lines of tunnels that ended, oldest first.
     #[must_use]
     pub fn closed_tunnels(&self) -> Vec<Value> {
-        self.log().into_iter().filter(|line| line["fields"]["message"] == "tunnel closed").collect()
+        self.log().into_iter().filter(|line| line["message"] == "tunnel closed").collect()
     }
 
     /// The series of `/metrics` as soon as `tunnels` of them have been open and none is any more.
@@ -123,9 +123,8 @@ impl Gateway {
 /// Both addresses from the line that says `listening`.
 fn addresses(log: &str) -> Option<(SocketAddr, SocketAddr)> {
     log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).find_map(|line| {
-        let fields = &line["fields"];
-        let address = |name: &str| fields[name].as_str()?.parse().ok();
-        (fields["message"] == "listening").then(|| Some((address("listen")?, address("admin")?))).flatten()
+        let address = |name: &str| line[name].as_str()?.parse().ok();
+        (line["message"] == "listening").then(|| Some((address("listen")?, address("admin")?))).flatten()
     })
 }
 
@@ -191,13 +190,13 @@ mod tests {
     fn the_ready_line_names_both_addresses() {
         let log = concat!(
             "not json\n",
-            r#"{"level":"INFO","fields":{"message":"starting"}}"#,
+            r#"{"level":"INFO","message":"starting"}"#,
             "\n",
-            r#"{"level":"INFO","fields":{"message":"listening","listen":"127.0.0.1:3128","admin":"127.0.0.1:9128"}}"#,
+            r#"{"level":"INFO","message":"listening","listen":"127.0.0.1:3128","admin":"127.0.0.1:9128"}"#,
         );
         let expected = ("127.0.0.1:3128".parse().unwrap(), "127.0.0.1:9128".parse().unwrap());
         assert_eq!(addresses(log), Some(expected));
-        assert_eq!(addresses(r#"{"fields":{"message":"listening","listen":"127.0.0.1:1"}}"#), None);
+        assert_eq!(addresses(r#"{"message":"listening","listen":"127.0.0.1:1"}"#), None);
     }
 
     #[test]
