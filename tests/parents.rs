@@ -144,7 +144,8 @@ fn how_parents_say_yes() {
         "HTTP/1.0 200\r\nProxy-agent: old\r\n\r\n",
         "HTTP/1.1 204 OK\r\nContent-Length: 7\r\n\r\n",
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n",
-        "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
+        "HTTP/1.1 100 Continue\r\nContent-Length: 3\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
+        "HTTP/1.2 200 OK\r\nServer : x\r\n\r\n",
     ] {
         let early = Noise::new(3).take(20);
         for cut in 0..=answer.len() + early.len() {
@@ -191,7 +192,23 @@ fn refused(arguments: &[&str], serve: impl FnOnce(TcpStream) + Send) -> (SocketA
 #[test]
 fn how_parents_say_no() {
     let long = "x".repeat(20_000);
+    let (hops, interim) = ("Bad Gateway: the parent proxy ".repeat(9), "HTTP/1.1 103 Hints\r\n\r\n".repeat(9));
     for (answer, reason, words) in [
+        // Of a phrase that is cut the cause stays, which stands last.
+        (
+            &*format!("HTTP/1.1 502 {hops}connection refused by 192.0.2.1:443\r\n\r\n"),
+            Reason::ParentRefused,
+            &*format!(
+                "502 Bad Gateway: the parent proxy PARENT answered 502 {} ... {}connection refused by 192.0.2.1:443",
+                &hops[..40],
+                &hops[hops.len() - 80..],
+            ),
+        ),
+        (
+            &interim,
+            Reason::BadAnswer,
+            "502 Bad Gateway: the answer of the parent proxy PARENT is of no use: more than 8 interim answers came first",
+        ),
         (
             "HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic\r\nContent-Length: 3\r\n\r\nno\n",
             Reason::ParentRefused,
@@ -202,7 +219,7 @@ fn how_parents_say_no() {
         (
             "SSH-2.0-OpenSSH_9.2p1\r\n",
             Reason::BadAnswer,
-            "502 Bad Gateway: the answer of the parent proxy PARENT is of no use: it is no HTTP/1.1",
+            "502 Bad Gateway: the answer of the parent proxy PARENT is of no use: it is SSH, not HTTP/1.1",
         ),
         (
             "HTTP/1.1 200 OK\r\n",

@@ -94,10 +94,18 @@ fn who_has_to_send_one_and_does_not_is_closed() {
 #[test]
 fn nobody_else_is_believed() {
     let gateway = Gateway::open(&["--proxy-protocol-from", "192.0.2.0/24"]);
-    let bytes = [from("203.0.113.9:40000", Version::V1), request("127.0.0.1:1", None).into_bytes()].concat();
-    let (client, answer) = client::ask(gateway.address, &bytes);
-    assert!(answer.starts_with("HTTP/1.1 400 Bad Request: "), "{answer}");
-    assert_eq!(gateway.refusal_line(client).text("reason"), "malformed");
+    for version in [Version::V1, Version::V2] {
+        let bytes = [from("203.0.113.9:40000", version), request("127.0.0.1:1", None).into_bytes()].concat();
+        for cut in 0..bytes.len() {
+            let stream = dial(gateway.address);
+            send_cut(&stream, &bytes, cut);
+            let client = stream.local_addr().unwrap();
+            let answer = client::answer(stream);
+            let line = "HTTP/1.1 400 Bad Request: unexpected PROXY protocol header; --proxy-protocol-from lists who may send one";
+            assert!(answer.starts_with(line), "{answer}");
+            assert_eq!(gateway.refusal_line(client).text("reason"), "proxy_header");
+        }
+    }
 }
 
 #[test]

@@ -112,6 +112,41 @@ fn curl_by_an_https_proxy() {
     eventually("counted", || gateway.metric(&CONNECT_REQUESTS, &["none", "tls_failed"]) == 1);
 }
 
+/// Clients name protocols by mistake, which is no reason to refuse them.
+#[test]
+fn a_client_that_offers_other_protocols_goes_on_without() {
+    let Some(certificate) = Certificate::make() else { return };
+    let (gateway, origin) = (gateway(&certificate), Origin::echo());
+    for (offered, chosen) in [
+        (&["http 1.1"][..], None),
+        (&["http/1.0"], None),
+        (&["h2"], None),
+        (&[], None),
+        (&["h2", "http/1.1"], Some(&b"http/1.1"[..])),
+        (&["http/1.0", "http/1.1"], Some(b"http/1.1")),
+    ] {
+        for version in [&TLS12, &TLS13] {
+            let mut stream = secured(&gateway, tls::client_offering(&certificate.path(), &[version], offered));
+            stream.write_all(request(origin.address, Some(USER)).as_bytes()).unwrap();
+            assert_eq!(read_head(&mut stream), ESTABLISHED, "{offered:?}");
+            assert_eq!(stream.conn.alpn_protocol(), chosen, "{offered:?}");
+        }
+    }
+}
+
+/// As openssl offers one that no proxy has.
+#[test]
+fn openssl_offers_http_1_0() {
+    let Some(openssl) = program("openssl", "openssl") else { return };
+    let Some(certificate) = Certificate::make() else { return };
+    let gateway = gateway(&certificate);
+    let mut client = Command::new(openssl);
+    let address = gateway.secure.unwrap().to_string();
+    client.args(["s_client", "-alpn", "http/1.0", "-connect", &address, "-CAfile"]).arg(certificate.path());
+    let outcome = run(client, b"");
+    assert!(outcome.out.contains("No ALPN negotiated") && outcome.code == Some(0), "{outcome:?}");
+}
+
 #[test]
 fn another_certificate_counts_for_those_who_come_then() {
     let Some(certificate) = Certificate::make() else { return };
@@ -199,10 +234,9 @@ fn what_is_no_tls_is_told_by_an_alert() {
     let secure = gateway.secure.unwrap();
     let hello = [22, 3, 1, 0, 50, 1, 0, 0, 46, 3, 3];
     for (bytes, detail) in [
-        (&b"CONNECT h:443 HTTP/1.1\r\n\r\n"[..], "TLS: "),
-        (&[0x16, 3, 1, 0xff, 0xff, 1, 2, 3][..], "TLS: "),
+        (&b"connect h:443 HTTP/1.1\r\n\r\n"[..], "TLS: "),
+        (&[0x16, 3, 1, 0, 4, 2, 0, 0, 0][..], "TLS: "),
         (&hello[..], "no TLS was agreed on within 300ms (--listen-tls)"),
-        (&b""[..], "no TLS was agreed on within 300ms (--listen-tls)"),
     ] {
         let mut stream = dial(secure);
         stream.write_all(bytes).unwrap();
@@ -214,11 +248,11 @@ fn what_is_no_tls_is_told_by_an_alert() {
         let line = gateway.refusal_line(stream.local_addr().unwrap());
         assert!(line.text("reason") == "tls_failed" && line.text("detail").contains(detail), "{}", line.raw);
     }
-    assert_eq!(gateway.metric(&CONNECT_REQUESTS, &["none", "tls_failed"]), 4);
+    assert_eq!(gateway.metric(&CONNECT_REQUESTS, &["none", "tls_failed"]), 3);
     // Behind a PROXY header as well.
     let believing = certificate.shown_by(Setup::new(&arguments)).args(["--proxy-protocol-from", "127.0.0.0/8"]).start();
     let mut stream = dial(believing.secure.unwrap());
-    stream.write_all(b"PROXY TCP4 192.0.2.1 192.0.2.2 4711 3129\r\nCONNECT h:443 HTTP/1.1\r\n\r\n").unwrap();
+    stream.write_all(b"PROXY TCP4 192.0.2.1 192.0.2.2 4711 3129\r\nconnect h:443 HTTP/1.1\r\n\r\n").unwrap();
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).expect("a clean end");
     assert!(answer.len() == 7 && answer[0] == 21, "{answer:?}");
@@ -229,6 +263,16 @@ fn what_is_no_tls_is_told_by_an_alert() {
     drop(probe);
     let line = gateway.refusal_line(from);
     assert_eq!((line.text("reason"), line.level()), ("client_gone", "DEBUG"), "{}", line.raw);
+    // Other protocols are named, in the clear.
+    for (bytes, reason) in [
+        (&b"PROXY TCP4 1.2.3.4 1.2.3.4 1 2\r\n"[..], "proxy_header"),
+        (b"\x05\x01\0", "socks"),
+        (b"SSH-2.0-x\r\n", "malformed"),
+    ] {
+        let (from, answer) = client::ask(secure, bytes);
+        assert!(answer.starts_with("HTTP/1.1 400 Bad Request: "), "{answer}");
+        assert_eq!(gateway.refusal_line(from).text("reason"), reason);
+    }
     // And TLS where none is spoken is told so, as ever.
     let (_, answer) = client::ask(gateway.address, &[0x16, 3, 1, 0, 5, 1, 0, 0, 1, 0]);
     assert!(answer.starts_with("HTTP/1.1 400 Bad Request: TLS on a plain port"), "{answer}");

@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::message::{self, Foreign, Opening};
 use crate::proxy_protocol;
 use crate::reason::{Reason, Refusal, Status};
 use crate::request::{self, MAX_HEAD, Request};
 use crate::sys::stream::{BothWays, Stream};
-use crate::tls::Session;
+use crate::tls::{Hello, Identity, Session};
 
 /// The answer behind which the tunnel begins. stunnel skips header lines but takes a body for the
 /// peer's TLS, so there is neither.
@@ -59,7 +60,8 @@ impl Client {
     ///
     /// # Errors
     /// A refusal as [`request::parse`] has it; [`Reason::HandshakeTimeout`] when the head is not
-    /// complete within `limit`; [`Reason::ClientGone`] when the client closes before.
+    /// complete within `limit`, and [`Reason::Silent`] when not a byte of it came; [`Reason::ClientGone`] when the client
+    /// closes before.
     pub async fn request(&mut self, limit: Duration) -> Result<Request, Refusal> {
         let late = || {
             let detail = format!("no complete request within {limit:?} (--handshake-timeout)");
@@ -73,7 +75,8 @@ impl Client {
     /// it is the proxy's own.
     ///
     /// # Errors
-    /// [`Reason::NotProxied`] for anything else, and when it is not complete within `limit`; [`Reason::ClientGone`].
+    /// [`Reason::NotProxied`] for anything else, and when it is not complete within `limit`; [`Reason::Silent`];
+    /// [`Reason::ClientGone`].
     pub async fn proxied(&mut self, limit: Duration) -> Result<Option<(SocketAddr, SocketAddr)>, Refusal> {
         let refused = |why: &str| Refusal::new(Reason::NotProxied, format!("{why} (--proxy-protocol-from)"));
         let parse = |bytes: &[u8]| match proxy_protocol::parse(bytes) {
@@ -83,21 +86,24 @@ impl Client {
         self.first(limit, "PROXY header", parse, || refused("no complete PROXY header came")).await
     }
 
-    /// Has it speak TLS, as its listener is there for; gives the version.
+    /// Establishes TLS with the client by `identity`; gives its version.
     ///
     /// # Errors
-    /// [`Reason::TlsFailed`] for what is none, or cannot be agreed on, and when that is not done within `limit`;
-    /// [`Reason::ClientGone`].
-    pub async fn secure(&mut self, session: io::Result<Session>, limit: Duration) -> Result<&'static str, Refusal> {
+    /// [`Reason::PlainHttp`] for a request in the clear, and what [`request::other_protocol`] has for other protocols, which
+    /// are answered in the clear; [`Reason::TlsFailed`] for other bytes that are not TLS, where the two sides cannot agree,
+    /// and when that takes longer than `limit`; [`Reason::Silent`]; [`Reason::ClientGone`].
+    pub async fn secure(&mut self, identity: &Identity, limit: Duration) -> Result<&'static str, Refusal> {
         let failed = |why: &str| Refusal::new(Reason::TlsFailed, format!("{why} (--listen-tls)"));
-        let session = session.map_err(|error| failed(&error.to_string()))?;
-        // What came behind a PROXY header.
+        let late = || failed(&format!("no TLS was agreed on within {limit:?}"));
+        let hello = self.first(limit, "TLS handshake", |bytes| Ok(hello(bytes)?.map(|hello| (hello, 0))), late).await?;
+        let session = identity.session(hello).map_err(|error| failed(&error.to_string()))?;
+        // The ClientHello, and what came behind it.
         let early = std::mem::take(&mut self.buffer);
         match timeout_at(self.began + limit, self.stream.secure(session, &early)).await {
             Ok(Ok(version)) => Ok(version),
             Ok(Err(error)) if error.get_ref().is_none() => Err(self.gone(&error.to_string())),
             Ok(Err(error)) => Err(failed(&error.to_string())),
-            Err(_) => Err(failed(&format!("no TLS was agreed on within {limit:?}"))),
+            Err(_) => Err(late()),
         }
     }
 
@@ -119,6 +125,11 @@ impl Client {
                 Ok(Ok(0)) => return Err(self.gone(&format!("closed before its {what} was complete"))),
                 Ok(Ok(_)) => {}
                 Ok(Err(error)) => return Err(self.gone(&error.to_string())),
+                // A pool that connects ahead of need takes an answer to no request for a fault.
+                Err(_) if self.buffer.is_empty() => {
+                    let detail = format!("no byte of a {what} within {limit:?} (--handshake-timeout)");
+                    return Err(Refusal::new(Reason::Silent, detail));
+                }
                 Err(_) => return Err(late()),
             }
         }
@@ -190,7 +201,13 @@ impl Client {
             Some(status) => answer(status, refusal),
             // It has an answer already, or an alert.
             None if matches!(refusal.reason, Reason::NotUpgraded | Reason::TlsFailed) => String::new(),
-            None => return,
+            None => {
+                if refusal.reason == Reason::Silent {
+                    // Of a session it is the announced end.
+                    let _ = self.stream.shutdown();
+                }
+                return;
+            }
         };
         let _ = timeout(LINGER, async {
             self.stream.write_all(answer.as_bytes()).await?;
@@ -212,6 +229,25 @@ impl Client {
             }
         }
         Ok(())
+    }
+}
+
+/// The ClientHello at the start of what a client has sent to a TLS listener; `None`: more is needed.
+fn hello(bytes: &[u8]) -> Result<Option<Hello>, Refusal> {
+    const PLAIN: &str = "plain HTTP on a TLS port; use https:// not http:// in the proxy URL";
+    let is_http = match message::opening(bytes) {
+        Opening::Known(Foreign::Tls) => Some(false),
+        Opening::Known(Foreign::Http2) => Some(true),
+        Opening::Known(foreign) => return Err(request::other_protocol(foreign)),
+        Opening::Undecided => None,
+        Opening::Unknown => message::opens_as_request(bytes),
+    };
+    match is_http {
+        Some(true) => Err(Refusal::new(Reason::PlainHttp, PLAIN)),
+        // A session refuses what is no ClientHello, by an alert, and so one of more bytes than are kept here.
+        Some(false) if bytes.len() < MAX_HEAD => Ok(Hello::parse(bytes)),
+        Some(false) => Ok(Some(Hello { offers_http: false })),
+        None => Ok(None),
     }
 }
 
@@ -248,6 +284,7 @@ const fn title(code: u16) -> &'static str {
         405 => "Method Not Allowed",
         407 => "Proxy Authentication Required",
         408 => "Request Timeout",
+        413 => "Content Too Large",
         431 => "Request Header Fields Too Large",
         502 => "Bad Gateway",
         503 => "Service Unavailable",
@@ -297,6 +334,6 @@ mod tests {
         tokio::time::advance(Duration::from_secs(20)).await;
         let then = Instant::now();
         let refusal = client.request(Duration::from_secs(30)).await.unwrap_err();
-        assert_eq!((refusal.reason, then.elapsed().as_secs()), (Reason::HandshakeTimeout, 10));
+        assert_eq!((refusal.reason, then.elapsed().as_secs()), (Reason::Silent, 10));
     }
 }

@@ -91,7 +91,7 @@ async fn handshake(
         account.client(from);
     }
     if let Some(identity) = gateway.identity.as_ref().filter(|_| secure) {
-        account.tls(Box::pin(client.secure(identity.session(), limit)).await?);
+        account.tls(Box::pin(client.secure(identity, limit)).await?);
     }
     let request = client.request(limit).await?;
     account.target(&request.target);

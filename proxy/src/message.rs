@@ -1,17 +1,25 @@
 //! What requests and answers have in common (RFC 9112): the lines of a head, which of them concern one hop alone, and
 //! where the content behind it ends.
 
+mod answer;
 mod content;
+mod foreign;
 
 use httparse::Header;
 
+pub use answer::{AnswerHead, MAX_INTERIM_ANSWERS, answer};
 pub use content::{BadContent, Content};
+pub use foreign::{Foreign, Opening, opening, opens_as_request};
 
 /// The longest head in bytes, from the first byte to the end of the empty line.
 pub const MAX_HEAD: usize = 16 * 1024;
 
 /// The most header lines in a head.
 pub const MAX_HEADERS: usize = 64;
+
+/// The most bytes of content behind a request to switch protocols, chunk framing included. Clients send none, or a few
+/// kilobytes; whatever is larger belongs into a tunnel.
+pub const MAX_CONTENT_BYTES: u64 = 1 << 20;
 
 /// How the gateway calls itself where a message passes through it (RFC 9110, 7.6.3).
 pub const VIA: &[u8] = b"Via: 1.1 sluicegate\r\n";
@@ -28,10 +36,12 @@ pub fn all<'h>(headers: &'h [Header<'h>], name: &'static str) -> impl Iterator<I
 
 /// The elements of a header that is a list, over all its lines (RFC 9110, 5.6.1).
 pub fn elements<'h>(headers: &'h [Header<'h>], name: &'static str) -> impl Iterator<Item = &'h [u8]> {
-    all(headers, name)
-        .flat_map(|value| value.split(|&byte| byte == b','))
-        .map(<[u8]>::trim_ascii)
-        .filter(|element| !element.is_empty())
+    all(headers, name).flat_map(elements_of)
+}
+
+/// The elements of one line of such a list.
+pub fn elements_of(line: &[u8]) -> impl Iterator<Item = &[u8]> {
+    line.split(|&byte| byte == b',').map(<[u8]>::trim_ascii).filter(|element| !element.is_empty())
 }
 
 /// Whether every line of a head ends in CR LF. A parser that takes a lone LF as well sees the end of a head where
@@ -47,6 +57,23 @@ pub fn one_line_ending(head: &[u8]) -> bool {
 pub fn phrase(head: &[u8]) -> &[u8] {
     let line = head.split(|&byte| byte == b'\n').find(|line| !line.trim_ascii().is_empty()).unwrap_or_default();
     line.splitn(3, |&byte| byte == b' ').nth(2).unwrap_or_default().trim_ascii()
+}
+
+/// The head with its minor version written as 1 where it is 2 to 9, or `None` where nothing is to be changed: a message
+/// of a higher minor version is read as one of the highest that is known (RFC 9110, 2.5), and `httparse` knows 0 and 1
+/// alone. `word`: the place of the version in the first line, counted from 0.
+#[must_use]
+pub fn known_minor_version(head: &[u8], word: usize) -> Option<Vec<u8>> {
+    let start = head.iter().position(|byte| !matches!(byte, b'\r' | b'\n'))?;
+    let line = head[start..].split(|&byte| byte == b'\n').next()?;
+    let before = line.split(|&byte| byte == b' ').take(word).map(|word| word.len() + 1).sum::<usize>();
+    let version = line.get(before..)?.strip_prefix(b"HTTP/1.")?;
+    if !matches!(version.first(), Some(b'2'..=b'9')) {
+        return None;
+    }
+    let mut known = head.to_vec();
+    known[start + before + b"HTTP/1.".len()] = b'1';
+    Some(known)
 }
 
 /// The value of a `Content-Length`: digits alone (RFC 9110, 8.6), and no more than fit 64 bits.

@@ -85,10 +85,20 @@ reasons! {
     Http2 => "http2", Client, answer(400);
     /// A TLS record instead of a request: the client took this for an https proxy.
     Tls => "tls", Client, answer(400);
+    /// A PROXY protocol header from a source that `--proxy-protocol-from` does not list, or a second one.
+    ProxyHeader => "proxy_header", Client, answer(400);
+    /// A SOCKS request instead of HTTP.
+    Socks => "socks", Client, answer(400);
+    /// HTTP in the clear at an address of `--listen-tls`.
+    PlainHttp => "plain_http", Client, answer(400);
     /// The head is longer, or has more lines, than the gateway reads.
     HeadTooLarge => "head_too_large", Client, answer(431);
     /// The head did not arrive within `--handshake-timeout`.
     HandshakeTimeout => "handshake_timeout", Client, answer(408);
+    /// Content behind a request to switch protocols beyond what is carried there (RFC 9110, 15.5.14).
+    ContentTooLarge => "content_too_large", Client, answer(413);
+    /// Not a byte of a request arrived within `--handshake-timeout`, as from a pool that connects ahead of need.
+    Silent => "silent", Client, NO_ANSWER;
     /// The client left before its request was complete or answered.
     ClientGone => "client_gone", Client, NO_ANSWER;
     /// No PROXY protocol header, from a network of `--proxy-protocol-from`.

@@ -3,9 +3,14 @@
 //! It keeps no state: the caller hands it all bytes so far, again and again, until there is an
 //! answer. However the bytes are cut, the answer is the same. Where RFC 9112 leaves a choice:
 //!
-//! - *Lone LF* (2.2: may be taken as the end of a line): refused. None of the clients sends it, and
-//!   with one way to end a line there is one place where the head ends and the tunnel begins; a hop
-//!   in front that sees another one could add its credentials to what this gateway would forward.
+//! - *Lone LF* (2.2: may be taken as the end of a line): taken in a CONNECT, since corkscrew ends its
+//!   request line so. A line ends at LF, with or without a CR before; the first empty line ends the
+//!   head, and a CR anywhere else is an error. Bytes behind that belong to the tunnel and are never
+//!   read as another request, so that a hop in front that finds another end can smuggle nothing; only
+//!   one that leaves a bare LF within a value, which RFC 9110, 5.5, forbids, finds another one.
+//!   Refused with `Upgrade`, of which head and content are written anew for the origin: there two
+//!   readings of one head would be request smuggling.
+//! - *Minor versions* above 1 (RFC 9110, 2.5): read as HTTP/1.1. Other major versions are refused.
 //! - *Empty lines before the request* (2.2: at least one should be ignored): ignored; they count
 //!   towards [`MAX_HEAD`] and are part of `head_len`.
 //! - *Host* (3.2: 400 if absent from HTTP/1.1, repeated or invalid): repeated or invalid is refused.
@@ -24,7 +29,7 @@ use std::borrow::Cow;
 
 use httparse::{Error, Header, Status};
 
-use crate::message::{all, elements, one_line_ending};
+use crate::message::{self, Foreign, Opening, all, elements, known_minor_version, one_line_ending};
 use crate::reason::{Reason, Refusal};
 use crate::secret::Secret;
 use crate::target::{Target, TargetError};
@@ -35,18 +40,12 @@ pub use upgrade::Upgrade;
 /// The longest `User-Agent` that is kept, in bytes.
 pub const MAX_USER_AGENT: usize = 128;
 
-/// How a connection preface of HTTP/2 begins (RFC 9113, 3.4).
-const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2";
-
-/// How a TLS record with a ClientHello begins: content type 22, major version 3 (RFC 8446, 5.1).
-const TLS_HANDSHAKE: &[u8] = &[0x16, 0x03];
-
 /// The protocol version in the request line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
     /// HTTP/1.0, as rsync sends it.
     Http10,
-    /// HTTP/1.1.
+    /// HTTP/1.1, or a higher minor version.
     Http11,
 }
 
@@ -94,23 +93,21 @@ pub struct Parsed {
 /// What to answer the client with. The words are the gateway's own: nothing that the client sent is
 /// in them.
 pub fn parse(bytes: &[u8]) -> Result<Option<Parsed>, Refusal> {
-    if bytes.starts_with(TLS_HANDSHAKE) {
-        return refuse(Reason::Tls, "TLS on a plain port; use http:// not https:// in the proxy URL");
-    }
-    if bytes.starts_with(HTTP2_PREFACE) {
-        return refuse(Reason::Http2, "HTTP/2 is not spoken here; use CONNECT over HTTP/1.1");
-    }
-    if TLS_HANDSHAKE.starts_with(bytes) {
-        return Ok(None);
+    match message::opening(bytes) {
+        Opening::Known(foreign) => return Err(other_protocol(foreign)),
+        Opening::Undecided => return Ok(None),
+        Opening::Unknown => {}
     }
     // The limit is a window, not a check afterwards: so it does not matter how much of the tunnel
     // came in the same read.
     let window = &bytes[..bytes.len().min(MAX_HEAD)];
+    let known = known_minor_version(window, 2);
+    let window = known.as_deref().unwrap_or(window);
     let mut lines = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut head = httparse::Request::new(&mut lines);
     match head.parse(window) {
         Ok(Status::Complete(head_len)) => {
-            if !one_line_ending(&window[..head_len]) {
+            if head.method != Some("CONNECT") && !one_line_ending(&window[..head_len]) {
                 return refuse(Reason::Malformed, "a line of the head ends in LF without CR");
             }
             Ok(Some(Parsed { request: read(&head)?, head_len }))
@@ -120,6 +117,18 @@ pub fn parse(bytes: &[u8]) -> Result<Option<Parsed>, Refusal> {
             refuse(Reason::HeadTooLarge, format!("the request head is longer than {MAX_HEAD} bytes"))
         }
         Err(error) => Err(syntax(error, &head)),
+    }
+}
+
+/// Refusal of a protocol that is not HTTP/1.x, which names it.
+pub fn other_protocol(foreign: Foreign) -> Refusal {
+    const PROXY: &str = "unexpected PROXY protocol header; --proxy-protocol-from lists who may send one";
+    match foreign {
+        Foreign::Tls => Refusal::new(Reason::Tls, "TLS on a plain port; use http:// not https:// in the proxy URL"),
+        Foreign::Http2 => Refusal::new(Reason::Http2, "HTTP/2 is not spoken here; use CONNECT over HTTP/1.1"),
+        Foreign::ProxyHeader => Refusal::new(Reason::ProxyHeader, PROXY),
+        Foreign::Socks => Refusal::new(Reason::Socks, "SOCKS is not spoken here; use http:// in the proxy URL"),
+        Foreign::Other(name) => Refusal::new(Reason::Malformed, format!("{name} instead of an HTTP request")),
     }
 }
 
@@ -197,7 +206,7 @@ fn syntax(error: Error, head: &httparse::Request<'_, '_>) -> Refusal {
         }
         Error::Token if head.method.is_none() => "not an HTTP request",
         Error::Token => "the request line is not METHOD, target and version",
-        Error::Version | Error::Status => "the version is neither HTTP/1.1 nor HTTP/1.0",
+        Error::Version | Error::Status => "the version in the request line is not HTTP/1.x; use HTTP/1.1",
         Error::HeaderName => "invalid header name",
         Error::HeaderValue => "invalid character in a header value",
         Error::NewLine => "a line of the head does not end in CR LF",
@@ -312,8 +321,8 @@ mod tests {
 
     #[test]
     fn refused_heads() {
-        use Reason::{BadTarget, HeadTooLarge, Http2, Malformed, NotConnect, Tls};
-        let table: [(&[u8], Reason, &str); 31] = [
+        use Reason::{BadTarget, HeadTooLarge, Http2, Malformed, NotConnect, ProxyHeader, Socks, Tls};
+        let table: &[(&[u8], Reason, &str)] = &[
             (b"GET / HTTP/1.1\r\nHost: h\r\n\r\n", NotConnect, "only CONNECT and Upgrade"),
             (b"GET http://h/ HTTP/1.0\r\n\r\n", NotConnect, "only CONNECT and Upgrade"),
             (b"connect h:443 HTTP/1.1\r\n\r\n", NotConnect, "only CONNECT and Upgrade"),
@@ -323,9 +332,14 @@ mod tests {
             (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", Tls, "TLS"),
             (b"\x16\x03", Tls, "http:// not https://"),
             (b"\x16\x04", Malformed, "not an HTTP"),
-            (b"\x05\x01\x00", Malformed, "not an HTTP"),
+            (b"\x15\x03\x01\x00\x02\x02\x28", Tls, "TLS"),
+            (b"\x05\x01\x00", Socks, "SOCKS"),
+            (b"\x04\x01\x01\xbb\x7f\0\0\x01u\0", Socks, "SOCKS"),
+            (b"PROXY TCP4 1.2.3.4 1.2.3.4 1 2\r\nCONNECT h:443 HTTP/1.1\r\n\r\n", ProxyHeader, "--proxy-protocol-from"),
+            (b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0", ProxyHeader, "--proxy-protocol-from"),
+            (b"\r\n\r\n\0\r\nQUIT ", Malformed, "not an HTTP"),
             (b"\0", Malformed, "not an HTTP"),
-            (b"SSH-2.0-OpenSSH_9.2p1\r\n", Malformed, "not an HTTP"),
+            (b"SSH-2.0-OpenSSH_9.2p1\r\n", Malformed, "SSH instead of an HTTP request"),
             (b" CONNECT h:443 HTTP/1.1\r\n\r\n", Malformed, "not an HTTP"),
             (b"\rCONNECT h:443 HTTP/1.1\r\n\r\n", Malformed, "CR LF"),
             (b"GET /\r\n", Malformed, "request line"),
@@ -333,20 +347,22 @@ mod tests {
             (b"CONNECT  h:443 HTTP/1.1\r\n\r\n", Malformed, "request line"),
             (b"CONNECT h\xff:443 HTTP/1.1\r\n\r\n", Malformed, "request line"),
             (b"CONNECT h:443  HTTP/1.1\r\n\r\n", Malformed, "version"),
-            (b"CONNECT h:443 HTTP/1.2\r\n\r\n", Malformed, "version"),
+            (b"CONNECT h:443 HTTP/1.25\r\n\r\n", Malformed, "CR LF"),
+            (b"CONNECT h:443 HTTP/1.a\r\n\r\n", Malformed, "version"),
             (b"CONNECT h:443 HTTP/2.0\r\n\r\n", Malformed, "version"),
             (b"CONNECT h:443 HTTP/0.9\r\n\r\n", Malformed, "version"),
             (b"CONNECT h:443 http/1.1\r\n\r\n", Malformed, "version"),
             (b"CONNECT h:443 HTTP/1.1 \r\n\r\n", Malformed, "CR LF"),
             (b"CONNECT h:443 HTTP/1.15\r\n\r\n", Malformed, "CR LF"),
-            (b"CONNECT h:443 HTTP/1.1\n\n", Malformed, "LF without CR"),
-            (b"CONNECT h:443 HTTP/1.1\r\nA: b\n\r\n", Malformed, "LF without CR"),
-            (b"\nCONNECT h:443 HTTP/1.1\r\n\r\n", Malformed, "LF without CR"),
+            (b"GET http://h/ HTTP/1.1\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n", Malformed, "LF without CR"),
+            (b"GET http://h/ HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: x\n\r\n", Malformed, "LF without CR"),
+            (b"GET http://h/ HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: x\r\n\n", Malformed, "LF without CR"),
+            (b"CONNECT h:443 HTTP/1.1\nA: b\rc\n\n", Malformed, "header value"),
             (b"CONNECT user:s3cret@h:443 HTTP/1.1\r\n\r\n", BadTarget, "Proxy-Authorization"),
             (b"CONNECT 127.1:443 HTTP/1.1\r\n\r\n", BadTarget, "looks like an address"),
             (&[b'\r', b'\n'].repeat(MAX_HEAD / 2), HeadTooLarge, "longer than"),
         ];
-        for (bytes, reason, word) in table {
+        for &(bytes, reason, word) in table {
             let refusal = refused(bytes);
             assert_eq!(refusal.reason, reason, "{:?}", String::from_utf8_lossy(bytes));
             assert!(refusal.detail.contains(word), "{refusal}");
@@ -394,9 +410,44 @@ mod tests {
         }
     }
 
+    /// As corkscrew ends its request line, and as scripts end all of them.
+    #[test]
+    fn a_line_of_a_connect_ends_at_lf() {
+        for head in [
+            "CONNECT h:443 HTTP/1.0\nProxy-Authorization: Basic dTpw\r\n\r\n",
+            "CONNECT h:443 HTTP/1.0\nProxy-Authorization: Basic dTpw\n\n",
+            "\n\r\nCONNECT h:443 HTTP/1.0\r\nProxy-Authorization: Basic dTpw\r\n\n",
+            "CONNECT h:443 HTTP/1.0\r\nProxy-Authorization: Basic dTpw\n\r\n",
+        ] {
+            for behind in ["", "\n", "\r\n\r\n", "CONNECT other:1 HTTP/1.1\r\n\r\n", "A: b\r\n\r\n"] {
+                let parsed = complete(format!("{head}{behind}").as_bytes());
+                assert_eq!((parsed.head_len, &*parsed.request.target.to_string()), (head.len(), "h:443"), "{head:?}");
+                assert_eq!(parsed.request.proxy_authorization, Some(Secret::new(*b"Basic dTpw")));
+            }
+            for cut in 0..head.len() {
+                assert_eq!(parse(&head.as_bytes()[..cut]), Ok(None), "{head:?} to {cut}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_minor_version_above_1_is_read_as_1() {
+        for version in 2..=9 {
+            let head = format!("\r\nCONNECT h:443 HTTP/1.{version}\r\nA: HTTP/1.7\r\n\r\n");
+            let parsed = complete(head.as_bytes());
+            assert_eq!((parsed.request.version, parsed.head_len), (Version::Http11, head.len()), "{head:?}");
+            same_however_cut(head.as_bytes(), 0..head.len()).expect("a request");
+            let head = format!("GET http://h/ HTTP/1.{version}\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n");
+            let parsed = complete(head.as_bytes());
+            assert!(matches!(parsed.request.ask, Ask::Upgrade(_)), "{head:?}");
+        }
+    }
+
     #[test]
     fn other_protocols_are_known_by_their_first_bytes() {
         same_however_cut(b"\x16\x03\x01\x02", 0..4).expect("TLS");
+        same_however_cut(b"PROXY TCP4 1.2.3.4 1.2.3.4 1 2\r\n", 0..32).expect("version 1 of PROXY");
+        same_however_cut(b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c", 0..16).expect("version 2 of PROXY");
         same_however_cut(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 0..24).expect("HTTP/2");
         assert_eq!(refused(b"\x16\x03").reason, Reason::Tls);
         assert_eq!(refused(b"PRI * HTTP/2").reason, Reason::Http2);
@@ -465,7 +516,8 @@ mod tests {
     fn almost_head() -> impl Strategy<Value = Vec<u8>> {
         let part = prop_oneof![
             8 => proptest::sample::select(vec![
-                "CONNECT", "GET", "PRI * HTTP/2.0", " ", "h:443", "[::1]:443", "127.1:443", " HTTP/1.1", " HTTP/1.0", "\r\n", "\n",
+                "CONNECT", "GET", "PRI * HTTP/2.0", "PROXY ", " ", "h:443", "[::1]:443", "127.1:443", " HTTP/1.1", " HTTP/1.0",
+                " HTTP/1.2", "\r\n", "\n", "\r\n\r\n\0\r\nQUIT\n",
                 "\r", ":", "Host: h", "Content-Length: 0", "Proxy-Authorization: Basic dTpw", "A: b", "\x16", "\x03", "\0",
             ]).prop_map(|text| text.as_bytes().to_vec()),
             1 => vec(any::<u8>(), 0..9),

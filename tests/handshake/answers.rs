@@ -5,7 +5,8 @@ use std::io::{Read, Write};
 use sluicegate::metrics::CONNECT_REQUESTS;
 
 use crate::support::client::{ESTABLISHED, dial, read_head, request};
-use crate::support::{Gateway, Noise, Origin, client};
+use crate::support::tls::Certificate;
+use crate::support::{Gateway, Noise, Origin, Setup, client};
 
 #[test]
 fn an_established_tunnel_has_not_a_byte_more_than_its_answer() {
@@ -44,7 +45,7 @@ fn after_a_refusal_nothing_more_is_served() {
 
 #[test]
 fn who_leaves_before_the_request_is_complete_is_counted_and_not_answered() {
-    let gateway = crate::support::Setup::new(&["--no-auth"]).debug().start();
+    let gateway = Setup::new(&["--no-auth"]).debug().start();
     // A port check, which is nothing to write home about, and a request that was cut off.
     for (bytes, level) in [(&b""[..], "DEBUG"), (b"CONNECT 127.0.0.1:443 HT", "INFO")] {
         let mut stream = dial(gateway.address);
@@ -56,6 +57,35 @@ fn who_leaves_before_the_request_is_complete_is_counted_and_not_answered() {
         assert!(line.code() == "none" && line.number("id") > 0, "{}", line.raw);
     }
     assert_eq!(gateway.metric(&CONNECT_REQUESTS, &["none", "client_gone"]), 2);
+}
+
+/// As Go's pool of connections and browsers do that connect ahead of need: an answer would belong to no request.
+#[test]
+fn a_client_that_never_sends_a_byte_is_closed_without_an_answer() {
+    let arguments = ["--no-auth", "--handshake-timeout", "300ms"];
+    let Some(certificate) = Certificate::make() else { return };
+    let gateway = certificate.shown_by(Setup::new(&arguments)).debug().start();
+    let behind = Setup::new(&arguments).args(["--proxy-protocol-from", "127.0.0.0/8"]).debug().start();
+    for (gateway, address, what) in [
+        (&gateway, gateway.address, "request"),
+        (&gateway, gateway.secure.unwrap(), "TLS handshake"),
+        (&behind, behind.address, "PROXY header"),
+    ] {
+        let stream = dial(address);
+        let from = stream.local_addr().unwrap();
+        assert_eq!(client::answer(stream), "");
+        let line = gateway.refusal_line(from);
+        let detail = format!("no byte of a {what} within 300ms (--handshake-timeout)");
+        let said = (line.level(), &*line.code(), line.text("reason"), line.text("detail"));
+        assert_eq!(said, ("DEBUG", "none", "silent", detail.as_str()), "{}", line.raw);
+    }
+    // One that said whom it is for, and then nothing, has sent no part of a request either.
+    let mut stream = dial(behind.address);
+    stream.write_all(b"PROXY TCP4 203.0.113.9 198.51.100.1 40000 3128\r\n").unwrap();
+    assert_eq!(client::answer(stream), "");
+    let line = behind.refusal_line("203.0.113.9:40000".parse().unwrap());
+    assert_eq!((line.text("reason"), line.level()), ("silent", "DEBUG"), "{}", line.raw);
+    assert_eq!(gateway.metric(&CONNECT_REQUESTS, &["none", "silent"]), 2);
 }
 
 /// The client writes half of its request, and the rest when it likes.

@@ -21,11 +21,50 @@ const USER: &str = "alice:s3cret";
 
 /// Refusals that follow from the bytes alone, at a gateway with one user and `--allow 127.0.0.0/8:*`.
 const BY_BYTES: &[(Reason, &str, &str)] = &[
-    (Reason::Malformed, "SSH-2.0-OpenSSH_9.2p1\r\n", "400 Bad Request: not an HTTP request"),
+    (Reason::Malformed, "EHLO\0", "400 Bad Request: not an HTTP request"),
+    (Reason::Malformed, "SSH-2.0-OpenSSH_9.2p1\r\n", "400 Bad Request: SSH instead of an HTTP request"),
     (
         Reason::Malformed,
-        "CONNECT h:443 HTTP/1.1\nHost: h:443\n\n",
+        "GET http://h/ HTTP/1.1\nConnection: Upgrade\nUpgrade: x\n\n",
         "400 Bad Request: a line of the head ends in LF without CR",
+    ),
+    (
+        Reason::Malformed,
+        "CONNECT h:443 HTTP/2.0\r\n\r\n",
+        "400 Bad Request: the version in the request line is not HTTP/1.x; use HTTP/1.1",
+    ),
+    (
+        Reason::ProxyHeader,
+        "PROXY TCP4 203.0.113.9 198.51.100.1 40000 3128\r\nCONNECT h:443 HTTP/1.1\r\n\r\n",
+        "400 Bad Request: unexpected PROXY protocol header; --proxy-protocol-from lists who may send one",
+    ),
+    (
+        Reason::ProxyHeader,
+        "\r\n\r\n\0\r\nQUIT\n\x20\0\0\0",
+        "400 Bad Request: unexpected PROXY protocol header; --proxy-protocol-from lists who may send one",
+    ),
+    (Reason::Socks, "\x05\x01\0", "400 Bad Request: SOCKS is not spoken here; use http:// in the proxy URL"),
+    (
+        Reason::Socks,
+        "\x04\x01\x01\x3b\x7f\0\0\x01user\0",
+        "400 Bad Request: SOCKS is not spoken here; use http:// in the proxy URL",
+    ),
+    (
+        Reason::NotConnect,
+        "GET wss://127.0.0.1/ HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+        "405 Method Not Allowed: no TLS is spoken to an origin here; use CONNECT for wss://",
+    ),
+    (
+        Reason::NotConnect,
+        "GET http://127.0.0.1/ HTTP/1.1\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: \
+         AAMAAABk\r\n\r\n",
+        "405 Method Not Allowed: h2c is not carried by Upgrade; use CONNECT for HTTP/2",
+    ),
+    (
+        Reason::ContentTooLarge,
+        "POST http://127.0.0.1/ HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: x\r\nContent-Length: \
+         18446744073709551615\r\n\r\n",
+        "413 Content Too Large: the content of an Upgrade is longer than 1048576 bytes; use CONNECT",
     ),
     (
         Reason::BadTarget,
@@ -95,6 +134,7 @@ const BY_BYTES: &[(Reason, &str, &str)] = &[
 const BY_SCENE: &[(Reason, fn())] = &[
     (Reason::HeadTooLarge, scenes::head_too_large),
     (Reason::HandshakeTimeout, scenes::handshake_timeout),
+    (Reason::PlainHttp, scenes::plain_http),
     (Reason::AuthBusy, scenes::auth_busy),
     (Reason::ResolveFailed, scenes::resolve_failed),
     (Reason::ResolveTimeout, scenes::resolve_timeout),

@@ -39,6 +39,27 @@ fn rsync() {
     client::echoes(&client::established(gateway.address, &head, b""), 100_000);
 }
 
+/// corkscrew ends its request line by LF alone; others write lines as `printf` makes them, or a minor version to come.
+#[test]
+fn lines_that_end_in_lf_and_versions_above_1_1() {
+    let gateway = Setup::new(&[]).user(USER).start();
+    let origin = Origin::echo();
+    let (target, credentials) = (origin.address, basic(USER));
+    for head in [
+        format!("CONNECT {target} HTTP/1.0\nProxy-Authorization: {credentials}\r\n\r\n"),
+        format!("CONNECT {target} HTTP/1.0\nProxy-Authorization: {credentials}\n\n"),
+        format!("CONNECT {target} HTTP/1.2\r\nProxy-Authorization: {credentials}\r\n\r\n"),
+        format!("CONNECT {target} HTTP/1.9\r\nProxy-Authorization: {credentials}\r\n\r\n"),
+    ] {
+        // What comes behind the head is the tunnel's, however it begins.
+        let mut stream = client::established(gateway.address, &head, b"\n\r\nPOST ");
+        let mut back = [0; 8];
+        std::io::Read::read_exact(&mut stream, &mut back).unwrap();
+        assert_eq!(&back, b"\n\r\nPOST ", "{head:?}");
+        client::echoes(&stream, 10_000);
+    }
+}
+
 /// client-go, as kubectl and the migration controller use it.
 #[test]
 fn client_go() {

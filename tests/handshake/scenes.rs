@@ -43,6 +43,19 @@ pub(super) fn handshake_timeout() {
     check(&gateway, Reason::HandshakeTimeout, line, &refused(&gateway, b"CONNECT 127.0.0.1:443 HTTP/1.1\r\nHo"));
 }
 
+/// Answered in the clear, as the request came.
+pub(super) fn plain_http() {
+    let Some(certificate) = Certificate::make() else { return };
+    for request in
+        ["CONNECT 127.0.0.1:443 HTTP/1.1\r\n\r\n", "GET / HTTP/1.1\r\n\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"]
+    {
+        let gateway = certificate.shown_by(Setup::new(&["--no-auth"])).start();
+        let (from, answer) = ask(gateway.secure.expect("an address"), request.as_bytes());
+        let line = "400 Bad Request: plain HTTP on a TLS port; use https:// not http:// in the proxy URL";
+        check(&gateway, Reason::PlainHttp, line, &Refused { from, answer });
+    }
+}
+
 /// A hash that takes long enough for a queue, also on a machine that is busy: bcrypt of cost 15, of a password that
 /// nobody tries.
 const DEAR: &str = "alice:$2y$15$abcdefghijklmnopqrstuuJvGdVLmYoFdYv7F1mJ5W6oSgYbR0hyS\n";

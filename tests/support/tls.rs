@@ -89,11 +89,21 @@ impl Certificate {
 
 /// A client's side, which trusts that certificate alone.
 pub(crate) fn client(certificate: &Path, versions: &[&'static SupportedProtocolVersion]) -> ClientConnection {
+    client_offering(certificate, versions, &[])
+}
+
+/// A client's side that offers these protocols within TLS (ALPN).
+pub(crate) fn client_offering(
+    certificate: &Path,
+    versions: &[&'static SupportedProtocolVersion],
+    offered: &[&str],
+) -> ClientConnection {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(certificate).expect("a certificate")).expect("it can be trusted");
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
     let config = config.with_protocol_versions(versions).expect("versions");
-    let config = config.with_root_certificates(roots).with_no_client_auth();
+    let mut config = config.with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = offered.iter().map(|name| name.as_bytes().to_vec()).collect();
     let name = ServerName::from(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST));
     ClientConnection::new(Arc::new(config), name).expect("a session")
 }

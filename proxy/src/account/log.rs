@@ -3,7 +3,7 @@
 //!
 //! | message | level | fields |
 //! |---|---|---|
-//! | `refused` | info; warn where the gateway ran out of something; debug if the client never sent a byte | `id` `client` `user` `target` `tls` `upgrade` `parent` `code` `reason` `detail` `duration_s` |
+//! | `refused` | info; warn where the gateway ran out of something; debug if the client never sent a byte of a request | `id` `client` `user` `target` `tls` `upgrade` `parent` `code` `reason` `detail` `duration_s` |
 //! | `tunnel established` | debug | `id` `client` `user` `target` `tls` `upgrade` `parent` `origin` `engine` `rate` |
 //! | `tunnel open` | info, every ten minutes | the same, `to_origin` `to_client` in all, `to_origin_since` `to_client_since` the last line, `age_s` `quiet_s` |
 //! | `tunnel closed` | info; debug if it carried no byte and ended cleanly | the same, `outcome` `by` `to_origin` `to_client` `duration_s` `quiet_s` |
@@ -108,7 +108,7 @@ pub(super) fn refused(account: &Account, reason: Reason, code: Option<u16>, deta
             )
         };
     }
-    let silent = reason == Reason::ClientGone && !account.heard && target.is_none();
+    let silent = reason == Reason::Silent || reason == Reason::ClientGone && !account.heard && target.is_none();
     match reason.side() {
         Side::Client if silent => line!(DEBUG),
         Side::Client | Side::Origin | Side::Operator => line!(INFO),

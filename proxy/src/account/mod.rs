@@ -238,8 +238,8 @@ impl Drop for Account {
 }
 
 /// Reasons for which there is no tunnel and that nobody is told here.
-const UNANSWERED: [Reason; 5] =
-    [Reason::ClientGone, Reason::NotProxied, Reason::TlsFailed, Reason::NotUpgraded, Reason::AnswerCut];
+const UNANSWERED: [Reason; 6] =
+    [Reason::Silent, Reason::ClientGone, Reason::NotProxied, Reason::TlsFailed, Reason::NotUpgraded, Reason::AnswerCut];
 
 /// Puts every series whose labels are known beforehand at zero, so that a rate over the first event
 /// is right and a graph of failures shows zero rather than nothing. `engines` are those that may run.

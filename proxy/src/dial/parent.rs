@@ -1,20 +1,27 @@
 //! A tunnel through a parent proxy: what it is asked, and what it answers.
 
+use std::borrow::Cow;
 use std::io;
 use std::time::Duration;
 
-use httparse::Status;
 use rustls::pki_types::ServerName;
 use tokio::time::timeout;
 
 use super::parents::Parent;
-use crate::message::{MAX_HEAD, MAX_HEADERS, append, phrase};
+use crate::message::{self, MAX_HEAD, MAX_INTERIM_ANSWERS, append};
 use crate::reason::{Reason, Refusal};
 use crate::sys::stream::Stream;
 use crate::tls::Trust;
 
-/// The longest part of a parent's reason phrase that goes into ours.
-const MAX_PHRASE: usize = 100;
+/// The longest part of a parent's reason phrase that goes into ours, in characters.
+const MAX_PHRASE_CHARS: usize = 160;
+
+/// Characters of the beginning that stay of a longer one. The rest is its end: in a chain of gateways each puts its own
+/// words in front, so that the cause stands last.
+const PHRASE_START_CHARS: usize = 40;
+
+/// Stands where characters were left out.
+const LEFT_OUT: &str = " ... ";
 
 /// Asks for a tunnel to `authority`, and returns what came behind the answer, which is the tunnel's.
 ///
@@ -31,14 +38,15 @@ pub(super) async fn ask(
 ) -> Result<Vec<u8>, Refusal> {
     let asked = timeout(limit, async {
         stream.write_all(&request(parent, authority, via)).await.map_err(|error| broke_off(parent, &error))?;
-        let mut buffer = Vec::new();
+        let (mut buffer, mut interim) = (Vec::new(), 0);
         loop {
-            while let Some(answer) = parse(&buffer).map_err(|why| no_answer(parent, why))? {
+            while let Some(answer) = parse(&buffer).map_err(|why| no_answer(parent, &why))? {
                 let behind = buffer.split_off(answer.head_len);
                 match answer.status {
                     200..300 => return Ok(behind),
                     // Another answer follows (RFC 9110, 15.2).
-                    100 | 102..200 => buffer = behind,
+                    100 | 102..200 if interim < MAX_INTERIM_ANSWERS => (buffer, interim) = (behind, interim + 1),
+                    100 | 102..200 => return Err(no_answer(parent, "more than 8 interim answers came first")),
                     _ => return Err(answer.refusal(parent)),
                 }
             }
@@ -109,8 +117,7 @@ struct Answer {
 
 impl Answer {
     fn refusal(&self, parent: &Parent) -> Refusal {
-        let plain = |c: char| if c.is_control() { '?' } else { c };
-        let phrase: String = self.phrase.chars().map(plain).take(MAX_PHRASE).collect();
+        let phrase = shortened(&self.phrase);
         Refusal::new(
             Reason::ParentRefused,
             format!("{parent} answered {:03} {phrase}", self.status).trim_end().to_owned(),
@@ -118,20 +125,24 @@ impl Answer {
     }
 }
 
-/// Reads the head at the start of what came; whatever it says of content, a 2xx has none (RFC 9110, 9.3.6).
-fn parse(bytes: &[u8]) -> Result<Option<Answer>, &'static str> {
-    let window = &bytes[..bytes.len().min(MAX_HEAD)];
-    let mut lines = [httparse::EMPTY_HEADER; MAX_HEADERS];
-    let mut head = httparse::Response::new(&mut lines);
-    match head.parse(window) {
-        Ok(Status::Complete(head_len)) => {
-            let phrase = String::from_utf8_lossy(phrase(window)).into_owned();
-            Ok(Some(Answer { status: head.code.unwrap_or_default(), phrase, head_len }))
-        }
-        Ok(Status::Partial) if window.len() < MAX_HEAD => Ok(None),
-        Ok(Status::Partial) => Err("its head is longer than 16384 bytes"),
-        Err(_) => Err("it is no HTTP/1.1"),
+/// The phrase without control characters, and without its middle where it is too long.
+fn shortened(phrase: &str) -> String {
+    let chars: Vec<char> = phrase.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+    if chars.len() <= MAX_PHRASE_CHARS {
+        return chars.into_iter().collect();
     }
+    let end = chars.len() - (MAX_PHRASE_CHARS - PHRASE_START_CHARS - LEFT_OUT.len());
+    let [start, end] = [&chars[..PHRASE_START_CHARS], &chars[end..]].map(|part| part.iter().collect::<String>());
+    [start.trim_end(), LEFT_OUT, end.trim_start()].concat()
+}
+
+/// Reads the head at the start of what came; whatever it says of content, a 2xx has none (RFC 9110, 9.3.6).
+fn parse(bytes: &[u8]) -> Result<Option<Answer>, Cow<'static, str>> {
+    message::answer(bytes, |head| Answer {
+        status: head.status,
+        phrase: String::from_utf8_lossy(head.phrase).into_owned(),
+        head_len: head.bytes.len(),
+    })
 }
 
 #[cfg(test)]
@@ -140,10 +151,12 @@ mod tests {
 
     #[test]
     fn an_answer_ends_where_it_ends() {
-        let table: [(&[u8], u16, &str); 5] = [
+        let table: &[(&[u8], u16, &str)] = &[
             ("HTTP/1.1 403 f\u{fc}r  ann verweigert\r\n\r\n".as_bytes(), 403, "f\u{fc}r  ann verweigert"),
             (b"HTTP/1.1 200 Connection established\r\n\r\n", 200, "Connection established"),
             (b"HTTP/1.0 200\r\nProxy-Agent: old\r\n\r\n", 200, ""),
+            (b"HTTP/1.1 200 OK\r\nServer : x\r\n\r\n", 200, "OK"),
+            (b"HTTP/1.2 200 OK\r\n\r\n", 200, "OK"),
             (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n", 200, "OK"),
             (
                 b"HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic\r\n\r\n",
@@ -151,14 +164,30 @@ mod tests {
                 "Proxy Authentication Required",
             ),
         ];
-        for (head, status, phrase) in table {
+        for &(head, status, phrase) in table {
             for cut in 0..head.len() {
                 assert_eq!(parse(&head[..cut]), Ok(None), "{}", head[..cut].escape_ascii());
             }
             let answer = parse(&[head, b"\x16\x03\x01"].concat()).unwrap().unwrap();
             assert_eq!((answer.status, answer.phrase.as_str(), answer.head_len), (status, phrase, head.len()));
         }
-        assert!(parse(b"SSH-2.0-OpenSSH\r\n").is_err());
+        assert_eq!(parse(b"SSH-2.0-OpenSSH\r\n"), Err("it is SSH, not HTTP/1.1".into()));
+        assert_eq!(parse(b"\x05\xff"), Err("it is SOCKS, not HTTP/1.1".into()));
         assert!(parse(&[b"HTTP/1.1 200 OK\r\nA: ", &[b'b'; MAX_HEAD][..]].concat()).is_err());
+    }
+
+    /// However many hops add their words in front.
+    #[test]
+    fn the_cause_stays_in_a_phrase_that_is_cut() {
+        let cause = "connection refused by [2001:db8:1234:5678:9abc:def0:1234:5678]:65535";
+        let mut phrase = format!("Bad Gateway: {cause}");
+        for hop in 0..9 {
+            phrase = format!("Bad Gateway: the parent proxy 192.0.2.{hop}:3128 answered 502 {}", shortened(&phrase));
+            assert!(phrase.ends_with(cause), "{phrase}");
+            assert!(phrase.starts_with("Bad Gateway: the parent proxy "), "{phrase}");
+            assert!(shortened(&phrase).chars().count() <= MAX_PHRASE_CHARS, "{phrase}");
+        }
+        assert_eq!(shortened("short\u{7}"), "short?");
+        assert_eq!(shortened(&"\u{fc}".repeat(MAX_PHRASE_CHARS)).chars().count(), MAX_PHRASE_CHARS);
     }
 }

@@ -8,11 +8,14 @@
 //! - *Host* is the one of the request line, and what the client wrote there is of no effect (RFC 9112, 3.2.2).
 //! - *Headers* that concern one hop alone, or a proxy, end here ([`crate::message::append_forwarded`]); `Connection` and
 //!   `Upgrade` are written anew. All others keep their order, and lines of one name stay lines.
+//! - *h2c* is left out of `Upgrade`, as `HTTP2-Settings` is of the headers, without which it means nothing (RFC 7540,
+//!   3.2.1; RFC 9113, 3.1, has abolished both): a server that took it would speak HTTP/2 to a client that announced its
+//!   settings to the gateway alone.
 //! - *Content* is announced in one way or not at all: both a length and chunks, two lengths, or another coding, and two
 //!   readers find two ends (RFC 9112, 6.3 and 11.2).
 
 use super::{Version, all, bad_target, only, refuse};
-use crate::message::{Content, Framing, VIA, append, append_forwarded, elements};
+use crate::message::{Content, Framing, MAX_CONTENT_BYTES, VIA, append, append_forwarded, elements, elements_of};
 use crate::reason::{Reason, Refusal};
 use crate::secret::Secret;
 use crate::target::Target;
@@ -38,17 +41,22 @@ pub(super) fn read(head: &httparse::Request<'_, '_>, version: Version) -> Result
     const OTHER: &str = "only CONNECT and Upgrade are served here; metrics are on the admin address";
     let (method, url) = (head.method.unwrap_or_default(), head.path.unwrap_or_default());
     let asks = elements(head.headers, "Connection").any(|option| option.eq_ignore_ascii_case(b"upgrade"));
-    let protocols: Vec<_> = elements(head.headers, "Upgrade").collect();
+    let upgrades = elements(head.headers, "Upgrade").next().is_some();
     // In HTTP/1.0 it is to be ignored (RFC 9110, 7.8).
-    let asks = asks && !protocols.is_empty() && version == Version::Http11;
+    let asks = asks && upgrades && version == Version::Http11;
     let Some((scheme, rest)) = url.split_once("://").filter(|_| asks) else {
         return refuse(Reason::NotConnect, OTHER);
     };
-    if scheme.eq_ignore_ascii_case("https") {
-        return refuse(Reason::NotConnect, "no TLS is spoken to an origin here; use CONNECT for https://");
+    match scheme.to_ascii_lowercase().as_str() {
+        // curl before 8.21 asks a proxy for a WebSocket by its own scheme; it is HTTP on the same port (RFC 6455, 3).
+        "http" | "ws" => {}
+        "https" => return refuse(Reason::NotConnect, "no TLS is spoken to an origin here; use CONNECT for https://"),
+        "wss" => return refuse(Reason::NotConnect, "no TLS is spoken to an origin here; use CONNECT for wss://"),
+        _ => return refuse(Reason::NotConnect, OTHER),
     }
-    if !scheme.eq_ignore_ascii_case("http") {
-        return refuse(Reason::NotConnect, OTHER);
+    let protocols: Vec<_> = elements(head.headers, "Upgrade").filter(|protocol| !is_h2c(protocol)).collect();
+    if protocols.is_empty() {
+        return refuse(Reason::NotConnect, "h2c is not carried by Upgrade; use CONNECT for HTTP/2");
     }
     let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
     if !path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
@@ -68,8 +76,14 @@ pub(super) fn read(head: &httparse::Request<'_, '_>, version: Version) -> Result
     framing.append(&mut to_origin);
     to_origin.extend_from_slice(VIA);
     append(&mut to_origin, "Connection", b"Upgrade");
-    for line in all(head.headers, "Upgrade").filter(|line| !line.is_empty()) {
-        append(&mut to_origin, "Upgrade", line);
+    for line in all(head.headers, "Upgrade") {
+        let carried: Vec<_> = elements_of(line).filter(|protocol| !is_h2c(protocol)).collect();
+        match carried.len() {
+            0 => {}
+            // As it came, where nothing is left out.
+            count if count == elements_of(line).count() => append(&mut to_origin, "Upgrade", line),
+            _ => append(&mut to_origin, "Upgrade", &carried.join(&b", "[..])),
+        }
     }
     to_origin.extend_from_slice(b"\r\n");
     let upgrade = Upgrade {
@@ -79,6 +93,12 @@ pub(super) fn read(head: &httparse::Request<'_, '_>, version: Version) -> Result
         protocols: String::from_utf8_lossy(&protocols.join(&b", "[..])).into_owned(),
     };
     Ok((target, upgrade))
+}
+
+/// HTTP/2 in the clear, the drafts of it (`h2c-14`) included.
+fn is_h2c(protocol: &[u8]) -> bool {
+    protocol.get(..3).is_some_and(|name| name.eq_ignore_ascii_case(b"h2c"))
+        && matches!(protocol.get(3), None | Some(b'-'))
 }
 
 /// How a request says where its content ends.
@@ -91,6 +111,10 @@ fn framing(head: &httparse::Request<'_, '_>) -> Result<Framing, Refusal> {
         (None, Some(coding)) if coding.eq_ignore_ascii_case(b"chunked") => Ok(Framing::Chunked),
         (None, Some(_)) => refuse(Reason::Malformed, "a Transfer-Encoding other than chunked"),
         (Some(length), None) => match crate::message::length(length) {
+            Some(length) if length > MAX_CONTENT_BYTES => refuse(
+                Reason::ContentTooLarge,
+                format!("the content of an Upgrade is longer than {MAX_CONTENT_BYTES} bytes; use CONNECT"),
+            ),
             Some(length) => Ok(Framing::Length(length)),
             None => refuse(Reason::Malformed, "invalid Content-Length header"),
         },
@@ -140,6 +164,8 @@ mod tests {
         let table = [
             ("GET http://h", "h:80", "GET / HTTP/1.1\r\nHost: h\r\n"),
             ("GET HTTP://H.:80/a", "h:80", "GET /a HTTP/1.1\r\nHost: h\r\n"),
+            ("GET ws://h/chat", "h:80", "GET /chat HTTP/1.1\r\nHost: h\r\n"),
+            ("GET WS://h:8080", "h:8080", "GET / HTTP/1.1\r\nHost: h:8080\r\n"),
             ("GET http://h?a://b", "h:80", "GET /?a://b HTTP/1.1\r\nHost: h\r\n"),
             ("OPTIONS http://h:81", "h:81", "OPTIONS * HTTP/1.1\r\nHost: h:81\r\n"),
             ("OPTIONS http://h/", "h:80", "OPTIONS / HTTP/1.1\r\nHost: h\r\n"),
@@ -196,6 +222,37 @@ mod tests {
     }
 
     #[test]
+    fn content_beyond_its_bound_is_refused() {
+        let head = |length: u64| {
+            format!("POST http://h/ HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: x\r\nContent-Length: {length}\r\n\r\n")
+        };
+        assert_eq!(upgrade(&head(MAX_CONTENT_BYTES)).1.content, Content::Length(MAX_CONTENT_BYTES));
+        for length in [MAX_CONTENT_BYTES + 1, u64::MAX] {
+            let refusal = parse(head(length).as_bytes()).unwrap_err();
+            assert_eq!(refusal.reason, Reason::ContentTooLarge, "{length}");
+            assert!(refusal.detail.contains("longer than 1048576 bytes"), "{refusal}");
+        }
+    }
+
+    /// Of `Upgrade: h2c` and `HTTP2-Settings` neither goes on.
+    #[test]
+    fn h2c_goes_no_further() {
+        for (lines, carried, protocols) in [
+            ("Upgrade: h2c, websocket\r\n", "Upgrade: websocket\r\n", "websocket"),
+            ("Upgrade: a/1 ,H2C,  b\r\nUpgrade: h2c\r\n", "Upgrade: a/1, b\r\n", "a/1, b"),
+            ("Upgrade: h2c-14\r\nUpgrade: h2cx, h2/c\r\n", "Upgrade: h2cx, h2/c\r\n", "h2cx, h2/c"),
+        ] {
+            let head = format!(
+                "GET http://h/ HTTP/1.1\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAMAAABk\r\n{lines}\r\n"
+            );
+            let (_, upgrade) = upgrade(&head);
+            let expected =
+                format!("GET / HTTP/1.1\r\nHost: h\r\nVia: 1.1 sluicegate\r\nConnection: Upgrade\r\n{carried}\r\n");
+            assert_eq!((to_origin(&upgrade), upgrade.protocols.as_str()), (expected.as_str(), protocols), "{lines}");
+        }
+    }
+
+    #[test]
     fn what_is_no_upgrade_is_refused() {
         const UPGRADE: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\n";
         let table = [
@@ -210,7 +267,14 @@ mod tests {
                 Reason::NotConnect,
                 "only CONNECT and Upgrade",
             ),
-            ("GET ws://h/ HTTP/1.1", UPGRADE, Reason::NotConnect, "only CONNECT and Upgrade"),
+            ("GET wss://h/ HTTP/1.1", UPGRADE, Reason::NotConnect, "use CONNECT for wss://"),
+            ("GET ftp://h/ HTTP/1.1", UPGRADE, Reason::NotConnect, "only CONNECT and Upgrade"),
+            (
+                "GET http://h/ HTTP/1.1",
+                "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n",
+                Reason::NotConnect,
+                "h2c is not carried by Upgrade",
+            ),
             ("GET https://h/ HTTP/1.1", UPGRADE, Reason::NotConnect, "use CONNECT for https://"),
             ("GET http://u:p@h/ HTTP/1.1", UPGRADE, Reason::BadTarget, "Proxy-Authorization"),
             ("GET http:///a HTTP/1.1", UPGRADE, Reason::BadTarget, "no host"),

@@ -12,13 +12,11 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
 use super::Session;
+use super::hello::{HTTP, Hello};
 use super::suites::provider;
 use super::trust::words;
 use super::validity::Validity;
 use crate::stamp::Stamp;
-
-/// What a client of an https proxy may want to speak in it, where it says so (RFC 7301).
-const PROTOCOL: &[u8] = b"http/1.1";
 
 /// A certificate and its key.
 pub struct Identity {
@@ -30,7 +28,10 @@ pub struct Identity {
 
 /// What clients are shown.
 struct Shown {
+    /// For clients that offer no protocol that is known here: nothing is chosen, and they go on.
     config: Arc<ServerConfig>,
+    /// For clients that offer HTTP/1.1 within TLS, which is chosen.
+    config_for_http: Arc<ServerConfig>,
     validity: Option<Validity>,
 }
 
@@ -80,12 +81,17 @@ impl Identity {
         self.shown.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A session with a client.
+    /// Session with a client that has sent this ClientHello.
+    ///
+    /// A server that shares no protocol with the client may refuse it (RFC 7301, 3.2), as rustls does. Clients name others
+    /// by mistake (`http/1.0`, or `http 1.1` in https-proxy-agent 5), and servers by OpenSSL go on without one; so does
+    /// this.
     ///
     /// # Errors
     /// As [`Session::server`].
-    pub fn session(&self) -> io::Result<Session> {
-        Session::server(Arc::clone(&self.shown().config))
+    pub fn session(&self, hello: Hello) -> io::Result<Session> {
+        let shown = self.shown();
+        Session::server(Arc::clone(if hello.offers_http { &shown.config_for_http } else { &shown.config }))
     }
 
     fn stamps(&self) -> [Option<Stamp>; 2] {
@@ -137,9 +143,10 @@ fn read(certificate: &Path, key: &Path) -> Result<Shown, String> {
         .map_err(|error| error.to_string())?
         .with_no_client_auth();
     let mut config = config.with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(certified)));
-    config.alpn_protocols = vec![PROTOCOL.to_vec()];
     config.ignore_client_order = true;
-    Ok(Shown { config: Arc::new(config), validity })
+    let mut config_for_http = config.clone();
+    config_for_http.alpn_protocols = vec![HTTP.to_vec()];
+    Ok(Shown { config: Arc::new(config), config_for_http: Arc::new(config_for_http), validity })
 }
 
 impl fmt::Debug for Identity {

@@ -3,11 +3,13 @@
 //! | file | what is in it |
 //! |---|---|
 //! | `mod` | a session: what goes in and comes out, whoever waits for the socket |
+//! | `hello` | the ClientHello, read ahead of its session |
 //! | `identity` | the certificate that clients are shown, and its key |
 //! | `validity` | until when that certificate counts |
 //! | `trust` | whom parents are believed to be |
 //! | `suites` | which cipher suites, best first |
 
+mod hello;
 mod identity;
 mod suites;
 mod trust;
@@ -20,6 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, Connection, ProtocolVersion, ServerConfig, ServerConnection};
 
+pub use hello::Hello;
 pub use identity::Identity;
 pub use trust::{Trust, server_name};
 

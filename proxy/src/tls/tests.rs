@@ -59,7 +59,13 @@ impl Write for Wire {
 fn established(piece: usize) -> [Session; 2] {
     let identity = Identity::load(&file("certificate.pem"), &file("key.pem")).unwrap();
     let trust = Trust::of_file(&file("certificate.pem")).unwrap();
-    agreed([trust.session(server_name(Err("localhost")).unwrap()).unwrap(), identity.session().unwrap()], piece)
+    agreed(
+        [
+            trust.session(server_name(Err("localhost")).unwrap()).unwrap(),
+            identity.session(Hello { offers_http: true }).unwrap(),
+        ],
+        piece,
+    )
 }
 
 fn agreed(sides: [Session; 2], piece: usize) -> [Session; 2] {
@@ -167,7 +173,10 @@ fn a_failure_comes_behind_the_bytes_before_it() {
 fn a_server_that_is_somebody_else_is_not_believed() {
     let identity = Identity::load(&file("certificate.pem"), &file("key.pem")).unwrap();
     let trust = Trust::of_file(&file("certificate.pem")).unwrap();
-    let sides = [trust.session(server_name(Err("another.example")).unwrap()).unwrap(), identity.session().unwrap()];
+    let sides = [
+        trust.session(server_name(Err("another.example")).unwrap()).unwrap(),
+        identity.session(Hello { offers_http: true }).unwrap(),
+    ];
     let mut wire = Wire { piece: usize::MAX, ..Wire::default() };
     sides[0].flush(&mut wire).unwrap();
     sides[1].advance(&mut wire).unwrap();
@@ -238,6 +247,45 @@ fn keys_that_are_used_up_are_replaced_or_an_error() {
     }
     assert!(sides[0].put(&bytes).unwrap_err().to_string().contains("used up"));
     assert!(!sides[0].wants_write(), "no end is announced");
+}
+
+/// First bytes of a client that offers these protocols.
+fn hello(offered: &[&str]) -> Vec<u8> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(file("certificate.pem")).unwrap()).unwrap();
+    let config = ClientConfig::builder_with_provider(suites::provider()).with_safe_default_protocol_versions().unwrap();
+    let mut config = config.with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = offered.iter().map(|name| name.as_bytes().to_vec()).collect();
+    let session = Session::client(Arc::new(config), server_name(Err("localhost")).unwrap()).unwrap();
+    let mut wire = Wire { piece: usize::MAX, ..Wire::default() };
+    session.flush(&mut wire).unwrap();
+    wire.bytes.into()
+}
+
+#[test]
+fn a_client_hello_is_read_as_soon_as_it_is_complete() {
+    for (offered, offers_http) in
+        [(&[][..], false), (&["http 1.1"], false), (&["h2", "http/1.1"], true), (&["http/1.0"], false)]
+    {
+        let bytes = hello(offered);
+        for cut in 0..bytes.len() {
+            assert_eq!(Hello::parse(&bytes[..cut]), None, "{offered:?} to {cut}");
+        }
+        assert_eq!(Hello::parse(&bytes), Some(Hello { offers_http }), "{offered:?}");
+        // As some middleboxes cut it, in records of a few bytes.
+        let mut records = Vec::new();
+        for piece in bytes[5..].chunks(9) {
+            records.extend_from_slice(&[0x16, 3, 1, 0, u8::try_from(piece.len()).unwrap()]);
+            records.extend_from_slice(piece);
+        }
+        assert_eq!(Hello::parse(&records[..records.len() - 1]), None);
+        assert_eq!(Hello::parse(&records), Some(Hello { offers_http }), "{offered:?}");
+    }
+    for no_hello in
+        [&b"CONNECT h:443 HTTP/1.1\r\n\r\n"[..], &[0x15, 3, 1, 0, 2, 2, 40], &[0x16, 3, 1, 0, 4, 2, 0, 0, 0]]
+    {
+        assert_eq!(Hello::parse(no_hello), Some(Hello { offers_http: false }), "{}", no_hello.escape_ascii());
+    }
 }
 
 #[test]

@@ -1,14 +1,14 @@
 //! What an origin answers: a pure parser, bytes in, a head for the client or a refusal out.
 //!
 //! Whatever could end somewhere else for the client than here is refused: an origin that can make a client see an
-//! answer that nobody sent can speak for others (RFC 9112, 11.1). Line folding, a lone LF and white space before a colon
-//! are no answer, nor are two lengths, a length beside chunks, or content behind a 101.
+//! answer that nobody sent can speak for others (RFC 9112, 11.1). Line folding and a lone LF are no answer, nor are two
+//! lengths, or a length beside chunks, where content may follow. Behind a 1xx, a 204, a 304 and an answer to HEAD none
+//! does, whatever their fields say (RFC 9112, 6.3): a length there is of no effect.
 
-use httparse::{Error, Header, Status};
+use httparse::Header;
 
 use crate::message::{
-    self, Content, Framing, MAX_HEAD, MAX_HEADERS, VIA, all, append, append_forwarded, elements, one_line_ending,
-    phrase,
+    self, AnswerHead, Content, Framing, VIA, all, append, append_forwarded, elements, one_line_ending,
 };
 use crate::reason::{Reason, Refusal};
 use crate::request::Upgrade;
@@ -41,18 +41,9 @@ impl Answer {
 /// # Errors
 /// [`Reason::BadAnswer`]; no word of the origin's is in it.
 pub(super) fn parse(bytes: &[u8], asked: &Upgrade) -> Result<Option<Answer>, Refusal> {
-    let window = &bytes[..bytes.len().min(MAX_HEAD)];
-    let mut lines = [httparse::EMPTY_HEADER; MAX_HEADERS];
-    let mut head = httparse::Response::new(&mut lines);
-    match head.parse(window) {
-        Ok(Status::Complete(head_len)) if one_line_ending(&window[..head_len]) => {
-            read(&head, head_len, phrase(window), asked).map(Some)
-        }
-        Ok(Status::Complete(_)) => bad("a line of its head ends in LF without CR"),
-        Ok(Status::Partial) if window.len() < MAX_HEAD => Ok(None),
-        Ok(Status::Partial) => bad("its head is longer than 16384 bytes"),
-        Err(Error::TooManyHeaders) => bad("its head has more than 64 header lines"),
-        Err(_) => bad("it is no HTTP/1.1"),
+    match message::answer(bytes, |head| read(head, asked)) {
+        Ok(answer) => answer.transpose(),
+        Err(why) => bad(&why),
     }
 }
 
@@ -61,32 +52,34 @@ pub(super) fn bad<T>(why: &str) -> Result<T, Refusal> {
     Err(Refusal::new(Reason::BadAnswer, format!("the origin's answer is of no use: {why}")))
 }
 
-fn read(head: &httparse::Response<'_, '_>, head_len: usize, phrase: &[u8], asked: &Upgrade) -> Result<Answer, Refusal> {
-    let status = head.code.unwrap_or_default();
+fn read(head: &AnswerHead<'_>, asked: &Upgrade) -> Result<Answer, Refusal> {
+    let &AnswerHead { status, headers, .. } = head;
+    if !one_line_ending(head.bytes) {
+        return bad("a line of its head ends in LF without CR");
+    }
     if !(100..600).contains(&status) {
         return bad("its status is none");
     }
-    let headers = &*head.headers;
-    let framing = framing(headers, head.version == Some(0))?;
-    let (content, behind) = match status {
-        100..200 if framing != Framing::Unsaid => return bad("there is content behind a 1xx"),
+    let framing = framing(headers, head.is_http10);
+    let (content, framing, behind) = match status {
         SWITCHED => {
-            is_asked_for(headers, asked, head.version)?;
-            (Content::NONE, "Upgrade")
+            is_asked_for(headers, asked, head.is_http10)?;
+            (Content::NONE, Framing::Unsaid, "Upgrade")
         }
-        100..200 => (Content::NONE, ""),
-        204 | 304 => (Content::NONE, "close"),
-        _ if asked.is_head => (Content::NONE, "close"),
-        _ => (framing.content(Content::UntilClose), "close"),
+        100..200 => (Content::NONE, Framing::Unsaid, ""),
+        204 => (Content::NONE, Framing::Unsaid, "close"),
+        // Of these it is the length that the content would have, if it can be told.
+        _ if status == 304 || asked.is_head => (Content::NONE, framing.unwrap_or(Framing::Unsaid), "close"),
+        _ => {
+            let framing = framing?;
+            (framing.content(Content::UntilClose), framing, "close")
+        }
     };
-    let mut to_client = [format!("HTTP/1.1 {status:03} ").as_bytes(), phrase, b"\r\n"].concat();
+    let mut to_client = [format!("HTTP/1.1 {status:03} ").as_bytes(), head.phrase, b"\r\n"].concat();
     append_forwarded(&mut to_client, headers);
-    match status {
-        // Neither may say how content comes that it cannot have (RFC 9110, 8.6; RFC 9112, 6.1).
-        204 => {}
-        304 if framing == Framing::Chunked => {}
-        // Of a HEAD or a 304 it is the length that the content would have.
-        _ => framing.append(&mut to_client),
+    // A 304 has no content that could come in chunks (RFC 9112, 6.1).
+    if !(status == 304 && framing == Framing::Chunked) {
+        framing.append(&mut to_client);
     }
     to_client.extend_from_slice(VIA);
     // Behind a 426 as well, which says what it wants (RFC 9110, 15.5.22).
@@ -100,13 +93,13 @@ fn read(head: &httparse::Response<'_, '_>, head_len: usize, phrase: &[u8], asked
         append(&mut to_client, "Upgrade", line);
     }
     to_client.extend_from_slice(b"\r\n");
-    Ok(Answer { status, head: to_client, content, head_len })
+    Ok(Answer { status, head: to_client, content, head_len: head.bytes.len() })
 }
 
 /// Whether a 101 switches to something that was asked for, as it has to (RFC 9110, 7.8).
-fn is_asked_for(headers: &[Header<'_>], asked: &Upgrade, version: Option<u8>) -> Result<(), Refusal> {
+fn is_asked_for(headers: &[Header<'_>], asked: &Upgrade, is_http10: bool) -> Result<(), Refusal> {
     let mut protocols = elements(headers, "Upgrade").peekable();
-    if version != Some(1) || protocols.peek().is_none() {
+    if is_http10 || protocols.peek().is_none() {
         return bad("its 101 names no protocol");
     }
     // Without versions: a server may name another one than it was asked for (RFC 9110, 7.8: "websocket/13").
@@ -140,6 +133,7 @@ fn framing(headers: &[Header<'_>], is_http10: bool) -> Result<Framing, Refusal> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::{MAX_HEAD, MAX_HEADERS};
     use crate::secret::Secret;
 
     fn asked(is_head: bool) -> Upgrade {
@@ -177,6 +171,48 @@ mod tests {
             (
                 "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nConnection: close\r\nUpgrade: x\r\n\r\n",
                 "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nVia: 1.1 sluicegate\r\n\r\n",
+                Content::NONE,
+            ),
+            // A 1xx ends at the empty line whatever its fields say of content.
+            (
+                "HTTP/1.1 101 OK\r\nUpgrade: SPDY/3.1\r\nContent-Length: 0\r\n\r\n",
+                "HTTP/1.1 101 OK\r\nVia: 1.1 sluicegate\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\r\n",
+                Content::NONE,
+            ),
+            (
+                "HTTP/1.1 101 OK\r\nUpgrade: SPDY/3.1\r\nContent-Length: 7\r\nTransfer-Encoding: chunked\r\n\r\n",
+                "HTTP/1.1 101 OK\r\nVia: 1.1 sluicegate\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\r\n",
+                Content::NONE,
+            ),
+            (
+                "HTTP/1.1 100 Continue\r\nContent-Length: 5\r\n\r\n",
+                "HTTP/1.1 100 Continue\r\nVia: 1.1 sluicegate\r\n\r\n",
+                Content::NONE,
+            ),
+            (
+                "HTTP/1.1 103 Hints\r\nTransfer-Encoding: chunked\r\nLink: </a>\r\n\r\n",
+                "HTTP/1.1 103 Hints\r\nLink: </a>\r\nVia: 1.1 sluicegate\r\n\r\n",
+                Content::NONE,
+            ),
+            // So do a 204 and a 304, also where the fields contradict each other.
+            (
+                "HTTP/1.1 204 No\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n",
+                "HTTP/1.1 204 No\r\nVia: 1.1 sluicegate\r\nConnection: close\r\n\r\n",
+                Content::NONE,
+            ),
+            (
+                "HTTP/1.1 304 No\r\nContent-Length: x\r\n\r\n",
+                "HTTP/1.1 304 No\r\nVia: 1.1 sluicegate\r\nConnection: close\r\n\r\n",
+                Content::NONE,
+            ),
+            (
+                "HTTP/1.1 403 Forbidden\r\nServer : x\r\nContent-Length\t: 5\r\n\r\n",
+                "HTTP/1.1 403 Forbidden\r\nServer: x\r\nContent-Length: 5\r\nVia: 1.1 sluicegate\r\nConnection: close\r\n\r\n",
+                Content::Length(5),
+            ),
+            (
+                "HTTP/1.7 204 No\r\n\r\n",
+                "HTTP/1.1 204 No\r\nVia: 1.1 sluicegate\r\nConnection: close\r\n\r\n",
                 Content::NONE,
             ),
             (
@@ -232,16 +268,14 @@ mod tests {
                 "not chunked alone",
             ),
             ("HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "not chunked alone"),
-            ("HTTP/1.1 200 OK\r\nA: b\r\n c\r\n\r\n", "no HTTP/1.1"),
-            ("HTTP/1.1 200 OK\r\nA : b\r\n\r\n", "no HTTP/1.1"),
-            ("HTTP/1.1 200 OK\r\nA: b\rc\r\n\r\n", "no HTTP/1.1"),
+            ("HTTP/1.1 200 OK\r\nA: b\r\n c\r\n\r\n", "not HTTP/1.1"),
+            ("HTTP/1.1 200 OK\r\nA: b\rc\r\n\r\n", "not HTTP/1.1"),
             ("HTTP/1.1 200 OK\nA: b\n\n", "LF without CR"),
-            ("HTTP/2 200\r\n\r\n", "no HTTP/1.1"),
-            ("SSH-2.0-OpenSSH\r\n", "no HTTP/1.1"),
+            ("HTTP/2 200\r\n\r\n", "it is HTTP/2, not HTTP/1.1"),
+            ("SSH-2.0-OpenSSH\r\n", "it is SSH, not HTTP/1.1"),
+            ("garbage\r\n", "it is not HTTP/1.1"),
             ("HTTP/1.1 600 Odd\r\n\r\n", "status is none"),
             ("HTTP/1.1 099 Odd\r\n\r\n", "status is none"),
-            ("HTTP/1.1 101 OK\r\nUpgrade: SPDY/3.1\r\nContent-Length: 0\r\n\r\n", "content behind a 1xx"),
-            ("HTTP/1.1 100 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "content behind a 1xx"),
             ("HTTP/1.1 101 OK\r\nConnection: Upgrade\r\n\r\n", "names no protocol"),
             ("HTTP/1.0 101 OK\r\nUpgrade: SPDY/3.1\r\n\r\n", "names no protocol"),
             ("HTTP/1.1 101 OK\r\nUpgrade: h2c\r\n\r\n", "nobody asked for"),
@@ -254,7 +288,7 @@ mod tests {
             assert_eq!(refusal.reason, Reason::BadAnswer, "{bytes:?}");
             assert!(refusal.detail.contains(word), "{bytes:?}: {refusal}");
         }
-        assert_eq!(MAX_HEAD, 16_384);
-        assert_eq!(MAX_HEADERS, 64);
+        let oversized = parse(oversized.as_bytes(), &asked(true)).unwrap_err();
+        assert!(oversized.detail.contains("longer than 16384"), "{oversized}");
     }
 }
