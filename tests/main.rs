@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `support` | what the others share: the gateway, origins, clients, waiting |
 //! | `handshake` | everything before the 200: requests, answers, users, limits, and those who mean no good |
+//! | `budgets` | what strangers and users may take from each other: nothing |
 //! | `policy` | where tunnels may not go |
 //! | `grants` | what each user may: where from, where to, until when, how much |
 //! | `parents` | tunnels through parent proxies |
@@ -16,6 +17,7 @@
 //! | `clients` | real programs that go through the gateway |
 //! | `migration` | whole volumes through rsync, stunnel, the gateway and a router, as `cargo xtask demo` shows it |
 
+mod budgets;
 mod clients;
 mod engines;
 mod grants;

@@ -2,18 +2,25 @@
 //!
 //! Nothing else in the gateway writes HTTP to a client, but for what an origin answers to an Upgrade.
 
+use std::future::poll_fn;
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpStream};
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::message::{self, Foreign, Opening};
 use crate::proxy_protocol;
-use crate::reason::{Reason, Refusal, Status};
+use crate::reason::{Reason, Refusal};
 use crate::request::{self, MAX_HEAD, Request};
-use crate::sys::stream::{BothWays, Stream};
+use crate::sys::stream::{BothWays, Departure, Stream};
 use crate::tls::{Hello, Identity, Session};
+
+mod answer;
+
+use answer::answer;
 
 /// The answer behind which the tunnel begins. stunnel skips header lines but takes a body for the
 /// peer's TLS, so there is neither.
@@ -194,6 +201,20 @@ impl Client {
         }
     }
 
+    /// Does `work`, which does not use the client, unless that leaves first: `work` is dropped then.
+    ///
+    /// # Errors
+    /// That of `work`; [`Reason::ClientGone`]; [`Reason::Exhausted`] if the socket cannot be waited for.
+    pub async fn unless_left<T>(&mut self, work: impl Future<Output = Result<T, Refusal>>) -> Result<T, Refusal> {
+        let mut work = pin!(work);
+        // Most of it never waits. Only a client that has to is registered and watched.
+        if let Poll::Ready(done) = poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await {
+            return done;
+        }
+        let (client, early) = self.both_ways()?;
+        unless_left(client, !early.is_empty(), work).await
+    }
+
     /// Answers a refusal, and closes when the client has read it, as it does behind an answer of the origin's. Where
     /// there is nobody to answer it only closes.
     pub async fn refuse(mut self, refusal: &Refusal) {
@@ -251,77 +272,38 @@ fn hello(bytes: &[u8]) -> Result<Option<Hello>, Refusal> {
     }
 }
 
+/// Does `work` unless the client leaves first: `work` is dropped then. It is polled first, so that it
+/// may read from the client as well. With `early` bytes of the client at hand the end of what it sends
+/// is not its departure.
+///
+/// # Errors
+/// That of `work`, or [`Reason::ClientGone`].
+pub async fn unless_left<T>(
+    client: BothWays<'_>,
+    early: bool,
+    work: impl Future<Output = Result<T, Refusal>>,
+) -> Result<T, Refusal> {
+    tokio::select! {
+        biased;
+        done = work => done,
+        departure = client.departure(early) => {
+            let how = match departure {
+                Departure::Reset => "reset its connection",
+                Departure::Closed => "closed its connection",
+            };
+            Err(Refusal::new(Reason::ClientGone, format!("client {how} before it was answered")))
+        }
+    }
+}
+
 /// What becomes of a client that could not be answered.
 pub fn took_no_answer(error: &io::Error) -> Refusal {
     Refusal::new(Reason::ClientGone, format!("client took no answer: {error}"))
 }
 
-/// The answer to a refused request: the cause stands in the reason phrase, since stunnel logs the
-/// status line and nothing else, and once more in the body for those who read that.
-fn answer(Status(code): Status, refusal: &Refusal) -> String {
-    let cause: String =
-        refusal.detail.chars().map(|c| if c == ' ' || c.is_ascii_graphic() { c } else { '?' }).collect();
-    let more = match code {
-        407 => "Proxy-Authenticate: Basic realm=\"sluicegate\", charset=\"UTF-8\"\r\n",
-        405 => "Allow: CONNECT\r\n",
-        // A limit, and tunnels end and hashes are made all the time.
-        503 => "Retry-After: 5\r\n",
-        _ => "",
-    };
-    let title = title(code);
-    let length = cause.len() + 1;
-    format!(
-        "HTTP/1.1 {code} {title}: {cause}\r\n{more}Content-Type: text/plain\r\nContent-Length: {length}\r\n\
-         Connection: close\r\n\r\n{cause}\n"
-    )
-}
-
-/// The registered reason phrases of the statuses in use (RFC 9110, 15; RFC 6585; RFC 5842, 7.2).
-const fn title(code: u16) -> &'static str {
-    match code {
-        400 => "Bad Request",
-        403 => "Forbidden",
-        405 => "Method Not Allowed",
-        407 => "Proxy Authentication Required",
-        408 => "Request Timeout",
-        413 => "Content Too Large",
-        431 => "Request Header Fields Too Large",
-        502 => "Bad Gateway",
-        503 => "Service Unavailable",
-        504 => "Gateway Timeout",
-        508 => "Loop Detected",
-        _ => "Refused",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn every_answered_reason_has_a_title_and_one_line() {
-        for &reason in Reason::ALL {
-            let Some(status) = reason.status() else { continue };
-            let text = answer(status, &Refusal::new(reason, "a\r\nX-Injected: \u{fc}"));
-            assert_ne!(title(status.0), "Refused", "{reason}");
-            let (head, body) = text.split_once("\r\n\r\n").unwrap();
-            assert!(head.lines().next().unwrap().ends_with(": a??X-Injected: ?"), "{head}");
-            let length: usize = head.lines().find_map(|l| l.strip_prefix("Content-Length: ")).unwrap().parse().unwrap();
-            assert_eq!(length, body.len());
-        }
-    }
-
-    #[test]
-    fn a_challenge_comes_with_407_the_method_with_405_and_a_time_with_503() {
-        let text = |reason: Reason| answer(reason.status().unwrap(), &Refusal::new(reason, "x"));
-        assert!(
-            text(Reason::AuthRequired)
-                .contains("\r\nProxy-Authenticate: Basic realm=\"sluicegate\", charset=\"UTF-8\"\r\n")
-        );
-        assert!(text(Reason::NotConnect).contains("\r\nAllow: CONNECT\r\n"));
-        assert!(text(Reason::UserLimit).contains("\r\nRetry-After: 5\r\n"));
-        assert!(!text(Reason::Denied).contains("Authenticate"));
-    }
 
     #[tokio::test(start_paused = true)]
     async fn all_that_comes_before_a_tunnel_has_one_time_out() {

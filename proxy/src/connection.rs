@@ -3,22 +3,24 @@
 //! It splits at the 200, or at the 101 of an origin: before it, whatever goes wrong is one [`Refusal`] and one HTTP answer; after
 //! it there is a [`Tunnel`], and what ends that can only be logged.
 
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use ipnet::IpNet;
 
-use crate::account::Account;
+use crate::account::{Account, Stage};
 use crate::auth::Authenticator;
-use crate::client::Client;
+use crate::client::{Client, unless_left};
 use crate::dial::{Dialer, Reached};
 use crate::policy::Policy;
 use crate::proxy_protocol::{Greeting, header, version_for};
 use crate::reason::Refusal;
 use crate::relay::{Carried, Relay};
-use crate::request::Ask;
+use crate::request::{Ask, Request};
+use crate::secret::Secret;
+use crate::target::Target;
 use crate::tls::Identity;
 use crate::tunnel::{Flow, Tunnel};
 use crate::upgrade;
@@ -99,33 +101,63 @@ async fn handshake(
         account.upgrade(&asked.protocols);
     }
     gateway.dialer.refuse_loop(&request.via)?;
-    let user = gateway.authenticator.check(request.proxy_authorization.as_ref(), account.source()).await?;
+    let to = match proxied {
+        Some((_, to)) => Some(to),
+        None if gateway.greetings.is_empty() => None,
+        None => Some(client.local_addr()?),
+    };
+    let Request { target, via, proxy_authorization, ask, .. } = request;
+    let reaching = reach(gateway, target, &via, proxy_authorization.as_ref(), to, account);
+    let reached = Box::pin(client.unless_left(reaching)).await?;
+    match ask {
+        Ask::Connect => Ok(Origin { reached, switched: false }),
+        Ask::Upgrade(asked) => {
+            account.enter(Stage::Upgrade);
+            let (client, from_client) = client.both_ways()?;
+            let early = !from_client.is_empty();
+            let asking = upgrade::ask(client, from_client, reached, *asked, limit);
+            let reached = Box::pin(unless_left(client, early, asking)).await?;
+            Ok(Origin { reached, switched: true })
+        }
+    }
+}
+
+/// Everything between a request and the connection that it asks for, which needs nothing more of the
+/// client. `to` is the address that the client connected to, where a target is told.
+async fn reach(
+    gateway: &Gateway,
+    target: Target,
+    via: &str,
+    credentials: Option<&Secret>,
+    to: Option<SocketAddr>,
+    account: &mut Account,
+) -> Result<Reached, Refusal> {
+    let limit = gateway.handshake_timeout;
+    account.enter(Stage::Password);
+    let user = gateway.authenticator.check(credentials, account.source()).await?;
     let (name, grant) = user.map_or((None, None), |user| (Some(user.name), user.grant));
     account.user(name.clone());
     if let (Some(name), Some(grant)) = (&name, &grant) {
         grant.admit(name, account.source(), SystemTime::now())?;
     }
-    let named = gateway.policy.check_name(request.target, grant.as_ref().and_then(|grant| grant.scope.as_ref()))?;
+    let named = gateway.policy.check_name(target, grant.as_ref().and_then(|grant| grant.scope.as_ref()))?;
+    account.wait_to_dial(limit).await?;
     account.reserve(grant.and_then(|grant| grant.max_tunnels))?;
     let permit = if gateway.dialer.leaves_name_to_parent(&named) {
         gateway.policy.check_unresolved(named)?
     } else {
+        account.enter(Stage::LookUp);
         let addresses = gateway.dialer.resolve(&named).await?;
         gateway.policy.check_addresses(named, addresses)?
     };
     let way = gateway.dialer.choose(permit);
     account.parent(way.parent.as_ref().map(|parent| parent.label.clone()));
-    let mut reached = Box::pin(gateway.dialer.dial(&way, &request.via)).await?;
-    if let Some(version) = version_for(&gateway.greetings, way.permit().target(), reached.target) {
-        let to = proxied.map_or_else(|| client.local_addr(), |(_, to)| Ok(to))?;
-        reached = Box::pin(reached.told(&header(version, account.address(), to), limit)).await?;
-    }
-    match request.ask {
-        Ask::Connect => Ok(Origin { reached, switched: false }),
-        Ask::Upgrade(asked) => {
-            let reached = Box::pin(upgrade::ask(client, reached, *asked, limit)).await?;
-            Ok(Origin { reached, switched: true })
-        }
+    account.enter(Stage::Dial);
+    let reached = gateway.dialer.dial(&way, via).await?;
+    let version = version_for(&gateway.greetings, way.permit().target(), reached.target);
+    match version.zip(to) {
+        Some((version, to)) => reached.told(&header(version, account.address(), to), limit).await,
+        None => Ok(reached),
     }
 }
 

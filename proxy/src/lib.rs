@@ -19,7 +19,7 @@
 //! | 5 | `commands` | the subcommands, one file each | `config` `server` `auth` `grant` `stamp` `policy` `dial` `target` `rate` `secret` `reason` `metrics` `relay` `account` `admin` `connection` `sys` | |
 //! | 5 | `config` | one definition of every option: flag, environment, file, help, table | `auth` `grant` `policy` `proxy_protocol` `dial` `rate` `relay` `server` `connection` `client` `secret` `target` `account` `sys` `tls` | |
 //! | 4 | `server` | bind, accept with back-off, slots, drain | `connection` `account` `admin` `policy` `auth` `dial` `relay` `client` `reason` `metrics` `sys` `tls` | `httparse` |
-//! | 3 | `connection` | the main idea: `serve` and `handshake` | `client` `request` `auth` `grant` `policy` `proxy_protocol` `dial` `upgrade` `relay` `account` `tunnel` `reason` `metrics` `target` `tls` | `rustix` `libc` `unsafe` |
+//! | 3 | `connection` | the main idea: `serve` and `handshake` | `client` `request` `auth` `grant` `policy` `proxy_protocol` `dial` `upgrade` `relay` `account` `tunnel` `reason` `metrics` `secret` `target` `tls` | `rustix` `libc` `unsafe` |
 //! | 2 | `client` | the buffered client socket; the only writer of HTTP but for origins' answers | `message` `request` `proxy_protocol` `reason` `sys` `tls` | `policy` `relay` |
 //! | 2 | `request` | pure parser: bytes in, request or refusal out | `message` `reason` `secret` `target` | `tokio` `TcpStream` `Instant` `async` |
 //! | 2 | `proxy_protocol` | whom a connection comes from, as proxies say it to each other: read, written, to whom | `policy` `target` | `tokio` `TcpStream` |

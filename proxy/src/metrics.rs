@@ -56,6 +56,10 @@ metrics_table! {
         "Tunnels that ended, by how";
     CONNECT_REQUESTS: Kind::Counter, "connect_requests_total", ["code", "reason"],
         "Handshakes that ended, by the status answered (none: nobody was left to answer) and why";
+    HANDSHAKES: Kind::Gauge, "handshakes_in_progress", ["stage"],
+        "Connections without a tunnel, by what they wait for: request (the client), password, queue (other dials of the user), look_up, dial, upgrade (the origin's answer), answer (the refused client)";
+    LIMIT: Kind::Gauge, "limit", ["of"],
+        "Most at a time of tunnels, tunnels_per_user, tunnels_per_source, handshakes and dials_per_user; +Inf where there is no limit";
     HANDSHAKE_DURATION: Kind::Histogram(SECONDS), "handshake_duration_seconds", [],
         "Seconds from accept to the 200, dialling included";
     DIAL_DURATION: Kind::Histogram(SECONDS), "dial_duration_seconds", [],

@@ -152,8 +152,11 @@ reasons! {
     UserLimit => "user_limit", Gateway, answer(503);
     /// `--max-tunnels-per-source` are open.
     SourceLimit => "source_limit", Gateway, answer(503);
-    /// More handshakes are under way than the gateway has room for.
-    HandshakeLimit => "handshake_limit", Gateway, answer(503);
+    /// It had to make room for another connection: more had no tunnel yet than there are descriptors
+    /// for, and of its source the most.
+    HandshakeLimit => "handshake_limit", Client, NO_ANSWER;
+    /// As many connections of the user are being opened as `--max-dials-per-user` allows.
+    DialLimit => "dial_limit", Gateway, answer(503);
     /// The gateway lacks descriptors, ports or memory for another connection.
     Exhausted => "exhausted", Gateway, answer(503);
 

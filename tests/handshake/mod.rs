@@ -13,5 +13,5 @@ mod answers;
 mod crowds;
 mod reasons;
 mod requests;
-mod scenes;
+pub(crate) mod scenes;
 mod upgrade;

@@ -151,7 +151,7 @@ const BY_SCENE: &[(Reason, fn())] = &[
     (Reason::TunnelLimit, scenes::tunnel_limit),
     (Reason::UserLimit, scenes::user_limit),
     (Reason::SourceLimit, scenes::source_limit),
-    (Reason::HandshakeLimit, scenes::handshake_limit),
+    (Reason::DialLimit, scenes::dial_limit),
     (Reason::Exhausted, scenes::exhausted),
 ];
 

@@ -2,17 +2,18 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::net::{Ipv4Addr, Shutdown, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, TcpStream, UdpSocket};
 use std::process::Command;
 use std::time::Duration;
 
-use sluicegate::metrics::CONNECT_REQUESTS;
+use rustix::process::{Resource, Rlimit, getrlimit, prlimit};
+use sluicegate::metrics::{CONNECT_REQUESTS, HANDSHAKES};
 use sluicegate::reason::Reason;
 
 use super::reasons::{Refused, check};
 use crate::support::client::{ask, dial, request};
 use crate::support::log::Line;
-use crate::support::process::{raise_descriptor_limit, skipped};
+use crate::support::process::skipped;
 use crate::support::tls::Certificate;
 use crate::support::{Gateway, Origin, Setup, client, connect, connect_as, eventually};
 
@@ -136,7 +137,7 @@ pub(super) fn connect_timeout() {
     check(&gateway, Reason::ConnectTimeout, &line, &refused);
 }
 
-fn full_listener() -> (socket2::Socket, Vec<TcpStream>) {
+pub(crate) fn full_listener() -> (socket2::Socket, Vec<TcpStream>) {
     let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
     listener.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().expect("an address").into()).expect("a port");
     listener.listen(0).expect("it listens");
@@ -260,40 +261,37 @@ pub(super) fn source_limit() {
     check(&gateway, Reason::SourceLimit, "503 Service Unavailable: --max-tunnels-per-source 1 reached", &refused);
 }
 
-/// Handshakes that may be under way at once.
-const HANDSHAKES: usize = 4_096;
-
-pub(super) fn handshake_limit() {
-    raise_descriptor_limit();
-    let room = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    if room.is_some_and(|room| room < 3 * HANDSHAKES as u64) {
-        return skipped("4,096 handshakes need a higher hard limit of descriptors (ulimit -Hn)");
-    }
-    let gateway = Gateway::open(&[]);
-    let silent: Vec<_> = (0..=HANDSHAKES).map(|_| dial(gateway.address)).collect();
-    // Each core accepts in order, but one does not wait for another.
-    let line = gateway.log_line("one too many", |line| line.text("reason") == "handshake_limit");
-    let refused = refused_of(silent, &line);
-    let line = format!("503 Service Unavailable: {HANDSHAKES} handshakes are under way");
-    check(&gateway, Reason::HandshakeLimit, &line, &refused);
-}
-
-/// A gateway with few descriptors, and more silent clients than those are enough for.
+/// A gateway whose descriptors are taken away once a client is there.
 pub(super) fn exhausted() {
-    const DESCRIPTORS: u32 = 600;
-    raise_descriptor_limit();
     let origin = Origin::echo();
-    let gateway = Setup::new(&["--no-auth"]).descriptors(DESCRIPTORS).start();
+    let gateway = Setup::new(&["--no-auth"]).start();
+    let before = connect(gateway.address, origin.address);
     let mut first = dial(gateway.address);
-    let silent: Vec<_> = (0..DESCRIPTORS).map(|_| dial(gateway.address)).collect();
-    gateway.log_line("no descriptor is left", |line| line.message().starts_with("cannot accept"));
+    gateway.wait_for_metric(&HANDSHAKES, &["request"], 1);
+    let limit = prlimit(Some(gateway.pid()), Resource::Nofile, rlimit(1)).expect("a process of ours");
     first.write_all(request(origin.address, None).as_bytes()).expect("it reads");
     let from = first.local_addr().expect("an address");
     let refused = Refused { from, answer: client::answer(first) };
+    prlimit(Some(gateway.pid()), Resource::Nofile, limit).expect("what it was");
     let words = format!("the gateway cannot dial {}: Too many open files (os error 24)", origin.address);
-    // Of what is left when a descriptor is free again nothing is known: the metrics need one as well.
-    silent.iter().for_each(|stream| drop(stream.shutdown(Shutdown::Both)));
-    drop(silent);
     check(&gateway, Reason::Exhausted, &format!("503 Service Unavailable: {words}"), &refused);
+    client::echoes(&before, 100_000);
     client::echoes(&connect(gateway.address, origin.address), 100_000);
+}
+
+fn rlimit(current: u64) -> Rlimit {
+    Rlimit { current: Some(current), maximum: getrlimit(Resource::Nofile).maximum }
+}
+
+/// A user with one dial under way, at a target that does not answer.
+pub(super) fn dial_limit() {
+    let (full, _queue) = full_listener();
+    let target = full.local_addr().expect("an address").as_socket().expect("an IP address");
+    let gateway = Gateway::open(&["--max-dials-per-user", "1", "--handshake-timeout", "1s", "--dial-timeout", "1m"]);
+    let mut dialling = dial(gateway.address);
+    dialling.write_all(request(target, None).as_bytes()).expect("it reads");
+    gateway.wait_for_metric(&HANDSHAKES, &["dial"], 1);
+    let refused = refused(&gateway, request("127.0.0.1:443", None).as_bytes());
+    let line = "503 Service Unavailable: --max-dials-per-user 1 are being opened, and none ended in 1s";
+    check(&gateway, Reason::DialLimit, line, &refused);
 }

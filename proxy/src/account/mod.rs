@@ -6,29 +6,40 @@
 //! so that no path through the code can forget to count.
 
 mod clean;
+mod dials;
 mod ending;
+mod handshakes;
 mod limits;
 mod live;
 mod log;
 mod meters;
+mod progress;
 mod rates;
 mod registry;
+mod series;
 
+use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
+use tokio::task::AbortHandle;
+
 use crate::metrics;
 use crate::reason::{Reason, Refusal};
 use crate::target::Target;
-use crate::tunnel::{Direction, Flow};
+use crate::tunnel::Flow;
 
 pub use clean::clean;
+pub use handshakes::Stage;
 pub use limits::Limits;
 pub use live::{INTERIM, TunnelView};
 pub use rates::{Change, Limit, Rates, RatesView, Unknown};
-pub use registry::Registry;
+pub use registry::{Connection, Registry};
+pub use series::register_series;
 
+use dials::DialPermit;
+use handshakes::Absence;
 use limits::Slot;
 use live::{Asked, Live};
 
@@ -45,6 +56,12 @@ pub struct Account {
     target: Option<Target>,
     upgrade: Option<Arc<str>>,
     parent: Option<Arc<str>>,
+    stage: Option<Stage>,
+    /// What ends the task that serves this, where it does not count as a handshake any more.
+    task: Option<AbortHandle>,
+    /// It had to make room for another connection.
+    evicted: bool,
+    permit: Option<DialPermit>,
     slot: Option<Slot>,
     live: Option<Arc<Live>>,
     ended: bool,
@@ -52,6 +69,8 @@ pub struct Account {
 
 impl Account {
     fn new(registry: Arc<Registry>, id: u64, client: SocketAddr) -> Self {
+        let stage = Some(Stage::default());
+        registry.handshakes.moved(None, stage);
         Self {
             registry,
             id,
@@ -63,6 +82,10 @@ impl Account {
             target: None,
             upgrade: None,
             parent: None,
+            stage,
+            task: None,
+            evicted: false,
+            permit: None,
             slot: None,
             live: None,
             ended: false,
@@ -73,11 +96,6 @@ impl Account {
     #[must_use]
     pub const fn id(&self) -> u64 {
         self.id
-    }
-
-    /// Who the client is by the word of a proxy before, which is to be believed.
-    pub fn client(&mut self, client: SocketAddr) {
-        self.client = canonical(client);
     }
 
     /// The client's address.
@@ -124,18 +142,6 @@ impl Account {
         self.parent = parent;
     }
 
-    /// Takes one of the slots that [`Limits`] allow, for as long as this lives. The user must be
-    /// known by now; `own` is the limit that he has instead of everybody's.
-    ///
-    /// # Errors
-    /// The refusal, with the flag and the value that it ran into.
-    pub fn reserve(&mut self, own: Option<usize>) -> Result<(), Refusal> {
-        if self.slot.is_none() {
-            self.slot = Some(self.registry.slots().take(self.user.clone(), own, self.client.ip())?);
-        }
-        Ok(())
-    }
-
     /// Holds a tunnel to its rate that no engine has yet: one engine begins otherwise with what is held to none.
     pub fn pace(&self, flow: &Flow) {
         self.registry.pace_first(self.id, self.user.as_ref(), flow);
@@ -166,6 +172,10 @@ impl Account {
         let live = Arc::new(Live::new(self.id, self.client, user, asked, origin, engine, flow));
         // In this order: who has read of it finds it listed.
         self.registry.insert(&live);
+        // A tunnel has no task: this would keep the room that it had.
+        self.task = None;
+        self.permit = None;
+        self.registry.handshakes.moved(self.stage.take(), None);
         log::established(&live);
         self.live = Some(live);
     }
@@ -202,21 +212,32 @@ impl Account {
             metrics::CONNECT_REQUESTS.counter(&[&label, reason.label()]).increment(1);
             log::refused(self, reason, code, detail);
         }
+        self.permit = None;
         drop(self.slot.take());
+        if self.live.is_none() && !self.evicted {
+            self.enter(Stage::Answer);
+            // It takes room again until its client has read the answer.
+            if let Some(task) = self.task.take() {
+                let Connection { id, source } = self.connection();
+                self.registry.handshakes.enter(id, source, task);
+            }
+        }
     }
 
     /// What became of a connection that nobody ended: the task that served it was dropped or
     /// panicked.
-    fn abandoned(&self) -> (Reason, &'static str) {
+    fn abandoned(&self) -> (Reason, Cow<'static, str>) {
         if std::thread::panicking() {
             // Whichever half of its life it was in, the fault is the gateway's.
-            (Reason::EngineFailed, "internal error: the task that served it panicked")
+            (Reason::EngineFailed, "internal error: the task that served it panicked".into())
+        } else if self.evicted {
+            (Reason::HandshakeLimit, self.made_room().into())
         } else if self.registry.stopping() {
-            (Reason::Shutdown, "the gateway stopped")
+            (Reason::Shutdown, "the gateway stopped".into())
         } else if self.live.is_some() {
-            (Reason::EngineFailed, "internal error: the task that served it was dropped")
+            (Reason::EngineFailed, "internal error: the task that served it was dropped".into())
         } else {
-            (Reason::ClientGone, "given up before it was answered")
+            (Reason::ClientGone, "given up before it was answered".into())
         }
     }
 }
@@ -228,56 +249,17 @@ fn canonical(client: SocketAddr) -> SocketAddr {
 
 impl Drop for Account {
     fn drop(&mut self) {
+        if self.live.is_none() {
+            let left = self.registry.handshakes.leave(self.id);
+            self.evicted |= left.is_err_and(|absence| absence == Absence::Evicted);
+        }
         if !self.ended {
             let (reason, detail) = self.abandoned();
-            self.end(reason, detail);
+            self.end(reason, &detail);
         }
+        self.registry.handshakes.moved(self.stage.take(), None);
         // Last, so that whoever waits for all to be gone finds everything counted.
         self.registry.leave();
-    }
-}
-
-/// Reasons for which there is no tunnel and that nobody is told here.
-const UNANSWERED: [Reason; 6] =
-    [Reason::Silent, Reason::ClientGone, Reason::NotProxied, Reason::TlsFailed, Reason::NotUpgraded, Reason::AnswerCut];
-
-/// Puts every series whose labels are known beforehand at zero, so that a rate over the first event
-/// is right and a graph of failures shows zero rather than nothing. `engines` are those that may run.
-pub fn register_series(engines: &[&str]) {
-    metrics::AUTH_FAILURES.counter(&[]).increment(0);
-    for code in ["200", "101"] {
-        metrics::CONNECT_REQUESTS.counter(&[code, "established"]).increment(0);
-    }
-    for reason in UNANSWERED {
-        metrics::CONNECT_REQUESTS.counter(&["none", reason.label()]).increment(0);
-    }
-    for reason in Reason::ALL {
-        let code = reason.status().map(|status| status.0.to_string());
-        match code {
-            Some(code) => metrics::CONNECT_REQUESTS.counter(&[&code, reason.label()]).increment(0),
-            None if UNANSWERED.contains(reason) => {}
-            None => engines.iter().for_each(|engine| {
-                metrics::TUNNELS.counter(&[engine, reason.label()]).increment(0);
-            }),
-        }
-    }
-    for engine in engines {
-        metrics::TUNNELS_ACTIVE.gauge(&[engine]).increment(0.0);
-        for direction in Direction::BOTH {
-            metrics::BYTES.counter(&[direction.label(), engine]).increment(0);
-        }
-    }
-    for side in metrics::LimitedSide::ALL {
-        for by in metrics::LimitedBy::ALL {
-            metrics::TCP_LIMITED.counter(&[side.label(), by.label()]).increment(0);
-        }
-    }
-    for by in metrics::Carrier::ALL {
-        metrics::SOCKMAP_SECONDS.counter(&[by.label()]).increment(0);
-    }
-    // The exporter shows a histogram as soon as it is asked for.
-    for metric in [metrics::HANDSHAKE_DURATION, metrics::DIAL_DURATION, metrics::TUNNEL_DURATION] {
-        drop(metric.histogram());
     }
 }
 

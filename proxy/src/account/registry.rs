@@ -7,15 +7,27 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use tokio::sync::watch;
+use tokio::task::AbortHandle;
 use tokio::time::sleep;
 
+use super::dials::Dials;
+use super::handshakes::Handshakes;
 use super::limits::Slots;
 use super::live::Live;
 use super::meters::Meters;
 use super::rates::{self, Book};
-use super::{Account, Change, Limit, Limits, Rates, RatesView, TunnelView, Unknown};
+use super::{Account, Change, Limit, Limits, Rates, RatesView, Stage, TunnelView, Unknown};
+use crate::metrics::{HANDSHAKES, LIMIT};
 use crate::reason::Reason;
+use crate::source::Source;
 use crate::tunnel::Flow;
+
+/// Number and source of a connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Connection {
+    pub(super) id: u64,
+    pub(super) source: Source,
+}
 
 /// The connections of one gateway.
 #[derive(Debug)]
@@ -23,6 +35,8 @@ pub struct Registry {
     next: AtomicU64,
     slots: Arc<Slots>,
     pub(super) meters: Meters,
+    pub(super) handshakes: Handshakes,
+    pub(super) dials: Arc<Dials>,
     rates: Book,
     state: Mutex<State>,
     connections: watch::Sender<usize>,
@@ -48,6 +62,8 @@ impl Registry {
         Arc::new(Self {
             next: AtomicU64::new(1),
             slots: Slots::new(limits),
+            handshakes: Handshakes::new(limits.handshakes),
+            dials: Dials::new(limits.dials_per_user),
             meters: Meters::default(),
             rates: Book::new(rates),
             state: Mutex::default(),
@@ -55,17 +71,28 @@ impl Registry {
         })
     }
 
-    /// A connection from `client` was accepted: its account, and the number of handshakes under way, this one
-    /// included. Of connections that are accepted at the same time no two have the same.
+    /// Accounts for a connection from `client` that was accepted.
     #[must_use]
-    pub fn accepted(self: &Arc<Self>, client: SocketAddr) -> (Account, usize) {
-        let mut open = 0;
-        self.connections.send_modify(|connections| {
-            *connections += 1;
-            open = *connections;
-        });
-        let account = Account::new(Arc::clone(self), self.next.fetch_add(1, Ordering::Relaxed), client);
-        (account, open.saturating_sub(self.active()))
+    pub fn accepted(self: &Arc<Self>, client: SocketAddr) -> Account {
+        self.connections.send_modify(|connections| *connections += 1);
+        Account::new(Arc::clone(self), self.next.fetch_add(1, Ordering::Relaxed), client)
+    }
+
+    /// Has a connection that is served by `task` now count among those without a tunnel. Where there
+    /// is no room for it another one is ended: the longest silent of the source with the most.
+    pub fn serving(&self, connection: &Connection, task: AbortHandle) {
+        self.handshakes.enter(connection.id, connection.source, task);
+    }
+
+    /// Ends a connection without a tunnel, for want of descriptors; `false` if there is none.
+    pub fn make_room(&self) -> bool {
+        self.handshakes.evict()
+    }
+
+    /// No further tunnel fits within `--max-tunnels`.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.slots.is_full()
     }
 
     /// The number of tunnels that stand.
@@ -113,9 +140,27 @@ impl Registry {
         self.snapshot().iter().for_each(|live| live.close(why));
     }
 
-    /// Brings the byte counters of the live tunnels up to date.
+    /// Brings the byte counters of the live tunnels up to date, and the gauges of handshakes.
     pub fn publish(&self) {
         self.snapshot().iter().for_each(|live| live.publish());
+        for stage in Stage::ALL {
+            HANDSHAKES.gauge(&[stage.label()]).set(gauge(self.handshakes.in_stage(stage)));
+        }
+    }
+
+    /// Puts the limits among the metrics.
+    pub fn publish_limits(&self) {
+        let Limits { tunnels, per_user, per_source, .. } = *self.slots.limits();
+        let limits = [
+            ("tunnels", Some(tunnels)),
+            ("tunnels_per_user", per_user),
+            ("tunnels_per_source", per_source),
+            ("handshakes", Some(self.handshakes.room())),
+            ("dials_per_user", Some(self.dials.most())),
+        ];
+        for (of, limit) in limits {
+            LIMIT.gauge(&[of]).set(limit.map_or(f64::INFINITY, gauge));
+        }
     }
 
     /// Logs each tunnel of which nothing was logged for [`super::INTERIM`]; to be called every few
@@ -230,4 +275,9 @@ impl Registry {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a gauge is a float; such counts are far below 2^52")]
+fn gauge(count: usize) -> f64 {
+    count as f64
 }

@@ -10,9 +10,10 @@ use tracing::level_filters::LevelFilter;
 use super::*;
 use crate::rate::Rate;
 use crate::target::Host;
+use crate::tunnel::Direction;
 use crate::tunnel::Order;
 
-const LIMITS: Limits = Limits { tunnels: 10, per_user: None, per_source: None };
+const LIMITS: Limits = Limits { tunnels: 10, ..Limits::NONE };
 
 #[derive(Clone, Default)]
 struct Sink(Arc<Mutex<Vec<u8>>>);
@@ -96,7 +97,7 @@ fn origin() -> SocketAddr {
 
 /// A tunnel of ann's that is established; `flow` is the end that an engine would hold.
 fn established(registry: &Arc<Registry>, flow: &Arc<Flow>) -> Account {
-    let mut account = registry.accepted(client()).0;
+    let mut account = registry.accepted(client());
     account.heard();
     account.user(Some("ann".into()));
     account.target(&target());
@@ -161,7 +162,7 @@ fn a_tunnel_is_counted_and_logged_once() {
 fn every_refusal_is_counted_and_logged_once() {
     for &reason in Reason::ALL.iter().filter(|reason| reason.status().is_some()) {
         let trace = Trace::of(|registry| {
-            let mut account = registry.accepted(client()).0;
+            let mut account = registry.accepted(client());
             account.target(&target());
             account.refused(&Refusal::new(reason, "the rule that did it"));
         });
@@ -204,7 +205,7 @@ fn what_is_only_dropped_is_accounted_too() {
         (panicked, true, Reason::EngineFailed),
     ] {
         let trace = Trace::of(|registry| {
-            let account = if stood { established(registry, &Arc::default()) } else { registry.accepted(client()).0 };
+            let account = if stood { established(registry, &Arc::default()) } else { registry.accepted(client()) };
             fate(registry, account);
         });
         let case = format!("stood: {stood}, {reason}");
@@ -226,7 +227,7 @@ fn a_task_that_panics_or_is_cancelled_is_accounted() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let trace = Trace::of(|registry| {
         let account = established(registry, &Arc::default());
-        let cancelled = registry.accepted(client()).0;
+        let cancelled = registry.accepted(client());
         runtime.block_on(async {
             let failed = tokio::spawn(async move {
                 tokio::task::yield_now().await;
@@ -294,7 +295,7 @@ fn the_half_of_its_life_decides_how_an_end_is_counted() {
     let trace = Trace::of(|registry| {
         let mut unanswered = established(registry, &Arc::default());
         unanswered.refused(&Refusal::new(Reason::ClientGone, "left before the 200 was written"));
-        registry.accepted(client()).0.closed(Reason::Shutdown);
+        registry.accepted(client()).closed(Reason::Shutdown);
     });
     assert_eq!(trace.value("tunnels_total{engine=\"splice\",outcome=\"client_gone\"}"), 1.0);
     assert_eq!(trace.value("connect_requests_total{code=\"none\",reason=\"shutdown\"}"), 1.0);
@@ -321,7 +322,7 @@ fn port_checks_are_for_the_debug_level() {
     }
     for (heard, level) in [(false, "DEBUG"), (true, "INFO")] {
         let trace = Trace::of(|registry| {
-            let mut account = registry.accepted(client()).0;
+            let mut account = registry.accepted(client());
             if heard {
                 account.heard();
             }
@@ -338,12 +339,12 @@ fn a_peer_cannot_write_into_the_log() {
     const EVIL: &str = "eve\" outcome=forged\r\n2026 INFO tunnel closed id=9\u{1b}[2J\u{9b}31m\u{7f}\u{202e}";
     let end_both = |registry: &Arc<Registry>| {
         let evil = Target { host: Host::Name(EVIL.into()), port: 1 };
-        let mut account = registry.accepted(client()).0;
+        let mut account = registry.accepted(client());
         account.heard();
         account.user(Some(EVIL.into()));
         account.target(&evil);
         account.refused(&Refusal::new(Reason::Denied, EVIL));
-        let mut account = registry.accepted(client()).0;
+        let mut account = registry.accepted(client());
         account.user(Some(EVIL.into()));
         account.target(&evil);
         account.established(origin(), "splice", Arc::default());
@@ -459,17 +460,17 @@ fn kill_and_stop_reach_the_engine() {
 
 #[test]
 fn a_slot_comes_back_however_the_connection_ends() {
-    let registry = Registry::new(Limits { tunnels: 1, per_user: None, per_source: None });
+    let registry = Registry::new(Limits { tunnels: 1, per_user: None, per_source: None, ..Limits::default() });
     let ends: [fn(Account); 3] = [
         |account| account.closed(Reason::ClientClosed),
         |mut account| account.refused(&Refusal::new(Reason::Unreachable, "no route")),
         drop,
     ];
     for end in ends {
-        let mut account = registry.accepted(client()).0;
+        let mut account = registry.accepted(client());
         account.reserve(None).unwrap();
         account.reserve(None).expect("a second reservation is the same one");
-        let refusal = registry.accepted(client()).0.reserve(None).unwrap_err();
+        let refusal = registry.accepted(client()).reserve(None).unwrap_err();
         assert_eq!(refusal, Refusal::new(Reason::TunnelLimit, "--max-tunnels 1 reached"));
         end(account);
     }
@@ -479,7 +480,7 @@ fn a_slot_comes_back_however_the_connection_ends() {
 fn a_drain_sees_handshakes_too() {
     let registry = Registry::new(LIMITS);
     let connections = registry.connections();
-    let handshake = registry.accepted(client()).0;
+    let handshake = registry.accepted(client());
     assert_eq!((*connections.borrow(), registry.active()), (1, 0));
     drop(handshake);
     assert_eq!(*connections.borrow(), 0);
@@ -511,12 +512,13 @@ fn an_idle_tunnel_is_small() {
 #[test]
 fn a_users_rate_is_divided_over_his_tunnels_as_they_come_and_go() {
     let rates = Rates { user: Rate::new(9_000).ok(), ..Rates::default() };
-    let registry = Registry::with_rates(Limits { tunnels: 9, per_user: None, per_source: None }, rates);
+    let registry =
+        Registry::with_rates(Limits { tunnels: 9, per_user: None, per_source: None, ..Limits::default() }, rates);
     let flows: [Arc<Flow>; 4] = Default::default();
     let rate = |index: usize| flows[index].rate().map(Rate::bytes);
     let first = established(&registry, &flows[0]);
     assert_eq!(rate(0), Some(9_000));
-    let mut next = registry.accepted(client()).0;
+    let mut next = registry.accepted(client());
     next.user(Some("ann".into()));
     next.pace(&flows[3]);
     assert_eq!(rate(3), Some(4_500), "one that is about to be has what it will have");
@@ -526,7 +528,7 @@ fn a_users_rate_is_divided_over_his_tunnels_as_they_come_and_go() {
     registry.divide();
     assert_eq!(rate(0), Some(4_500));
     // A tunnel of nobody shares with nobody.
-    let mut nobody = registry.accepted(client()).0;
+    let mut nobody = registry.accepted(client());
     nobody.established(origin(), "splice", Arc::clone(&flows[2]));
     assert_eq!(rate(2), None);
     let id = second.id();
@@ -545,7 +547,8 @@ fn a_users_rate_is_divided_over_his_tunnels_as_they_come_and_go() {
 #[tokio::test(start_paused = true)]
 async fn who_keeps_rates_divided_hears_of_every_tunnel() {
     let rates = Rates { user: Rate::new(9_000).ok(), ..Rates::default() };
-    let registry = Registry::with_rates(Limits { tunnels: 9, per_user: None, per_source: None }, rates);
+    let registry =
+        Registry::with_rates(Limits { tunnels: 9, per_user: None, per_source: None, ..Limits::default() }, rates);
     let keeper = tokio::spawn({
         let registry = Arc::clone(&registry);
         async move { registry.keep_divided().await }

@@ -97,9 +97,14 @@ impl Admin {
     }
 
     fn ready(&self) -> Answer {
-        match self.readiness.get() {
+        let state = match self.readiness.get() {
+            Ready::Ready if self.registry.is_full() => Ready::Full,
+            state => state,
+        };
+        match state {
             Ready::Ready => text(StatusCode::OK, "ready\n"),
             Ready::Starting => text(StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
+            Ready::Full => text(StatusCode::SERVICE_UNAVAILABLE, "full: --max-tunnels are open\n"),
             Ready::Draining => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
         }
     }

@@ -65,6 +65,8 @@ pub enum Ready {
     Starting = 0,
     /// Taking tunnels.
     Ready = 1,
+    /// Taking no more until some of those that are open end: `--max-tunnels`.
+    Full = 3,
     /// Taking no more, and waiting for those that are open.
     Draining = 2,
 }

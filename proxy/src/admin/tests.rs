@@ -32,7 +32,7 @@ impl Scene {
         let guard = ::metrics::set_default_local_recorder(recorder);
         describe();
         register_series(&["splice", "copy"]);
-        let registry = Registry::new(Limits { tunnels: 9, per_user: None, per_source: None });
+        let registry = Registry::new(Limits { tunnels: 9, per_user: None, per_source: None, ..Limits::default() });
         let admin = Admin::new(registry, Arc::default(), recorder.handle());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -64,7 +64,7 @@ impl Scene {
         let flow = Arc::new(Flow::default());
         let engine = Arc::clone(&told);
         flow.on_order(move |order| *engine.lock().unwrap() = Some(order));
-        let mut account = self.admin.registry.accepted("192.0.2.7:40000".parse().unwrap()).0;
+        let mut account = self.admin.registry.accepted("192.0.2.7:40000".parse().unwrap());
         account.user(Some("ann".into()));
         account.target(&Target::from("198.51.100.1:443".parse::<SocketAddr>().unwrap()));
         account.established("198.51.100.1:443".parse().unwrap(), "splice", Arc::clone(&flow));

@@ -49,6 +49,7 @@ pub fn serve(options: &Serve) -> Result<(), Failure> {
     dial::register_series(settings.dial.parents());
     let own = plain.iter().chain(&secure).copied().chain([admin_address]).collect();
     let registry = Registry::with_rates(settings.limits, settings.rates);
+    registry.publish_limits();
     let readiness = Arc::new(Readiness::default());
     let gateway = Arc::new(Gateway {
         authenticator: match Reread::of(options) {

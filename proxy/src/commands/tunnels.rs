@@ -154,7 +154,7 @@ mod tests {
     }
 
     fn tunnel(registry: &Arc<Registry>, flow: &Arc<Flow>) -> Account {
-        let mut account = registry.accepted("192.0.2.7:40000".parse().unwrap()).0;
+        let mut account = registry.accepted("192.0.2.7:40000".parse().unwrap());
         account.user(Some("ann".into()));
         account.target(&Target::from("198.51.100.1:443".parse::<SocketAddr>().unwrap()));
         account.established("198.51.100.1:443".parse().unwrap(), "splice", Arc::clone(flow));
@@ -163,7 +163,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_commands_show_and_end_a_tunnel() {
-        let registry = Registry::new(Limits { tunnels: 9, per_user: None, per_source: None });
+        let registry = Registry::new(Limits { tunnels: 9, per_user: None, per_source: None, ..Limits::default() });
         let (address, _server) = gateway(&registry).await;
         let (flow, told) = (Arc::new(Flow::default()), Arc::new(Mutex::new(None)));
         let engine = Arc::clone(&told);
@@ -192,7 +192,7 @@ mod tests {
     /// The name in --admin is resolved here, so that the guard against foreign pages sees an address.
     #[tokio::test]
     async fn a_gateway_may_be_named() {
-        let registry = Registry::new(Limits { tunnels: 9, per_user: None, per_source: None });
+        let registry = Registry::new(Limits { tunnels: 9, per_user: None, per_source: None, ..Limits::default() });
         let (address, _server) = gateway(&registry).await;
         let admin = AdminAddress { admin: format!("localhost:{}", address.port()) };
         assert!(Kill { id: 4, admin }.run().await.unwrap_err().starts_with("no tunnel 4 is open"));

@@ -149,6 +149,11 @@ pub struct Serve {
     #[arg(long, env = "SLUICEGATE_MAX_TUNNELS_PER_USER", value_name = "N", value_parser = positive)]
     pub max_tunnels_per_user: Option<usize>,
 
+    /// Connections being opened at once for each user, or for each client address without
+    /// authentication; further ones wait [default: a quarter of --max-tunnels, at least 64]
+    #[arg(long, env = "SLUICEGATE_MAX_DIALS_PER_USER", value_name = "N", value_parser = positive)]
+    pub max_dials_per_user: Option<usize>,
+
     /// Tunnels open at once for each client address, IPv6 by /64 [default: no limit]
     #[arg(long, env = "SLUICEGATE_MAX_TUNNELS_PER_SOURCE", value_name = "N", value_parser = positive)]
     pub max_tunnels_per_source: Option<usize>,

@@ -29,6 +29,11 @@ pub struct Settings {
     pub rates: Rates,
 }
 
+/// Connections that one user may have opened at a time, unless told otherwise: a quarter of the tunnels,
+/// and no less than so many, which is as much as a migration needs to open its volumes at once.
+const DIALS: usize = 64;
+const DIALS_SHARE: usize = 4;
+
 impl Settings {
     /// Checks `serve`'s options.
     ///
@@ -40,10 +45,15 @@ impl Settings {
 
     fn checked(options: &Serve) -> Result<Self, String> {
         distinct(&options.rules)?;
+        let division = descriptors::divide(options.max_tunnels, descriptors::raise())?;
+        division.apply();
+        let tunnels = division.tunnels;
         let limits = Limits {
-            tunnels: descriptors::admit(options.max_tunnels, descriptors::raise())?,
+            tunnels,
             per_user: options.max_tunnels_per_user,
             per_source: options.max_tunnels_per_source,
+            handshakes: division.handshakes,
+            dials_per_user: options.max_dials_per_user.unwrap_or(tunnels.min(DIALS.max(tunnels / DIALS_SHARE))),
         };
         let (identity, parents) = (identity(options)?, parents(&options.rules)?);
         let relay = relay::Options {

@@ -26,6 +26,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::metrics::{DIAL_DURATION, PARENT_REQUESTS};
 use crate::policy::{Named, Permit};
 use crate::reason::{Reason, Refusal};
+use crate::sys::descriptors::{self, Purpose};
 use crate::sys::socket::{LegOptions, apply, bind_source, is_local_address};
 use crate::sys::stream::Stream;
 use crate::target::{Host, Target};
@@ -257,6 +258,7 @@ fn pseudonym() -> String {
 
 async fn connect(options: &Options, address: SocketAddr) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    descriptors::admit(&socket, Purpose::Socket)?;
     apply(&socket, &options.leg)?;
     if let Some(source) = options.source.iter().find(|source| source.is_ipv4() == address.is_ipv4()) {
         bind_source(&socket, *source)?;

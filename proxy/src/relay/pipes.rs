@@ -4,12 +4,11 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use rustix::io::Errno;
-use rustix::process::{Resource, getrlimit};
 use tracing::warn;
 
 use super::Engine;
 use crate::metrics;
+use crate::sys::descriptors::{self, Purpose};
 use crate::sys::pipe::{Pipe, WANTED_CAPACITY};
 
 /// Empty pipes that a loop keeps for the next burst; more are closed when they come back.
@@ -17,9 +16,6 @@ const KEPT: usize = 32;
 
 /// How often the stock is looked at: what was not needed between two looks goes.
 const TRIMMING: Duration = Duration::from_secs(2);
-
-/// Descriptors below the limit that pipes leave alone.
-const SPARED: u64 = 128;
 
 /// After a refusal the host is not asked again for so many borrowings: asking costs system calls, and
 /// what is short stays short for a while.
@@ -78,9 +74,7 @@ impl Pipes {
     fn make() -> io::Result<Pipe> {
         let pipe = Pipe::worthwhile()?;
         // Pipes must not take the descriptors that handshakes, dials and the admin address need.
-        if getrlimit(Resource::Nofile).current.is_some_and(|limit| pipe.descriptor() + SPARED > limit) {
-            return Err(Errno::MFILE.into());
-        }
+        descriptors::admit(pipe.write_end(), Purpose::Pipe)?;
         metrics::PIPE_BYTES.gauge(&[]).increment(size(&pipe));
         Ok(pipe)
     }

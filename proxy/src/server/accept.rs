@@ -1,23 +1,19 @@
 //! The accept loop.
 
 use std::io;
-use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::task::yield_now;
 use tokio::time::sleep;
 use tracing::warn;
 
-use crate::account::Registry;
-use crate::client::Client;
+use crate::account::{Account, Registry};
 use crate::connection::{Gateway, serve};
 use crate::reason::{Reason, Refusal};
+use crate::sys::descriptors::{self, Purpose};
 use crate::sys::stream::Listener;
-
-/// Handshakes at once. One costs a descriptor and at most 16 KiB; the limit is there for those who
-/// never finish theirs.
-const HANDSHAKES: usize = 4096;
 
 /// The first and the longest pause after an error that the next accept would meet again.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
@@ -34,7 +30,7 @@ pub(super) async fn accept(
     registry: Arc<Registry>,
     mut draining: watch::Receiver<bool>,
 ) {
-    let (mut pause, mut last) = (BACK_OFF.0, LAST);
+    let (mut pause, mut last, mut failing) = (BACK_OFF.0, LAST, None);
     loop {
         let accepted = tokio::select! {
             biased;
@@ -50,18 +46,31 @@ pub(super) async fn accept(
         };
         match accepted {
             Ok((stream, client)) => {
-                pause = BACK_OFF.0;
-                let (account, handshakes) = registry.accepted(client);
-                if handshakes <= HANDSHAKES {
-                    tokio::spawn(serve(gateway.clone(), stream, secure, account));
-                } else {
-                    tokio::spawn(turn_away(stream, secure, account));
+                (pause, failing) = (BACK_OFF.0, None);
+                let account = registry.accepted(client);
+                let is_short = descriptors::admit(&stream, Purpose::Socket).is_err();
+                if is_short && !registry.make_room() {
+                    turn_away(account);
+                    continue;
+                }
+                let connection = account.connection();
+                let task = tokio::spawn(serve(gateway.clone(), stream, secure, account));
+                // The task runs on this thread, so that it has not begun.
+                registry.serving(&connection, task.abort_handle());
+                if is_short {
+                    // The one that made room ends meanwhile.
+                    yield_now().await;
                 }
             }
             Err(_) if *draining.borrow() => return,
             Err(error) if is_of_the_connection(&error) => {}
             Err(error) => {
-                warn!(%error, pause_ms = pause.as_millis(), "cannot accept: {}", remedy(&error));
+                // Once for as long as it stays the same.
+                if failing != error.raw_os_error() {
+                    failing = error.raw_os_error();
+                    warn!(%error, "cannot accept, trying again: {}", remedy(&error));
+                }
+                registry.make_room();
                 sleep(pause).await;
                 pause = (pause * 2).min(BACK_OFF.1);
             }
@@ -69,25 +78,41 @@ pub(super) async fn accept(
     }
 }
 
-async fn turn_away(stream: TcpStream, secure: bool, mut account: crate::account::Account) {
-    let refusal = Refusal::new(Reason::HandshakeLimit, format!("{HANDSHAKES} handshakes are under way"));
-    account.refused(&refusal);
-    // One that waits for TLS would not understand.
-    if !secure {
-        Client::new(stream).refuse(&refusal).await;
-    }
+/// Ends a connection that there is no descriptor for, which nothing else can give back. To answer it
+/// would take the descriptor for longer.
+fn turn_away(mut account: Account) {
+    account.refused(&Refusal::new(Reason::HandshakeLimit, "descriptors are used up by tunnels and dials"));
 }
 
-/// The connection was gone, or its network, before it was accepted (accept(2)): the next one is not
-/// concerned.
+/// Errors of the one connection that was to be accepted, or of its network (accept(2)): the next one
+/// is not concerned. All other errors would be met again at once.
 fn is_of_the_connection(error: &io::Error) -> bool {
-    !matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::EAGAIN
+                | libc::EINTR
+                | libc::ECONNABORTED
+                | libc::ECONNRESET
+                | libc::EPROTO
+                | libc::ENOPROTOOPT
+                | libc::ENETDOWN
+                | libc::ENETUNREACH
+                | libc::EHOSTDOWN
+                | libc::EHOSTUNREACH
+                | libc::ENONET
+                | libc::EOPNOTSUPP
+                | libc::ETIMEDOUT
+        )
+    )
 }
 
 fn remedy(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::EMFILE) => "raise the descriptor limit (LimitNOFILE=, ulimit -n) or lower --max-tunnels",
         Some(libc::ENFILE) => "raise fs.file-max",
-        _ => "the host is short of memory for sockets (net.ipv4.tcp_mem)",
+        Some(libc::ENOBUFS | libc::ENOMEM) => "the host is short of memory for sockets (net.ipv4.tcp_mem)",
+        Some(libc::EPERM | libc::EACCES) => "a filter of the host (seccomp, SELinux, BPF) forbids accept4(2)",
+        _ => "this is no known state of a listener: see `dmesg`, and restart the gateway if it stays",
     }
 }

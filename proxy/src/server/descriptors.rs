@@ -1,63 +1,91 @@
-//! The descriptor limit, and the tunnels that fit in it.
+//! Division of the descriptor limit: what the gateway needs itself, connections without a tunnel, and
+//! tunnels.
 
 use std::thread::available_parallelism;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use crate::sys::descriptors;
 
-/// Descriptors that tunnels do not get: listeners, logs, loops, the admin server, handshakes under
-/// way, and pipes for the tunnels that move bytes just now. So many beside those of [`EACH_CORE`], and at least.
-const RESERVED: (u64, u64) = (256, 512);
+/// Descriptors of the gateway itself, beside those of [`EACH_CORE`]: listeners, log, files that are
+/// re-read, name look-ups, and the connections to its admin, metrics and control listeners (64 each).
+const OWN: u64 = 288;
 
-/// What the threads of a core have: a poller and an eventfd for each of its two loops, the same for handshakes, a
-/// listener for each address, and a few pipes.
+/// Descriptors of the threads of a core: a poller and an eventfd for each of its two loops, the same
+/// for handshakes, a listener for each address, and a few pipes.
 const EACH_CORE: u64 = 16;
 
 /// Descriptors of a tunnel: its two sockets.
 const EACH: u64 = 2;
 
-/// Raises the limit of this process to its hard limit, and says what it is then.
+/// Connections without a tunnel that there has to be room for, and the most: each may hold the 16 KiB
+/// of a head.
+const HANDSHAKES: (u64, u64) = (64, 4096);
+
+/// Part of the limit that these connections get between those two bounds.
+const HANDSHAKES_SHARE: u64 = 8;
+
+/// Division of a descriptor limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Division {
+    /// Tunnels at once, with their sockets.
+    pub tunnels: usize,
+    /// Connections without a tunnel at once.
+    pub handshakes: usize,
+    own: u64,
+}
+
+impl Division {
+    /// Has sockets and pipes leave alone what is not theirs, from now on and in the whole process.
+    pub fn apply(&self) {
+        descriptors::divide(self.own, self.own.saturating_add(self.handshakes as u64));
+    }
+}
+
+/// Raises the limit of this process to its hard limit, and gives what it is then.
 #[must_use]
 pub fn raise() -> u64 {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    // Raising the soft limit to the hard one is always permitted (getrlimit(2)); if not, what was stays.
-    let _ = setrlimit(Resource::Nofile, raised);
-    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+    descriptors::raise()
 }
 
-/// The tunnels that a limit has room for.
-#[must_use]
-pub fn tunnels_within(limit: u64) -> usize {
-    usize::try_from(limit.saturating_sub(reserved()) / EACH).unwrap_or(usize::MAX)
-}
-
-fn reserved() -> u64 {
-    reserved_for(available_parallelism().map_or(1, |threads| threads.get() as u64))
-}
-
-fn reserved_for(cores: u64) -> u64 {
-    cores.saturating_mul(EACH_CORE).saturating_add(RESERVED.0).max(RESERVED.1)
-}
-
-/// How many tunnels to admit.
+/// Divides a limit. With `wanted` tunnels the rest goes to connections without one.
 ///
 /// # Errors
-/// When more are wanted than fit, or none does.
-pub fn admit(wanted: Option<usize>, limit: u64) -> Result<usize, String> {
-    let (room, reserved) = (tunnels_within(limit), reserved());
-    match wanted {
-        Some(wanted) if wanted > room => Err(format!(
-            "--max-tunnels {wanted} needs {} descriptors ({EACH} each and {reserved} beside), but the hard limit is \
-             {limit}: raise it (systemd: LimitNOFILE=, shell: ulimit -Hn) or lower --max-tunnels to {room}",
-            (wanted as u64).saturating_mul(EACH).saturating_add(reserved),
-        )),
-        None if room == 0 => Err(format!(
-            "the hard limit of {limit} descriptors has no room for a tunnel beside the {reserved} that the gateway \
-             needs itself: raise it (systemd: LimitNOFILE=, shell: ulimit -Hn)"
-        )),
-        Some(wanted) => Ok(wanted),
-        None => Ok(room),
-    }
+/// When more tunnels are wanted than fit, or none does.
+pub fn divide(wanted: Option<usize>, limit: u64) -> Result<Division, String> {
+    divide_for(wanted, limit, own(available_parallelism().map_or(1, |threads| threads.get() as u64)))
+}
+
+const fn own(cores: u64) -> u64 {
+    cores.saturating_mul(EACH_CORE).saturating_add(OWN)
+}
+
+fn divide_for(wanted: Option<usize>, limit: u64, own: u64) -> Result<Division, String> {
+    let (least, most) = HANDSHAKES;
+    let handshakes = (limit / HANDSHAKES_SHARE).clamp(least, most);
+    let room = |handshakes: u64| limit.saturating_sub(own).saturating_sub(handshakes) / EACH;
+    let beside = own + least;
+    let (tunnels, handshakes) = match wanted {
+        Some(wanted) if wanted as u64 > room(least) => {
+            return Err(format!(
+                "--max-tunnels {wanted} needs {} descriptors ({EACH} each and {beside} beside), but the hard limit is \
+                 {limit}: raise it (systemd: LimitNOFILE=, shell: ulimit -Hn) or lower --max-tunnels to {}",
+                (wanted as u64).saturating_mul(EACH).saturating_add(beside),
+                room(least),
+            ));
+        }
+        None if room(handshakes) == 0 => {
+            return Err(format!(
+                "the hard limit of {limit} descriptors has no room for a tunnel beside the {} that the gateway needs \
+                 itself and for handshakes: raise it (systemd: LimitNOFILE=, shell: ulimit -Hn)",
+                own + handshakes
+            ));
+        }
+        Some(wanted) => {
+            let rest = limit - own - EACH * wanted as u64;
+            (wanted, rest.min(most))
+        }
+        None => (usize::try_from(room(handshakes)).unwrap_or(usize::MAX), handshakes),
+    };
+    Ok(Division { tunnels, handshakes: usize::try_from(handshakes).unwrap_or(usize::MAX), own })
 }
 
 #[cfg(test)]
@@ -66,18 +94,23 @@ mod tests {
 
     #[test]
     fn what_fits_is_admitted_and_the_rest_is_explained() {
-        let limit = reserved() + 1_000;
-        assert_eq!(admit(None, limit), Ok(500));
-        assert_eq!(admit(Some(500), limit), Ok(500));
-        let error = admit(Some(501), limit).unwrap_err();
-        let needed = format!("needs {} descriptors", limit + 2);
-        assert!(error.contains(&needed) && error.contains("--max-tunnels to 500"), "{error}");
-        assert!(admit(None, reserved()).unwrap_err().contains("no room for a tunnel"));
-        assert!(admit(Some(usize::MAX), limit).is_err());
+        let own = own(2);
+        let division = |wanted, limit| divide_for(wanted, limit, own).map(|it| (it.tunnels, it.handshakes));
+        assert_eq!(division(None, own + 1_000), Ok(((1_000 - 165) / 2, 165)));
+        assert_eq!(division(None, 20_000), Ok(((20_000 - 320 - 2_500) / 2, 2_500)));
+        assert_eq!(division(None, 1 << 20), Ok((((1 << 20) - 320 - 4_096) / 2, 4_096)));
+        assert_eq!(division(Some(468), own + 1_000), Ok((468, 64)));
+        assert_eq!(division(Some(1), own + 1_000), Ok((1, 998)));
+        let error = division(Some(469), own + 1_000).unwrap_err();
+        let needed = format!("needs {} descriptors", own + 1_002);
+        assert!(error.contains(&needed) && error.contains("--max-tunnels to 468"), "{error}");
+        assert!(division(None, own + 64).unwrap_err().contains("no room for a tunnel"));
+        assert!(division(Some(usize::MAX), own + 1_000).is_err());
+        assert!(division(Some(1), 10).is_err());
     }
 
     #[test]
     fn many_cores_have_many_descriptors() {
-        assert_eq!([1, 16, 64].map(reserved_for), [512, 512, 1_280]);
+        assert_eq!([1, 2, 64].map(own), [304, 320, 1_312]);
     }
 }

@@ -1,7 +1,7 @@
 //! Pipes as the buffer between two sockets, and the system calls that move bytes through them.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with, splice};
 
@@ -38,12 +38,10 @@ impl Pipe {
         Ok(Self { read, write, capacity })
     }
 
-    /// The higher of its two descriptors. The kernel gives the lowest that is free (open(2)), so it tells how
-    /// many are in use.
+    /// The end that bytes go in by, whose number is the higher one: it was made last.
     #[must_use]
-    pub fn descriptor(&self) -> u64 {
-        let highest = self.read.as_raw_fd().max(self.write.as_raw_fd());
-        u64::try_from(highest).unwrap_or(0)
+    pub fn write_end(&self) -> BorrowedFd<'_> {
+        self.write.as_fd()
     }
 
     /// Bytes that fit when every page is full. Small writes take a page each, so that less may fit.

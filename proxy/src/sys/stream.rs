@@ -18,6 +18,10 @@ use tokio::io::unix::AsyncFd;
 use super::bare::Bare;
 use crate::tls::Session;
 
+mod departure;
+
+pub use departure::Departure;
+
 /// The socket, its registration once there is one, and what it speaks TLS by if it does.
 #[derive(Debug)]
 pub struct Stream {

@@ -181,6 +181,34 @@ impl Session {
         read
     }
 
+    /// Looks whether the peer has ended what it sends, with nothing before that left to be read. What
+    /// has come is taken in for that, as far as nothing is waiting to be read already.
+    ///
+    /// # Errors
+    /// That of the socket.
+    pub fn has_ended(&self, socket: &mut impl Read) -> io::Result<bool> {
+        let mut state = self.lock();
+        let mut piece = [0; STEP];
+        loop {
+            if state.plain > 0 {
+                return Ok(false);
+            }
+            if state.failed.is_some() || state.is_closed() {
+                return Ok(true);
+            }
+            let mut bytes = match socket.read(&mut piece) {
+                Ok(0) => {
+                    state.failed = Some(broken("it ended without close_notify"));
+                    return Ok(true);
+                }
+                Ok(bytes) => &piece[..bytes],
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+                Err(error) => return Err(error),
+            };
+            while !bytes.is_empty() && state.feed(&mut bytes).is_ok_and(|taken| taken > 0) {}
+        }
+    }
+
     /// Encrypts as much of `bytes` as there is room for; [`Session::flush`] sends it.
     ///
     /// # Errors

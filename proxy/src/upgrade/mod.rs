@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::client::{Client, took_no_answer};
+use crate::client::took_no_answer;
 use crate::dial::Reached;
 use crate::message::{BadContent, Content, MAX_HEAD};
 use crate::reason::{Reason, Refusal};
@@ -31,19 +31,24 @@ const SOONEST: Duration = Duration::from_millis(1);
 const LATEST: Duration = Duration::from_millis(50);
 
 /// Sends the request to the origin, and what the origin says to the client. `limit` is for the origin's answer, and for
-/// anything else that does not go on.
+/// anything else that does not go on. To be raced against the client's end ([`crate::client::unless_left`]).
 ///
 /// Once both sides know that the protocol is another one, the origin comes back, with what it sent behind its 101;
-/// what the client sent behind its request stays with it ([`Client::into_parts`]).
+/// what the client sent behind its request stays in `from_client`.
 ///
 /// # Errors
 /// A refusal that the client is still to be told; or, where it has the origin's answer instead, [`Reason::NotUpgraded`],
 /// and [`Reason::AnswerCut`] if that was not whole.
-pub async fn ask(client: &mut Client, origin: Reached, asked: Upgrade, limit: Duration) -> Result<Reached, Refusal> {
+pub async fn ask(
+    client: BothWays<'_>,
+    from_client: &mut Vec<u8>,
+    origin: Reached,
+    asked: Upgrade,
+    limit: Duration,
+) -> Result<Reached, Refusal> {
     let Reached { socket, tls, address, target, behind, parent } = origin;
     let mut stream = Stream::with(socket, tls);
     let behind = {
-        let (client, from_client) = client.both_ways()?;
         let origin = stream
             .both_ways()
             .map_err(|error| Refusal::new(Reason::Exhausted, format!("the origin cannot be waited for: {error}")))?;

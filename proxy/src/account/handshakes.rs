@@ -1,0 +1,264 @@
+//! Room for connections without a tunnel, shared by source.
+//!
+//! Anybody who can connect takes a descriptor before anything is known of them. So each connection
+//! belongs to its [`Source`] until it has a slot, and when the room is used up the longest silent
+//! connection of the fullest source goes: a newcomer is never the one to pay for others.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::task::AbortHandle;
+
+use crate::source::Source;
+
+/// Step of a handshake that a connection is in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Stage {
+    /// The client has to send: a PROXY header, its part of TLS, the request.
+    #[default]
+    Request,
+    /// Its password is checked, or waits for it.
+    Password,
+    /// It waits until fewer connections of its user are being opened.
+    Queue,
+    /// Its target's name is looked up.
+    LookUp,
+    /// Its target, or the parent proxy, is connected to and asked.
+    Dial,
+    /// The origin has its request to switch protocols.
+    Upgrade,
+    /// It was refused and has yet to read its answer.
+    Answer,
+}
+
+impl Stage {
+    /// All of them, in the order of their discriminants.
+    pub const ALL: [Self; 7] =
+        [Self::Request, Self::Password, Self::Queue, Self::LookUp, Self::Dial, Self::Upgrade, Self::Answer];
+
+    /// Value of the `stage` label.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Request => "request",
+            Self::Password => "password",
+            Self::Queue => "queue",
+            Self::LookUp => "look_up",
+            Self::Dial => "dial",
+            Self::Upgrade => "upgrade",
+            Self::Answer => "answer",
+        }
+    }
+}
+
+/// Connections without a slot, and how many handshakes are in each stage.
+#[derive(Debug)]
+pub(super) struct Handshakes {
+    room: usize,
+    table: Mutex<Table>,
+    stages: [AtomicUsize; Stage::ALL.len()],
+}
+
+/// Why a connection is not among those without a tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Absence {
+    /// It had to make room for another one, which ended its task.
+    Evicted,
+    /// Nothing can end its task.
+    NeverEntered,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    connections: HashMap<u64, Entry>,
+    /// Numbers of the connections of a source by [`Entry::heard`], the longest silent one first.
+    sources: HashMap<Source, BTreeMap<u64, u64>>,
+    /// Those that had to make room and have not been accounted for yet.
+    evicted: HashSet<u64>,
+    /// What clients did so far that the gateway waited for.
+    events: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    source: Source,
+    /// The last of [`Table::events`] that was this client's.
+    heard: u64,
+    /// Ends the task that serves it.
+    task: AbortHandle,
+}
+
+impl Handshakes {
+    pub(super) fn new(room: usize) -> Self {
+        Self { room, table: Mutex::default(), stages: Default::default() }
+    }
+
+    /// Connections without a slot that there is room for.
+    pub(super) const fn room(&self) -> usize {
+        self.room
+    }
+
+    /// Handshakes in a stage.
+    pub(super) fn in_stage(&self, stage: Stage) -> usize {
+        self.stages[stage as usize].load(Ordering::Relaxed)
+    }
+
+    /// A handshake went from one stage to another; `None` is before its begin and after its end.
+    pub(super) fn moved(&self, from: Option<Stage>, to: Option<Stage>) {
+        for (stage, change) in [(from, usize::MAX), (to, 1)] {
+            if let Some(stage) = stage {
+                // Wraps: usize::MAX takes one away.
+                self.stages[stage as usize].fetch_add(change, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Lets a connection in, and ends another one if there is no room for both.
+    pub(super) fn enter(&self, id: u64, source: Source, task: AbortHandle) {
+        let mut table = self.lock();
+        table.insert(id, source, task);
+        let evicted = if table.connections.len() > self.room { table.evict() } else { None };
+        drop(table);
+        // It drops what it serves with, which takes the lock.
+        evicted.inspect(AbortHandle::abort);
+    }
+
+    /// Ends the longest silent connection of the fullest source; `false` if there is none.
+    pub(super) fn evict(&self) -> bool {
+        let evicted = self.lock().evict();
+        evicted.inspect(AbortHandle::abort).is_some()
+    }
+
+    /// The client of a connection did what was waited for, which turned out to come from `source`.
+    pub(super) fn heard(&self, id: u64, source: Source) {
+        let mut table = self.lock();
+        if let Some(entry) = table.remove(id) {
+            table.insert(id, source, entry.task);
+        }
+    }
+
+    /// Takes a connection out, which has a slot now or has ended: what ends its task, or how it left
+    /// before.
+    pub(super) fn leave(&self, id: u64) -> Result<AbortHandle, Absence> {
+        let mut table = self.lock();
+        let entry = table.remove(id);
+        let mut absence = || if table.evicted.remove(&id) { Absence::Evicted } else { Absence::NeverEntered };
+        entry.map(|entry| entry.task).ok_or_else(&mut absence)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    fn insert(&mut self, id: u64, source: Source, task: AbortHandle) {
+        self.events += 1;
+        let heard = self.events;
+        self.connections.insert(id, Entry { source, heard, task });
+        self.sources.entry(source).or_default().insert(heard, id);
+    }
+
+    fn remove(&mut self, id: u64) -> Option<Entry> {
+        let entry = self.connections.remove(&id)?;
+        if let Some(of_source) = self.sources.get_mut(&entry.source) {
+            of_source.remove(&entry.heard);
+            if of_source.is_empty() {
+                self.sources.remove(&entry.source);
+            }
+        }
+        Some(entry)
+    }
+
+    fn evict(&mut self) -> Option<AbortHandle> {
+        let longest_silent =
+            |of_source: &BTreeMap<u64, u64>| of_source.first_key_value().map(|(&heard, &id)| (heard, id));
+        // Of sources that have equally many, as in a flood from all over, the longest silent one too.
+        let fullest =
+            self.sources.values().max_by_key(|of_source| (of_source.len(), Reverse(longest_silent(of_source))))?;
+        let (_, id) = longest_silent(fullest)?;
+        self.evicted.insert(id);
+        self.remove(id).map(|entry| entry.task)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::IpAddr;
+
+    fn source(text: &str) -> Source {
+        text.parse::<IpAddr>().unwrap().into()
+    }
+
+    /// Numbers of those that are still there.
+    fn there(handshakes: &Handshakes, source: Source) -> Vec<u64> {
+        let table = handshakes.lock();
+        let mut ids: Vec<_> = table.sources.get(&source).into_iter().flat_map(BTreeMap::values).copied().collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    #[tokio::test]
+    async fn the_longest_silent_one_of_the_fullest_source_makes_room() {
+        let handshakes = Handshakes::new(4);
+        let (many, few) = (source("192.0.2.1"), source("2001:db8::1"));
+        let task = || tokio::spawn(std::future::pending::<()>());
+        let tasks: Vec<_> = (0..6).map(|_| task()).collect();
+        let enter = |id: usize, source| handshakes.enter(id as u64, source, tasks[id].abort_handle());
+        (0..3).for_each(|id| enter(id, many));
+        enter(3, few);
+        handshakes.heard(0, many);
+        enter(4, few);
+        assert_eq!((there(&handshakes, many), there(&handshakes, few)), (vec![0, 2], vec![3, 4]));
+        // One that has a slot takes no room any more, and cannot be ended.
+        assert!(handshakes.leave(2).is_ok());
+        enter(5, few);
+        assert_eq!((there(&handshakes, many), there(&handshakes, few)), (vec![0], vec![3, 4, 5]));
+        let how = [1, 1].map(|id| handshakes.leave(id).unwrap_err());
+        assert_eq!(how, [Absence::Evicted, Absence::NeverEntered]);
+        let mut tasks = tasks;
+        assert!(tasks.remove(1).await.unwrap_err().is_cancelled());
+        assert!(handshakes.evict() && handshakes.evict() && handshakes.evict() && handshakes.evict());
+        assert!(!handshakes.evict());
+        assert!(handshakes.lock().sources.is_empty() && handshakes.lock().connections.is_empty());
+        tasks.iter().for_each(tokio::task::JoinHandle::abort);
+    }
+
+    #[tokio::test]
+    async fn a_proxy_says_whose_connection_it_is() {
+        let handshakes = Handshakes::new(9);
+        let (proxy, client) = (source("192.0.2.1"), source("198.51.100.1"));
+        handshakes.enter(1, proxy, tokio::spawn(async {}).abort_handle());
+        handshakes.heard(1, client);
+        assert_eq!((there(&handshakes, proxy), there(&handshakes, client)), (vec![], vec![1]));
+        assert!(handshakes.leave(1).is_ok());
+        assert!(handshakes.lock().sources.is_empty());
+    }
+
+    #[tokio::test]
+    async fn of_sources_with_equally_many_the_longest_silent_goes() {
+        let handshakes = Handshakes::new(3);
+        let sources = ["192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4"].map(source);
+        let tasks = [(); 4].map(|()| tokio::spawn(std::future::pending::<()>()));
+        for id in [2, 0, 1] {
+            handshakes.enter(id as u64, sources[id], tasks[id].abort_handle());
+        }
+        handshakes.heard(2, sources[2]);
+        handshakes.enter(3, sources[3], tasks[3].abort_handle());
+        assert_eq!(sources.map(|source| there(&handshakes, source)), [vec![], vec![1], vec![2], vec![3]]);
+    }
+
+    #[test]
+    fn stages_are_counted() {
+        let handshakes = Handshakes::new(1);
+        handshakes.moved(None, Some(Stage::Request));
+        handshakes.moved(Some(Stage::Request), Some(Stage::Dial));
+        assert_eq!(Stage::ALL.map(|stage| handshakes.in_stage(stage)), [0, 0, 0, 0, 1, 0, 0]);
+        handshakes.moved(Some(Stage::Dial), None);
+        assert_eq!(Stage::ALL.map(|stage| handshakes.in_stage(stage)), [0; 7]);
+        assert!(Stage::ALL.iter().enumerate().all(|(place, stage)| *stage as usize == place));
+    }
+}

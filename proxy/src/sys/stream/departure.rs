@@ -1,0 +1,137 @@
+//! The end of a peer, for whoever waits for something else.
+
+use std::io;
+use std::net::TcpStream;
+use std::time::Duration;
+
+use rustix::net::RecvFlags;
+use tokio::io::Interest;
+use tokio::time::timeout;
+
+use super::{Bare, BothWays};
+
+/// How a peer left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Departure {
+    /// It reset the connection.
+    Reset,
+    /// It ended what it sends, and everything before that was read.
+    Closed,
+}
+
+/// How soon a peer with unread bytes is looked at again: no event tells when those have been read.
+const UNREAD_RECHECK: Duration = Duration::from_millis(250);
+
+impl BothWays<'_> {
+    /// Waits until the peer has left. A reset counts at once; the end of what it sends counts when
+    /// nothing before it is left to be read and none of its early bytes is kept elsewhere, since a peer
+    /// may send all that it has, end its direction and still wait.
+    ///
+    /// Polled behind a reader of the same socket it takes nothing from that, so that both may wait in
+    /// one task: bytes of a plain socket stay where they are, and of a session they stay in it.
+    pub async fn departure(self, has_early_bytes: bool) -> Departure {
+        if has_early_bytes {
+            // It fails when the runtime ends.
+            let _ = self.socket.ready(Interest::ERROR).await;
+            return Departure::Reset;
+        }
+        loop {
+            // It fails when the runtime ends.
+            let Ok(mut guard) = self.socket.ready(Interest::READABLE).await else { return Departure::Reset };
+            let socket = self.socket.get_ref();
+            let ended = match self.tls {
+                Some(tls) => tls.has_ended(&mut Bare(socket)).map(|ended| ended.then_some(Departure::Closed)),
+                None => peek(socket).map(|bytes| (bytes == 0).then_some(Departure::Closed)),
+            };
+            match ended {
+                Ok(Some(departure)) => return departure,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => guard.clear_ready(),
+                // A session that took in all there was left the socket empty.
+                Ok(None) if self.tls.is_some_and(|tls| !tls.is_ready()) => guard.clear_ready(),
+                // Unread bytes: the readiness is a reader's to clear.
+                Ok(None) => {
+                    let reset = self.socket.ready(Interest::ERROR);
+                    if timeout(UNREAD_RECHECK, reset).await.is_ok() {
+                        return Departure::Reset;
+                    }
+                }
+                Err(_) => return Departure::Reset,
+            }
+        }
+    }
+}
+
+fn peek(socket: &TcpStream) -> io::Result<usize> {
+    Ok(rustix::net::recv(socket, &mut [0; 1], RecvFlags::PEEK)?.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::stream::Stream;
+    use std::io::Write;
+    use std::net::{Ipv4Addr, Shutdown, TcpListener};
+    use std::pin::pin;
+    use std::task::Poll;
+
+    fn pair() -> (Stream, TcpStream) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (socket, _) = listener.accept().unwrap();
+        socket.set_nonblocking(true).unwrap();
+        (Stream::new(socket), peer)
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_closes_or_resets_has_left() {
+        for (departure, early) in
+            [(Departure::Closed, &b""[..]), (Departure::Reset, b""), (Departure::Reset, b"bytes that wait")]
+        {
+            let (mut stream, mut peer) = pair();
+            peer.write_all(early).unwrap();
+            let left = stream.both_ways().unwrap().departure(false);
+            let mut left = pin!(left);
+            let early_on = std::future::poll_fn(|context| Poll::Ready(left.as_mut().poll(context))).await;
+            assert!(early_on.is_pending(), "{departure:?}");
+            match departure {
+                Departure::Closed => drop(peer),
+                Departure::Reset => rustix::net::connect_unspec(&peer).unwrap(),
+            }
+            assert_eq!(left.await, departure);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_ends_its_direction_behind_unread_bytes_has_not_left_until_they_are_read() {
+        let (mut stream, mut peer) = pair();
+        peer.write_all(b"early").unwrap();
+        peer.shutdown(Shutdown::Write).unwrap();
+        let both = stream.both_ways().unwrap();
+        let mut left = pin!(both.departure(false));
+        assert!(timeout(Duration::from_millis(5), &mut left).await.is_err());
+        let mut buffer = Vec::with_capacity(9);
+        assert_eq!(both.read_buf(&mut buffer).await.unwrap(), 5);
+        assert_eq!(left.await, Departure::Closed);
+    }
+
+    #[tokio::test]
+    async fn a_reader_beside_it_has_every_byte() {
+        let (mut stream, mut peer) = pair();
+        let both = stream.both_ways().unwrap();
+        let reading = async {
+            let mut buffer = Vec::with_capacity(1 << 10);
+            while both.read_buf(&mut buffer).await? > 0 {
+                buffer.reserve(1 << 10);
+            }
+            Ok::<_, io::Error>(buffer)
+        };
+        let writer = std::thread::spawn(move || (0..200_u8).for_each(|byte| peer.write_all(&[byte; 100]).unwrap()));
+        let read = tokio::select! {
+            biased;
+            read = reading => read.unwrap(),
+            left = both.departure(false) => panic!("{left:?} before all was read"),
+        };
+        writer.join().unwrap();
+        assert_eq!(read.len(), 20_000);
+    }
+}

@@ -1,0 +1,207 @@
+//! Attackers and bystanders: connections without a tunnel, dials that come to nothing, clients that left.
+
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream};
+
+use sluicegate::metrics::{CONNECT_REQUESTS, HANDSHAKES, LIMIT};
+use socket2::{Domain, Socket, Type};
+
+use crate::handshake::scenes::full_listener;
+use crate::support::client::{self, connect, connect_as, dial, request};
+use crate::support::process::raise_descriptor_limit;
+use crate::support::seccomp::refusing;
+use crate::support::{Gateway, Origin, Setup, admin, eventually};
+
+/// Source of the attackers; bystanders come from 127.0.0.1.
+const ATTACKER: Ipv4Addr = Ipv4Addr::new(127, 66, 66, 66);
+
+/// Longer than any test takes, so that no time-out ends what a departure has to end.
+const FOR_EVER: &[&str] = &["--handshake-timeout", "1h", "--dial-timeout", "1h"];
+
+fn dial_from(source: Ipv4Addr, gateway: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.bind(&SocketAddr::new(IpAddr::V4(source), 0).into()).expect("a loopback address");
+    socket.connect(&gateway.into()).expect("the gateway accepts");
+    socket.into()
+}
+
+/// Handshakes in progress, whatever they wait for.
+fn handshakes(gateway: &Gateway) -> u64 {
+    gateway.metric(&HANDSHAKES, &[""])
+}
+
+#[test]
+fn silent_connections_of_one_source_shut_nobody_out() {
+    raise_descriptor_limit();
+    let origin = Origin::echo();
+    for (descriptors, silent, sent) in
+        [(600, 1_000, &b""[..]), (1_024, 1_200, b"C"), (4_096, 4_200, b"CONNECT 127.0.0.1:443 HTTP/1.1\r\nA: ")]
+    {
+        let gateway = Setup::new(&["--no-auth"]).descriptors(descriptors).start();
+        let open = connect(gateway.address, origin.address);
+        let crowd: Vec<_> = (0..silent)
+            .map(|_| {
+                let mut stream = dial_from(ATTACKER, gateway.address);
+                // One that had to make room for another takes nothing any more.
+                let _ = stream.write_all(sent);
+                stream
+            })
+            .collect();
+        let room = gateway.metric(&LIMIT, &["handshakes"]);
+        let evicted = || gateway.metric(&CONNECT_REQUESTS, &["none", "handshake_limit"]);
+        eventually("all that are too many had to go", || evicted() + handshakes(&gateway) == silent);
+        assert!(evicted() >= silent - room, "{} of {silent} with room for {room}", evicted());
+        // Nobody else notices, the source's own newcomers included.
+        for source in [Ipv4Addr::LOCALHOST, ATTACKER] {
+            let mut stream = dial_from(source, gateway.address);
+            stream.write_all(request(origin.address, None).as_bytes()).expect("it reads");
+            assert_eq!(client::read_head(&stream), client::ESTABLISHED, "{source} with {descriptors} descriptors");
+            client::echoes(&stream, 10_000);
+        }
+        client::echoes(&open, 10_000);
+        assert_eq!(admin::get(gateway.admin, "/healthz").status, 200);
+        assert_eq!(admin::get(gateway.admin, "/readyz").status, 200);
+        let by_attacker = |line: &crate::support::log::Line| line.text("reason") == "handshake_limit";
+        let line = gateway.log_line("one had to make room", by_attacker);
+        assert!(line.text("detail").contains(&format!("{ATTACKER} had the most")), "{}", line.raw);
+        assert!(line.text("client").starts_with(&ATTACKER.to_string()), "{}", line.raw);
+        drop(crowd);
+        eventually("nothing is left of them", || handshakes(&gateway) == 0);
+    }
+}
+
+#[test]
+fn many_sources_share_what_there_is() {
+    raise_descriptor_limit();
+    let origin = Origin::echo();
+    let gateway = Setup::new(&["--no-auth"]).descriptors(600).start();
+    let room = gateway.metric(&LIMIT, &["handshakes"]);
+    // Each of them has as many as any other, so that their oldest goes.
+    let crowd: Vec<_> = (0..2 * room)
+        .map(|number| {
+            let host = u8::try_from(number % 200).expect("a small number") + 1;
+            dial_from(Ipv4Addr::new(127, 66, 0, host), gateway.address)
+        })
+        .collect();
+    for _ in 0..20 {
+        client::echoes(&connect(gateway.address, origin.address), 1_000);
+    }
+    drop(crowd);
+}
+
+/// Step at which a client is kept waiting.
+struct Wait {
+    stage: &'static str,
+    arguments: Vec<String>,
+    head: String,
+    /// Keeps it waiting.
+    _held: Vec<Box<dyn std::any::Any>>,
+}
+
+fn waits() -> [Wait; 4] {
+    let wait = |stage, arguments: &[&str], head: String, held| Wait {
+        stage,
+        arguments: arguments.iter().map(ToString::to_string).collect(),
+        head,
+        _held: held,
+    };
+    let (full, queue) = full_listener();
+    let target = full.local_addr().expect("an address").as_socket().expect("an IP address");
+    let (parent, origin) = (Origin::new(), Origin::new());
+    let (url, upgrade) = (format!("http://{}", parent.address), client::upgrade(origin.address, None, ""));
+    [
+        wait("request", &[], "CONNECT 127.0.0.1:443 HTTP/1.1\r\n".to_owned(), vec![]),
+        wait("dial", &[], request(target, None), vec![Box::new(full), Box::new(queue)]),
+        wait("dial", &["--parent", &url], request("127.0.0.1:443", None), vec![Box::new(parent)]),
+        wait("upgrade", &[], upgrade, vec![Box::new(origin)]),
+    ]
+}
+
+#[test]
+fn a_client_that_left_costs_nothing() {
+    for Wait { stage, arguments, head, _held } in waits() {
+        let arguments = arguments.iter().map(String::as_str).chain(FOR_EVER.iter().copied());
+        let gateway = Setup::new(&["--no-auth", "--max-tunnels", "4"]).args(arguments).start();
+        for (how, leave) in
+            [("closed", (|stream| drop(stream)) as fn(TcpStream)), ("reset", |stream| client::reset(&stream))]
+        {
+            let left = gateway.metric(&CONNECT_REQUESTS, &["none", "client_gone"]);
+            let mut streams: Vec<_> = (0..4).map(|_| dial(gateway.address)).collect();
+            streams.iter_mut().for_each(|stream| stream.write_all(head.as_bytes()).expect("it reads"));
+            gateway.wait_for_metric(&HANDSHAKES, &[stage], 4);
+            streams.into_iter().for_each(leave);
+            eventually(&format!("{how} while waiting for {stage}"), || handshakes(&gateway) == 0);
+            assert_eq!(gateway.metric(&CONNECT_REQUESTS, &["none", "client_gone"]), left + 4, "{stage} {how}");
+        }
+    }
+}
+
+#[test]
+fn a_client_that_ended_its_direction_behind_early_bytes_is_served() {
+    let parent = Origin::new();
+    let url = format!("http://{}", parent.address);
+    let gateway = Setup::new(&["--no-auth", "--parent", &url]).start();
+    let mut stream = dial(gateway.address);
+    stream.write_all(&[request("127.0.0.1:443", None).as_bytes(), b"all there is"].concat()).expect("it reads");
+    stream.shutdown(Shutdown::Write).expect("an open stream");
+    let mut at_parent = parent.accept();
+    client::read_head(&at_parent);
+    // The end has been there for as long as it takes to be seen.
+    client::arrives(&stream);
+    gateway.wait_for_metric(&HANDSHAKES, &["dial"], 1);
+    at_parent.write_all(b"HTTP/1.1 200 OK\r\n\r\nan answer").expect("it reads");
+    at_parent.shutdown(Shutdown::Write).expect("an open stream");
+    let mut early = String::new();
+    std::io::Read::read_to_string(&mut at_parent, &mut early).expect("a clean end");
+    assert_eq!(early, "all there is");
+    assert_eq!(client::answer(stream), format!("{}an answer", client::ESTABLISHED));
+}
+
+#[test]
+fn dials_of_one_user_that_come_to_nothing_hold_up_no_other() {
+    let (full, _queue) = full_listener();
+    let black_hole = full.local_addr().expect("an address").as_socket().expect("an IP address");
+    let origin = Origin::echo();
+    let (ann, bob) = ("ann:one", "bob:two");
+    let arguments = ["--max-tunnels", "200", "--user", ann, "--user", bob];
+    let gateway = Setup::new(&arguments).args(FOR_EVER.iter().copied()).start();
+    let most = gateway.metric(&LIMIT, &["dials_per_user"]);
+    assert_eq!(most, 64);
+    let mut dials: Vec<_> = (0..300).map(|_| dial(gateway.address)).collect();
+    let head = request(black_hole, Some(ann));
+    dials.iter_mut().for_each(|stream| stream.write_all(head.as_bytes()).expect("it reads"));
+    gateway.wait_for_metric(&HANDSHAKES, &["dial"], most);
+    gateway.wait_for_metric(&HANDSHAKES, &["queue"], 300 - most);
+    client::echoes(&connect_as(gateway.address, origin.address, bob), 10_000);
+    // They leave, and so do their dials.
+    drop(dials);
+    eventually("nothing is dialled any more", || handshakes(&gateway) == 0);
+    client::echoes(&connect_as(gateway.address, origin.address, ann), 10_000);
+}
+
+#[test]
+fn a_full_gateway_says_so_until_there_is_room() {
+    let origin = Origin::echo();
+    let gateway = Gateway::open(&["--max-tunnels", "1"]);
+    assert_eq!(admin::get(gateway.admin, "/readyz").status, 200);
+    let only = connect(gateway.address, origin.address);
+    let full = admin::get(gateway.admin, "/readyz");
+    assert_eq!((full.status, full.body.as_str()), (503, "full: --max-tunnels are open\n"));
+    client::hang_up(&only);
+    eventually("there is room again", || admin::get(gateway.admin, "/readyz").status == 200);
+}
+
+#[test]
+fn an_accept_that_is_forbidden_is_told_once() {
+    let mut gateway = refusing(&[(&[libc::SYS_accept4], libc::EPERM)], || {
+        // The admin address cannot accept either.
+        Setup::new(&["--no-auth"]).start()
+    });
+    let _waiting = TcpStream::connect(gateway.address).expect("it is in the queue");
+    let told = |line: &crate::support::log::Line| line.message().starts_with("cannot accept");
+    let line = gateway.log_line("it cannot accept", told);
+    assert!(line.message().contains("a filter of the host"), "{}", line.raw);
+    gateway.signal(rustix::process::Signal::TERM);
+    assert!(gateway.wait().success());
+    assert_eq!(gateway.log.count(told), 1);
+}
