@@ -15,10 +15,13 @@ use crate::message::{self, Foreign, Opening};
 use crate::proxy_protocol;
 use crate::reason::{Reason, Refusal};
 use crate::request::{self, MAX_HEAD, Request};
-use crate::sys::stream::{BothWays, Departure, Stream};
+use crate::sys::stream::{BothWays, Stream};
 use crate::tls::{Hello, Identity, Session};
 
 mod answer;
+mod leaving;
+
+pub use leaving::unless_left;
 
 use answer::answer;
 
@@ -269,30 +272,6 @@ fn hello(bytes: &[u8]) -> Result<Option<Hello>, Refusal> {
         Some(false) if bytes.len() < MAX_HEAD => Ok(Hello::parse(bytes)),
         Some(false) => Ok(Some(Hello { offers_http: false })),
         None => Ok(None),
-    }
-}
-
-/// Does `work` unless the client leaves first: `work` is dropped then. It is polled first, so that it
-/// may read from the client as well. With `early` bytes of the client at hand the end of what it sends
-/// is not its departure.
-///
-/// # Errors
-/// That of `work`, or [`Reason::ClientGone`].
-pub async fn unless_left<T>(
-    client: BothWays<'_>,
-    early: bool,
-    work: impl Future<Output = Result<T, Refusal>>,
-) -> Result<T, Refusal> {
-    tokio::select! {
-        biased;
-        done = work => done,
-        departure = client.departure(early) => {
-            let how = match departure {
-                Departure::Reset => "reset its connection",
-                Departure::Closed => "closed its connection",
-            };
-            Err(Refusal::new(Reason::ClientGone, format!("client {how} before it was answered")))
-        }
     }
 }
 

@@ -1,0 +1,28 @@
+//! The race of whatever a client waits for against its end.
+
+use crate::reason::{Reason, Refusal};
+use crate::sys::stream::{BothWays, Departure};
+
+/// Does `work` unless the client leaves first: `work` is dropped then. It is polled first, so that it
+/// may read from the client as well. With `early` bytes of the client at hand the end of what it sends
+/// is not its departure.
+///
+/// # Errors
+/// That of `work`, or [`Reason::ClientGone`].
+pub async fn unless_left<T>(
+    client: BothWays<'_>,
+    early: bool,
+    work: impl Future<Output = Result<T, Refusal>>,
+) -> Result<T, Refusal> {
+    tokio::select! {
+        biased;
+        done = work => done,
+        departure = client.departure(early) => {
+            let how = match departure {
+                Departure::Reset => "reset its connection",
+                Departure::Closed => "closed its connection",
+            };
+            Err(Refusal::new(Reason::ClientGone, format!("client {how} before it was answered")))
+        }
+    }
+}
