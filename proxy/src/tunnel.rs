@@ -4,8 +4,8 @@
 
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::rate::Rate;
 use crate::reason::Reason;
@@ -84,18 +84,28 @@ impl Tunnel {
 pub struct Flow {
     started: Instant,
     moved: [AtomicU64; 2],
-    /// Milliseconds after `started` at which a byte last moved.
+    /// Milliseconds after `started` at which a byte last moved, as far as that is known here.
     last_moved: AtomicU64,
+    activity: Mutex<Option<Arc<dyn ActivitySource>>>,
     hold: Mutex<Hold>,
     /// There is, or was, somebody else who counts.
     counted: AtomicBool,
     counts: Mutex<Option<Arc<dyn Counts>>>,
 }
 
+/// An activity that is more recent than this needs no source to be asked.
+const FRESH: Duration = Duration::from_millis(50);
+
 /// What counts bytes that the engine does not see.
 pub trait Counts: std::fmt::Debug + Send + Sync {
     /// Bytes that went in `direction` so far; never less than before.
     fn moved(&self, direction: Direction) -> u64;
+}
+
+/// Knows of activity that the engine does not see: bytes that leave a socket's buffer, or that the kernel redirects.
+pub trait ActivitySource: std::fmt::Debug + Send + Sync {
+    /// When a peer last sent or acknowledged a byte; `None` where that cannot be told any more.
+    fn last_activity(&self) -> Option<Instant>;
 }
 
 impl Default for Flow {
@@ -104,6 +114,7 @@ impl Default for Flow {
             started: Instant::now(),
             moved: Default::default(),
             last_moved: AtomicU64::new(0),
+            activity: Mutex::default(),
             hold: Mutex::default(),
             counted: AtomicBool::new(false),
             counts: Mutex::default(),
@@ -115,13 +126,16 @@ impl Flow {
     /// Adds bytes that went in `direction`, at `now`.
     pub fn add(&self, direction: Direction, bytes: u64, now: Instant) {
         self.moved[direction.index()].fetch_add(bytes, Ordering::Relaxed);
-        self.moved_at(now);
+        self.last_moved.store(self.milliseconds_at(now), Ordering::Relaxed);
     }
 
-    /// A byte moved at `now`, or not long before.
-    pub fn moved_at(&self, now: Instant) {
-        let since = u64::try_from(now.duration_since(self.started).as_millis()).unwrap_or(u64::MAX);
-        self.last_moved.store(since, Ordering::Relaxed);
+    /// Notes that a peer sent or acknowledged a byte at `at`; an earlier time than is known already changes nothing.
+    pub fn note_activity(&self, at: Instant) {
+        self.last_moved.fetch_max(self.milliseconds_at(at), Ordering::Relaxed);
+    }
+
+    fn milliseconds_at(&self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.started).as_millis()).unwrap_or(u64::MAX)
     }
 
     /// Bytes that went in `direction` so far.
@@ -158,10 +172,39 @@ impl Flow {
         self.started
     }
 
-    /// When a byte last moved, or the tunnel began.
+    /// When a byte last moved, or the tunnel began, as far as the engine has seen or sampled. Costs no system call.
     #[must_use]
     pub fn last_moved(&self) -> Instant {
-        self.started + std::time::Duration::from_millis(self.last_moved.load(Ordering::Relaxed))
+        self.started + Duration::from_millis(self.last_moved.load(Ordering::Relaxed))
+    }
+
+    /// When a peer last sent or acknowledged a byte, whichever part of the host moved it, or the tunnel began. Asks the
+    /// [`ActivitySource`], unless a byte moved within the last 50 ms.
+    #[must_use]
+    pub fn last_activity(&self) -> Instant {
+        if self.last_moved().elapsed() >= FRESH {
+            // Held meanwhile, so that a source which is taken away is not in use afterwards.
+            let source = self.activity();
+            if let Some(at) = source.as_ref().and_then(|source| source.last_activity()) {
+                self.note_activity(at);
+            }
+        }
+        self.last_moved()
+    }
+
+    /// Has [`Flow::last_activity`] ask `source` from now on.
+    pub fn attach_activity(&self, source: Arc<dyn ActivitySource>) {
+        *self.activity() = Some(source);
+    }
+
+    /// Takes the source away. Nothing of it is in use when this returns.
+    pub fn detach_activity(&self) {
+        let source = self.activity().take();
+        drop(source);
+    }
+
+    fn activity(&self) -> MutexGuard<'_, Option<Arc<dyn ActivitySource>>> {
+        self.activity.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Lets orders reach the engine. The first engine that takes the tunnel sets it; an engine that takes it over from
@@ -220,7 +263,7 @@ impl Flow {
         }
     }
 
-    fn hold(&self) -> std::sync::MutexGuard<'_, Hold> {
+    fn hold(&self) -> MutexGuard<'_, Hold> {
         self.hold.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -291,6 +334,32 @@ mod tests {
             flow.counted();
             assert_eq!(moved(), [107, 8]);
         }
+    }
+
+    /// A source that is asked counts once a byte is not fresh any more, and never sets the time back.
+    #[test]
+    fn the_last_activity_is_the_latest_that_engine_or_source_knows() {
+        #[derive(Debug)]
+        struct At(Option<Instant>);
+        impl ActivitySource for At {
+            fn last_activity(&self) -> Option<Instant> {
+                self.0
+            }
+        }
+        let now = Instant::now();
+        let ago = |seconds| now.checked_sub(Duration::from_secs(seconds)).expect("a host that is up for a minute");
+        let flow = Flow { started: ago(50), ..Flow::default() };
+        let quiet = |flow: &Flow| now.saturating_duration_since(flow.last_activity()).as_secs();
+        assert_eq!(quiet(&flow), 50);
+        flow.add(Direction::ToClient, 1, ago(30));
+        assert_eq!(quiet(&flow), 30);
+        for (known, expected) in [(Some(40), 30), (Some(20), 20), (None, 20), (Some(60), 20)] {
+            flow.attach_activity(Arc::new(At(known.map(ago))));
+            assert_eq!(quiet(&flow), expected, "{known:?}");
+        }
+        flow.attach_activity(Arc::new(At(Some(ago(10)))));
+        flow.detach_activity();
+        assert_eq!(quiet(&flow), 20);
     }
 
     #[test]

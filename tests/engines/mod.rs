@@ -10,6 +10,7 @@
 //! | `sockmap` | what one engine has to prove beyond that |
 //! | `crowd` | thousands of tunnels that end in any way at any moment |
 //! | `kills` | thousands of tunnels that an operator ends at any moment |
+//! | `timeouts` | idle tunnels, slow readers, peers that vanish, and a gateway that stands still |
 //! | `fallback` | what happens where an engine cannot do its work |
 
 mod bytes;
@@ -19,4 +20,5 @@ mod kills;
 mod resets;
 mod rig;
 mod sockmap;
+mod timeouts;
 mod upgrade;

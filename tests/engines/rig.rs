@@ -75,6 +75,31 @@ pub(super) fn each_engine_and_loss(test: impl Fn(&Rig) + Sync) {
     over_each(test, Some(100));
 }
 
+/// Runs a test with every engine side by side, and behind TLS, each with these options of `serve`: for what takes its time.
+pub(super) fn all_engines_with(arguments: &[&str], test: impl Fn(&Rig) + Sync) {
+    thread::scope(|scope| {
+        for &engine in engines() {
+            let test = &test;
+            scope.spawn(move || test(&Rig::with(engine, Setup::new(arguments))));
+        }
+        if let Some(certificate) = Certificate::make() {
+            test(&Rig::with_tls(&certificate, arguments));
+        }
+    });
+}
+
+/// Runs a test with every engine side by side, on the far side of a link from each.
+pub(super) fn all_engines_over_a_link(network: &Network, arguments: &[&str], test: impl Fn(&Rig) + Sync) {
+    thread::scope(|scope| {
+        for &engine in engines() {
+            let test = &test;
+            scope.spawn(move || {
+                network.run(|| test(&Rig::before(Origin::at(network.outside()), engine, network.setup(arguments))));
+            });
+        }
+    });
+}
+
 fn over_each(test: impl Fn(&Rig) + Sync, loss: Option<u32>) {
     for &engine in engines() {
         eprintln!("engine {engine}");
@@ -113,10 +138,20 @@ impl Rig {
 
     /// One whose clients speak TLS with the gateway, where other tunnels would have another engine.
     fn behind_tls(certificate: &Certificate) -> Self {
-        let setup = Front::believed_by(certificate.shown_by(Setup::new(&["--engine", "auto"])));
+        Self::with_tls(certificate, &[])
+    }
+
+    fn with_tls(certificate: &Certificate, arguments: &[&str]) -> Self {
+        let setup = Setup::new(arguments).args(["--engine", "auto"]);
+        let setup = Front::believed_by(certificate.shown_by(setup));
         let gateway = setup.user(CREDENTIALS).debug().start();
         let front = Front::new(gateway.secure.expect("an address"), &certificate.path());
         Self { gateway, front: Some(front), engine: Engine::Copy, origin: Origin::new(), counted: Mutex::default() }
+    }
+
+    /// Whether clients speak TLS, through a front that has buffers of its own.
+    pub(super) const fn is_behind_tls(&self) -> bool {
+        self.front.is_some()
     }
 
     /// Where clients come in.

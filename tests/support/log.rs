@@ -48,6 +48,11 @@ impl Line {
         }
     }
 
+    /// A field that is a number with decimals.
+    pub(crate) fn fraction(&self, field: &str) -> f64 {
+        self.json[field].as_f64().unwrap_or_else(|| panic!("no number '{field}' in {}", self.raw))
+    }
+
     /// It is about the connection of this client.
     pub(crate) fn is_of(&self, client: std::net::SocketAddr) -> bool {
         self.text("client") == client.to_string()

@@ -78,6 +78,11 @@ impl Live {
         Direction::BOTH.map(|way| self.flow.moved(way))
     }
 
+    /// Time since a peer last sent or acknowledged a byte.
+    pub(super) fn quiet(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.flow.last_activity())
+    }
+
     /// Brings the byte counters up to date.
     pub(super) fn publish(&self) {
         for way in Direction::BOTH {
@@ -159,7 +164,7 @@ impl Live {
             engine: self.engine().to_owned(),
             rate: self.flow.rate(),
             age_seconds: seconds(now.saturating_duration_since(self.flow.started())),
-            quiet_seconds: seconds(now.saturating_duration_since(self.flow.last_moved())),
+            quiet_seconds: seconds(self.quiet(now)),
             bytes_to_origin,
             bytes_to_client,
         }
@@ -201,7 +206,7 @@ pub struct TunnelView {
     pub rate: Option<Rate>,
     /// Seconds since the 200.
     pub age_seconds: f64,
-    /// Seconds since a byte last moved, or since the 200.
+    /// Seconds since a peer last sent or acknowledged a byte, whichever part of the host moved it, or since the 200.
     pub quiet_seconds: f64,
     /// Bytes from the client to the origin.
     pub bytes_to_origin: u64,

@@ -11,7 +11,8 @@
 //! `id` numbers the connection, from accept on. `code` is the HTTP status that was answered, a number, and absent
 //! when nothing was. `tls` is the TLS version between client and gateway, `upgrade` the protocols of an `Upgrade`
 //! request, `parent` the parent proxy of the tunnel, with its address in `origin`; `rate` is the limit in bytes per
-//! second. Counts are bytes, times seconds with up to six decimals. A field without a value is absent.
+//! second. Counts are bytes, times seconds with up to six decimals; `quiet_s` counts from the last byte that a peer sent
+//! or acknowledged. A field without a value is absent.
 //! README.md documents the fields for operators, beside those of ECS and OpenTelemetry.
 //!
 //! Words that a peer chose are given as strings, never by `Display`: the text format quotes and
@@ -60,7 +61,7 @@ pub(super) fn open(live: &Live, since: [u64; 2], moved: [u64; 2], now: Instant) 
         to_origin_since = since[Direction::ToOrigin.index()],
         to_client_since = since[Direction::ToClient.index()],
         age_s = seconds(now.saturating_duration_since(live.flow.started())),
-        quiet_s = seconds(now.saturating_duration_since(live.flow.last_moved())),
+        quiet_s = seconds(live.quiet(now)),
     }, "tunnel open");
 }
 
@@ -73,7 +74,7 @@ pub(super) fn closed(live: &Live, reason: Reason, now: Instant) {
                 to_origin = live.flow.moved(Direction::ToOrigin),
                 to_client = live.flow.moved(Direction::ToClient),
                 duration_s = seconds(now.saturating_duration_since(live.flow.started())),
-                quiet_s = seconds(now.saturating_duration_since(live.flow.last_moved())),
+                quiet_s = seconds(live.quiet(now)),
             }, "tunnel closed")
         };
     }

@@ -121,7 +121,7 @@ pub struct Serve {
     #[arg(long, env = "SLUICEGATE_SOCKMAP_BACKLOG", value_name = "SIZE", default_value = "16MiB", value_parser = size)]
     pub sockmap_backlog: u64,
 
-    /// End a tunnel after so long without a byte either way [default: never]
+    /// End a tunnel when neither peer has sent or acknowledged a byte for so long [default: never]
     #[arg(long, env = "SLUICEGATE_IDLE_TIMEOUT", value_name = "TIME", value_parser = duration)]
     pub idle_timeout: Option<Duration>,
 
@@ -133,7 +133,7 @@ pub struct Serve {
     #[arg(long, env = "SLUICEGATE_DIAL_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = duration)]
     pub dial_timeout: Duration,
 
-    /// Give a peer up that leaves data unacknowledged for so long; a slow reader is not given up
+    /// Give a peer up that has not answered for so long; a slow reader, which answers, is not given up
     #[arg(long, env = "SLUICEGATE_USER_TIMEOUT", value_name = "TIME", default_value = "2m", value_parser = duration)]
     pub user_timeout: Duration,
 

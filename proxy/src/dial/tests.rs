@@ -71,7 +71,7 @@ async fn a_listener_is_reached_with_the_options_set() {
     let socket = socket2::SockRef::from(&stream);
     assert!(socket.keepalive().unwrap());
     assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(45));
-    assert_eq!(socket.tcp_user_timeout().unwrap(), Some(LegOptions::default().user_timeout));
+    assert_eq!(socket.tcp_keepalive_interval().unwrap(), LegOptions::default().keepalive_interval);
 }
 
 #[tokio::test]

@@ -12,17 +12,17 @@ use std::time::Duration;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, interval_at, sleep};
+use tokio::time::sleep;
 
-use super::watch::Watch;
+use super::watch::ActivityMeter;
 use super::{Adopted, Fault, Options, clean_end, pace};
-use crate::metrics::LimitedSide;
 use crate::reason::Reason;
 use crate::sys::tcp;
 use crate::tunnel::{Direction, Flow, Order, Tunnel};
 
 mod buffer;
 mod end;
+mod expiry;
 mod last;
 mod threads;
 
@@ -68,12 +68,14 @@ impl Copy {
             client: End::new(client_stream, client_tls),
             origin: End::new(origin_stream, origin_tls),
             flow: flow.clone(),
+            meter: ActivityMeter::default(),
             options: self.options.clone(),
             broken: Default::default(),
             passed: Default::default(),
             settled: AtomicBool::new(false),
             pacing: Mutex::default(),
         });
+        flow.attach_activity(Arc::new(expiry::Activity(Arc::downgrade(&pair))));
         let (stop, stopped) = oneshot::channel();
         let stop = Mutex::new(Some(stop));
         // Not kept alive by who may still order: it is closed when its task ends.
@@ -87,6 +89,7 @@ impl Copy {
         });
         runtime.spawn(async move {
             let why = pair.run(prefix, stopped).await;
+            pair.note_last_activity();
             drop(pair);
             let _ = end.send(why);
         });
@@ -110,10 +113,12 @@ fn stream(socket: std::net::TcpStream) -> io::Result<TcpStream> {
     TcpStream::from_std(socket)
 }
 
+#[derive(Debug)]
 struct Pair {
     client: End,
     origin: End,
     flow: Arc<Flow>,
+    meter: ActivityMeter,
     options: Arc<Options>,
     /// The source of a direction ([`Direction::index`]) is known to have failed.
     broken: [AtomicBool; 2],
@@ -171,7 +176,7 @@ impl Pair {
                 Err(fault) => Broken::Fault(fault),
             },
             fault = self.failure() => Broken::Fault(fault),
-            why = self.stopped(stopped) => Broken::Stopped(why),
+            broken = self.stopped(stopped) => broken,
         };
         let fault = match broken {
             Broken::Stopped(why) => return why,
@@ -270,26 +275,5 @@ impl Pair {
         // The kernel tells an error once: what reads the socket next finds a plain end.
         self.broken[direction.index()].store(true, Ordering::Relaxed);
         Fault::of_source(direction, error)
-    }
-
-    /// Waits until somebody stops the tunnel or it was silent for too long, and looks at it meanwhile.
-    async fn stopped(&self, mut asked: oneshot::Receiver<Reason>) -> Reason {
-        let interval = self.options.look_interval();
-        let mut looks = interval_at(Instant::now() + interval, interval);
-        let mut watches = [Watch::default(), Watch::default()];
-        loop {
-            tokio::select! {
-                Ok(why) = &mut asked => return why,
-                _ = looks.tick() => {}
-            }
-            let ends = [(&self.client, LimitedSide::Client), (&self.origin, LimitedSide::Origin)];
-            for (watch, (socket, side)) in watches.iter_mut().zip(ends) {
-                watch.look(socket, side, self.options.user_timeout);
-            }
-            let silent = self.flow.last_moved().elapsed();
-            if self.options.idle_timeout.is_some_and(|limit| silent >= limit) {
-                return Reason::Idle;
-            }
-        }
     }
 }

@@ -12,7 +12,7 @@
 //! | `copy` | the portable engine: read and write, on tokio; also for what speaks TLS |
 //! | `selftest` | whether an engine works on this host |
 //! | `unfit` | why one does not |
-//! | `watch` | what TCP says of a tunnel every few seconds |
+//! | `watch` | periodic samples of TCP's counters: what limits a tunnel, whether it is idle, whether a peer is gone |
 
 use std::io;
 use std::net::TcpStream;

@@ -16,9 +16,9 @@ pub const SPIN: Duration = Duration::from_micros(50);
 pub struct Options {
     /// The engines to try, in this order.
     pub engines: Vec<Engine>,
-    /// A tunnel without a byte for so long is ended; `None`: never.
+    /// Ends a tunnel when no byte was received from or acknowledged by either peer for so long; `None`: never.
     pub idle_timeout: Option<Duration>,
-    /// `TCP_USER_TIMEOUT` of both legs, which is lifted while a reader is slow; zero: not set.
+    /// Gives up a peer that was asked and has answered nothing for so long; zero: the kernel decides.
     pub user_timeout: Duration,
     /// Loop threads of each class, or threads of the copy engine.
     pub threads: usize,
@@ -78,8 +78,8 @@ impl Options {
         if self.engines.contains(&Engine::Sockmap) { sockmap::send_buffer(self.sockmap_backlog) } else { 0 }
     }
 
-    /// How often each tunnel is looked at: often enough for every time-out.
-    pub(super) fn look_interval(&self) -> Duration {
+    /// How often each tunnel is sampled: often enough for every time-out.
+    pub(super) fn sample_interval(&self) -> Duration {
         let limits = [self.idle_timeout, Some(self.user_timeout).filter(|timeout| !timeout.is_zero())];
         let interval = limits.into_iter().flatten().map(|limit| limit / 4).fold(watch::INTERVAL, Duration::min);
         interval.max(Duration::from_millis(1))

@@ -11,13 +11,12 @@ use std::time::{Duration, Instant};
 
 use super::pipes::Pipes;
 use super::sockmap::Pair;
-use super::watch::Watch;
+use super::watch::{ActivityMeter, Expired, Timeouts, Watch};
 use super::{Fault, pace};
-use crate::metrics::LimitedSide;
 use crate::rate::Rate;
 use crate::sys::pipe::Pipe;
 use crate::sys::tcp;
-use crate::tunnel::{Direction, Flow, Tunnel};
+use crate::tunnel::{ActivitySource, Direction, Flow, Tunnel};
 
 mod kernel;
 mod way;
@@ -29,7 +28,7 @@ use way::Way;
 /// One end of a tunnel, as it is known to be.
 #[derive(Debug)]
 pub(super) struct Leg {
-    pub(super) socket: TcpStream,
+    pub(super) socket: Arc<TcpStream>,
     /// Reading may give something: false until the kernel says so, and once it said that nothing is left.
     readable: bool,
     /// Writing may take something; likewise.
@@ -44,7 +43,42 @@ pub(super) struct Leg {
     urgent: bool,
     /// The connection broke; there may still be bytes to read that came before.
     broken: bool,
-    pub(super) watch: Watch,
+}
+
+/// Both sockets, for whoever asks when a byte last moved ([`Flow::last_activity`]).
+#[derive(Debug)]
+struct Sockets {
+    /// In the order of [`Pump::legs`].
+    sockets: [Arc<TcpStream>; 2],
+    meter: ActivityMeter,
+}
+
+impl ActivitySource for Sockets {
+    fn last_activity(&self) -> Option<Instant> {
+        self.meter.sample(self.sockets.each_ref()).activity
+    }
+}
+
+/// Lends the sockets to a [`Flow`] until it is dropped: they are closed when their pump is.
+#[derive(Debug)]
+struct Lent {
+    flow: Arc<Flow>,
+    sockets: Arc<Sockets>,
+}
+
+impl Lent {
+    fn new(flow: &Arc<Flow>, legs: &[Leg; 2]) -> Self {
+        let sockets = legs.each_ref().map(|leg| leg.socket.clone());
+        let sockets = Arc::new(Sockets { sockets, meter: ActivityMeter::default() });
+        flow.attach_activity(sockets.clone());
+        Self { flow: flow.clone(), sockets }
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        self.flow.detach_activity();
+    }
 }
 
 /// One direction.
@@ -103,6 +137,8 @@ pub(super) struct Pump {
     /// It was not asked, for the rate that the tunnel was held to.
     kept: bool,
     pub(super) flow: Arc<Flow>,
+    lent: Lent,
+    watch: Watch,
     /// The rate that both sockets are held to.
     paced: Option<Rate>,
     /// The direction whose end was read first.
@@ -111,8 +147,11 @@ pub(super) struct Pump {
 
 impl Pump {
     pub(super) fn new(tunnel: Tunnel) -> Self {
+        let legs = [Leg::new(tunnel.client), Leg::new(tunnel.origin)];
         Self {
-            legs: [Leg::new(tunnel.client), Leg::new(tunnel.origin)],
+            lent: Lent::new(&tunnel.flow, &legs),
+            watch: Watch::new(Instant::now()),
+            legs,
             halves: tunnel.prefix.map(Half::new),
             pair: None,
             asked: false,
@@ -125,7 +164,9 @@ impl Pump {
 
     /// Gives the tunnel back; only before the first turn.
     pub(super) fn into_tunnel(self) -> Tunnel {
-        let [client, origin] = self.legs.map(|leg| leg.socket);
+        drop(self.lent);
+        let own = |leg: Leg| Arc::into_inner(leg.socket).expect("the only one that is left");
+        let [client, origin] = self.legs.map(own);
         let prefix = self.halves.map(|mut half| std::mem::take(&mut half.prefix));
         Tunnel::plain(client, origin, prefix, self.flow)
     }
@@ -183,11 +224,10 @@ impl Pump {
         }
     }
 
-    /// Looks at both connections ([`Watch::look`]).
-    pub(super) fn look(&mut self, user_timeout: Duration) {
-        for (leg, side) in self.legs.iter_mut().zip([LimitedSide::Client, LimitedSide::Origin]) {
-            leg.watch.look(&leg.socket, side, user_timeout);
-        }
+    /// Samples both connections ([`Watch::sample`]).
+    pub(super) fn sample(&mut self, timeouts: Timeouts) -> Option<Expired> {
+        let Sockets { sockets, meter } = &*self.lent.sockets;
+        self.watch.sample(sockets.each_ref(), meter, &self.flow, timeouts)
     }
 
     /// The source of `direction` is broken: what it received before may still be passed on, but its
@@ -243,14 +283,13 @@ impl Drop for Half {
 impl Leg {
     fn new(socket: TcpStream) -> Self {
         Self {
-            socket,
+            socket: Arc::new(socket),
             readable: false,
             writable: false,
             read_closed: false,
             suspect: false,
             urgent: false,
             broken: false,
-            watch: Watch::default(),
         }
     }
 }

@@ -45,9 +45,10 @@ pub struct LegOptions {
     pub keepalive_interval: Duration,
     /// Unanswered probes after which the peer is given up.
     pub keepalive_probes: u32,
-    /// How long sent data may stay unacknowledged (`TCP_USER_TIMEOUT`, tcp(7)); zero is the system's
-    /// own limit. It also runs while the peer keeps its window closed, even if it answers every probe
-    /// (`net/ipv4/tcp_timer.c`, `tcp_probe_timer`), so the relay lifts it then.
+    /// How long a peer may leave unanswered what it has to answer; zero is the system's own limit. The relay watches for
+    /// that ([`super::tcp::sample`]): `TCP_USER_TIMEOUT` (tcp(7)) counts from the first probe of a closed window even if
+    /// the peer answers every one (`net/ipv4/tcp_timer.c`, `tcp_probe_timer`). Here it bounds how long the kernel waits
+    /// until it asks the peer again: half of it between retransmissions or window probes.
     pub user_timeout: Duration,
     /// Small segments leave at once (`TCP_NODELAY`): the gateway does not know better than the ends.
     pub nodelay: bool,
@@ -83,11 +84,20 @@ impl LegOptions {
         if let Some(name) = &algorithm {
             try_congestion_control(name)?;
         }
-        Ok(Self { congestion_control: algorithm, user_timeout, ..Self::default() })
+        Ok(Self { congestion_control: algorithm, ..Self::default() }.found_within(user_timeout))
     }
-}
 
-impl LegOptions {
+    /// Has a silent peer probed soon enough for it to be given up within three times the user timeout.
+    fn found_within(mut self, user_timeout: Duration) -> Self {
+        // Whole seconds, one at least (tcp(7)).
+        let seconds = |time: Duration| Duration::from_secs(time.as_millis().div_ceil(1_000) as u64);
+        if !user_timeout.is_zero() {
+            self.keepalive_idle = self.keepalive_idle.min(seconds(user_timeout));
+            self.keepalive_interval = self.keepalive_interval.min(seconds(user_timeout / 4));
+        }
+        Self { user_timeout, ..self }
+    }
+
     /// Asks the kernel once more whether the process may choose the congestion control, as after it has given its
     /// capabilities up.
     ///
@@ -152,7 +162,9 @@ pub fn apply(socket: &impl AsFd, options: &LegOptions) -> io::Result<()> {
         .with_interval(options.keepalive_interval)
         .with_retries(options.keepalive_probes);
     socket.set_tcp_keepalive(&keepalive)?;
-    socket.set_tcp_user_timeout(Some(options.user_timeout))?;
+    if !options.user_timeout.is_zero() {
+        super::tcp::set_longest_pause(&descriptor, options.user_timeout / 2)?;
+    }
     socket.set_tcp_nodelay(options.nodelay)?;
     // Without it a read leaves out a byte that was sent as urgent (SO_OOBINLINE, socket(7)).
     socket.set_out_of_band_inline(true)?;
@@ -326,6 +338,11 @@ mod tests {
         assert!(error.contains("/proc/sys/net/ipv4/tcp_available_congestion_control"), "{error}");
     }
 
+    fn has_longest_pause() -> bool {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        crate::sys::tcp::longest_pause(&socket).is_some()
+    }
+
     /// The options of a socket, as the kernel tells them.
     fn read(socket: &impl AsFd) -> LegOptions {
         let descriptor = socket.as_fd();
@@ -337,7 +354,7 @@ mod tests {
             keepalive_idle: socket.tcp_keepalive_time().unwrap(),
             keepalive_interval: socket.tcp_keepalive_interval().unwrap(),
             keepalive_probes: socket.tcp_keepalive_retries().unwrap(),
-            user_timeout: socket.tcp_user_timeout().unwrap().unwrap_or_default(),
+            user_timeout: crate::sys::tcp::longest_pause(&descriptor).map_or(Duration::ZERO, |pause| pause * 2),
             nodelay: socket.tcp_nodelay().unwrap(),
             send_buffer: 0,
         }
@@ -351,13 +368,32 @@ mod tests {
         apply(&listener, &options).unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (accepted, _) = listener.accept().unwrap();
-        assert_eq!(read(&accepted), options);
+        let known = |options: &LegOptions| {
+            let user_timeout = if has_longest_pause() { options.user_timeout } else { Duration::ZERO };
+            LegOptions { user_timeout, ..options.clone() }
+        };
+        assert_eq!(read(&accepted), known(&options));
         assert_ne!(read(&listener), LegOptions::default());
         apply(&client, &options).unwrap();
-        assert_eq!(read(&client), options);
-        let lifted = LegOptions { user_timeout: Duration::ZERO, nodelay: false, ..options };
-        apply(&client, &lifted).unwrap();
-        assert_eq!(read(&client), lifted);
+        assert_eq!(read(&client), known(&options));
+        let other = LegOptions { user_timeout: Duration::from_secs(8), nodelay: false, ..options };
+        apply(&client, &other).unwrap();
+        assert_eq!(read(&client), known(&other));
+        // The relay judges who is gone: the kernel would count the probes that were answered.
+        assert_eq!(SockRef::from(&client).tcp_user_timeout().unwrap().unwrap_or_default(), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_silent_peer_is_asked_soon_enough_for_the_user_timeout() {
+        for (timeout, idle, interval) in [(0, 45, 15), (600, 1, 1), (5_000, 5, 2), (30_000, 30, 8), (120_000, 45, 15)] {
+            let options = LegOptions::new(Leg::Client, &[], Duration::from_millis(timeout)).unwrap();
+            let seconds = Duration::from_secs;
+            assert_eq!(
+                (options.keepalive_idle, options.keepalive_interval),
+                (seconds(idle), seconds(interval)),
+                "{timeout}"
+            );
+        }
     }
 
     #[test]

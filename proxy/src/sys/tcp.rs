@@ -3,9 +3,12 @@
 use std::io;
 use std::mem::{offset_of, size_of};
 use std::os::fd::{AsFd, AsRawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::option::{Plain, get};
+use rustix::io::Errno;
+
+use super::option::{Plain, get, set};
 
 /// The start of `struct tcp_info` (`include/uapi/linux/tcp.h`), as far as the gateway reads it.
 #[repr(C)]
@@ -35,6 +38,16 @@ unsafe impl Plain for Raw {}
 const STATE: usize = 0;
 const PROBES: usize = 3;
 
+/// Places in [`Raw::before_rto`]: segments in flight, and milliseconds since data was last sent (a retransmission counts, a
+/// probe does not), since data last came in, and since an acknowledgement last did.
+const UNACKED: usize = 4;
+const LAST_DATA_SENT: usize = 9;
+const LAST_DATA_RECV: usize = 11;
+const LAST_ACK_RECV: usize = 12;
+
+/// The place of `tcpi_segs_in` in [`Raw::segments`].
+const SEGS_IN: usize = 1;
+
 /// The state of a connection that is over (`include/net/tcp_states.h`).
 const TCP_CLOSE: u8 = 7;
 
@@ -56,8 +69,6 @@ pub struct Limits {
     pub send_buffer: Duration,
     /// The peer takes nothing now: its window is closed (kernels before 5.4 do not tell: false).
     pub window_closed: bool,
-    /// Window probes that the peer has left unanswered.
-    pub unanswered_probes: u8,
     /// The rate that the socket is held to ([`super::pacing`]) is less than what the congestion control would send.
     pub paced: bool,
 }
@@ -68,15 +79,7 @@ pub struct Limits {
 /// The error of getsockopt(2), as for a socket that is not TCP.
 pub fn limits(socket: &impl AsFd) -> io::Result<Limits> {
     let (raw, length) = info(socket)?;
-    let [pacing, most, ..] = raw.rates;
-    Ok(Limits {
-        busy: Duration::from_micros(raw.busy_time),
-        receiver: Duration::from_micros(raw.rwnd_limited),
-        send_buffer: Duration::from_micros(raw.sndbuf_limited),
-        unanswered_probes: raw.bytes[PROBES],
-        window_closed: length >= size_of::<Raw>() && raw.snd_wnd == 0,
-        paced: most != u64::MAX && pacing >= most,
-    })
+    Ok(raw.limits(length))
 }
 
 /// How far the two streams of a connection have come, in bytes; only differences between two looks mean anything,
@@ -96,10 +99,62 @@ pub struct Progress {
 /// # Errors
 /// As [`limits`].
 pub fn progress(socket: &impl AsFd) -> io::Result<Progress> {
-    let (raw, _) = info(socket)?;
-    let [_, _, acknowledged, received] = raw.rates;
-    let closed = raw.bytes[STATE] == TCP_CLOSE;
-    Ok(Progress { acknowledged, received, closed })
+    Ok(info(socket)?.0.progress())
+}
+
+/// One reading of `TCP_INFO`: [`Limits`], [`Progress`], and what tells an idle, a slow and a vanished peer apart.
+#[derive(Clone, Copy, Debug)]
+pub struct Sample {
+    /// What held up the sending.
+    pub limits: Limits,
+    /// How far both streams have come.
+    pub progress: Progress,
+    /// Time since data last came in from the peer, in order.
+    pub since_data: Duration,
+    /// Time since the peer last acknowledged anything, a keepalive or window probe included.
+    pub since_acknowledgement: Duration,
+    /// Segments that came in so far, those included that the kernel had no use for. It wraps.
+    pub segments: u32,
+    /// The peer has been sent something since it was last heard that it has to answer, and has not: data, or a keepalive
+    /// or window probe. What waits behind a closed window asks nothing of it between two probes.
+    pub unanswered: bool,
+}
+
+/// Reads a [`Sample`].
+///
+/// # Errors
+/// As [`limits`].
+pub fn sample(socket: &impl AsFd) -> io::Result<Sample> {
+    let (raw, length) = info(socket)?;
+    let age = |place: usize| Duration::from_millis(raw.before_rto[place].into());
+    let (since_data, since_acknowledgement) = (age(LAST_DATA_RECV), age(LAST_ACK_RECV));
+    let in_flight = raw.before_rto[UNACKED] > 0 && age(LAST_DATA_SENT) < since_data.min(since_acknowledgement);
+    Ok(Sample {
+        limits: raw.limits(length),
+        progress: raw.progress(),
+        since_data,
+        since_acknowledgement,
+        segments: raw.segments[SEGS_IN],
+        unanswered: in_flight || raw.bytes[PROBES] > 0,
+    })
+}
+
+impl Raw {
+    fn limits(&self, length: usize) -> Limits {
+        let [pacing, most, ..] = self.rates;
+        Limits {
+            busy: Duration::from_micros(self.busy_time),
+            receiver: Duration::from_micros(self.rwnd_limited),
+            send_buffer: Duration::from_micros(self.sndbuf_limited),
+            window_closed: length >= size_of::<Self>() && self.snd_wnd == 0,
+            paced: most != u64::MAX && pacing >= most,
+        }
+    }
+
+    const fn progress(&self) -> Progress {
+        let [_, _, acknowledged, received] = self.rates;
+        Progress { acknowledged, received, closed: self.bytes[STATE] == TCP_CLOSE }
+    }
 }
 
 /// What [`Progress::acknowledged`] comes to when all is acknowledged that was written so far. What TCP_INFO tells of bytes
@@ -205,14 +260,38 @@ pub fn reset(socket: &impl AsFd) -> io::Result<()> {
     Ok(rustix::net::connect_unspec(socket)?)
 }
 
-/// Sets how long sent data may stay unacknowledged before the connection is given up; zero is the
-/// system's own limit (`TCP_USER_TIMEOUT`, tcp(7)).
+/// `include/uapi/linux/tcp.h`, since Linux 6.15; libc does not have it yet.
+const TCP_RTO_MAX_MS: libc::c_int = 44;
+
+/// The values that the kernel takes for it.
+const RTO_MAX: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(120));
+
+/// Sets the longest pause between two retransmissions, and between two probes of a closed window, to the nearest of 1 to
+/// 120 s. Without it the pauses grow to two minutes each, also while the peer answers (`net/ipv4/tcp_input.c`,
+/// `tcp_ack_probe`). A kernel that does not know the option keeps them.
 ///
 /// # Errors
-/// The error of setsockopt(2).
-pub fn set_user_timeout(socket: &impl AsFd, timeout: Duration) -> io::Result<()> {
-    let milliseconds = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
-    Ok(rustix::net::sockopt::set_tcp_user_timeout(socket, milliseconds)?)
+/// The error of setsockopt(2), unless it is that the option is not known.
+pub fn set_longest_pause(socket: &impl AsFd, pause: Duration) -> io::Result<()> {
+    static UNKNOWN: AtomicBool = AtomicBool::new(false);
+    if UNKNOWN.load(Ordering::Relaxed) {
+        return Ok(());
+    }
+    let milliseconds = libc::c_int::try_from(pause.clamp(RTO_MAX.0, RTO_MAX.1).as_millis()).unwrap_or(libc::c_int::MAX);
+    match set(socket, libc::IPPROTO_TCP, TCP_RTO_MAX_MS, milliseconds) {
+        Err(error) if Errno::from_io_error(&error) == Some(Errno::NOPROTOOPT) => {
+            UNKNOWN.store(true, Ordering::Relaxed);
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+/// See [`set_longest_pause`]; `None` where the kernel has no such option.
+#[cfg(test)]
+pub(super) fn longest_pause(socket: &impl AsFd) -> Option<Duration> {
+    let (milliseconds, _) = get::<libc::c_int>(socket, libc::IPPROTO_TCP, TCP_RTO_MAX_MS).ok()?;
+    Some(Duration::from_millis(u64::try_from(milliseconds).ok()?))
 }
 
 #[cfg(test)]

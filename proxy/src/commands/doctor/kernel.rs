@@ -8,21 +8,21 @@ use super::row::{Row, State};
 use crate::relay::Engine;
 use crate::sys::capabilities::{FOR_BPF, of_container, of_unit};
 
-/// Before Linux 5.4 `TCP_INFO` does not tell that a peer's window is closed (`tcpi_snd_wnd`,
-/// `include/uapi/linux/tcp.h`), so that a reader that is only slow is given up after `--user-timeout`.
-const OLDEST: (u64, u64) = (5, 4);
+/// Before Linux 6.15 the pauses between probes of a closed window cannot be bounded (`TCP_RTO_MAX_MS`,
+/// `include/uapi/linux/tcp.h`): they grow to two minutes.
+const OLDEST: (u64, u64) = (6, 15);
 
 /// The version of the kernel.
 pub(super) fn version(host: &Host) -> Row {
-    let (check, needed) = ("kernel", "5.4 or later");
+    let (check, needed) = ("kernel", "6.15 or later");
     let row = host.sysctl("kernel.osrelease").and_then(|release| {
         let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|number| number.parse().ok());
         let version = numbers.next().zip(numbers.next());
         let version = version.ok_or_else(|| Unread(format!("kernel.osrelease: '{release}' is not understood")))?;
         let row = Row::ok(check, release, needed);
         Ok(row.unless(version >= OLDEST, |row| {
-            row.costs(State::Slow, "a reader that stops for --user-timeout is taken for dead")
-                .fix("install a later kernel, or raise --user-timeout")
+            row.costs(State::Slow, "a peer that vanishes while its window is closed is found up to two minutes late")
+                .fix("install a later kernel, if that matters")
         }))
     });
     Row::or_unknown(row, check, needed)
@@ -141,10 +141,10 @@ mod tests {
     fn versions_are_compared_as_numbers() {
         for (release, state) in [
             ("6.18.44-x", State::Ok),
-            ("5.4.0", State::Ok),
-            ("5.14.0-427.el9.x86_64", State::Ok),
-            ("5.3.18", State::Slow),
-            ("4.18.0-553.el8", State::Slow),
+            ("6.15.0", State::Ok),
+            ("7.0.1", State::Ok),
+            ("6.12.41+deb13-amd64", State::Slow),
+            ("5.14.0-427.el9.x86_64", State::Slow),
             ("six", State::Unknown),
         ] {
             let row = version(&Tree::new(&[("proc/sys/kernel/osrelease", release)]).host());

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::Pair;
 use crate::relay::{Fault, LAST_BYTES, LAST_BYTES_POLL, acknowledged};
@@ -24,10 +24,14 @@ impl Pair {
         };
         let standstill = async {
             let mut before = acknowledged(&self.flow, direction, sound);
+            let mut excused = false;
             loop {
+                let since = Instant::now();
                 sleep(LAST_BYTES).await;
+                // Where the process stood still, what waits has its time once more.
+                excused = since.elapsed() > LAST_BYTES * 2 && !excused;
                 let now = acknowledged(&self.flow, direction, sound);
-                if std::mem::replace(&mut before, now) == now {
+                if std::mem::replace(&mut before, now) == now && !excused {
                     return;
                 }
             }

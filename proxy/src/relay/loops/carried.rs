@@ -45,6 +45,8 @@ pub(super) struct Broken {
     pub(super) until: Instant,
     /// Bytes of `last` that the sound side had acknowledged.
     pub(super) acknowledged: u64,
+    /// It was late, and had its time once more.
+    pub(super) excused: bool,
 }
 
 impl Carried {

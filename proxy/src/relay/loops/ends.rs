@@ -27,7 +27,7 @@ impl<P: Poller> Loop<P> {
         if why == Reason::EngineFailed {
             tracing::warn!(engine = %self.crews.engine, error = %fault.error, "a tunnel is reset, for its engine failed");
         }
-        carried.broken = Some(Broken { last, why, until, acknowledged: carried.acknowledged(last) });
+        carried.broken = Some(Broken { last, why, until, acknowledged: carried.acknowledged(last), excused: false });
         carried.pump.break_source(fault.source_of);
         self.breaking.push(id);
         self.enqueue(id);
@@ -39,7 +39,10 @@ impl<P: Poller> Loop<P> {
             let Some(carried) = self.carried.get_mut(&id) else { continue };
             let acknowledged = carried.broken.map_or(0, |broken| carried.acknowledged(broken.last));
             let Some(broken) = &mut carried.broken else { continue };
-            if acknowledged > broken.acknowledged {
+            // Where the process stood still, what waits has its time once more.
+            let late = now.saturating_duration_since(broken.until) > LAST_BYTES;
+            broken.excused = late && !broken.excused;
+            if acknowledged > broken.acknowledged || broken.excused {
                 (broken.acknowledged, broken.until) = (acknowledged, now + LAST_BYTES);
             }
             let broken = *broken;
@@ -56,7 +59,8 @@ impl<P: Poller> Loop<P> {
     /// Ends a tunnel; but for one that is settled, by a reset to both sides.
     pub(super) fn remove(&mut self, id: u64, why: Reason) {
         let Some(mut carried) = self.carried.remove(&id) else { return };
-        carried.pump.look(self.options.user_timeout);
+        // Its counters go with a reset: what they still tell is the last activity.
+        let _ = carried.pump.sample(self.timeouts);
         carried.reset_unless_settled();
         for direction in Direction::BOTH {
             self.poller.release(&carried.pump.leg(direction).socket, carried.key(direction));

@@ -19,6 +19,7 @@ use crate::reason::Reason;
 use crate::relay::pipes::Pipes;
 use crate::relay::poller::{Event, Poller};
 use crate::relay::pump::{Readiness, Redirect, Turn};
+use crate::relay::watch::{Expired, Timeouts};
 use crate::relay::{Fault, Options, clean_end};
 use crate::tunnel::Direction;
 
@@ -35,6 +36,7 @@ pub(super) struct Loop<P> {
     pub(super) class: Class,
     pub(super) number: usize,
     pub(super) options: Options,
+    pub(super) timeouts: Timeouts,
     pub(super) carried: HashMap<u64, Box<Carried>>,
     /// Tunnels that have something to do, in the order of their turns.
     pub(super) queue: VecDeque<u64>,
@@ -78,7 +80,8 @@ impl<P: Poller> Loop<P> {
             ended: Vec::new(),
             pipes: Pipes::new(crews.engine),
             scratch: vec![0; if crews.program.is_some() { SCRATCH_OF_WINDOW } else { SCRATCH }],
-            rounds: Rounds::new(options.look_interval()),
+            rounds: Rounds::new(options.sample_interval()),
+            timeouts: Timeouts::of(&options),
             next_pacing: Instant::now(),
             spin: Spin::new(if spins { options.spin } else { Duration::ZERO }),
             seat: Seat::new(class),
@@ -102,7 +105,7 @@ impl<P: Poller> Loop<P> {
             }
             self.work_through_queue(now);
             self.finish_breaking(now);
-            self.look(now);
+            self.sample(now);
             self.rest(now);
             self.pipes.trim(now);
             self.close_ended();
@@ -263,17 +266,19 @@ impl<P: Poller> Loop<P> {
         }
     }
 
-    /// Looks at those tunnels whose time it is.
-    fn look(&mut self, now: Instant) {
+    /// Samples those tunnels whose time it is, and ends those whose time-out is over.
+    fn sample(&mut self, now: Instant) {
         for (id, stay) in self.rounds.due(now) {
             let Some(carried) = self.carried.get_mut(&id).filter(|carried| carried.stay == stay) else { continue };
             self.rounds.add((id, stay));
-            carried.pump.look(self.options.user_timeout);
-            let silent = now.saturating_duration_since(carried.pump.flow.last_moved());
-            if self.options.idle_timeout.is_some_and(|limit| silent >= limit) {
-                self.remove(id, Reason::Idle);
-            } else if carried.pump.is_finished() || carried.pump.is_redirected() {
-                self.enqueue(id);
+            match carried.pump.sample(self.timeouts) {
+                Some(Expired::Idle) => self.remove(id, Reason::Idle),
+                // What it sent before still goes on.
+                Some(Expired::Peer(gone)) => {
+                    self.break_off(id, &Fault::of_source(gone, ErrorKind::TimedOut.into()), now);
+                }
+                None if carried.pump.is_finished() || carried.pump.is_redirected() => self.enqueue(id),
+                None => {}
             }
         }
     }

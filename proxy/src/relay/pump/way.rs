@@ -58,7 +58,7 @@ impl Way<'_> {
     fn push(&mut self) -> io::Result<usize> {
         let mut pushed = 0;
         while self.destination.writable && !self.half.prefix.is_empty() {
-            let sent = (&self.destination.socket).write(&self.half.prefix);
+            let sent = (&*self.destination.socket).write(&self.half.prefix);
             let sent = self.destination.note_write(sent)?;
             self.half.prefix.drain(..sent);
             pushed += sent;
@@ -147,6 +147,8 @@ impl Way<'_> {
         match result {
             Ok(0) => self.half.ended = true,
             Ok(bytes) => return Ok(Some(bytes)),
+            // One that was given up for its silence has nothing more to tell.
+            Err(error) if error.kind() == ErrorKind::WouldBlock && self.source.broken => self.half.ended = true,
             Err(error) if error.kind() == ErrorKind::WouldBlock => self.source.readable = false,
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             // The error of a source known to be broken is the end of what it had received.

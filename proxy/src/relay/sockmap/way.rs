@@ -58,8 +58,8 @@ pub(super) struct Way {
     pause: Duration,
     /// Bytes that the destination had acknowledged at the last look.
     acknowledged: u64,
-    /// What was counted at the last look, and when that was.
-    seen: (u64, Instant),
+    /// When it was looked at last.
+    seen: Instant,
     userspace: bool,
 }
 
@@ -76,7 +76,7 @@ impl Default for Way {
             holds: false,
             pause: SOONEST,
             acknowledged: 0,
-            seen: (0, Instant::now()),
+            seen: Instant::now(),
             userspace: false,
         }
     }
@@ -102,7 +102,7 @@ impl Way {
 
     pub(super) fn turn(&mut self, ends: &Ends<'_>, directions: &Directions, flow: &Flow, state: State<'_>) -> Turn {
         let counts = directions.counts(ends.slot);
-        self.note(&counts, flow, state.now);
+        self.note(&counts, state.now);
         if directions.is_torn(ends.slot) {
             let torn = io::Error::other("a part of the stream is missing, or came again and could not be taken off");
             return Turn::Failed(Fault::of_source(ends.direction, torn));
@@ -124,11 +124,8 @@ impl Way {
     }
 
     /// Counts the time since the last look.
-    fn note(&mut self, counts: &Counts, flow: &Flow, now: Instant) {
-        let (moved, since) = std::mem::replace(&mut self.seen, (counts.redirected, now));
-        if counts.redirected != moved {
-            flow.moved_at(now);
-        }
+    fn note(&mut self, counts: &Counts, now: Instant) {
+        let since = std::mem::replace(&mut self.seen, now);
         let carrier = if self.userspace { Carrier::Userspace } else { Carrier::Kernel };
         metrics::sockmap_time(carrier, now.saturating_duration_since(since));
         let userspace = counts.passed > self.relayed;

@@ -1,0 +1,185 @@
+//! Time-outs judge what the peers did, whichever part of the host moved the bytes: an idle tunnel, a slow reader and a
+//! vanished peer are told apart with every engine.
+
+use std::io::Write;
+use std::net::{Shutdown, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_send_buffer_size};
+use rustix::process::Signal;
+use sluicegate::reason::Reason;
+
+use super::rig::{Ends, Rig, all_engines_over_a_link, all_engines_with};
+use crate::support::network::Network;
+use crate::support::noise::End;
+use crate::support::{Noise, client};
+
+/// Lets time pass that is what is tested.
+fn pause(time: Duration) {
+    let end = Instant::now() + time;
+    while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+        thread::park_timeout(left);
+    }
+}
+
+/// A byte each way.
+fn exchange(ends: &Ends) {
+    for (from, to) in [(&ends.client, &ends.origin), (&ends.origin, &ends.client)] {
+        Noise::new(3).send(from, 1);
+        Noise::new(3).expect_exactly(to, 1);
+    }
+}
+
+/// The side that reads slowly, and the other. The front that speaks TLS would buffer for its client.
+fn slow_and_fast<'a>(rig: &Rig, ends: &'a Ends) -> (&'a TcpStream, &'a TcpStream) {
+    if rig.is_behind_tls() { (&ends.origin, &ends.client) } else { (&ends.client, &ends.origin) }
+}
+
+/// Seconds for which the only tunnel has been quiet, as the API tells.
+fn quiet(rig: &Rig) -> f64 {
+    rig.gateway.tunnels()[0]["quiet_seconds"].as_f64().expect("a number")
+}
+
+/// All is in the gateway's send buffer at once, and the end behind it: for a while the engine has nothing to do.
+#[test]
+fn a_reader_that_never_pauses_keeps_its_tunnel() {
+    const LENGTH: usize = 1 << 20;
+    const PIECE: usize = 16 << 10;
+    all_engines_with(&["--idle-timeout", "2s"], |rig| {
+        let ends = rig.tunnel();
+        let (slow, fast) = slow_and_fast(rig, &ends);
+        set_socket_recv_buffer_size(slow, 64 << 10).expect("a small buffer");
+        Noise::new(7).send(fast, LENGTH);
+        fast.shutdown(Shutdown::Write).expect("an open stream");
+        let mut noise = Noise::new(7);
+        for _ in 0..LENGTH / PIECE {
+            noise.expect_exactly(slow, PIECE);
+            pause(Duration::from_millis(125));
+        }
+        assert_eq!(client::end_of(slow), End::Clean, "{}", rig.engine);
+        slow.shutdown(Shutdown::Write).expect("an open stream");
+        assert_eq!(client::end_of(fast), End::Clean, "{}", rig.engine);
+        let why = if rig.is_behind_tls() { Reason::ClientClosed } else { Reason::OriginClosed };
+        rig.ended(&ends, why);
+    });
+}
+
+/// A byte comes between two samples of the gateway, and shortly before the limit.
+#[test]
+fn a_byte_before_the_limit_keeps_a_tunnel_and_its_age_is_told() {
+    let between = Duration::from_millis(3_200);
+    all_engines_with(&["--idle-timeout", "4s"], |rig| {
+        let ends = rig.tunnel();
+        exchange(&ends);
+        for round in 0..3 {
+            let before = Instant::now();
+            Noise::new(round).send(&ends.client, 1);
+            Noise::new(round).expect_exactly(&ends.origin, 1);
+            let after = Instant::now();
+            pause(between);
+            let asked = Instant::now();
+            let quiet = quiet(rig);
+            // The acknowledgement may be put off.
+            let least = asked.duration_since(after).as_secs_f64() - 0.3;
+            let most = before.elapsed().as_secs_f64() + 0.01;
+            assert!(least <= quiet && quiet <= most, "{}: {quiet} is not in {least}..{most}", rig.engine);
+        }
+        client::hang_up_both(&ends.client, &ends.origin);
+        rig.ended(&ends, Reason::ClientClosed);
+    });
+}
+
+/// Both peers answer a probe every second.
+#[test]
+fn an_answered_probe_is_no_activity() {
+    all_engines_with(&["--idle-timeout", "3s", "--user-timeout", "1s"], |rig| {
+        let ends = rig.tunnel();
+        exchange(&ends);
+        assert_eq!(client::end_of(&ends.origin), End::Reset, "{}", rig.engine);
+        let line = rig.ended(&ends, Reason::Idle);
+        let quiet = line.fraction("quiet_s");
+        assert!(quiet >= 3.0, "{}: {}", rig.engine, line.raw);
+    });
+}
+
+/// The bytes came long before the limit, which was over when the gateway was let go on.
+#[test]
+fn a_gateway_that_stood_still_passes_on_what_came_meanwhile() {
+    all_engines_with(&["--idle-timeout", "1s"], |rig| {
+        let ends = rig.tunnel();
+        exchange(&ends);
+        for round in 0..3 {
+            rig.gateway.signal(Signal::STOP);
+            for (from, seed) in [(&ends.client, 2 * round), (&ends.origin, 2 * round + 1)] {
+                assert_eq!(Noise::new(seed).send(from, 1_000), 1_000);
+            }
+            pause(Duration::from_millis(2_500));
+            rig.gateway.signal(Signal::CONT);
+            for (to, seed) in [(&ends.origin, 2 * round), (&ends.client, 2 * round + 1)] {
+                Noise::new(seed).expect_exactly(to, 1_000);
+            }
+        }
+        client::hang_up_both(&ends.client, &ends.origin);
+        rig.settled(&ends, Reason::ClientClosed, 3_001, 3_001);
+    });
+}
+
+/// Their windows are closed or smaller than a segment, and the kernel probes them ever less often.
+#[test]
+fn a_live_reader_with_a_small_window_is_never_given_up() {
+    const READERS: usize = 8;
+    const PIECE: usize = 900;
+    all_engines_with(&["--user-timeout", "2s"], |rig| {
+        let tunnels: Vec<Ends> = (0..READERS).map(|_| rig.tunnel()).collect();
+        let readers = || tunnels.iter().map(|ends| slow_and_fast(rig, ends));
+        for (slow, fast) in readers() {
+            set_socket_recv_buffer_size(slow, 2 << 10).expect("a small buffer");
+            set_socket_send_buffer_size(fast, 16 << 10).expect("a small buffer");
+            fast.set_nonblocking(true).expect("a socket");
+            // As much as is taken.
+            let block = Noise::new(1).take(1 << 20);
+            while { fast }.write(&block).is_ok() {}
+        }
+        for round in 0..7 {
+            for (slow, _) in readers() {
+                let mut received = vec![0; PIECE];
+                std::io::Read::read_exact(&mut { slow }, &mut received)
+                    .unwrap_or_else(|error| panic!("{}, round {round}: {error}", rig.engine));
+            }
+            pause(Duration::from_millis(1_500));
+        }
+        assert_eq!(rig.gateway.tunnels().len(), READERS, "{}", rig.engine);
+        for ends in &tunnels {
+            client::reset(&ends.client);
+            let line = rig.closing_line(ends);
+            assert_eq!(line.text("outcome"), Reason::ClientReset.label(), "{}", line.raw);
+        }
+    });
+}
+
+/// Behind a window that was closed for a while, and one that was asked nothing.
+#[test]
+fn a_peer_that_vanishes_is_found_whatever_it_owed() {
+    let Some(network) = Network::new() else { return };
+    all_engines_over_a_link(&network, &["--user-timeout", "2s"], |rig| {
+        let (silent, stopped) = (rig.tunnel(), rig.tunnel());
+        exchange(&silent);
+        let (reader, sender) = (&stopped.origin, &stopped.client);
+        set_socket_recv_buffer_size(reader, 4 << 10).expect("a small buffer");
+        sender.set_nonblocking(true).expect("a socket");
+        let block = Noise::new(1).take(1 << 20);
+        while { sender }.write(&block).is_ok() {}
+        sender.set_nonblocking(false).expect("a socket");
+        pause(Duration::from_secs(6));
+        assert_eq!(rig.gateway.tunnels().len(), 2, "{}: both answer", rig.engine);
+        let vanished = Instant::now();
+        for ends in [&silent, &stopped] {
+            network.silence(ends.origin.local_addr().expect("an address").port());
+        }
+        for ends in [&silent, &stopped] {
+            rig.ended(ends, Reason::OriginLost);
+            eprintln!("{}: given up {:?} after it vanished", rig.engine, vanished.elapsed());
+        }
+    });
+}
