@@ -134,7 +134,11 @@ async fn reach(
 ) -> Result<Reached, Refusal> {
     let limit = gateway.handshake_timeout;
     account.enter(Stage::Password);
-    let user = gateway.authenticator.check(credentials, account.source()).await?;
+    let user = gateway.authenticator.check(credentials, account.source()).await;
+    let user = user.map_err(|failure| {
+        account.user(failure.user);
+        failure.refusal
+    })?;
     let (name, grant) = user.map_or((None, None), |user| (Some(user.name), user.grant));
     account.user(name.clone());
     if let (Some(name), Some(grant)) = (&name, &grant) {

@@ -111,7 +111,7 @@ reasons! {
     AuthRequired => "auth_required", Client, answer(407);
     /// Credentials that are wrong or cannot be read.
     AuthFailed => "auth_failed", Client, answer(407);
-    /// The source has too many unverified credentials waiting to be hashed.
+    /// Too many unverified credentials wait to be hashed, or these have waited for too long.
     AuthBusy => "auth_busy", Client, answer(503);
     /// The user's time is over.
     UserExpired => "user_expired", Client, answer(403);

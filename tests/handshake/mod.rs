@@ -6,11 +6,13 @@
 //! | `scenes` | the situations in which those come about that no bytes alone bring about |
 //! | `answers` | what belongs to every answer, to the byte |
 //! | `requests` | what the known clients send |
+//! | `passwords` | password checks under attack and under shortage, and the forms that credentials come in |
 //! | `upgrade` | requests to switch protocols, and what origins answer to those |
 //! | `crowds` | clients that are slow, or send anything, by the thousand |
 
 mod answers;
 mod crowds;
+mod passwords;
 mod reasons;
 mod requests;
 pub(crate) mod scenes;

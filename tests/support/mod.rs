@@ -12,6 +12,7 @@
 //! | `client` | what stands before it |
 //! | `noise` | random bytes that both ends can make |
 //! | `ring_sysctl` | `kernel.io_uring_disabled`, changed by one test at a time |
+//! | `pids` | a control group in which no thread can be started |
 //! | `process` | other programs, and what the kernel says of a process |
 //! | `seccomp` | system calls that the kernel refuses |
 //! | `tls` | certificates, and a front that speaks TLS for clients |
@@ -29,6 +30,7 @@ pub(crate) mod log;
 pub(crate) mod network;
 pub(crate) mod noise;
 pub(crate) mod origin;
+pub(crate) mod pids;
 pub(crate) mod process;
 pub(crate) mod ring_sysctl;
 pub(crate) mod seccomp;

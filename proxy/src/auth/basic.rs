@@ -19,12 +19,16 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 /// word is not repeated: where the scheme was forgotten it is the password.
 const OTHER_SCHEMES: [&str; 6] = ["Bearer", "Digest", "Negotiate", "NTLM", "OAuth", "SCRAM-SHA-256"];
 
-/// What a client says of itself.
-#[derive(Debug)]
+/// Name and password of a client.
+#[derive(Clone, Debug)]
 pub(super) struct Credentials {
-    /// The name, as bytes: one that is not UTF-8 is nobody's, but is checked like any other.
+    /// Name in UTF-8.
     pub(super) user: Vec<u8>,
+    /// Password in UTF-8.
     pub(super) password: Secret,
+    /// Bytes of the password where the credentials were Latin-1: its hash in a users file is of
+    /// these if htpasswd ran in such a locale.
+    pub(super) as_sent: Option<Secret>,
 }
 
 /// Reads the header's value: `Basic`, in any case, for stunnel sends `basic` (`src/protocol.c`),
@@ -41,20 +45,32 @@ pub(super) fn parse(value: &Secret) -> Result<Credentials, Refusal> {
     let decoded = BASE64.decode(encoded).map_err(|_| failed("the Basic credentials are not base64"))?;
     let colon = decoded.iter().position(|byte| *byte == b':');
     let colon = colon.ok_or_else(|| failed("the Basic credentials hold no colon"))?;
-    accept(&decoded[..colon], &decoded[colon + 1..])
+    let (user, password) = (&decoded[..colon], &decoded[colon + 1..]);
+    if str::from_utf8(&decoded).is_ok() {
+        return accept(user.to_vec(), password.to_vec(), None);
+    }
+    // requests, aiohttp, Apache HttpClient 4.5 and OkHttp 3 send Latin-1 whatever the challenge says:
+    // its `charset` is advice (RFC 7617, 2.1).
+    accept(from_latin1(user), from_latin1(password), Some(password))
+}
+
+/// ISO 8859-1 to UTF-8: its bytes are the first 256 characters of Unicode.
+fn from_latin1(bytes: &[u8]) -> Vec<u8> {
+    bytes.iter().copied().map(char::from).collect::<String>().into_bytes()
 }
 
 /// Turns away what no user can have, at the cost of no hash: SHA-crypt's work grows with a
 /// password's length, and to bcrypt, which reads a password and its closing NUL over and over,
 /// `ab` and `ab\0ab` are one.
-fn accept(user: &[u8], password: &[u8]) -> Result<Credentials, Refusal> {
+fn accept(user: Vec<u8>, password: Vec<u8>, as_sent: Option<&[u8]>) -> Result<Credentials, Refusal> {
     if password.len() > MAX_PASSWORD {
         return Err(Refusal::new(Reason::AuthFailed, format!("the password is longer than {MAX_PASSWORD} bytes")));
     }
     if password.contains(&0) {
         return Err(failed("the password holds a NUL byte"));
     }
-    Ok(Credentials { user: user.to_vec(), password: Secret::new(password) })
+    let as_sent = as_sent.filter(|bytes| *bytes != password).map(Secret::new);
+    Ok(Credentials { user, password: Secret::new(password), as_sent })
 }
 
 fn other_scheme(scheme: &[u8]) -> Refusal {
@@ -96,8 +112,21 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_not_utf8_is_read_as_bytes() {
-        assert_eq!(read("Basic /Dp4"), Ok((vec![0xfc], b"x".to_vec())));
+    fn credentials_that_are_not_utf8_are_latin1() {
+        let parse = |bytes: &[u8]| {
+            let credentials = parse(&Secret::new(format!("Basic {}", BASE64.encode(bytes)))).unwrap();
+            let [password, as_sent] = [Some(credentials.password), credentials.as_sent]
+                .map(|secret| secret.map(|secret| secret.expose().to_vec()));
+            (String::from_utf8(credentials.user).unwrap(), String::from_utf8(password.unwrap()).unwrap(), as_sent)
+        };
+        let pair = |user: &str, password: &str, as_sent: Option<&[u8]>| {
+            (user.to_owned(), password.to_owned(), as_sent.map(<[u8]>::to_vec))
+        };
+        assert_eq!(parse(b"ann:p\xf6"), pair("ann", "p\u{f6}", Some(b"p\xf6")));
+        assert_eq!(parse(b"j\xf6rg:x"), pair("j\u{f6}rg", "x", None));
+        // One encoding for the whole: UTF-8 in the name does not make Latin-1 of the password UTF-8.
+        assert_eq!(parse(b"\xc3\xb6:\xf6"), pair("\u{c3}\u{b6}", "\u{f6}", Some(b"\xf6")));
+        assert_eq!(parse("ö:ö".as_bytes()), pair("ö", "ö", None));
     }
 
     #[test]

@@ -50,7 +50,7 @@ mod tests {
     use crate::secret::Secret;
 
     fn pair(user: &str, password: &str) -> Credentials {
-        Credentials { user: user.into(), password: Secret::new(password) }
+        Credentials { user: user.into(), password: Secret::new(password), as_sent: None }
     }
 
     #[test]

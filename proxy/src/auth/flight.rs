@@ -1,77 +1,179 @@
 //! Checks of the same credentials at the same time, made into one.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{OnceCell, watch};
-
-use crate::reason::{Reason, Refusal};
+use tokio::sync::watch;
 
 use super::digest::Digest;
+use crate::reason::Refusal;
+use crate::source::Source;
 
-/// Whether the credentials are right, once known.
-pub(super) type Verdict = watch::Receiver<Option<bool>>;
+/// How a check ended.
+#[derive(Clone, Debug)]
+pub(super) enum Outcome {
+    /// The password is the user's.
+    Right,
+    /// There is no such user with this password.
+    Wrong,
+    /// There was no room for the check.
+    Refused(Refusal),
+    /// It ended without a result: hashing panicked.
+    Abandoned,
+}
 
-/// The checks under way, by their credentials.
-#[derive(Default)]
-pub(super) struct Flights(Mutex<HashMap<Digest, Flight>>);
+/// The checks that wait or run, by their credentials. `P` is the place of one that waits: dropping
+/// it takes the check out of the queue.
+pub(super) struct Flights<P>(Mutex<HashMap<Digest, Slot<P>>>);
 
+struct Slot<P> {
+    flight: Arc<Flight>,
+    waiters: usize,
+    running: bool,
+    place: Option<P>,
+}
+
+/// One check.
 struct Flight {
-    verdict: Arc<OnceCell<Verdict>>,
-    passengers: usize,
+    outcome: watch::Sender<Option<Outcome>>,
+    /// Source whose share of the hashing it draws on: the first that asked.
+    source: Source,
 }
 
-/// A place in a check under way. The check ends for newcomers with its last passenger, of whom the
-/// hash itself is one: a failure is thus remembered while somebody waits for it, and no longer.
-pub(super) struct Passenger {
-    flights: Arc<Flights>,
+/// A share in a check. The check leaves the queue with its last waiter; one that runs goes on.
+pub(super) struct Waiter<P> {
+    flights: Arc<Flights<P>>,
     digest: Digest,
-    verdict: Arc<OnceCell<Verdict>>,
+    flight: Arc<Flight>,
 }
 
-impl Flights {
-    /// Joins the check of these credentials, or begins it.
-    pub(super) fn join(self: &Arc<Self>, digest: Digest) -> Passenger {
-        let mut flights = self.lock();
-        let flight = flights.entry(digest).or_insert_with(|| Flight { verdict: Arc::default(), passengers: 0 });
-        flight.passengers += 1;
-        Passenger { flights: Arc::clone(self), digest, verdict: Arc::clone(&flight.verdict) }
+/// The side of a check that hashes. Dropped without a result, as in a panic, it wakes the waiters
+/// with [`Outcome::Abandoned`].
+pub(super) struct Lead<P> {
+    flights: Arc<Flights<P>>,
+    digest: Digest,
+    flight: Arc<Flight>,
+    outcome: Outcome,
+}
+
+impl<P> Default for Flights<P> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<P> Flights<P> {
+    /// Joins the check of these credentials; the first to ask gets its other side as well.
+    pub(super) fn join(self: &Arc<Self>, digest: Digest, source: Source) -> (Waiter<P>, Option<Lead<P>>) {
+        let mut slots = self.lock();
+        let (slot, is_first) = match slots.entry(digest) {
+            Entry::Occupied(slot) => (slot.into_mut(), false),
+            Entry::Vacant(vacant) => {
+                let flight = Arc::new(Flight { outcome: watch::Sender::new(None), source });
+                (vacant.insert(Slot { flight, waiters: 0, running: false, place: None }), true)
+            }
+        };
+        slot.waiters += 1;
+        let flight = Arc::clone(&slot.flight);
+        let lead = is_first.then(|| Lead {
+            flights: Arc::clone(self),
+            digest,
+            flight: Arc::clone(&flight),
+            outcome: Outcome::Abandoned,
+        });
+        (Waiter { flights: Arc::clone(self), digest, flight }, lead)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Digest, Flight>> {
+    /// Changes the slot of this very flight, if it is there still, and takes it out where `leave`
+    /// says so. What is taken out is given to the caller, who holds no lock: its place has another
+    /// lock to take.
+    fn update(
+        &self,
+        digest: Digest,
+        flight: &Arc<Flight>,
+        leave: impl FnOnce(&mut Slot<P>) -> bool,
+    ) -> Option<Slot<P>> {
+        let mut slots = self.lock();
+        let Entry::Occupied(mut slot) = slots.entry(digest) else { return None };
+        let is_it = Arc::ptr_eq(&slot.get().flight, flight);
+        (is_it && leave(slot.get_mut())).then(|| slot.remove())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Digest, Slot<P>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Passenger {
-    /// Waits for the verdict, and is the one to call `start` if nobody did or who did has left
-    /// before it was through. Once `start` is through, the verdict comes whoever leaves.
-    pub(super) async fn verdict<F>(&self, start: impl FnOnce() -> F) -> Result<bool, Refusal>
-    where
-        F: Future<Output = Result<Verdict, Refusal>>,
-    {
-        let mut verdict = self.verdict.get_or_try_init(start).await?.clone();
-        let known = verdict.wait_for(Option::is_some).await.map(|known| *known);
-        known.ok().flatten().ok_or_else(|| Refusal::new(Reason::AuthBusy, "the password check was abandoned"))
+impl<P> Waiter<P> {
+    /// Leaves the place of the check in the queue to the flight.
+    pub(super) fn hold(&self, place: P) {
+        let mut place = Some(place);
+        self.flights.update(self.digest, &self.flight, |slot| {
+            slot.place = place.take();
+            false
+        });
+    }
+
+    /// Source whose share the check draws on.
+    pub(super) fn charged_to(&self) -> Source {
+        self.flight.source
+    }
+
+    /// Waits for the end of the check.
+    pub(super) async fn outcome(&self) -> Outcome {
+        let mut outcome = self.flight.outcome.subscribe();
+        let known = outcome.wait_for(Option::is_some).await.map(|known| known.clone());
+        known.ok().flatten().unwrap_or(Outcome::Abandoned)
     }
 }
 
-impl Drop for Passenger {
+impl<P> Drop for Waiter<P> {
     fn drop(&mut self) {
-        let mut flights = self.flights.lock();
-        if let Some(flight) = flights.get_mut(&self.digest) {
-            flight.passengers -= 1;
-            if flight.passengers == 0 {
-                flights.remove(&self.digest);
-            }
-        }
+        let left = self.flights.update(self.digest, &self.flight, |slot| {
+            slot.waiters -= 1;
+            slot.waiters == 0 && !slot.running
+        });
+        drop(left);
+    }
+}
+
+impl<P> Lead<P> {
+    /// Marks the check as running. `false`: nobody waits for it any more.
+    #[must_use]
+    pub(super) fn begin(&self) -> bool {
+        let mut begun = false;
+        self.flights.update(self.digest, &self.flight, |slot| {
+            slot.running = true;
+            begun = true;
+            false
+        });
+        begun
+    }
+
+    /// Ends the check for those who wait; whoever asks from now on begins another.
+    pub(super) fn tell(mut self, outcome: Outcome) {
+        self.outcome = outcome;
+    }
+}
+
+impl<P> Drop for Lead<P> {
+    fn drop(&mut self) {
+        drop(self.flights.update(self.digest, &self.flight, |_| true));
+        let outcome = std::mem::replace(&mut self.outcome, Outcome::Abandoned);
+        self.flight.outcome.send_replace(Some(outcome));
     }
 }
 
 #[cfg(test)]
-impl Flights {
-    /// How many wait for these checks, the hash of each included.
-    pub(super) fn passengers(&self) -> usize {
-        self.lock().values().map(|flight| flight.passengers).sum()
+impl<P> Flights<P> {
+    /// Requests that wait for these checks.
+    pub(super) fn waiters(&self) -> usize {
+        self.lock().values().map(|slot| slot.waiters).sum()
+    }
+
+    /// Checks that wait or run.
+    pub(super) fn checks(&self) -> usize {
+        self.lock().len()
     }
 }

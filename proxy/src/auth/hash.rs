@@ -97,6 +97,11 @@ impl Hash {
         Self { work, text }
     }
 
+    /// Whether both are the same text, salt and all.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+
     /// What a check costs.
     pub(super) const fn work(&self) -> Work {
         self.work

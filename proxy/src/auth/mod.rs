@@ -1,15 +1,15 @@
-//! Credentials to user: `Proxy-Authorization` in, a configured user's name or a [`Refusal`] out.
+//! Credentials to user: `Proxy-Authorization` in, a configured user's name or a [`Failure`] out.
 //!
 //! ```text
-//! header -> basic -> digest -> inline? -> verified before? -> flight -> turn -> permit -> hash
-//!           bytes    keyed     --user     users file, cached one for    per     per      off the
-//!                                                             the same   source  core     event loop
+//! header -> basic -> digest -> inline? -> verified before? -> flight -> queue -----> pool
+//!           UTF-8    keyed     --user     users file, cached one for   by source,   hashes, at the
+//!                                                             the same  20 s at most lowest priority
 //! ```
 //!
 //! What is deliberately absent:
 //! - Logging. What a caller may log is in the error or the refusal, and neither holds a password.
-//! - A lock-out. A wrong password in a migration comes back volumes times 20 retries; a limit on
-//!   guesses in flight slows a guesser down without punishing the next right one.
+//! - A lock-out. A wrong password in a migration comes back volumes times 20 retries; what a source
+//!   failed at lately puts its checks behind those of others, and never refuses one for itself.
 //! - A difference between "no such user" and "wrong password", in words or in work.
 //! - Unicode normalisation. RFC 8265 (4.2) would have NFC on both ends, but the hash in a users file
 //!   was made of the bytes that somebody typed, no `crypt(3)` normalises, and the gateway has only
@@ -18,62 +18,43 @@
 mod basic;
 mod digest;
 mod entry;
+mod failures;
 mod file;
 mod flight;
+mod guard;
 mod hash;
 mod make;
+mod pool;
+mod queue;
 mod table;
-mod turns;
 mod users;
 mod verify;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::account::Limit;
-use crate::grant::Grant;
 use crate::metrics;
-use crate::reason::{Reason, Refusal};
+use crate::reason::Reason;
 use crate::secret::Secret;
 
-use digest::Key;
-use file::UsersFile;
-use table::{Inline, Table};
+use guard::Guard;
 use verify::Verifier;
 
 pub use entry::{Elsewhere, Entry};
+pub use guard::{Failure, User};
 pub use make::{Recipe, make_line};
 pub use users::{UsersError, parse_user};
-
-/// A user who has come in.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct User {
-    /// As he is configured.
-    pub name: Arc<str>,
-    /// What he may, where that is said.
-    pub grant: Option<Arc<Grant>>,
-}
 
 /// Decides who may use the gateway.
 pub struct Authenticator {
     /// Absent with `--no-auth`.
     guard: Option<Guard>,
-}
-
-struct Guard {
-    key: Key,
-    inline: Inline,
-    file: Option<Mutex<UsersFile>>,
-    /// Who stands in the configuration file; locked for the whole of a reload.
-    entries: Mutex<Vec<Entry>>,
-    /// Where those are read again.
-    elsewhere: Option<Box<dyn Elsewhere>>,
-    table: RwLock<Arc<Table>>,
-    verifier: Verifier,
 }
 
 impl Authenticator {
@@ -91,6 +72,16 @@ impl Authenticator {
         Guard::new(inline, file, entries, Verifier::new()).map(|guard| Self { guard: Some(guard) })
     }
 
+    /// Starts the threads that hash passwords, at most one for each core but one; nothing is hashed
+    /// before. Call it where the calling thread has its own cores and privileges still to give up:
+    /// threads keep what they started with.
+    ///
+    /// # Errors
+    /// That of clone(2), if no thread can be started.
+    pub fn start_hashing(&self) -> io::Result<()> {
+        self.guard.as_ref().map_or(Ok(()), |guard| guard.verifier.pool.start().map(drop))
+    }
+
     /// Has the section read again from there.
     #[must_use]
     pub fn reading(mut self, elsewhere: impl Elsewhere + 'static) -> Self {
@@ -103,25 +94,25 @@ impl Authenticator {
     /// The user whose credentials these are, or `None` with `--no-auth`.
     ///
     /// `proxy_authorization` is the value of the header; `source` the address that is held to the
-    /// limits on guesses. The future may be dropped at any time: it gives back what it holds, and a
-    /// hash that others wait for goes on.
+    /// limits on guesses. The future may be dropped at any time: a check that waits leaves the queue
+    /// with the last future that waits for it.
     ///
     /// # Errors
     /// [`Reason::AuthRequired`] without the header; [`Reason::AuthFailed`] for credentials that are
     /// wrong or unreadable, counted in [`metrics::AUTH_FAILURES`]; [`Reason::AuthBusy`] when too
-    /// many guesses wait. The words hold nothing of the credentials.
-    pub async fn check(&self, proxy_authorization: Option<&Secret>, source: IpAddr) -> Result<Option<User>, Refusal> {
+    /// many guesses wait, or for too long. The words hold nothing of the credentials.
+    pub async fn check(&self, proxy_authorization: Option<&Secret>, source: IpAddr) -> Result<Option<User>, Failure> {
         let Some(guard) = &self.guard else { return Ok(None) };
         let user = guard.check(proxy_authorization, source).await;
-        if user.as_ref().is_err_and(|refusal| refusal.reason == Reason::AuthFailed) {
+        if user.as_ref().is_err_and(|failure| failure.refusal.reason == Reason::AuthFailed) {
             metrics::AUTH_FAILURES.counter(&[]).increment(1);
         }
         user.map(Some)
     }
 
-    /// Reads the users file and the section of the configuration again and puts them in the place of those before, as
-    /// a whole and for checks that begin from then on; verified credentials are forgotten. Gives the number of
-    /// users. Blocks on the file system.
+    /// Reads the users file and the section of the configuration again and puts them in the place of
+    /// those before, as a whole and for checks that begin from then on. Credentials stay verified
+    /// where their hash is the same. Gives the number of users. Blocks on the file system.
     ///
     /// # Errors
     /// When the file cannot be used; the users from before are kept.
@@ -163,102 +154,6 @@ impl Authenticator {
     pub fn users(&self) -> usize {
         self.guard.as_ref().map_or(0, Guard::users)
     }
-}
-
-impl Guard {
-    fn new(
-        inline: Vec<(String, Secret)>,
-        file: Option<PathBuf>,
-        entries: Vec<Entry>,
-        verifier: Verifier,
-    ) -> Result<Self, UsersError> {
-        if inline.is_empty() && file.is_none() && !entries.iter().any(Entry::has_password) {
-            return Err(UsersError::new(
-                "users",
-                "there are none",
-                "give --user or --users-file, or --no-auth for an open gateway",
-            ));
-        }
-        let key = Key::random()?;
-        let inline = Inline::new(inline, &key)?;
-        let mut file = file.map(UsersFile::new);
-        let table = RwLock::new(Arc::new(read(file.as_mut(), &inline, &entries)?));
-        let (file, entries) = (file.map(Mutex::new), Mutex::new(entries));
-        Ok(Self { key, inline, file, entries, elsewhere: None, table, verifier })
-    }
-
-    async fn check(&self, header: Option<&Secret>, source: IpAddr) -> Result<User, Refusal> {
-        let header = header.ok_or_else(|| Refusal::new(Reason::AuthRequired, "proxy credentials are needed"))?;
-        let credentials = basic::parse(header)?;
-        let digest = self.key.digest(&credentials);
-        // The password and what he may are of the same reading.
-        let table = self.table();
-        let name = match self.inline.find(&digest) {
-            Some(name) => name,
-            // Boxed: the users of the command line never come here, and should keep no room for it.
-            None => Box::pin(self.verifier.verify(&table, credentials, digest, source)).await?,
-        };
-        Ok(User { grant: table.grant(&name), name })
-    }
-
-    fn table(&self) -> Arc<Table> {
-        Arc::clone(&self.table.read().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn changed(&self) -> bool {
-        let file = self.file.as_ref().is_some_and(|file| lock(file).changed());
-        file || self.elsewhere.as_ref().is_some_and(|elsewhere| elsewhere.changed())
-    }
-
-    fn reload(&self) -> Result<usize, UsersError> {
-        // Held for the whole of it, so that two reloads cannot swap their results.
-        let mut entries = lock(&self.entries);
-        if let Some(elsewhere) = &self.elsewhere {
-            *entries = elsewhere.read()?;
-        }
-        let table = match &self.file {
-            Some(file) => read(Some(&mut lock(file)), &self.inline, &entries)?,
-            None => read(None, &self.inline, &entries)?,
-        };
-        *self.table.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(table);
-        drop(entries);
-        Ok(self.users())
-    }
-
-    fn users(&self) -> usize {
-        self.inline.len() + self.table().len()
-    }
-}
-
-/// The table of a file and of entries; nobody has passwords in two places: a user who was taken out of one would stay in
-/// by the other.
-fn read(file: Option<&mut UsersFile>, inline: &Inline, entries: &[Entry]) -> Result<Table, UsersError> {
-    let own = |name: &str| entries.iter().find(|entry| entry.has_password() && *entry.name == *name);
-    if let Some(entry) = entries.iter().find(|entry| entry.has_password() && inline.has(&entry.name)) {
-        return Err(entry.error(format!("'{}' is given by --user too", entry.name), "keep one of the two"));
-    }
-    let lines = match file {
-        None => Vec::new(),
-        Some(file) => {
-            let lines = file.read()?;
-            let twice = |name: &str, where_else: &str, number| {
-                let cause = format!("'{name}' is given {where_else} too");
-                UsersError::at(file.path(), number, cause, "keep one of the two")
-            };
-            if let Some(line) = lines.iter().find(|line| inline.has(&line.name)) {
-                return Err(twice(&line.name, "by --user", line.number));
-            }
-            if let Some((line, entry)) = lines.iter().find_map(|line| Some((line, own(&line.name)?))) {
-                return Err(twice(&line.name, &format!("passwords at {}", entry.place), line.number));
-            }
-            lines
-        }
-    };
-    Ok(Table::new(lines, entries))
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl fmt::Debug for Authenticator {

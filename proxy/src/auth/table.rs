@@ -14,6 +14,7 @@ use super::digest::{Digest, Key};
 use super::entry::Entry;
 use super::flight::Flights;
 use super::hash::{Hash, MIN_ROUNDS, Work};
+use super::pool::Ticket;
 use super::users::{Line, UsersError, check_name, check_password};
 
 /// The users of `--user`: of their passwords only keyed digests are kept.
@@ -30,7 +31,7 @@ impl Inline {
             return Err(UsersError::new("--user", format!("'{twice}' is given twice"), "give each user once"));
         }
         let entry = |(name, password): (String, Secret)| {
-            let credentials = Credentials { user: name.as_bytes().to_vec(), password };
+            let credentials = Credentials { user: name.as_bytes().to_vec(), password, as_sent: None };
             (name.into(), key.digest(&credentials))
         };
         Ok(Self(users.into_iter().map(entry).collect()))
@@ -48,6 +49,11 @@ impl Inline {
         self.0.iter().map(|(name, _)| Arc::clone(name))
     }
 
+    /// The user's name, if it is one of these.
+    pub(super) fn name(&self, user: &[u8]) -> Option<Arc<str>> {
+        self.0.iter().map(|(name, _)| name).find(|name| name.as_bytes() == user).cloned()
+    }
+
     pub(super) fn has(&self, name: &str) -> bool {
         self.0.iter().any(|(known, _)| **known == *name)
     }
@@ -57,19 +63,19 @@ impl Inline {
     }
 }
 
-/// The users of the file, as it was read once. What is known of verified credentials and of checks
-/// under way is part of it, so that nothing of that outlives a reload.
+/// The users of the file and of the configuration, as they were read once. Checks under way are part
+/// of it, so that none of them outlives a reload; verified credentials do where their hash stays.
 #[derive(Default)]
 pub(super) struct Table {
     accounts: HashMap<Arc<str>, Account>,
     grants: HashMap<Arc<str>, Arc<Grant>>,
     ceiling: Ceiling,
-    pub(super) flights: Arc<Flights>,
+    pub(super) flights: Arc<Flights<Ticket>>,
 }
 
 struct Account {
     /// One, or two while a password is being replaced.
-    passwords: Vec<Password>,
+    passwords: Vec<Arc<Password>>,
 }
 
 struct Password {
@@ -80,8 +86,14 @@ struct Password {
 }
 
 impl Account {
-    fn new(hashes: impl IntoIterator<Item = Arc<Hash>>) -> Self {
-        let password = |hash| Password { hash, verified: OnceLock::new() };
+    /// An account with these hashes; those that it had `before` keep the credentials verified
+    /// against them, also by a check that ends later.
+    fn new(hashes: impl IntoIterator<Item = Arc<Hash>>, before: Option<&Self>) -> Self {
+        let known = before.map_or(&[][..], |before| &before.passwords);
+        let password = |hash: Arc<Hash>| {
+            let same = known.iter().find(|known| known.hash.is_same(&hash)).map(Arc::clone);
+            same.unwrap_or_else(|| Arc::new(Password { hash, verified: OnceLock::new() }))
+        };
         Self { passwords: hashes.into_iter().map(password).collect() }
     }
 
@@ -91,10 +103,16 @@ impl Account {
 }
 
 impl Table {
-    pub(super) fn new(lines: Vec<Line>, entries: &[Entry]) -> Self {
-        let of_line = |line: Line| (line.name, Account::new([Arc::new(line.hash)]));
+    /// The table of these users, which comes after `before`.
+    pub(super) fn new(lines: Vec<Line>, entries: &[Entry], before: Option<&Self>) -> Self {
+        let account = |name: Arc<str>, hashes: Vec<Arc<Hash>>| {
+            let before = before.and_then(|before| before.accounts.get(&name));
+            let account = Account::new(hashes, before);
+            (name, account)
+        };
+        let of_line = |line: Line| account(line.name, vec![Arc::new(line.hash)]);
         let with_password = entries.iter().filter(|entry| entry.has_password());
-        let of_entry = |entry: &Entry| (Arc::clone(&entry.name), Account::new(entry.hashes.iter().cloned()));
+        let of_entry = |entry: &Entry| account(Arc::clone(&entry.name), entry.hashes.clone());
         let accounts: HashMap<_, _> = lines.into_iter().map(of_line).chain(with_password.map(of_entry)).collect();
         let ceiling = Ceiling::of(accounts.values().map(Account::works));
         let grants = entries.iter().map(|entry| (Arc::clone(&entry.name), Arc::clone(&entry.grant))).collect();
@@ -133,16 +151,29 @@ impl Table {
         self.account(user).map(|(name, _)| Arc::clone(name))
     }
 
-    /// Whether the password is the user's. Anything but a yes takes the same work: what the user's
-    /// own hash took less than the dearest is made up for, and for nobody all of it is spent.
+    /// Whether the password is the user's, in one of its encodings. Anything but a yes takes the
+    /// same work for every user, and for a name without a user.
     pub(super) fn judge(
         &self,
         credentials: &Credentials,
         digest: Digest,
         matches: &dyn Fn(&Hash, &[u8]) -> bool,
     ) -> bool {
-        let password = credentials.password.expose();
-        let account = self.account(&credentials.user).map(|(_, account)| account);
+        let encodings = [Some(&credentials.password), credentials.as_sent.as_ref()];
+        let mut encodings = encodings.into_iter().flatten();
+        encodings.any(|password| self.judge_bytes(&credentials.user, password.expose(), digest, matches))
+    }
+
+    /// What the user's own hash took less than the dearest is made up for, and without a user all of
+    /// it is spent.
+    fn judge_bytes(
+        &self,
+        user: &[u8],
+        password: &[u8],
+        digest: Digest,
+        matches: &dyn Fn(&Hash, &[u8]) -> bool,
+    ) -> bool {
+        let account = self.account(user).map(|(_, account)| account);
         let mut passwords = account.iter().flat_map(|account| &account.passwords);
         if let Some(right) = passwords.find(|known| matches(&known.hash, password)) {
             let _ = right.verified.set(digest);

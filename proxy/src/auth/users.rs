@@ -42,13 +42,14 @@ impl fmt::Display for UsersError {
 
 impl std::error::Error for UsersError {}
 
-/// Reads `NAME:PASSWORD`, as `--user` takes it. The first colon splits; the password may hold any
-/// character but NUL, which no hash of it could tell apart.
+/// Reads `NAME:PASSWORD`, as `--user` takes it. The first colon splits. One line end behind the
+/// password is dropped: a variable that is filled from a mounted file often has it.
 ///
 /// # Errors
 /// When a part is missing, too long or of forbidden characters. The text is not repeated.
 pub fn parse_user(text: &str) -> Result<(String, Secret), UsersError> {
     let error = |cause: String, remedy: &str| UsersError::new("--user", cause, remedy);
+    let text = text.strip_suffix('\n').map_or(text, |text| text.strip_suffix('\r').unwrap_or(text));
     let (name, password) =
         text.split_once(':').ok_or_else(|| error("there is no ':' in it".into(), "give NAME:PASSWORD"))?;
     check_name(name).map_err(|cause| error(cause, "give NAME:PASSWORD with another name"))?;
@@ -117,8 +118,8 @@ pub(super) fn check_password(password: &[u8]) -> Result<(), String> {
     if password.len() > MAX_PASSWORD {
         return Err(format!("the password is longer than {MAX_PASSWORD} bytes"));
     }
-    if password.contains(&0) {
-        return Err("the password holds a NUL byte".into());
+    if password.iter().any(u8::is_ascii_control) {
+        return Err("the password holds a control character, which Basic credentials cannot (RFC 7617)".into());
     }
     Ok(())
 }
@@ -142,7 +143,8 @@ mod tests {
             ("alice:pw", "alice", "pw"),
             ("alice:s3cret:with:@/%ü", "alice", "s3cret:with:@/%ü"),
             ("a b:: ", "a b", ": "),
-            ("ü:\u{7f}", "ü", "\u{7f}"),
+            ("ann:a\n", "ann", "a"),
+            ("ann:a\r\n", "ann", "a"),
         ] {
             assert_eq!(parse_user(text), Ok((name.to_owned(), Secret::new(password))), "{text}");
         }
@@ -153,7 +155,12 @@ mod tests {
             (":hunter2", "name is empty"),
             ("alice:", "password is empty"),
             ("a\nb:hunter2", "control character"),
-            ("a:hunter2\0", "NUL"),
+            ("a:hunter2\0", "password holds a control character"),
+            ("a:hunter2\n\n", "password holds a control character"),
+            ("a:hunter2\r", "password holds a control character"),
+            ("a:hunter2\u{7f}", "password holds a control character"),
+            ("a:hunter2\tb", "password holds a control character"),
+            ("a:\n", "password is empty"),
             (&long, "longer than 512"),
         ] {
             let error = parse_user(text).expect_err(text);

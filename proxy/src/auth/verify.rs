@@ -1,44 +1,47 @@
-//! Password hashing off the event loop, as much at a time as there are cores.
+//! Password checks against a table: from the cache, or by a hash off the event loop.
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::thread;
+use std::time::Duration;
 
-use tokio::sync::{Semaphore, watch};
-
-use crate::reason::{Reason, Refusal};
+use tokio::time::timeout;
 
 use super::basic::Credentials;
 use super::digest::Digest;
-use super::flight::Verdict;
+use super::flight::{Lead, Outcome};
 use super::hash::Hash;
+use super::pool::{Pool, Ticket, busy};
 use super::table::Table;
-use super::turns::Turns;
+use crate::reason::{Reason, Refusal};
+use crate::source::Source;
+
+/// Time that a check may take, waiting for a thread included. A hash that runs at its end goes on,
+/// and a right password is known when the client comes again.
+pub(super) const CHECK_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Computes a hash: [`Hash::matches`], or what a test puts in its place to count and to hold up.
 pub(super) type Matches = Arc<dyn Fn(&Hash, &[u8]) -> bool + Send + Sync>;
 
 /// What all checks share, whichever table they are against.
 pub(super) struct Verifier {
-    /// One for each core that the process may use: hashing is nothing but computing.
-    cores: Arc<Semaphore>,
-    pub(super) turns: Arc<Turns>,
+    pub(super) pool: Pool,
     matches: Matches,
 }
 
 impl Verifier {
+    /// A verifier whose pool is to be started.
     pub(super) fn new() -> Self {
         Self::with(Arc::new(Hash::matches))
     }
 
     pub(super) fn with(matches: Matches) -> Self {
-        let cores = thread::available_parallelism().map_or(1, usize::from);
-        Self { cores: Arc::new(Semaphore::new(cores)), turns: Arc::default(), matches }
+        Self { pool: Pool::new(), matches }
     }
 
     /// The name of the user of the table whose credentials these are. Those that were verified
-    /// before never wait; the same ones at the same time are hashed once, and count once among the
-    /// limits of the source that came first.
+    /// before never wait; the same ones at the same time are hashed once, and draw on the share of
+    /// the source that came first. Dropping the future takes the check out of the queue, unless
+    /// others wait for it.
     pub(super) async fn verify(
         &self,
         table: &Arc<Table>,
@@ -52,51 +55,56 @@ impl Verifier {
         if table.len() == 0 {
             return Err(wrong());
         }
-        let passenger = table.flights.join(digest);
-        // A check that ended before this one joined has left its mark by now.
-        if let Some(name) = table.verified(&credentials.user, &digest) {
-            return Ok(name);
-        }
-        let user = credentials.user.clone();
-        let right = passenger.verdict(|| self.start(table, credentials, digest, source)).await?;
-        let name = if right { table.name(&user) } else { None };
+        let checked = timeout(CHECK_TIMEOUT, self.check(table, &credentials, digest, source.into())).await;
+        let late = |_| busy(format!("the password check took longer than {CHECK_TIMEOUT:?}; try again"));
+        let is_right = checked.map_err(late)??;
+        let name = if is_right { table.name(&credentials.user) } else { None };
         name.ok_or_else(wrong)
     }
 
-    /// Waits for the source's turn and for a core, then has the hash computed. Nothing is awaited
-    /// after it is handed over, and it takes with it what it uses: who leaves cannot stop it, nor
-    /// free a place that it still fills.
-    async fn start(
+    async fn check(
+        &self,
+        table: &Arc<Table>,
+        credentials: &Credentials,
+        digest: Digest,
+        source: Source,
+    ) -> Result<bool, Refusal> {
+        let mut is_again = false;
+        loop {
+            let (waiter, lead) = table.flights.join(digest, source);
+            // A check that ended before this one joined has left its mark by now.
+            if table.verified(&credentials.user, &digest).is_some() {
+                return Ok(true);
+            }
+            if let Some(place) = lead.and_then(|lead| self.start(table, credentials.clone(), digest, source, lead)) {
+                waiter.hold(place);
+            }
+            match waiter.outcome().await {
+                Outcome::Right => return Ok(true),
+                Outcome::Wrong => return Ok(false),
+                // Another source had no room: this one may have.
+                Outcome::Refused(_) if !is_again && waiter.charged_to() != source => {}
+                Outcome::Refused(refusal) => return Err(refusal),
+                Outcome::Abandoned if !is_again => {}
+                Outcome::Abandoned => return Err(busy("the password check broke off; try again")),
+            }
+            is_again = true;
+        }
+    }
+
+    fn start(
         &self,
         table: &Arc<Table>,
         credentials: Credentials,
         digest: Digest,
-        source: IpAddr,
-    ) -> Result<Verdict, Refusal> {
-        let turn = self.turns.take(source).await?;
-        let core = Arc::clone(&self.cores).acquire_owned().await;
-        let core = core.map_err(|_| Refusal::new(Reason::AuthBusy, "the gateway is stopping"))?;
-        let (tell, verdict) = watch::channel(None);
+        source: Source,
+        lead: Lead<Ticket>,
+    ) -> Option<Ticket> {
         let (table, matches) = (Arc::clone(table), Arc::clone(&self.matches));
-        let passenger = table.flights.join(digest);
-        tokio::task::spawn_blocking(move || {
-            let right = table.judge(&credentials, digest, &*matches);
-            drop((turn, core));
-            tell.send_replace(Some(right));
-            drop(passenger);
-        });
-        Ok(verdict)
+        self.pool.submit(source, Box::new(move || table.judge(&credentials, digest, &*matches)), lead)
     }
 }
 
 fn wrong() -> Refusal {
     Refusal::new(Reason::AuthFailed, "wrong user name or password")
-}
-
-#[cfg(test)]
-impl Verifier {
-    /// How many hashes can run at a time; ask while none does.
-    pub(super) fn cores(&self) -> usize {
-        self.cores.available_permits()
-    }
 }

@@ -86,8 +86,7 @@ impl Worker {
     }
 }
 
-/// A runtime for a thread that will keep to `core`. The threads that it starts for what blocks, as for password
-/// hashes, do not: they are let off to all of `cores`, unless somebody has chosen others for the thread since.
+/// A runtime for a thread that will keep to `core`. The threads that it starts for what blocks do not: they are let off to all of `cores`, unless somebody has chosen others for the thread since.
 fn runtime(core: Option<usize>, cores: &[usize]) -> io::Result<Runtime> {
     let cores = cores.to_vec();
     let let_off = move || {

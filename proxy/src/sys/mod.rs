@@ -11,7 +11,6 @@ pub mod pacing;
 pub mod pipe;
 pub mod probe;
 pub mod ring;
-pub mod signals;
 pub mod socket;
 pub mod stream;
 pub mod tcp;

@@ -3,6 +3,7 @@
 use std::io;
 use std::thread::available_parallelism;
 
+use rustix::process::setpriority_process;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 
 /// The cores that this process may run on, where it may use all of each: none where a control group grants it less
@@ -55,6 +56,19 @@ pub fn never_push_in() -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Gives the calling thread the smallest share of a core, nice 19: 15 parts where another thread has
+/// 1,024 (`kernel/sched/core.c`, `sched_prio_to_weight`).
+///
+/// Not SCHED_IDLE, whose 3 parts are too few: beside loops that use a whole core, a password hash of
+/// a quarter of a second would take a minute and a half.
+///
+/// # Errors
+/// That of setpriority(2), as where a seccomp filter refuses it.
+pub fn lowest_priority() -> io::Result<()> {
+    // 0 is the calling thread, not its process (setpriority(2), C library/kernel differences).
+    Ok(setpriority_process(None, 19)?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -77,5 +91,16 @@ mod tests {
     #[test]
     fn a_thread_may_always_ask_for_less() {
         std::thread::spawn(|| never_push_in().unwrap()).join().unwrap();
+    }
+
+    #[test]
+    fn one_thread_of_a_process_has_the_lowest_priority() {
+        let of = || rustix::process::getpriority_process(None).unwrap();
+        let before = of();
+        let lowest = std::thread::spawn(move || {
+            lowest_priority().unwrap();
+            of()
+        });
+        assert_eq!((lowest.join().unwrap(), of()), (19, before));
     }
 }
