@@ -3,6 +3,8 @@
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 
+use rustls::StreamOwned;
+use rustls::version::{TLS12, TLS13};
 use sluicegate::metrics::{CONNECT_REQUESTS, HANDSHAKES, LIMIT};
 use socket2::{Domain, Socket, Type};
 
@@ -10,6 +12,7 @@ use crate::handshake::scenes::full_listener;
 use crate::support::client::{self, connect, connect_as, dial, request};
 use crate::support::process::raise_descriptor_limit;
 use crate::support::seccomp::refusing;
+use crate::support::tls::{self, Certificate};
 use crate::support::{Gateway, Origin, Setup, admin, eventually};
 
 /// Source of the attackers; bystanders come from 127.0.0.1.
@@ -133,6 +136,38 @@ fn a_client_that_left_costs_nothing() {
             eventually(&format!("{how} while waiting for {stage}"), || handshakes(&gateway) == 0);
             assert_eq!(gateway.metric(&CONNECT_REQUESTS, &["none", "client_gone"]), left + 4, "{stage} {how}");
         }
+    }
+}
+
+#[test]
+fn a_client_by_tls_that_left_costs_nothing() {
+    let Some(certificate) = Certificate::make() else { return };
+    let (full, _queue) = full_listener();
+    let target = full.local_addr().expect("an address").as_socket().expect("an IP address");
+    for version in [&TLS12, &TLS13] {
+        let gateway = certificate.shown_by(Setup::new(&["--no-auth"])).args(FOR_EVER.iter().copied()).start();
+        let address = gateway.secure.expect("an address");
+        for (how, leave) in [
+            ("announced", (|stream| leave(stream, true)) as fn(Secure)),
+            ("closed", |stream| leave(stream, false)),
+            ("reset", |stream| client::reset(&stream.sock)),
+        ] {
+            let session = tls::client(&certificate.path(), &[version]);
+            let mut stream = StreamOwned::new(session, dial(address));
+            stream.write_all(request(target, None).as_bytes()).expect("it reads");
+            gateway.wait_for_metric(&HANDSHAKES, &["dial"], 1);
+            leave(stream);
+            eventually(&format!("{how}: nothing is dialled any more"), || handshakes(&gateway) == 0);
+        }
+    }
+}
+
+type Secure = StreamOwned<rustls::ClientConnection, TcpStream>;
+
+fn leave(mut stream: Secure, announced: bool) {
+    if announced {
+        stream.conn.send_close_notify();
+        stream.flush().expect("it reads");
     }
 }
 

@@ -1,8 +1,10 @@
 //! Whether a file is another one than before.
 
-use std::fs::{self, Metadata};
+use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+
+use crate::file;
 
 /// What tells one state of a file from another: the file itself, and the times of its last change
 /// in content and in owner or mode (a file made readable counts as changed).
@@ -16,10 +18,11 @@ pub struct Stamp {
 }
 
 impl Stamp {
-    /// Follows symbolic links; `None` if there is nothing, or it cannot be seen.
+    /// Follows symbolic links; `None` if there is nothing, or it cannot be seen, as on a file system that does
+    /// not answer within [`file::TIMEOUT`].
     #[must_use]
     pub fn of(path: &Path) -> Option<Self> {
-        fs::metadata(path).ok().map(|metadata| Self::from(&metadata))
+        file::metadata(path).ok().map(|metadata| Self::from(&metadata))
     }
 }
 

@@ -4,14 +4,18 @@
 //! |---|---|
 //! | `start` | what is refused before anything is opened |
 //! | `doctor` | what the host can do, asked beforehand, and that it then does it |
+//! | `files` | files that are replaced by what cannot be read |
 //! | `explain` | the rules, asked beforehand |
 //! | `log` | a log that nobody reads |
 //! | `end` | signals, draining, killing one tunnel |
+//! | `signals` | signals that end nothing, and those before it listens |
 //! | `users` | the users file that changes, and passwords that are nowhere to be seen |
 
 mod doctor;
 mod end;
 mod explain;
+mod files;
 mod log;
+mod signals;
 mod start;
 mod users;

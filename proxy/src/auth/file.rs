@@ -1,14 +1,10 @@
 //! The users file on disk: when it changed, and its bytes within a limit.
 
-use std::fs::{self, File};
-use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use super::users::{self, Line, UsersError};
+use crate::file::{self, MAX_USERS_BYTES};
 use crate::stamp::Stamp;
-
-/// The most bytes that are read: some 15,000 users.
-const MAX_FILE: u64 = 1 << 20;
 
 /// A path, and what stood there when it was last read.
 pub(super) struct UsersFile {
@@ -37,31 +33,16 @@ impl UsersFile {
     /// put right at the next look; one that is renamed into place cannot.
     pub(super) fn read(&mut self) -> Result<Vec<Line>, UsersError> {
         self.seen = Stamp::of(&self.path);
-        let bytes = self.bytes().map_err(|error| self.unreadable(&error))?;
-        if bytes.len() as u64 > MAX_FILE {
-            return Err(self
-                .error(format!("is larger than {MAX_FILE} bytes"), "--users-file names a file as htpasswd makes it"));
-        }
+        let bytes = file::read(&self.path, MAX_USERS_BYTES).map_err(|error| {
+            let remedy = "check the path of --users-file and who may read it";
+            self.error(error.to_string(), error.remedy().unwrap_or(remedy))
+        })?;
         let lines = users::parse_lines(&self.path, &bytes)?;
         if lines.is_empty() {
             // Also what a file looks like that is just being rewritten.
             return Err(self.error("holds no user", "add one that `sluicegate hash-password NAME` prints"));
         }
         Ok(lines)
-    }
-
-    fn bytes(&self) -> io::Result<Vec<u8>> {
-        // Looked at before it is opened: opening a FIFO would wait for its writer.
-        if !fs::metadata(&self.path)?.is_file() {
-            return Err(io::Error::other("it is not a regular file"));
-        }
-        let mut bytes = Vec::new();
-        File::open(&self.path)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
-        Ok(bytes)
-    }
-
-    fn unreadable(&self, error: &io::Error) -> UsersError {
-        self.error(format!("cannot be read: {error}"), "check the path of --users-file and who may read it")
     }
 
     fn error(&self, cause: impl Into<String>, remedy: &'static str) -> UsersError {
@@ -72,6 +53,7 @@ impl UsersFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
     use std::os::unix::fs::symlink;
 
     const LINE: &str = "alice:$2y$04$s3nEBtS7Qzw9ctn.NRIzs.IQt8.B7mCW1RaVx4LMDuSuTuhtnSTGa\n";
@@ -122,8 +104,8 @@ mod tests {
         assert!(refusal(dir.path()).contains("not a regular file"));
         fs::write(&path, "# nobody\n\n").unwrap();
         assert!(refusal(&path).contains("holds no user"));
-        fs::write(&path, vec![b'#'; 1 + MAX_FILE as usize]).unwrap();
+        fs::File::create(&path).unwrap().set_len(MAX_USERS_BYTES + 1).unwrap();
         let error = refusal(&path);
-        assert!(error.contains("larger than 1048576") && error.starts_with(&path.display().to_string()), "{error}");
+        assert!(error.contains("larger than 16 MiB") && error.starts_with(&path.display().to_string()), "{error}");
     }
 }

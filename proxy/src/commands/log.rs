@@ -68,15 +68,24 @@ impl Lines {
 
     fn write_to(&self, mut to: impl Write) {
         let mut batch = Vec::new();
+        let mut lost = 0;
         loop {
             let ending = self.take(&mut batch);
-            write_whole(&mut to, &batch);
+            let unwritten = write_whole(&mut to, &batch);
+            lost += unwritten;
             batch.clear();
             let mut waiting = self.waiting();
             let lines = std::mem::take(&mut waiting.dropped);
             if lines > 0 {
                 drop(waiting);
                 tracing::warn!(lines, "log lines were dropped: standard error is read too slowly");
+                waiting = self.waiting();
+            }
+            // Only where a line can be written again: to try for the sake of this one would never end.
+            if lost > 0 && unwritten == 0 {
+                drop(waiting);
+                let lines = std::mem::take(&mut lost);
+                tracing::warn!(lines, "log lines were lost: standard error could not be written to");
                 waiting = self.waiting();
             }
             if ending && waiting.bytes.is_empty() {
@@ -101,19 +110,21 @@ impl Lines {
     }
 }
 
-/// Writes all, also to what somebody else has made non-blocking. Whoever reads standard error may have gone:
-/// then the lines are lost, and the gateway is not.
-fn write_whole(to: &mut impl Write, mut bytes: &[u8]) {
+/// Writes all, also to a descriptor that another process has made non-blocking. Where that fails, as on a full disk,
+/// at the limit on the size of a file, or on a pipe without a reader, the rest is lost: its lines are counted.
+fn write_whole(to: &mut impl Write, mut bytes: &[u8]) -> u64 {
+    let lines = |rest: &[u8]| rest.iter().filter(|byte| **byte == b'\n').count() as u64;
     while !bytes.is_empty() {
         match to.write(bytes) {
-            Ok(0) => return,
+            Ok(0) => return lines(bytes),
             Ok(written) => bytes = &bytes[written..],
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::park_timeout(PAUSE),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) => return,
+            Err(_) => return lines(bytes),
         }
     }
     let _ = to.flush();
+    0
 }
 
 impl Write for Lines {

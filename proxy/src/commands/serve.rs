@@ -18,9 +18,10 @@ use crate::config::settings::Settings;
 use crate::config::{LogFormat, LogLevel, Rules, Serve};
 use crate::connection::Gateway;
 use crate::dial::{self, Dialer};
+use crate::file;
 use crate::policy::Policy;
 use crate::relay::{Engine, Relay, Unfit};
-use crate::server::{Control, Listeners, Server};
+use crate::server::{Control, Listeners, Reloader, Server};
 use crate::sys::capabilities;
 use crate::sys::socket::is_local_address;
 use crate::sys::thread::whole_cores;
@@ -37,6 +38,7 @@ pub fn serve(options: &Serve) -> Result<(), Failure> {
     let listeners = listeners.map_err(Failure::Work)?;
     // Before the first thread is started, each of which would keep the capabilities that it began with.
     give_up_capabilities(&mut settings)?;
+    file::serving().map_err(|error| Failure::Work(format!("no thread for reading files: {error}; see `ulimit -u`")))?;
     let _log = start_log(options.log, options.log_level)?;
     let metrics = admin::recorder();
     let control = Control::new(cores);
@@ -67,11 +69,14 @@ pub fn serve(options: &Serve) -> Result<(), Failure> {
         greetings: options.proxy_protocol_to.clone(),
         handshake_timeout: options.handshake_timeout,
     });
+    let reloader = Reloader::start(gateway.clone(), registry.clone());
     let server = Server {
         gateway,
         registry: registry.clone(),
         readiness: readiness.clone(),
         drain_timeout: options.drain_timeout,
+        reloader: reloader
+            .map_err(|error| Failure::Work(format!("no thread for reloads: {error}; see `sluicegate doctor`")))?,
     };
     let [listen, listen_tls] =
         [&plain, &secure].map(|all| all.iter().map(ToString::to_string).collect::<Vec<_>>().join(","));

@@ -14,6 +14,7 @@ use toml::{Spanned, Value};
 
 use super::users;
 use crate::auth::Entry;
+use crate::file::{self, MAX_CONFIG_BYTES};
 
 /// A configuration that cannot be used, with the words to print.
 #[derive(Debug)]
@@ -117,11 +118,15 @@ fn is_open(command: &Command, name: &str, matches: &ArgMatches, key: &str) -> bo
 
 fn read(file: &Path, known: &[String]) -> Result<(Vec<Setting>, Vec<Entry>), Wrong> {
     let wrong = |line: usize, what: String| Wrong::File(format!("{}:{line}: {what}", file.display()));
-    let text = std::fs::read_to_string(file).map_err(|error| {
-        Wrong::File(format!("{}: cannot be read: {error}; name another with --config", file.display()))
+    let unread = |what: String| Wrong::File(format!("{}: {what}", file.display()));
+    let bytes = file::read(file, MAX_CONFIG_BYTES)
+        .map_err(|error| unread(error.with_remedy("name another file with --config")))?;
+    let text = str::from_utf8(&bytes).map_err(|error| {
+        let line = 1 + bytes[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n').count();
+        wrong(line, "the line is not UTF-8; save the file as UTF-8".to_owned())
     })?;
     let line_of = |offset: usize| 1 + text[..offset.min(text.len())].matches('\n').count();
-    let table: BTreeMap<Spanned<String>, Spanned<Value>> = toml::from_str(&text).map_err(|error| {
+    let table: BTreeMap<Spanned<String>, Spanned<Value>> = toml::from_str(text).map_err(|error| {
         let line = line_of(error.span().map_or(0, |span| span.start));
         wrong(line, format!("this is no TOML: {}", error.message()))
     })?;
@@ -133,7 +138,7 @@ fn read(file: &Path, known: &[String]) -> Result<(Vec<Setting>, Vec<Entry>), Wro
             return Err(wrong(line, unknown(&key, known)));
         }
         if key == "users" && value.get_ref().is_table() {
-            entries = users::read(file, &text).map_err(|(line, what)| wrong(line, what))?;
+            entries = users::read(file, text).map_err(|(line, what)| wrong(line, what))?;
             continue;
         }
         let flags = flags(&key, value.into_inner()).map_err(|what| wrong(line, what))?;

@@ -6,11 +6,12 @@
 //! | `listen` | binding, before anything else can fail |
 //! | `accept` | the accept loop, its back-off and its limit |
 //! | `descriptors` | the descriptor limit and what fits in it |
+//! | `reload` | the thread that re-reads files |
 
 use std::io;
 use std::iter;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
@@ -19,23 +20,24 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use crate::account::Registry;
 use crate::admin::{Admin, Readiness, Ready};
 use crate::connection::Gateway;
-use crate::metrics::CERTIFICATE_EXPIRY;
 use crate::reason::Reason;
+use crate::sys::signals;
 use crate::sys::stream::Listener;
-use crate::tls::Identity;
 
 mod accept;
 mod control;
 pub mod descriptors;
 mod listen;
+mod reload;
 
 pub use control::Control;
 pub use listen::Listeners;
+pub use reload::Reloader;
 
 use control::Worker;
 
@@ -56,6 +58,8 @@ pub struct Server {
     pub readiness: Arc<Readiness>,
     /// How long tunnels may live on after the first SIGTERM; `None`: as long as they like.
     pub drain_timeout: Option<Duration>,
+    /// Re-reads what may change while it runs.
+    pub reloader: Reloader,
 }
 
 impl Server {
@@ -71,7 +75,7 @@ impl Server {
         background.spawn(admin.run(TcpListener::from_std(admin_listener)?));
         let registry = self.registry.clone();
         background.spawn(async move { registry.keep_divided().await });
-        background.spawn(housekeeping(self.gateway.clone(), self.registry.clone(), hangup));
+        background.spawn(housekeeping(self.gateway.clone(), self.registry.clone(), self.reloader.clone(), hangup));
         let mut accepting = JoinSet::new();
         let (drain, draining) = watch::channel(false);
         let runtimes = iter::once(Handle::current()).chain(workers.iter().map(|worker| worker.runtime.clone()));
@@ -125,13 +129,15 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Watches them from now on: before, each would end the process at once. To be called in the context
-    /// of a runtime, before anything says that the gateway is there.
+    /// Watches them from now on, in place of the handlers of start-up ([`signals::prepare`]). To be called in the
+    /// context of a runtime, before anything says that the gateway is there.
     ///
     /// # Errors
     /// The error of sigaction(2).
     pub fn watch() -> io::Result<Self> {
-        Ok(Self { stop: Stop::new()?, hangup: signal(SignalKind::hangup())? })
+        let watched = Self { stop: Stop::new()?, hangup: signal(SignalKind::hangup())? };
+        signals::watched();
+        Ok(watched)
     }
 }
 
@@ -162,63 +168,17 @@ fn notify(state: &[NotifyState]) {
     }
 }
 
-/// Has the metrics say until when the certificate counts.
-fn tell_expiry(identity: &Identity) {
-    let since = identity.until().and_then(|until| until.duration_since(UNIX_EPOCH).ok());
-    CERTIFICATE_EXPIRY.gauge(&[]).set(since.map_or(f64::NAN, |since| since.as_secs_f64()));
-}
-
-/// Re-reads the certificate when asked or when it has changed, and says once of each why clients refuse it, if they do:
-/// `concern` is what was said.
-fn look_after(identity: &Identity, asked: bool, concern: &mut Option<String>) {
-    if asked || identity.changed() {
-        match identity.reload() {
-            Ok(()) => {
-                *concern = None;
-                tell_expiry(identity);
-                info!("certificate re-read");
-            }
-            Err(error) => error!(%error, "certificate not re-read: clients are shown the one from before"),
-        }
-    }
-    let now = identity.concern(SystemTime::now());
-    if let Some(now) = now.as_ref().filter(|now| concern.as_ref() != Some(*now)) {
-        warn!("{now}");
-    }
-    *concern = now;
-}
-
-/// Re-reads who may come in when asked or when that has changed, looks after the certificate, ends the tunnels of users
-/// whose time is over, and has long tunnels write a line.
-async fn housekeeping(gateway: Arc<Gateway>, registry: Arc<Registry>, mut hangup: Signal) {
+/// Has changed files re-read, ends the tunnels of users whose time is over, and has long tunnels write a line.
+async fn housekeeping(gateway: Arc<Gateway>, registry: Arc<Registry>, reloader: Reloader, mut hangup: Signal) {
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut said = None;
-    let mut concern = None;
-    gateway.identity.iter().for_each(tell_expiry);
+    let mut asked = signals::take_early_hangup();
     loop {
-        let asked = tokio::select! {
+        reloader.look(asked);
+        asked = tokio::select! {
             _ = hangup.recv() => true,
             _ = ticks.tick() => false,
         };
-        if asked || gateway.authenticator.changed() {
-            match gateway.authenticator.reload() {
-                Ok(users) => {
-                    said = None;
-                    registry.set_users(gateway.authenticator.rates());
-                    info!(users, "users re-read");
-                }
-                // It is tried again until it can be, and said once.
-                Err(error) if !asked && said.as_ref() == Some(&error) => {}
-                Err(error) => {
-                    error!(%error, "users not re-read: those known before stay valid");
-                    said = Some(error);
-                }
-            }
-        }
-        if let Some(identity) = &gateway.identity {
-            look_after(identity, asked, &mut concern);
-        }
         let ending = gateway.authenticator.ending(SystemTime::now());
         if !ending.is_empty() {
             registry.stop_users(|user| ending.iter().any(|ending| **ending == *user), Reason::Expired);

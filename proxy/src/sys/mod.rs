@@ -11,6 +11,7 @@ pub mod pacing;
 pub mod pipe;
 pub mod probe;
 pub mod ring;
+pub mod signals;
 pub mod socket;
 pub mod stream;
 pub mod tcp;

@@ -16,6 +16,7 @@ use super::hello::{HTTP, Hello};
 use super::suites::provider;
 use super::trust::words;
 use super::validity::Validity;
+use crate::file::{self, MAX_CONFIG_BYTES, ReadError};
 use crate::stamp::Stamp;
 
 /// A certificate and its key.
@@ -105,21 +106,24 @@ fn read(certificate: &Path, key: &Path) -> Result<Shown, String> {
     };
     let unread = |option, file: &Path, error: &pem::Error, remedy| match error {
         pem::Error::NoItemsFound => unusable(option, file, "there is none in it", remedy),
-        pem::Error::Io(error) => {
-            unusable(option, file, &format!("cannot be read: {error}"), "check the path and who may read it")
-        }
         error => unusable(option, file, &format!("{error}"), remedy),
     };
     const CHAIN: &str = "a file in PEM is wanted, with the certificate first and those that it was signed by behind it";
     const KEY: &str = "a file in PEM is wanted, with the key of the certificate, not encrypted: ECDSA by P-256 or P-384, \
                        Ed25519, or RSA from 2048 bits on";
-    let chain = CertificateDer::pem_file_iter(certificate).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let bytes = |option: &str, file: &Path| {
+        let unread = |error: ReadError| error.with_remedy("check the path and who may read it");
+        file::read(file, MAX_CONFIG_BYTES).map_err(|error| format!("{option} {}: {}", file.display(), unread(error)))
+    };
+    let chain = bytes("--tls-cert", certificate)?;
+    let chain = CertificateDer::pem_slice_iter(&chain).collect::<Result<Vec<_>, _>>();
     let chain = match chain {
         Ok(chain) if chain.is_empty() => return unusable("--tls-cert", certificate, "there is none in it", CHAIN),
         Ok(chain) => chain,
         Err(error) => return unread("--tls-cert", certificate, &error, CHAIN),
     };
-    let private = match PrivateKeyDer::from_pem_file(key) {
+    let text = bytes("--tls-key", key)?;
+    let private = match PrivateKeyDer::from_pem_slice(&text) {
         Ok(private) => private,
         Err(error) => return unread("--tls-key", key, &error, KEY),
     };

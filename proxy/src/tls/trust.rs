@@ -10,6 +10,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{CertificateError, ClientConfig, Error, RootCertStore};
 
+use crate::file::{self, MAX_CONFIG_BYTES};
+
 use super::Session;
 use super::suites::provider;
 
@@ -23,7 +25,9 @@ impl Trust {
     /// # Errors
     /// When there is none, with the remedy.
     pub fn of_host() -> Result<Self, String> {
-        let found = rustls_native_certs::load_native_certs();
+        // It reads what SSL_CERT_FILE and SSL_CERT_DIR name, and else what OpenSSL's build does.
+        let found = file::with_deadline(Path::new("the host's certificates"), rustls_native_certs::load_native_certs);
+        let found = found.map_err(|error| error.with_remedy("look at SSL_CERT_FILE and SSL_CERT_DIR"))?;
         Self::of(found.certs).map_err(|cause| {
             let cause = found.errors.first().map_or(cause, ToString::to_string);
             format!("this host trusts no certificate authority: {cause}; install ca-certificates, or name a file by --parent-ca")
@@ -35,7 +39,10 @@ impl Trust {
     /// # Errors
     /// The file and the cause, with the remedy.
     pub fn of_file(file: &Path) -> Result<Self, String> {
-        let certificates = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        let text = file::read(file, MAX_CONFIG_BYTES).map_err(|error| {
+            format!("{}: {}", file.display(), error.with_remedy("check the path and who may read it"))
+        })?;
+        let certificates = CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>();
         let trust = certificates.map_err(|error| error.to_string()).and_then(Self::of);
         trust.map_err(|cause| {
             format!(

@@ -1,0 +1,298 @@
+//! The one reader of files that an operator names: bounded in size and in time.
+//!
+//! A thread of its own asks the file system, since stat(2), open(2) and read(2) on a network file system
+//! that does not answer return to nobody, not even to a signal. Who asks waits for [`TIMEOUT`] at most and
+//! gets an error that names the file. The thread is started once, so that a later look at a file needs none.
+
+use std::fmt;
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::OFlags;
+use zeroize::Zeroizing;
+
+use thread::Reader;
+
+mod thread;
+
+/// Largest configuration file, certificate chain, key or bundle of certificate authorities, in bytes. The
+/// bundle of Debian has some 220 KiB.
+pub const MAX_CONFIG_BYTES: u64 = 1 << 20;
+
+/// Largest users file, in bytes: some 200,000 users.
+pub const MAX_USERS_BYTES: u64 = 16 << 20;
+
+/// Longest wait for a file.
+pub const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The reader's thread, once it was needed.
+static READER: Mutex<Option<Reader>> = Mutex::new(None);
+
+/// Start-up is over: pipes were read once and cannot be read again.
+static SERVING: AtomicBool = AtomicBool::new(false);
+
+/// Reason why a file cannot be used, with the remedy where there is a better one than the caller's.
+#[derive(Debug)]
+pub enum ReadError {
+    /// Error of the file system.
+    Io(io::Error),
+    /// Not a regular file, but one of this kind.
+    Kind(&'static str),
+    /// More bytes than this limit.
+    TooLarge(u64),
+    /// A pipe that was closed before the first byte.
+    Empty,
+    /// A pipe whose other end stays silent.
+    Silent,
+    /// The file system that holds this file does not answer.
+    Stuck(PathBuf),
+}
+
+impl ReadError {
+    /// What to do; `None` where the file system itself refused, which the caller knows more about.
+    #[must_use]
+    pub const fn remedy(&self) -> Option<&'static str> {
+        match self {
+            Self::Io(_) => None,
+            Self::Kind(_) => Some("put a regular file there"),
+            Self::TooLarge(_) => Some("name the right file, or make it smaller"),
+            Self::Empty | Self::Silent => Some("write the whole file into the pipe, or name a regular file"),
+            Self::Stuck(_) => Some("check the mount; it is tried again"),
+        }
+    }
+
+    /// Gives the cause and what to do; `remedy` where there is none of its own.
+    #[must_use]
+    pub fn with_remedy(&self, remedy: &str) -> String {
+        format!("{self}; {}", self.remedy().unwrap_or(remedy))
+    }
+}
+
+impl fmt::Display for ReadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = TIMEOUT.as_secs();
+        match self {
+            Self::Io(error) => write!(f, "cannot be read: {error}"),
+            Self::Kind(kind) => write!(f, "cannot be read: it is {kind}, not a regular file"),
+            Self::TooLarge(limit) => write!(f, "cannot be read: it is larger than {} MiB", limit >> 20),
+            Self::Empty => f.write_str("cannot be read: nothing came through the pipe"),
+            Self::Silent => write!(f, "cannot be read: the pipe stayed open and silent for {seconds} s"),
+            Self::Stuck(path) => {
+                write!(f, "cannot be read: the file system of {} has not answered for {seconds} s", path.display())
+            }
+        }
+    }
+}
+
+impl std::error::Error for ReadError {}
+
+impl From<io::Error> for ReadError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// Reads a whole file of at most `limit` bytes. Only regular files are read, and until [`serving`] pipes as
+/// well, as in `--config <(sops -d gateway.toml)`.
+///
+/// # Errors
+/// The cause, within [`TIMEOUT`] and a moment.
+pub fn read(path: &Path, limit: u64) -> Result<Zeroizing<Vec<u8>>, ReadError> {
+    let own = path.to_owned();
+    with_deadline(path, move || read_now(&own, limit, TIMEOUT))?
+}
+
+/// Looks at a file, through symbolic links.
+///
+/// # Errors
+/// As [`read`].
+pub fn metadata(path: &Path) -> Result<Metadata, ReadError> {
+    let own = path.to_owned();
+    Ok(with_deadline(path, move || std::fs::metadata(own))??)
+}
+
+/// Does `work`, which may block on the file system of `path`, on the reader's thread, and waits for it.
+///
+/// # Errors
+/// [`ReadError::Stuck`], also while the thread waits for another file; no thread can be started.
+pub fn with_deadline<T: Send + 'static>(
+    path: &Path,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ReadError> {
+    let request = {
+        let mut reader = reader();
+        if reader.is_none() {
+            *reader = Some(Reader::start()?);
+        }
+        reader.as_ref().expect("just started").request(path, work)?
+    };
+    // Longer than what is waited for at a pipe, whose error says more.
+    request.wait(TIMEOUT + Duration::from_secs(1))
+}
+
+/// Ends start-up: starts the reader's thread anew, with the privileges that the calling thread has now, and
+/// refuses pipes from now on.
+///
+/// # Errors
+/// The error of starting a thread.
+pub fn serving() -> io::Result<()> {
+    SERVING.store(true, Ordering::Relaxed);
+    let mut reader = reader();
+    if let Some(old) = reader.take() {
+        old.end();
+    }
+    *reader = Some(Reader::start()?);
+    Ok(())
+}
+
+fn reader() -> MutexGuard<'static, Option<Reader>> {
+    READER.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn read_now(path: &Path, limit: u64, timeout: Duration) -> Result<Zeroizing<Vec<u8>>, ReadError> {
+    // Neither opening a FIFO nor reading from it waits then, and no terminal becomes the process's own.
+    let flags = (OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC).bits();
+    let flags = i32::try_from(flags).expect("flags of open(2) fit an int");
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let metadata = file.metadata()?;
+    if metadata.is_file() {
+        return read_regular(&file, metadata.len(), limit);
+    }
+    if metadata.file_type().is_fifo() && !SERVING.load(Ordering::Relaxed) {
+        return read_pipe(file, limit, timeout);
+    }
+    Err(ReadError::Kind(kind(&metadata)))
+}
+
+fn read_regular(file: &File, size: u64, limit: u64) -> Result<Zeroizing<Vec<u8>>, ReadError> {
+    if size > limit {
+        return Err(ReadError::TooLarge(limit));
+    }
+    // With room for all: growing would leave copies of passwords behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(size).unwrap_or_default() + 64));
+    file.take(limit + 1).read_to_end(&mut bytes)?;
+    within(bytes, limit)
+}
+
+fn read_pipe(mut pipe: File, limit: u64, timeout: Duration) -> Result<Zeroizing<Vec<u8>>, ReadError> {
+    let deadline = Instant::now() + timeout;
+    let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(limit).unwrap_or_default() + 64));
+    let mut piece = Zeroizing::new([0; 4096]);
+    while bytes.len() as u64 <= limit {
+        match pipe.read(&mut piece[..]) {
+            Ok(0) if bytes.is_empty() => return Err(ReadError::Empty),
+            Ok(0) => break,
+            Ok(length) => bytes.extend_from_slice(&piece[..length]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    return Err(ReadError::Silent);
+                }
+                let left = Timespec::try_from(left).unwrap_or_default();
+                match poll(&mut [PollFd::new(&pipe, PollFlags::IN)], Some(&left)) {
+                    Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                    Err(error) => return Err(ReadError::Io(error.into())),
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    within(bytes, limit)
+}
+
+fn within(bytes: Zeroizing<Vec<u8>>, limit: u64) -> Result<Zeroizing<Vec<u8>>, ReadError> {
+    if bytes.len() as u64 > limit { Err(ReadError::TooLarge(limit)) } else { Ok(bytes) }
+}
+
+fn kind(metadata: &Metadata) -> &'static str {
+    let kind = metadata.file_type();
+    match () {
+        () if kind.is_dir() => "a directory",
+        () if kind.is_fifo() => "a FIFO",
+        () if kind.is_char_device() || kind.is_block_device() => "a device",
+        () if kind.is_socket() => "a socket",
+        () => "something else",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::mpsc;
+
+    use super::*;
+
+    fn error(path: &Path) -> String {
+        read(path, 1 << 20).unwrap_err().with_remedy("do this")
+    }
+
+    #[test]
+    fn only_regular_files_within_the_limit_are_read_and_nothing_blocks() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::write(at("file"), b"text").unwrap();
+        assert_eq!(read(&at("file"), 4).unwrap().as_slice(), b"text");
+        assert!(matches!(read(&at("file"), 3), Err(ReadError::TooLarge(3))));
+        File::create(at("sparse")).unwrap().set_len(5 << 30).unwrap();
+        assert_eq!(
+            error(&at("sparse")),
+            "cannot be read: it is larger than 1 MiB; name the right file, or make it smaller"
+        );
+        assert!(error(folder.path()).contains("it is a directory, not a regular file; put a regular file there"));
+        assert!(error(Path::new("/dev/zero")).contains("it is a device"));
+        assert!(error(&at("none")).ends_with("No such file or directory (os error 2); do this"));
+        let _listener = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
+        assert!(error(&at("socket")).starts_with("cannot be read: "));
+        // Of no size to stat(2), and endless.
+        assert!(matches!(read_now(Path::new("/proc/kallsyms"), 10, TIMEOUT), Err(ReadError::TooLarge(10))));
+    }
+
+    #[test]
+    fn a_pipe_is_read_to_its_end_or_given_up() {
+        let (read, write) = rustix::pipe::pipe().unwrap();
+        let mut write = File::from(write);
+        assert!(matches!(reopened(&read, TIMEOUT / 1000), Err(ReadError::Silent)));
+        write.write_all(b"some").unwrap();
+        let late = std::thread::spawn(move || write.write_all(b" bytes"));
+        assert_eq!(reopened(&read, TIMEOUT).unwrap().as_slice(), b"some bytes");
+        late.join().unwrap().unwrap();
+        assert!(matches!(reopened(&read, TIMEOUT), Err(ReadError::Empty)));
+    }
+
+    /// Reads a pipe as `/dev/fd/N` does.
+    fn reopened(pipe: &rustix::fd::OwnedFd, timeout: Duration) -> Result<Zeroizing<Vec<u8>>, ReadError> {
+        use std::os::fd::AsRawFd;
+        read_now(Path::new(&format!("/proc/self/fd/{}", pipe.as_raw_fd())), 1 << 10, timeout)
+    }
+
+    #[test]
+    fn a_file_system_that_does_not_answer_is_named_and_holds_up_only_its_reader() {
+        let reader = Reader::start().unwrap();
+        let (release, released) = mpsc::channel::<()>();
+        let hung = reader.request(Path::new("/hung/users"), move || released.recv()).unwrap();
+        let behind = reader.request(Path::new("/etc/other"), || 1).unwrap();
+        for request in [hung.wait(Duration::from_millis(10)).err(), behind.wait(Duration::from_millis(10)).err()] {
+            assert!(request.unwrap().to_string().contains("the file system of /hung/users has not answered"));
+        }
+        // Nothing is queued behind it any more.
+        let refused = reader.request_after(Path::new("/etc/other"), Duration::ZERO, || 1).err().unwrap();
+        assert!(matches!(refused, ReadError::Stuck(path) if path == Path::new("/hung/users")));
+        drop(release);
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let answer = loop {
+            let answer = reader.request(Path::new("/etc/other"), || 2).and_then(|request| request.wait(TIMEOUT));
+            if answer.is_ok() || Instant::now() > deadline {
+                break answer;
+            }
+        };
+        assert_eq!(answer.unwrap(), 2);
+        reader.end();
+    }
+}

@@ -1,0 +1,116 @@
+//! The thread that asks the file system.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, Instant};
+
+use super::{ReadError, TIMEOUT};
+
+/// Work for the thread, and the file that it is about.
+type Job = (PathBuf, Box<dyn FnOnce() + Send>);
+
+/// The file that the thread is busy with, and since when.
+type Busy = Arc<Mutex<Option<(PathBuf, Instant)>>>;
+
+/// A thread that does one piece of work after the other.
+#[derive(Debug)]
+pub(super) struct Reader {
+    jobs: Sender<Job>,
+    busy: Busy,
+    thread: JoinHandle<()>,
+}
+
+/// Work that was asked for.
+#[derive(Debug)]
+pub(super) struct Request<T> {
+    path: PathBuf,
+    result: Receiver<T>,
+    busy: Busy,
+}
+
+impl Reader {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// The error of starting a thread.
+    pub(super) fn start() -> io::Result<Self> {
+        let (jobs, taken) = channel::<Job>();
+        let busy = Busy::default();
+        let shown = Arc::clone(&busy);
+        let work = move || {
+            for (path, work) in taken {
+                set(&shown, Some((path, Instant::now())));
+                // A panic ends the request, not the thread.
+                let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+                set(&shown, None);
+            }
+        };
+        let thread = Builder::new().name("files".into()).spawn(work)?;
+        Ok(Self { jobs, busy, thread })
+    }
+
+    /// Has the thread do `work`, which is about `path`.
+    ///
+    /// # Errors
+    /// The file that the thread has waited for longer than [`TIMEOUT`].
+    pub(super) fn request<T: Send + 'static>(
+        &self,
+        path: &Path,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<Request<T>, ReadError> {
+        self.request_after(path, TIMEOUT, work)
+    }
+
+    /// As [`Reader::request`], with another limit on what the thread is busy with.
+    pub(super) fn request_after<T: Send + 'static>(
+        &self,
+        path: &Path,
+        limit: Duration,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<Request<T>, ReadError> {
+        if let Some((stuck, _)) = get(&self.busy).filter(|(_, since)| since.elapsed() > limit) {
+            return Err(ReadError::Stuck(stuck));
+        }
+        let (give, result) = channel();
+        let work = move || {
+            // Nobody waits for it any more: no failure.
+            let _ = give.send(work());
+        };
+        let gone = |_| ReadError::Io(io::Error::other("the thread that reads files has ended"));
+        self.jobs.send((path.to_owned(), Box::new(work))).map_err(gone)?;
+        Ok(Request { path: path.to_owned(), result, busy: Arc::clone(&self.busy) })
+    }
+
+    /// Ends the thread, unless it is stuck, and waits for that.
+    pub(super) fn end(self) {
+        let Self { jobs, busy, thread } = self;
+        drop(jobs);
+        if get(&busy).is_none() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl<T> Request<T> {
+    /// Waits for the result.
+    ///
+    /// # Errors
+    /// [`ReadError::Stuck`] after `timeout`, with the file that the thread is busy with.
+    pub(super) fn wait(self, timeout: Duration) -> Result<T, ReadError> {
+        self.result.recv_timeout(timeout).map_err(|error| match error {
+            RecvTimeoutError::Timeout => ReadError::Stuck(get(&self.busy).map_or(self.path, |(path, _)| path)),
+            RecvTimeoutError::Disconnected => ReadError::Io(io::Error::other("reading it failed by a panic")),
+        })
+    }
+}
+
+fn set(busy: &Busy, now: Option<(PathBuf, Instant)>) {
+    *busy.lock().unwrap_or_else(PoisonError::into_inner) = now;
+}
+
+fn get(busy: &Busy) -> Option<(PathBuf, Instant)> {
+    busy.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}

@@ -1,0 +1,160 @@
+//! The thread that re-reads files while the gateway serves.
+//!
+//! Reading waits for file systems and checking takes CPU time: neither belongs on a thread that serves
+//! connections, where a signal to stop or a question to the admin address would wait for it.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tracing::{error, info, warn};
+
+use crate::account::Registry;
+use crate::auth::UsersError;
+use crate::connection::Gateway;
+use crate::metrics::CERTIFICATE_EXPIRY;
+use crate::tls::Identity;
+
+/// Asks the thread to look at the files.
+#[derive(Clone, Debug)]
+pub struct Reloader {
+    /// Has room for one: a look that has not begun covers what comes until then.
+    looks: SyncSender<()>,
+    /// The next look re-reads files also if they are unchanged.
+    asked: Arc<AtomicBool>,
+}
+
+impl Reloader {
+    /// Starts the thread, so that no reload needs one that cannot be had then. It ends with the last `Reloader`.
+    ///
+    /// # Errors
+    /// The error of starting a thread.
+    pub fn start(gateway: Arc<Gateway>, registry: Arc<Registry>) -> io::Result<Self> {
+        let mut reload = Reload { gateway, registry, users_error: None, certificate_error: None, concern: None };
+        Self::with(move |asked| reload.look(asked))
+    }
+
+    fn with(mut look: impl FnMut(bool) + Send + 'static) -> io::Result<Self> {
+        let (looks, wanted) = sync_channel(1);
+        let asked = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&asked);
+        let work = move || {
+            for () in wanted {
+                look(flag.swap(false, Ordering::AcqRel));
+            }
+        };
+        thread::Builder::new().name("reload".into()).spawn(work)?;
+        Ok(Self { looks, asked })
+    }
+
+    /// Has the files looked at, and re-read where they have changed or where that is `asked` for. Never waits.
+    pub(super) fn look(&self, asked: bool) {
+        if asked {
+            self.asked.store(true, Ordering::Release);
+        }
+        // Full: a look is about to begin.
+        let _ = self.looks.try_send(());
+    }
+}
+
+/// What the thread re-reads, and what it has said about that.
+struct Reload {
+    gateway: Arc<Gateway>,
+    registry: Arc<Registry>,
+    users_error: Option<UsersError>,
+    certificate_error: Option<String>,
+    concern: Option<String>,
+}
+
+impl Reload {
+    fn look(&mut self, asked: bool) {
+        self.look_at_users(asked);
+        let gateway = Arc::clone(&self.gateway);
+        if let Some(identity) = &gateway.identity {
+            self.look_at_certificate(identity, asked);
+        }
+    }
+
+    /// Tries again what failed until it can be read, and logs each error once.
+    fn look_at_users(&mut self, asked: bool) {
+        let authenticator = &self.gateway.authenticator;
+        if !asked && !authenticator.changed() {
+            return;
+        }
+        match authenticator.reload() {
+            Ok(users) => {
+                self.users_error = None;
+                self.registry.set_users(authenticator.rates());
+                info!(users, "users re-read");
+            }
+            Err(error) if !asked && self.users_error.as_ref() == Some(&error) => {}
+            Err(error) => {
+                error!(%error, "users not re-read: those known before stay valid");
+                self.users_error = Some(error);
+            }
+        }
+    }
+
+    /// Re-reads the certificate, and warns once of each reason why clients refuse it.
+    fn look_at_certificate(&mut self, identity: &Identity, asked: bool) {
+        if asked || identity.changed() {
+            match identity.reload() {
+                Ok(()) => {
+                    (self.certificate_error, self.concern) = (None, None);
+                    info!("certificate re-read");
+                }
+                Err(error) if !asked && self.certificate_error.as_ref() == Some(&error) => {}
+                Err(error) => {
+                    error!(%error, "certificate not re-read: clients are shown the one from before");
+                    self.certificate_error = Some(error);
+                }
+            }
+        }
+        show_expiry(identity);
+        let concern = identity.concern(SystemTime::now());
+        if let Some(concern) = concern.as_ref().filter(|concern| self.concern.as_ref() != Some(*concern)) {
+            warn!("{concern}");
+        }
+        self.concern = concern;
+    }
+}
+
+/// Sets the gauge of the certificate's expiry.
+fn show_expiry(identity: &Identity) {
+    let since = identity.until().and_then(|until| until.duration_since(UNIX_EPOCH).ok());
+    CERTIFICATE_EXPIRY.gauge(&[]).set(since.map_or(f64::NAN, |since| since.as_secs_f64()));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_reload_that_hangs_holds_nobody_up_and_a_request_meanwhile_is_not_lost() {
+        let deadline = Duration::from_secs(30);
+        let (begun, begins) = channel();
+        let (release, released) = channel::<()>();
+        let reloader = Reloader::with(move |asked| {
+            begun.send(asked).unwrap();
+            let _ = released.recv();
+        });
+        let reloader = reloader.unwrap();
+        reloader.look(false);
+        assert!(!begins.recv_timeout(deadline).unwrap());
+        // The thread hangs: none of these waits, and together they are one more look.
+        for asked in [false, true, false, false] {
+            reloader.look(asked);
+        }
+        release.send(()).unwrap();
+        assert!(begins.recv_timeout(deadline).unwrap(), "SIGHUP was lost");
+        drop(reloader);
+        drop(release);
+        assert!(begins.recv_timeout(deadline).is_err(), "one look too many");
+    }
+}
