@@ -176,10 +176,23 @@ fn refusals_by_bytes() {
 
 #[test]
 fn refusals_by_scene() {
-    for (reason, scene) in BY_SCENE {
-        eprintln!("{reason}");
-        scene();
-    }
+    // Each is played, so that one run tells of all that fail.
+    let failed: Vec<_> = BY_SCENE.iter().filter_map(|(reason, scene)| Some((reason, failure(*scene)?))).collect();
+    let list: String = failed.iter().map(|(reason, why)| format!("\n{reason}: {why}")).collect();
+    assert!(failed.is_empty(), "{} of {} scenes failed:{list}", failed.len(), BY_SCENE.len());
+}
+
+/// The words of the panic that a scene ends with, if it does.
+fn failure(scene: fn()) -> Option<String> {
+    let panic = std::panic::catch_unwind(scene).err()?;
+    let words = panic.downcast_ref::<String>().cloned();
+    Some(words.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_default())
+}
+
+#[test]
+fn a_scene_that_fails_tells_why() {
+    assert_eq!(failure(|| {}), None);
+    assert_eq!(failure(|| panic!("not {}", "200")), Some("not 200".to_owned()));
 }
 
 /// The one refusal of its reason at this gateway came about as it should.
