@@ -82,6 +82,8 @@ metrics_table! {
         "Whole seconds that sending to a side was held up by its window (receiver), by the send buffer (gateway), by the path (network) or by the rate that the tunnel is held to (rate)";
     SOCKMAP_SECONDS: Kind::Counter, "sockmap_seconds_total", ["by"],
         "Whole seconds that directions of tunnels were redirected by the kernel, or passed on in userspace because the receiver did not keep up";
+    SOCKMAP_SPILLED_BYTES: Kind::Gauge, "sockmap_spilled_bytes", [],
+        "Bytes that the engine sockmap holds in process memory for receivers that do not keep up; at most four times --sockmap-backlog or 64 MiB";
     PIPE_BYTES: Kind::Gauge, "pipe_bytes", [],
         "Capacity of all the pipes that the engine holds, in use or pooled";
     CERTIFICATE_EXPIRY: Kind::Gauge, "tls_certificate_expiry_timestamp_seconds", [],

@@ -17,7 +17,7 @@ use crate::support::forger::{FIN, Forger};
 use crate::support::kernel_log::KernelLog;
 use crate::support::network::Network;
 use crate::support::noise::End;
-use crate::support::process::{program, shared_descriptors, skipped};
+use crate::support::process::{peak_memory, program, shared_descriptors, skipped};
 use crate::support::stranger::Stranger;
 use crate::support::{Gateway, Noise, Origin, Setup, client, connect, eventually};
 
@@ -189,6 +189,91 @@ fn a_reader_that_stops_costs_little_and_does_not_hold_up_the_other_way() {
         let line = rig.closing_line(&ends);
         assert_eq!(line.number("to_origin") + line.number("to_client"), (80 * MIB + total + sent.len()) as u64);
     }
+}
+
+/// A block that is sent again and again; its length is a prime.
+struct Repeated(Vec<u8>);
+
+impl Repeated {
+    fn new() -> Self {
+        Self(Noise::new(5).take(1_048_573))
+    }
+
+    fn at(&self, place: usize) -> &[u8] {
+        &self.0[place % self.0.len()..]
+    }
+
+    /// Sends until nothing is taken for as long as anything that the gateway does could take, and says how much was.
+    fn send_what_is_taken(&self, mut to: &TcpStream) -> usize {
+        let (mut sent, mut quiet) = (0, 0);
+        to.set_nonblocking(true).expect("a socket");
+        while quiet < 500 {
+            match to.write(self.at(sent)) {
+                Ok(taken) => (sent, quiet) = (sent + taken, 0),
+                Err(error) => {
+                    assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+                    thread::park_timeout(Duration::from_millis(1));
+                    quiet += 1;
+                }
+            }
+        }
+        to.set_nonblocking(false).expect("a socket");
+        sent
+    }
+
+    fn expect(&self, mut from: &TcpStream, length: usize) {
+        let (mut place, mut bytes) = (0, vec![0; MIB]);
+        while place < length {
+            let expected = self.at(place);
+            let most = expected.len().min(length - place).min(MIB);
+            let got = from.read(&mut bytes[..most]).expect("more bytes");
+            assert!(got > 0 && bytes[..got] == expected[..got], "after {place} of {length} bytes");
+            place += got;
+        }
+    }
+}
+
+/// Each has a share of the process memory, and where that is used up its sender waits.
+#[test]
+fn many_stopped_readers_cost_no_more_memory_than_their_bound() {
+    const READERS: usize = 24;
+    const BOUND: u64 = 64 << 20;
+    if !possible() {
+        return;
+    }
+    let rig = Rig::new(Engine::Sockmap);
+    let block = Repeated::new();
+    let tunnels: Vec<_> = (0..READERS).map(|_| rig.tunnel()).collect();
+    let before = peak_memory(rig.gateway.pid());
+    let spilled = || rig.gateway.metric(&metrics::SOCKMAP_SPILLED_BYTES, &[]);
+    let sent: Vec<usize> = thread::scope(|scope| {
+        let sending: Vec<_> =
+            tunnels.iter().map(|ends| scope.spawn(|| block.send_what_is_taken(&ends.origin))).collect();
+        sending.into_iter().map(|sending| sending.join().expect("it does not panic")).collect()
+    });
+    let (now, most) = (spilled(), peak_memory(rig.gateway.pid()) - before);
+    eprintln!(
+        "{} MiB were taken, {} MiB spilled, {} MiB of memory",
+        sent.iter().sum::<usize>() / MIB,
+        now >> 20,
+        most / MIB
+    );
+    assert!(now > 0 && now <= BOUND, "{now} bytes are spilled");
+    // What it has besides does not depend on the readers.
+    assert!(most < (BOUND as usize) * 2, "{most} bytes of memory");
+    thread::scope(|scope| {
+        for (ends, sent) in tunnels.iter().zip(&sent) {
+            let block = &block;
+            scope.spawn(move || {
+                block.expect(&ends.client, *sent);
+                client::hang_up_both(&ends.origin, &ends.client);
+            });
+        }
+    });
+    for (ends, sent) in tunnels.iter().zip(&sent) {
+        assert_eq!(rig.ended(ends, Reason::OriginClosed).number("to_client"), *sent as u64);
+    }
+    assert_eq!(spilled(), 0);
 }
 
 /// So many mebibytes, a piece at a time: past the backlog a side that does not keep up is userspace's.

@@ -125,6 +125,30 @@ fn a_gateway_that_stood_still_passes_on_what_came_meanwhile() {
     });
 }
 
+/// A tunnel has broken, its last bytes wait for their reader, and the time that they have is over when the gateway goes on.
+#[test]
+fn last_bytes_have_their_time_although_the_gateway_stood_still() {
+    const LENGTH: usize = 3 << 20;
+    all_engines_with(&[], |rig| {
+        if rig.is_behind_tls() {
+            return;
+        }
+        let ends = rig.tunnel();
+        exchange(&ends);
+        set_socket_recv_buffer_size(&ends.client, 64 << 10).expect("a small buffer");
+        Noise::new(4).send(&ends.origin, LENGTH);
+        client::arrives(&ends.origin);
+        client::reset(&ends.origin);
+        // A moment for the gateway to hear of it, less than the second that the last bytes have.
+        pause(Duration::from_millis(100));
+        rig.gateway.signal(Signal::STOP);
+        pause(Duration::from_millis(2_500));
+        rig.gateway.signal(Signal::CONT);
+        assert_eq!(Noise::new(4).expect(&ends.client), (LENGTH, End::Reset), "{}", rig.engine);
+        rig.ended(&ends, Reason::OriginReset);
+    });
+}
+
 /// Their windows are closed or smaller than a segment, and the kernel probes them ever less often.
 #[test]
 fn a_live_reader_with_a_small_window_is_never_given_up() {

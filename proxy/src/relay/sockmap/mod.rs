@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `way` | one direction: where its streams are, and its end |
 //! | `way/behind` | what userspace does while its destination does not keep up |
+//! | `way/spill` | the memory that this takes, bounded for all tunnels together |
 //! | `watch` | the thread that hears of such directions from the program |
 //! | `btf` | where the program finds what it reads of the kernel's sockets |
 //! | `hint` | what a host lacks that refuses a part of it |
@@ -41,7 +42,7 @@ mod tests;
 pub(super) use watch::Watch;
 pub(super) use way::send_buffer;
 
-use way::{Ends, Way};
+use way::{Ends, SpillBudget, Way};
 
 /// The program, its maps, and who has which slots of theirs.
 #[derive(Debug)]
@@ -52,6 +53,8 @@ pub struct Program {
     free: Mutex<VecDeque<u32>>,
     /// The numbers of the tunnels, by pair.
     owners: Box<[AtomicU64]>,
+    /// For what userspace holds of directions whose destinations do not keep up.
+    budget: Arc<SpillBudget>,
 }
 
 impl Program {
@@ -72,6 +75,7 @@ impl Program {
             redirector,
             free: Mutex::new((0..pairs).map(|pair| pair * 2).collect()),
             owners: (0..pairs).map(|_| AtomicU64::new(0)).collect(),
+            budget: Arc::default(),
         })
     }
 
@@ -150,7 +154,8 @@ impl Pair {
         let Program { redirector, .. } = &**program;
         for direction in Direction::BOTH {
             let ends = pair.ends(direction, sockets);
-            pair.ways[direction.index()] = Way::prepare(&ends, redirector.directions(), options.sockmap_backlog)?;
+            let (directions, limit) = (redirector.directions(), options.sockmap_backlog);
+            pair.ways[direction.index()] = Way::prepare(&ends, directions, limit, &program.budget)?;
         }
         for direction in Direction::BOTH {
             let (slot, place) = (pair.slot(direction), direction.index());
@@ -206,7 +211,7 @@ impl Pair {
 impl Drop for Pair {
     fn drop(&mut self) {
         self.flow.counted();
-        let Program { redirector, free, owners } = &*self.program;
+        let Program { redirector, free, owners, .. } = &*self.program;
         redirector.remove(Direction::BOTH.map(|direction| self.slot(direction)), self.cookies);
         owners[self.first as usize / 2].store(0, Ordering::Relaxed);
         free.lock().unwrap_or_else(PoisonError::into_inner).push_back(self.first);

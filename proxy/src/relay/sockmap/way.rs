@@ -3,6 +3,7 @@
 
 use std::io::{self, ErrorKind};
 use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::State;
@@ -15,8 +16,12 @@ use crate::sys::tcp;
 use crate::tunnel::{Direction, Flow};
 
 mod behind;
+mod spill;
 
-use behind::{Parked, SOONEST};
+pub(super) use spill::SpillBudget;
+
+use behind::SOONEST;
+use spill::Spill;
 
 /// A send buffer holds so many times what may be under way: the kernel counts the memory of what it holds, which is
 /// more than its bytes, and a full one costs its worker a pause of a clock tick (`net/core/skmsg.c`,
@@ -49,7 +54,7 @@ pub(super) struct Way {
     limit: u64,
     /// Bytes given to the destination here.
     relayed: u64,
-    parked: Parked,
+    spill: Spill,
     /// Segments that the source had dropped at the last look.
     dropped: u32,
     /// The direction against this one is kept with userspace, see [`Way::hold`].
@@ -71,7 +76,7 @@ impl Default for Way {
             received_before: 0,
             limit: 0,
             relayed: 0,
-            parked: Parked::default(),
+            spill: Spill::default(),
             dropped: 0,
             holds: false,
             pause: SOONEST,
@@ -84,7 +89,12 @@ impl Default for Way {
 
 impl Way {
     /// Takes down where both streams are, and gives the sockets the buffers that redirecting wants.
-    pub(super) fn prepare(ends: &Ends<'_>, directions: &Directions, limit: u64) -> io::Result<Self> {
+    pub(super) fn prepare(
+        ends: &Ends<'_>,
+        directions: &Directions,
+        limit: u64,
+        budget: &Arc<SpillBudget>,
+    ) -> io::Result<Self> {
         let acknowledged_before = tcp::acknowledged_in_the_end(ends.destination)?;
         set_send_buffer(ends.destination, send_buffer(limit))?;
         // What is left with a source is held for a reader that stops, as is what is under way.
@@ -96,6 +106,7 @@ impl Way {
             acknowledged: acknowledged_before,
             dropped: receive_memory(ends.source)?.dropped,
             limit,
+            spill: Spill::within(budget.clone()),
             ..Self::default()
         })
     }

@@ -8,7 +8,6 @@
 //! the sender pauses, which takes tenths of a second. To give on all that is left before anything is taken away ends it
 //! at once, and was slower by a fifth, since the sender stands still meanwhile.
 
-use std::collections::VecDeque;
 use std::io;
 use std::net::TcpStream;
 use std::time::Duration;
@@ -32,10 +31,6 @@ const LATEST: Duration = Duration::from_millis(100);
 
 /// What is taken out of a receive buffer at once that has no room.
 const PIECE: usize = 64 << 10;
-
-/// What is taken out in all, at most: what a receive buffer lets through is as a rule a part of it, and what one more
-/// does a reader that stops is to cost.
-const MOST: usize = 16 << 20;
 
 /// So much is room for two of the largest segments that there are without options: with less the window may not open.
 const OPENS: u32 = 128 << 10;
@@ -78,7 +73,7 @@ impl Way {
             // First this, since taking it away opens the window for what may be redirected.
             directions.set_relayed(ends.slot, self.relayed);
             match sent {
-                Sent::Parked(bytes) => self.parked.give_up(bytes),
+                Sent::Spilled(bytes) => self.spill.give_up(bytes),
                 Sent::Seen(bytes) => {
                     take_away(ends.source, &mut scratch[..bytes]).map_err(|error| of_source(ends, error))?;
                 }
@@ -115,8 +110,8 @@ impl Way {
             Err(Errno::AGAIN | Errno::FAULT) => Ok(None),
             sent => sent.map(Some).map_err(|error| of_destination(error.into())),
         };
-        if self.parked.len() > 0 {
-            return Ok(send(self.parked.next())?.map_or(Given::Full, |sent| Given::Bytes(Sent::Parked(sent))));
+        if self.spill.len() > 0 {
+            return Ok(send(self.spill.next())?.map_or(Given::Full, |sent| Given::Bytes(Sent::Spilled(sent))));
         }
         let left = usize::try_from(counts.passed - self.relayed).unwrap_or(usize::MAX);
         let most = left.min(scratch.len());
@@ -152,18 +147,27 @@ impl Way {
     /// Unless something was dropped, and this returns true. Then the window may have been taken back, with bytes on their
     /// way that it had let through. Until it lets them through again every acknowledgement that comes behind them is
     /// dropped too (`net/ipv4/tcp_input.c`, `tcp_sequence`), and the other direction is at a stand.
+    ///
+    /// Where the memory for what is spilled is used up nothing more is taken out: the window stays closed, the sender
+    /// waits, and after a drop the other direction may wait with it.
     fn make_room(&mut self, source: &TcpStream, scratch: &mut [u8]) -> io::Result<bool> {
         let ReceiveMemory { mut taken, buffer, dropped } = receive_memory(source)?;
         let has_dropped = std::mem::replace(&mut self.dropped, dropped) != dropped && taken > buffer - buffer / 16;
         let room = if has_dropped { (buffer / 8).max(OPENS) } else { buffer / 32 };
         let full = buffer.saturating_sub(room);
-        while taken > full && self.parked.len() < MOST {
+        while taken > full {
             // No more than has to be.
-            let seen = look(source, &mut scratch[..((taken - full) as usize).clamp(PIECE / 16, PIECE)])?;
+            let wanted = ((taken - full) as usize).clamp(PIECE / 16, PIECE);
+            if !self.spill.reserve(wanted, self.limit) {
+                break;
+            }
+            let seen = look(source, &mut scratch[..wanted]);
+            self.spill.release(wanted - seen.as_ref().map_or(0, |seen| *seen));
+            let seen = seen?;
             if seen == 0 {
                 break;
             }
-            self.parked.keep(&scratch[..seen]);
+            self.spill.keep(&scratch[..seen]);
             take_away(source, &mut scratch[..seen])?;
             taken = receive_memory(source)?.taken;
         }
@@ -179,33 +183,6 @@ impl Way {
     }
 }
 
-/// What was taken out of a source's receive buffer and not given on.
-#[derive(Debug, Default)]
-pub(super) struct Parked(VecDeque<u8>);
-
-impl Parked {
-    fn keep(&mut self, bytes: &[u8]) {
-        self.0.extend(bytes);
-    }
-
-    /// What comes next, all of it or the part that lies in one piece.
-    fn next(&self) -> &[u8] {
-        self.0.as_slices().0
-    }
-
-    fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    /// So many bytes were given on. With the last of them the memory goes.
-    fn give_up(&mut self, bytes: usize) {
-        self.0.drain(..bytes);
-        if self.0.is_empty() {
-            *self = Self::default();
-        }
-    }
-}
-
 /// What came of giving the destination something.
 enum Given {
     Bytes(Sent),
@@ -218,15 +195,15 @@ enum Given {
 /// Bytes that the destination took, by where they came from.
 #[derive(Clone, Copy)]
 enum Sent {
-    /// The memory in which they were parked.
-    Parked(usize),
+    /// The memory that they were spilled to.
+    Spilled(usize),
     /// The source, from which they have to be taken.
     Seen(usize),
 }
 
 impl Sent {
     const fn len(self) -> usize {
-        let (Self::Parked(bytes) | Self::Seen(bytes)) = self;
+        let (Self::Spilled(bytes) | Self::Seen(bytes)) = self;
         bytes
     }
 }
@@ -258,7 +235,7 @@ mod tests {
     /// Four times a receive buffer came in before its window closed: all that has no room is taken out, in its order,
     /// and no more.
     #[test]
-    fn what_has_no_room_is_parked() {
+    fn what_has_no_room_is_spilled() {
         let (mut sender, source) = pair();
         // More than `net.core.rmem_max` may allow, which takes a privilege.
         let granted = set_socket_recv_buffer_size_force(&source, 4 << 20);
@@ -277,22 +254,29 @@ mod tests {
         let mut scratch = vec![0; PIECE];
         // There is an end to it.
         let mut way = Way::default();
-        way.parked.keep(&vec![0; MOST]);
+        while way.spill.reserve(PIECE, 0) {
+            way.spill.keep(&[0; PIECE]);
+        }
+        let spilled = way.spill.len();
         way.make_room(&source, &mut scratch).unwrap();
-        assert_eq!(way.parked.len(), MOST);
+        assert!(way.spill.len() < spilled + PIECE);
         let mut way = Way::default();
         assert!(!way.make_room(&source, &mut scratch).unwrap());
         let ReceiveMemory { taken, buffer, .. } = receive_memory(&source).unwrap();
         assert!(taken <= buffer, "{taken} of {buffer}");
-        let parked = way.parked.len();
+        let spilled = way.spill.len();
         let room = sent.len() - buffer as usize;
-        assert!(parked >= room && parked < room + 3 * PIECE, "{parked} of {}", sent.len());
+        assert!(spilled >= room && spilled < room + 3 * PIECE, "{spilled} of {}", sent.len());
         way.make_room(&source, &mut scratch).unwrap();
-        assert!(way.parked.0 == &sent[..parked]);
-        way.parked.give_up(parked - 1);
-        assert_eq!(way.parked.0, &sent[parked - 1..parked]);
-        way.parked.give_up(1);
-        assert_eq!(way.parked.0.capacity(), 0);
+        assert_eq!(way.spill.len(), spilled);
+        let mut read = 0;
+        while way.spill.len() > 0 {
+            let piece = way.spill.next().len();
+            assert!(way.spill.next() == &sent[read..read + piece], "after {read}");
+            way.spill.give_up(piece);
+            read += piece;
+        }
+        assert_eq!(read, spilled);
         // It has dropped something since, so that the window has to open.
         set_socket_recv_buffer_size(&source, 96 << 10).unwrap();
         way.dropped = way.dropped.wrapping_sub(1);
@@ -300,17 +284,5 @@ mod tests {
         let ReceiveMemory { taken, buffer, .. } = receive_memory(&source).unwrap();
         assert!(taken <= buffer - OPENS, "{taken} of {buffer}");
         assert!(!way.make_room(&source, &mut scratch).unwrap(), "nothing more");
-    }
-
-    /// While a reader is slow and its sender is not, something is always parked.
-    #[test]
-    fn what_was_given_on_takes_no_memory_where_more_is_parked() {
-        let mut parked = Parked::default();
-        for _ in 0..1_000 {
-            parked.keep(&[7; PIECE]);
-            parked.give_up(PIECE - 1);
-        }
-        assert_eq!(parked.len(), 1_000);
-        assert!(parked.0.capacity() <= 4 * PIECE, "{}", parked.0.capacity());
     }
 }
