@@ -290,8 +290,8 @@ fn what_is_wrong_with_the_files_is_said() {
     let listen = ["--listen-tls", "127.0.0.1:0"];
     for (arguments, said) in [
         (vec!["--tls-cert", &own], "--tls-cert and --tls-key are for --listen-tls"),
-        ([&listen[..], &["--tls-key", &key]].concat(), "--listen-tls needs --tls-cert FILE"),
-        ([&listen[..], &["--tls-cert", &own]].concat(), "--listen-tls needs --tls-key FILE"),
+        ([&listen[..], &["--tls-key", &key]].concat(), "--listen-tls has no certificate; add --tls-cert FILE"),
+        ([&listen[..], &["--tls-cert", &own]].concat(), "--listen-tls has no key; add --tls-key FILE"),
         ([&listen[..], &["--tls-cert", "/nowhere", "--tls-key", &key]].concat(), "--tls-cert /nowhere: cannot be read"),
         ([&listen[..], &["--tls-cert", &key, "--tls-key", &key]].concat(), "there is none in it; a file in PEM"),
         ([&listen[..], &["--tls-cert", &own, "--tls-key", &own]].concat(), "there is none in it; a file in PEM"),
@@ -312,7 +312,7 @@ fn a_certificate_that_has_expired_is_told_of() {
     let says = "expired.pem has expired at 2025-01-01T00:00:00Z: clients refuse it; put another in its place";
     let shown = ["--listen-tls", "127.0.0.1:0", "--tls-key", &key, "--tls-cert"];
     let outcome = sluicegate(&[&["check", "--no-auth"], &shown[..], &[&expired]].concat(), &[]);
-    assert!(outcome.code == Some(0) && outcome.out.contains(says), "{outcome:?}");
+    assert!(outcome.code == Some(0) && outcome.err.contains(says), "{outcome:?}");
 
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("shown.pem");

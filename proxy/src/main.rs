@@ -4,8 +4,7 @@ use std::fmt::Display;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use sluicegate::commands;
-use sluicegate::config::file::Wrong;
+use sluicegate::commands::{self, Unusable};
 use sluicegate::sys::signals;
 
 fn main() -> ExitCode {
@@ -17,8 +16,8 @@ fn main() -> ExitCode {
     }
     let cli = match commands::parse(std::env::args_os()) {
         Ok(cli) => cli,
-        Err(Wrong::Usage(error)) => error.exit(),
-        Err(Wrong::File(what)) => return fail(&what, 2.into()),
+        Err(Unusable::Usage(error)) => error.exit(),
+        Err(Unusable::Config(errors)) => return fail(&errors, 2.into()),
     };
     match commands::run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
@@ -29,8 +28,10 @@ fn main() -> ExitCode {
     }
 }
 
-/// Tells the error. `eprintln!` would panic where standard error is closed or full.
-fn fail(error: &dyn Display, code: ExitCode) -> ExitCode {
-    let _ = writeln!(std::io::stderr(), "sluicegate: {error}");
+/// Tells errors, one per line. `eprintln!` would panic where standard error is closed or full.
+fn fail(errors: &dyn Display, code: ExitCode) -> ExitCode {
+    for error in errors.to_string().lines() {
+        let _ = writeln!(std::io::stderr(), "sluicegate: {error}");
+    }
     code
 }

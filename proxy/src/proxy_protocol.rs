@@ -189,7 +189,9 @@ impl FromStr for Greeting {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wanted = || "write `v1 for RULE` or `v2 for RULE`, as `v2 for 10.0.0.0/8:873`".to_owned();
+        let wanted = || {
+            "it names no version and rule; write `v1 for RULE` or `v2 for RULE`, as `v2 for 10.0.0.0/8:873`".to_owned()
+        };
         let (version, rule) = text.trim().split_once(" for ").ok_or_else(wanted)?;
         let version = match version {
             "v1" => Version::V1,

@@ -38,7 +38,7 @@ impl Rate {
         NonZeroU64::new(bytes)
             .filter(|bytes| bytes.get() >= Self::LEAST)
             .map(Self)
-            .ok_or_else(|| "a rate is at least 1KiB a second: leave it out for no limit".to_owned())
+            .ok_or_else(|| "a rate is at least 1KiB a second; leave it out for no limit".to_owned())
     }
 
     /// Bytes a second.
@@ -60,7 +60,7 @@ impl FromStr for Rate {
 
     /// Reads `100MiB`, `1Gbit` or `12500000`, with or without `/s`.
     fn from_str(text: &str) -> Result<Self, String> {
-        let wanted = || "a rate is wanted: write it as 100MiB, 1Gbit or 12500000 (bytes), each a second".to_owned();
+        let wanted = || "it is not a rate; write it as 100MiB, 1Gbit or 12500000 (bytes), each a second".to_owned();
         let rate = text.trim();
         let rate = rate.strip_suffix("/s").unwrap_or(rate);
         let digits = rate.trim_end_matches(|c: char| !c.is_ascii_digit());
@@ -109,11 +109,11 @@ mod tests {
             }
         }
         for (text, words) in [
-            ("", "is wanted"),
-            ("fast", "is wanted"),
-            ("-5MiB", "is wanted"),
-            ("1.5MiB", "is wanted"),
-            ("99999999999GiB", "is wanted"),
+            ("", "write it as 100MiB"),
+            ("fast", "write it as 100MiB"),
+            ("-5MiB", "write it as 100MiB"),
+            ("1.5MiB", "write it as 100MiB"),
+            ("99999999999GiB", "write it as 100MiB"),
             ("0", "at least 1KiB"),
             ("1023B", "at least 1KiB"),
         ] {

@@ -3,6 +3,7 @@
 //! | file | what is in it |
 //! |---|---|
 //! | `start` | what is refused before anything is opened |
+//! | `check` | every error of a configuration, and warnings |
 //! | `doctor` | what the host can do, asked beforehand, and that it then does it |
 //! | `files` | files that are replaced by what cannot be read |
 //! | `explain` | the rules, asked beforehand |
@@ -11,6 +12,7 @@
 //! | `signals` | signals that end nothing, and those before it listens |
 //! | `users` | the users file that changes, and passwords that are nowhere to be seen |
 
+mod check;
 mod doctor;
 mod end;
 mod explain;

@@ -66,10 +66,13 @@ impl Entry {
         &self.name
     }
 
-    /// Where the section stands, as `FILE:LINE`.
+    /// File and line of the section.
     #[must_use]
-    pub fn place(&self) -> &str {
-        &self.place
+    pub fn place(&self) -> (&str, Option<usize>) {
+        match self.place.rsplit_once(':').map(|(file, line)| (file, line.parse())) {
+            Some((file, Ok(line))) => (file, Some(line)),
+            _ => (&self.place, None),
+        }
     }
 
     /// Whether there is a password in it; otherwise it is about a user who has his elsewhere.

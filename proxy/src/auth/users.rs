@@ -28,6 +28,24 @@ impl UsersError {
         Self { place: place.into(), cause: cause.into(), remedy: remedy.into() }
     }
 
+    /// Why, and where that is known, for which user.
+    #[must_use]
+    pub fn cause(&self) -> &str {
+        &self.cause
+    }
+
+    /// What to do.
+    #[must_use]
+    pub fn remedy(&self) -> &str {
+        &self.remedy
+    }
+
+    /// The option, the file or `FILE:LINE` that it is about.
+    #[must_use]
+    pub fn place(&self) -> &str {
+        &self.place
+    }
+
     /// At a line, counted from 1, of a file.
     pub(super) fn at(path: &Path, line: usize, cause: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self::new(format!("{}:{line}", path.display()), cause, remedy)

@@ -78,7 +78,7 @@ fn by_parent(text: String, policy: &Policy, dialer: &Dialer, named: Named) -> Re
 /// What the file says of the user.
 fn grant(options: &Explain) -> Option<&Grant> {
     let name = options.user.as_deref()?;
-    options.origins.users.iter().find(|entry| entry.name() == name).map(Entry::grant)
+    options.sources.users.iter().find(|entry| entry.name() == name).map(Entry::grant)
 }
 
 /// Why the user would not come in at all.
@@ -92,7 +92,7 @@ fn not_admitted(options: &Explain, grant: &Grant) -> Option<Refusal> {
 fn question(options: &Explain, target: &Target, grant: Option<&Grant>) -> String {
     let user = options.user.as_deref().unwrap_or("any user");
     let from = options.from.map_or("anywhere".to_owned(), |from| from.to_string());
-    let terms = match (grant, options.origins.users.is_empty()) {
+    let terms = match (grant, options.sources.users.is_empty()) {
         (Some(grant), _) => format!("\n  {user} may come {grant}\n"),
         (None, true) => " (the rules are the same for every user and source)\n".to_owned(),
         (None, false) if options.user.is_none() => {
@@ -108,7 +108,8 @@ fn question(options: &Explain, target: &Target, grant: Option<&Grant>) -> String
 fn dialer(rules: &Rules) -> Result<Dialer, Failure> {
     let leg = LegOptions::default();
     let options = dial::Options::new(Duration::from_secs(10), &[], leg).map_err(Failure::Work)?;
-    let options = options.through(parents(rules).map_err(Failure::Usage)?, rules.parent_ca.as_deref());
+    let parents = parents(rules).map_err(|error| Failure::Usage(error.to_string()))?;
+    let options = options.through(parents, rules.parent_ca.as_deref());
     Ok(Dialer::new(options.map_err(Failure::Usage)?))
 }
 

@@ -7,7 +7,7 @@ use super::hash_password::HashPassword;
 use super::kill::Kill;
 use super::rates::Rates;
 use super::tunnels::Tunnels;
-use crate::config::{Explain, Serve};
+use crate::config::{Check, Explain, Serve};
 
 /// A CONNECT tunnel gateway for bulk transfers: userspace shakes hands, the kernel moves the bytes.
 #[derive(Debug, Parser)]
@@ -23,8 +23,8 @@ pub struct Cli {
 pub enum Command {
     /// Run the gateway
     Serve(Box<Serve>),
-    /// Validate a configuration without running it; takes the options of `serve`
-    Check(Box<Serve>),
+    /// Validate a configuration without running it, and name every error of it; takes the options of `serve`
+    Check(Box<Check>),
     /// Try what this host can do: which engine will run, what costs speed, and how to get better
     Doctor(Doctor),
     /// Say which rule decides about a target, and the addresses that would be dialled

@@ -6,9 +6,11 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
 
-use crate::config::file::{self, Wrong};
+use crate::config::error::ConfigErrors;
+use crate::config::parse;
 use crate::config::table;
 
+mod check;
 pub mod doctor;
 pub mod explain;
 pub mod hash_password;
@@ -52,16 +54,31 @@ impl fmt::Display for Failure {
     }
 }
 
+/// A command line or a configuration that cannot be used, with the words to print.
+#[derive(Debug)]
+pub enum Unusable {
+    /// Whatever clap has to say, help and version included.
+    Usage(clap::Error),
+    /// Errors of values, variables and the configuration file.
+    Config(ConfigErrors),
+}
+
 /// Parses a command line, and the configuration file that it names.
 ///
+/// `serve` and `check` keep the errors of a configuration, to tell them together with those that only they look for.
+///
 /// # Errors
-/// What is wrong with either.
-pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, Wrong> {
-    let (matches, origins) = file::parse(&Cli::command(), arguments)?;
-    let mut cli = Cli::from_arg_matches(&matches).map_err(Wrong::Usage)?;
+/// Any error of either.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, Unusable> {
+    let (matches, mut sources) = parse::parse(&Cli::command(), arguments).map_err(Unusable::Usage)?;
+    let mut cli = Cli::from_arg_matches(&matches).map_err(Unusable::Usage)?;
     match &mut cli.command {
-        Command::Serve(options) | Command::Check(options) => options.origins = origins,
-        Command::Explain(options) => options.origins = origins,
+        Command::Serve(options) => options.sources = sources,
+        Command::Check(options) => options.serve.sources = sources,
+        _ if !sources.errors.is_empty() => {
+            return Err(Unusable::Config(ConfigErrors(std::mem::take(&mut sources.errors))));
+        }
+        Command::Explain(options) => options.sources = sources,
         _ => {}
     }
     Ok(cli)
@@ -74,7 +91,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, Wrong
 pub fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Serve(options) => serve::serve(&options),
-        Command::Check(options) => print(serve::check(&options)),
+        Command::Check(options) => check::run(&options),
         Command::Doctor(command) => command.run(),
         Command::Explain(options) => print(wait(explain::run(&options))?),
         Command::Tunnels(command) => print(wait(command.run())?),
@@ -94,6 +111,12 @@ fn print(result: Result<String, impl Into<Failure>>) -> Result<(), Failure> {
     // A reader that left early, as `head` does, is no failure.
     let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
     Ok(())
+}
+
+impl From<ConfigErrors> for Failure {
+    fn from(errors: ConfigErrors) -> Self {
+        Self::Usage(errors.to_string())
+    }
 }
 
 impl From<String> for Failure {

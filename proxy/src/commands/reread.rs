@@ -6,11 +6,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tracing::warn;
 
+use super::Unusable;
 use super::line::Command;
 use crate::auth::{Elsewhere, Entry, UsersError};
 use crate::config::Serve;
-use crate::config::file::{Origins, Wrong};
 use crate::config::settings::Settings;
+use crate::config::sources::ConfigSources;
 use crate::stamp::Stamp;
 
 /// The file, and what it held when the gateway started.
@@ -18,7 +19,7 @@ use crate::stamp::Stamp;
 pub(super) struct Reread {
     file: PathBuf,
     looks: Mutex<Looks>,
-    before: Origins,
+    before: ConfigSources,
 }
 
 /// What was seen of the file.
@@ -38,20 +39,23 @@ impl Reread {
         let file = options.rules.config.clone()?;
         let read = Stamp::of(&file);
         let looks = Mutex::new(Looks { last: read, read, refused: false });
-        Some(Self { looks, file, before: options.origins.clone() })
+        Some(Self { looks, file, before: options.sources.clone() })
     }
 
     fn looks(&self) -> MutexGuard<'_, Looks> {
         self.looks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn check(&self) -> Result<Origins, String> {
-        let cli = super::parse(self.before.arguments.clone()).map_err(|wrong| match wrong {
-            Wrong::File(what) => what,
-            Wrong::Usage(error) => error.to_string(),
+    fn check(&self) -> Result<ConfigSources, String> {
+        let cli = super::parse(self.before.arguments.clone()).map_err(|unusable| match unusable {
+            Unusable::Config(errors) => errors.to_string(),
+            Unusable::Usage(error) => error.to_string(),
         })?;
         match cli.command {
-            Command::Serve(options) => Settings::new(&options).map(|_| options.origins),
+            Command::Serve(options) => match Settings::new(&options) {
+                Ok(_) => Ok(options.sources),
+                Err(errors) => Err(errors.to_string()),
+            },
             _ => Err("it was not started by `serve`".to_owned()),
         }
     }
@@ -74,7 +78,7 @@ impl Elsewhere for Reread {
         *self.looks() = Looks { read, last: read, refused: checked.is_err() };
         let remedy = "`sluicegate check` says the same until it can be used";
         let now = checked.map_err(|error| UsersError::new("check", error, remedy))?;
-        let other = now.unlike(&self.before);
+        let other = now.changed_since(&self.before);
         if !other.is_empty() {
             let settings = other.join(" ");
             warn!(

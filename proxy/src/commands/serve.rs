@@ -1,9 +1,8 @@
-//! `serve` and `check`.
+//! `serve`.
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use tracing::level_filters::LevelFilter;
 use tracing::{info, warn};
@@ -31,7 +30,7 @@ use crate::sys::thread::whole_cores;
 /// # Errors
 /// A configuration that cannot be used (2), or a host that cannot run it (1).
 pub fn serve(options: &Serve) -> Result<(), Failure> {
-    let mut settings = Settings::new(options).map_err(Failure::Usage)?;
+    let mut settings = Settings::new(options)?;
     let cores = whole_cores();
     let Rules { listen_tls, admin, .. } = &options.rules;
     let listeners = Listeners::bind(&options.rules.listen(), listen_tls, *admin, &settings.client_leg, &cores);
@@ -102,37 +101,6 @@ fn give_up_capabilities(settings: &mut Settings) -> Result<(), Failure> {
     dropped.map_err(|error| Failure::Work(format!("cannot give capabilities up: {error}; see `dmesg`")))?;
     let legs = settings.client_leg.try_again().and_then(|()| settings.dial.leg().try_again());
     legs.map_err(|error| Failure::Usage(format!("--congestion-control: {error} (--engine sockmap drops capabilities)")))
-}
-
-/// Validates a configuration and says what it comes to.
-///
-/// # Errors
-/// What `serve` would say (2).
-pub fn check(options: &Serve) -> Result<String, Failure> {
-    let settings = Settings::new(options).map_err(Failure::Usage)?;
-    let users = match settings.authenticator.users() {
-        0 => "everybody may come in".to_owned(),
-        1 => "1 user".to_owned(),
-        users => format!("{users} users"),
-    };
-    let (all, now) = (&options.origins.users, SystemTime::now());
-    let without = all.iter().filter(|entry| !settings.authenticator.knows(entry.name())).map(|entry| {
-        let (place, name) = (entry.place(), entry.name());
-        format!("{place}: nobody can come in as '{name}', who has no password here, in --users-file or by --user.")
-    });
-    let over = all.iter().filter(|entry| entry.grant().has_expired(now)).map(|entry| {
-        let (place, name) = (entry.place(), entry.name());
-        format!("{place}: the time of '{name}' is over: every request of his is refused.")
-    });
-    let concern = settings.identity.as_ref().and_then(|identity| identity.concern(now));
-    let notes = without.chain(over).chain(concern.map(|concern| format!("{concern}.")));
-    let notes: String = notes.map(|note| format!("\n{note}")).collect();
-    let listen = options.rules.listen().into_iter().chain(options.rules.listen_tls.iter().copied());
-    let listen = listen.map(|address| address.to_string()).collect::<Vec<_>>().join(" ");
-    Ok(format!(
-        "The configuration can be used: {users}, up to {} tunnels, on {listen}.{notes}",
-        settings.limits.tunnels
-    ))
 }
 
 /// Starts logging on a thread of its own, which writes the last lines when the guard is dropped.

@@ -1,5 +1,6 @@
 //! Options with a fixed set of values.
 
+use super::error::InvalidValue;
 use crate::relay::Engine;
 
 /// Formats of the log.
@@ -24,35 +25,36 @@ pub enum LogLevel {
     Debug,
 }
 
-/// One word of `--engine`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EngineChoice {
-    /// Every engine but the one that has to be asked for, best first.
-    Auto,
-    /// This one.
-    One(Engine),
-}
+/// One value of `--engine`: an engine, `auto`, or several with commas between.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Engines(Vec<Engine>);
 
-impl EngineChoice {
-    /// The engines that a list of choices means, each once.
+impl Engines {
+    /// The engines of all values in their order, each once.
     #[must_use]
-    pub fn expand(choices: &[Self]) -> Vec<Engine> {
+    pub fn of(values: &[Self]) -> Vec<Engine> {
         let mut engines = Vec::new();
-        for choice in choices {
-            let these = match choice {
-                Self::Auto => Engine::AUTO,
-                Self::One(engine) => std::slice::from_ref(engine),
-            };
-            engines.extend(these.iter().copied().filter(|engine| !engines.contains(engine)).collect::<Vec<_>>());
+        for engine in values.iter().flat_map(|value| &value.0) {
+            if !engines.contains(engine) {
+                engines.push(*engine);
+            }
         }
         engines
     }
 }
 
-/// Parses one word of `--engine`.
+/// Parses one value of `--engine`.
 ///
 /// # Errors
 /// A word that names no engine.
-pub fn engine(text: &str) -> Result<EngineChoice, String> {
-    if text == "auto" { Ok(EngineChoice::Auto) } else { text.parse().map(EngineChoice::One) }
+pub fn engines(text: &str) -> Result<Engines, InvalidValue> {
+    let mut engines = Vec::new();
+    for word in text.split(',') {
+        match word {
+            // Every engine but the one that has to be asked for, best first.
+            "auto" => engines.extend(Engine::AUTO),
+            word => engines.push(word.parse().map_err(|error: String| InvalidValue::from_text(&error))?),
+        }
+    }
+    Ok(Engines(engines))
 }

@@ -14,13 +14,19 @@ use crate::proxy_protocol::Greeting;
 use crate::rate::Rate;
 use crate::secret::Secret;
 
-pub use choices::{EngineChoice, LogFormat, LogLevel, engine};
+pub use choices::{Engines, LogFormat, LogLevel, engines};
 
-use values::{duration, former_users, network, positive, secret, size, spin};
+use addresses::{ip, socket};
+use sources::ConfigSources;
+use values::{SEPARATOR, duration, former_users, network, parsed, positive, secret, size, spin, word};
 
+mod addresses;
 mod choices;
-pub mod file;
+pub mod error;
+mod file;
+pub mod parse;
 pub mod settings;
+pub mod sources;
 pub mod table;
 mod users;
 mod values;
@@ -33,15 +39,15 @@ pub struct Rules {
     pub config: Option<PathBuf>,
 
     /// Address to accept clients on; repeatable [default: 0.0.0.0:3128, or none if there is --listen-tls]
-    #[arg(long, env = "SLUICEGATE_LISTEN", value_name = "ADDR:PORT", value_delimiter = ' ')]
+    #[arg(long, env = "SLUICEGATE_LISTEN", value_name = "ADDR:PORT", value_delimiter = SEPARATOR, value_parser = socket)]
     pub listen: Vec<SocketAddr>,
 
     /// The same for clients that speak TLS with the gateway, as with an https proxy; needs --tls-cert and --tls-key. Their bytes are copied in this process (engine copy)
-    #[arg(long, env = "SLUICEGATE_LISTEN_TLS", value_name = "ADDR:PORT", value_delimiter = ' ')]
+    #[arg(long, env = "SLUICEGATE_LISTEN_TLS", value_name = "ADDR:PORT", value_delimiter = SEPARATOR, value_parser = socket)]
     pub listen_tls: Vec<SocketAddr>,
 
     /// Address of /metrics, /healthz, /readyz, /api/tunnels and the status page
-    #[arg(long, env = "SLUICEGATE_ADMIN", value_name = "ADDR:PORT", default_value = "127.0.0.1:9128")]
+    #[arg(long, env = "SLUICEGATE_ADMIN", value_name = "ADDR:PORT", default_value = "127.0.0.1:9128", value_parser = socket)]
     pub admin: SocketAddr,
 
     /// What may be dialled.
@@ -49,17 +55,18 @@ pub struct Rules {
         long,
         env = "SLUICEGATE_ALLOW",
         value_name = "RULE",
-        value_delimiter = ' ',
+        value_delimiter = SEPARATOR,
+        value_parser = word::<Rule>,
         help = "Permit targets HOST:PORTS (HOST: name, *.suffix, address, CIDR, [v6], *; PORTS: 443, 30000-32767, lists, *); repeatable [default: *:443 *:6443]"
     )]
     pub allow: Vec<Rule>,
 
     /// Refuse targets; wins over --allow; repeatable
-    #[arg(long, env = "SLUICEGATE_DENY", value_name = "RULE", value_delimiter = ' ')]
+    #[arg(long, env = "SLUICEGATE_DENY", value_name = "RULE", value_delimiter = SEPARATOR, value_parser = word::<Rule>)]
     pub deny: Vec<Rule>,
 
-    /// Dial through another CONNECT proxy, http://USER:PASSWORD@HOST:PORT or https://, or `direct`: every target, or with ` for RULE` those; the first that fits. A rule with a name leaves the name to the parent. Repeatable, in the variable with `;` between
-    #[arg(long, env = "SLUICEGATE_PARENT", value_name = "URL[ for RULE]", value_delimiter = ';', value_parser = secret, hide_env_values = true)]
+    /// Dial through another CONNECT proxy, http://USER:PASSWORD@HOST:PORT or https://, or `direct`: every target, or with ` for RULE` those; the first that fits. A rule with a name leaves the name to the parent. Repeatable
+    #[arg(long, env = "SLUICEGATE_PARENT", value_name = "URL[ for RULE]", value_delimiter = SEPARATOR, value_parser = secret, hide_env_values = true)]
     pub parent: Vec<Secret>,
 
     /// Whom parents by https:// have their certificates from (PEM) [default: whom this host trusts]
@@ -110,8 +117,8 @@ pub struct Serve {
     pub no_auth: bool,
 
     /// Engines to try in this order: uring, splice, copy, sockmap; auto is the best of the first three that passes its self-test
-    #[arg(long, env = "SLUICEGATE_ENGINE", value_name = "ENGINE", default_value = "auto", value_delimiter = ',', value_parser = engine)]
-    pub engine: Vec<EngineChoice>,
+    #[arg(long, env = "SLUICEGATE_ENGINE", value_name = "ENGINE", default_value = "auto", value_delimiter = SEPARATOR, value_parser = engines)]
+    pub engine: Vec<Engines>,
 
     /// How long a loop looks for the next message before it sleeps, while that pays; 0s: it does not
     #[arg(long, env = "SLUICEGATE_SPIN", value_name = "TIME", default_value = "50us", value_parser = spin)]
@@ -159,27 +166,27 @@ pub struct Serve {
     pub max_tunnels_per_source: Option<usize>,
 
     /// Bytes a second of each tunnel, each way, as 100MiB or 1Gbit; the kernel paces them [default: as fast as it can]
-    #[arg(long, env = "SLUICEGATE_RATE", value_name = "RATE")]
+    #[arg(long, env = "SLUICEGATE_RATE", value_name = "RATE", value_parser = parsed::<Rate>)]
     pub rate: Option<Rate>,
 
     /// The same for all tunnels of each user together, of which each has an equal share [default: as fast as they can]
-    #[arg(long, env = "SLUICEGATE_RATE_PER_USER", value_name = "RATE")]
+    #[arg(long, env = "SLUICEGATE_RATE_PER_USER", value_name = "RATE", value_parser = parsed::<Rate>)]
     pub rate_per_user: Option<Rate>,
 
     /// Local address to dial from; repeatable, one for IPv4 and one for IPv6
-    #[arg(long, env = "SLUICEGATE_SOURCE", value_name = "ADDR", value_delimiter = ' ')]
+    #[arg(long, env = "SLUICEGATE_SOURCE", value_name = "ADDR", value_delimiter = SEPARATOR, value_parser = ip)]
     pub source: Vec<IpAddr>,
 
     /// Congestion control of both legs (cubic) or of one (client=cubic, origin=bbr) [default: the host's]
-    #[arg(long, env = "SLUICEGATE_CONGESTION_CONTROL", value_name = "[LEG=]NAME", value_delimiter = ',')]
+    #[arg(long, env = "SLUICEGATE_CONGESTION_CONTROL", value_name = "[LEG=]NAME", value_delimiter = SEPARATOR)]
     pub congestion_control: Vec<String>,
 
     /// Clients from here are proxies, and say first by the PROXY protocol (v1 or v2) whom they connect for; a network or address, repeatable
-    #[arg(long, env = "SLUICEGATE_PROXY_PROTOCOL_FROM", value_name = "NETWORK", value_delimiter = ' ', value_parser = network)]
+    #[arg(long, env = "SLUICEGATE_PROXY_PROTOCOL_FROM", value_name = "NETWORK", value_delimiter = SEPARATOR, value_parser = network)]
     pub proxy_protocol_from: Vec<IpNet>,
 
-    /// Targets that are told the client's address by the PROXY protocol: `v1 for RULE` or `v2 for RULE`; the first that fits. Repeatable, in the variable with `;` between
-    #[arg(long, env = "SLUICEGATE_PROXY_PROTOCOL_TO", value_name = "VERSION for RULE", value_delimiter = ';')]
+    /// Targets that are told the client's address by the PROXY protocol: `v1 for RULE` or `v2 for RULE`; the first that fits. Repeatable
+    #[arg(long, env = "SLUICEGATE_PROXY_PROTOCOL_TO", value_name = "VERSION for RULE", value_delimiter = SEPARATOR, value_parser = parsed::<Greeting>)]
     pub proxy_protocol_to: Vec<Greeting>,
 
     /// Format of the log on standard error
@@ -190,9 +197,25 @@ pub struct Serve {
     #[arg(long, env = "SLUICEGATE_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
     pub log_level: LogLevel,
 
-    /// What came out of a file.
+    /// The part that came from a file.
     #[arg(skip)]
-    pub origins: file::Origins,
+    pub sources: ConfigSources,
+}
+
+/// The options of `check`.
+#[derive(Args, Clone, Debug)]
+pub struct Check {
+    /// The options of `serve`.
+    #[command(flatten)]
+    pub serve: Serve,
+
+    /// Print a JSON array of all errors and warnings: severity, option, file, line, message, remedy
+    #[arg(long)]
+    pub json: bool,
+
+    /// Exit with 2 also when there are only warnings
+    #[arg(long)]
+    pub strict: bool,
 }
 
 /// The options of `explain`.
@@ -214,7 +237,7 @@ pub struct Explain {
     #[arg(value_name = "HOST:PORT")]
     pub target: String,
 
-    /// What came out of a file.
+    /// The part that came from a file.
     #[arg(skip)]
-    pub origins: file::Origins,
+    pub sources: ConfigSources,
 }

@@ -1,8 +1,9 @@
 //! What the options mean together: the parts of a gateway, checked, before anything is opened.
 
-use super::{EngineChoice, Rules, Serve};
+use super::error::{ConfigError, ConfigErrors, Location};
+use super::{Engines, Rules, Serve};
 use crate::account::{Limits, Rates};
-use crate::auth::{Authenticator, Entry, parse_user};
+use crate::auth::{Authenticator, Entry, UsersError, parse_user};
 use crate::dial::{self, Parent, Parents};
 use crate::relay;
 use crate::server::descriptors;
@@ -38,80 +39,130 @@ impl Settings {
     /// Checks `serve`'s options.
     ///
     /// # Errors
-    /// Cause and remedy, in a line.
-    pub fn new(options: &Serve) -> Result<Self, String> {
-        Self::checked(options).map_err(|error| options.origins.blame(error))
+    /// All that is wrong with them, those of reading them included, in the order of the file.
+    pub fn new(options: &Serve) -> Result<Self, ConfigErrors> {
+        let mut errors = ConfigErrors(options.sources.errors.clone());
+        let settings = Self::checked(options, &mut errors);
+        match settings.filter(|_| errors.0.is_empty()) {
+            Some(settings) => Ok(settings),
+            None => {
+                let mut errors: Vec<_> =
+                    errors.0.into_iter().map(|error| options.sources.with_location(error)).collect();
+                errors.sort_by(|one, other| key(one).cmp(&key(other)));
+                errors.dedup();
+                Err(ConfigErrors(errors))
+            }
+        }
     }
 
-    fn checked(options: &Serve) -> Result<Self, String> {
-        distinct(&options.rules)?;
-        let division = descriptors::divide(options.max_tunnels, descriptors::raise())?;
-        division.apply();
-        let tunnels = division.tunnels;
-        let limits = Limits {
-            tunnels,
-            per_user: options.max_tunnels_per_user,
-            per_source: options.max_tunnels_per_source,
-            handshakes: division.handshakes,
-            dials_per_user: options.max_dials_per_user.unwrap_or(tunnels.min(DIALS.max(tunnels / DIALS_SHARE))),
-        };
-        let (identity, parents) = (identity(options)?, parents(&options.rules)?);
+    fn checked(options: &Serve, errors: &mut ConfigErrors) -> Option<Self> {
+        // What is absent may be among what was wrong.
+        let complete = errors.0.is_empty();
+        errors.0.extend(not_distinct(&options.rules));
+        let division = descriptors::divide(options.max_tunnels, descriptors::raise());
+        let division = errors.collect(division.map_err(|error| ConfigError::from_text("max-tunnels", &error)));
+        division.iter().for_each(descriptors::Division::apply);
+        let tunnels = division.map_or(1, |division| division.tunnels);
+        let identity = if complete || has_identity(options) { errors.collect(identity(options)) } else { None };
+        let parents = parents(&options.rules).map_err(|found| errors.0.extend(found.0)).ok();
+        let authenticator = authenticator(options, complete, errors);
+        let tls = matches!(identity, Some(Some(_))) || parents.as_ref().is_some_and(Parents::speak_tls);
         let relay = relay::Options {
-            engines: EngineChoice::expand(&options.engine),
+            engines: Engines::of(&options.engine),
             idle_timeout: options.idle_timeout,
             user_timeout: options.user_timeout,
             spin: options.spin,
             sockmap_backlog: options.sockmap_backlog,
-            tunnels: limits.tunnels,
-            tls: identity.is_some() || parents.speak_tls(),
+            tunnels,
+            tls,
             ..relay::Options::default()
         };
         let leg = |which| leg(options, which, relay.send_buffer());
-        let authenticator = authenticator(options)?;
+        let (client_leg, origin_leg) = (errors.collect(leg(Leg::Client)), errors.collect(leg(Leg::Origin)));
+        let dial = dial::Options::new(options.dial_timeout, &options.source, origin_leg.unwrap_or_default());
+        let dial = errors.collect(dial.map_err(|error| ConfigError::from_text("source", &error)));
+        let dial = dial.zip(parents).and_then(|(dial, parents)| {
+            let through = dial.through(parents, options.rules.parent_ca.as_deref());
+            errors.collect(through.map_err(|error| ConfigError::from_text("parent-ca", &error)))
+        });
+        let authenticator = authenticator?;
         let users = authenticator.rates();
-        Ok(Self {
+        Some(Self {
             authenticator,
             rates: Rates { tunnel: options.rate, user: options.rate_per_user, users },
-            dial: dial::Options::new(options.dial_timeout, &options.source, leg(Leg::Origin)?)?
-                .through(parents, options.rules.parent_ca.as_deref())?,
-            identity,
-            client_leg: leg(Leg::Client)?,
+            dial: dial?,
+            identity: identity?,
+            client_leg: client_leg?,
             relay,
-            limits,
+            limits: Limits {
+                tunnels,
+                per_user: options.max_tunnels_per_user,
+                per_source: options.max_tunnels_per_source,
+                handshakes: division?.handshakes,
+                dials_per_user: options.max_dials_per_user.unwrap_or(tunnels.min(DIALS.max(tunnels / DIALS_SHARE))),
+            },
         })
     }
 }
 
-fn authenticator(options: &Serve) -> Result<Authenticator, String> {
-    let users = options.user.iter().map(|text| {
-        let text = std::str::from_utf8(text.expose()).map_err(|_| "--user: not UTF-8".to_owned())?;
-        parse_user(text).map_err(|error| error.to_string())
-    });
-    let users = users.collect::<Result<Vec<_>, String>>()?;
-    let entries = options.origins.users.clone();
-    let nobody = users.is_empty() && options.users_file.is_none() && !entries.iter().any(Entry::has_password);
-    match (options.no_auth, nobody) {
-        (true, true) if entries.is_empty() => match of_users(options) {
-            Some(option) => Err(format!("--no-auth knows no users, whom {option} is for: leave one of the two out")),
-            None => Ok(Authenticator::open()),
-        },
-        (true, true) => {
-            Err("--no-auth lets everybody in, but [users] says what some may: leave one of the two out".into())
+/// Errors of the command line and the environment come first, then those of files by their lines.
+fn key(error: &ConfigError) -> Option<(&std::path::Path, Option<usize>)> {
+    error.location.as_ref().map(|location| (location.file.as_path(), location.line))
+}
+
+fn authenticator(options: &Serve, complete: bool, errors: &mut ConfigErrors) -> Option<Authenticator> {
+    let mut users = Vec::new();
+    for text in &options.user {
+        let text = std::str::from_utf8(text.expose());
+        let text = text.map_err(|_| ConfigError::about("user", "--user: it is not UTF-8", "write it as UTF-8"));
+        let user = text.and_then(|text| parse_user(text).map_err(|error| of_users("user", &error)));
+        users.extend(errors.collect(user));
+    }
+    let entries = options.sources.users.clone();
+    let has_users = !options.user.is_empty() || options.users_file.is_some() || entries.iter().any(Entry::has_password);
+    let no_auth = |cause: &str| ConfigError::about("no-auth", cause, "leave one of the two out");
+    match (options.no_auth, has_users) {
+        (true, true) => errors.0.push(no_auth("--no-auth lets everybody in, but there are users")),
+        (true, false) if !entries.is_empty() => {
+            errors.0.push(no_auth("--no-auth lets everybody in, but [users] says what some may"));
         }
-        (true, false) => Err("--no-auth lets everybody in, but there are users: leave one of the two out".into()),
+        (true, false) => {
+            let of_users = limits_of_users(options);
+            let of_users = of_users.map(|option| no_auth(&format!("--no-auth knows no users, whom {option} is for")));
+            errors.0.extend(of_users);
+        }
+        (false, false) if complete => errors.0.push(ConfigError::new(
+            "nobody may come in",
+            "name users by --users-file FILE or SLUICEGATE_USER=name:password, or say --no-auth if everybody who reaches \
+             this gateway may use it",
+        )),
+        (false, false) => {}
+        // Of those that are given none can be used, as is said already.
+        (false, true) if users.is_empty() && options.users_file.is_none() && entries.is_empty() => {}
         (false, true) => {
-            Err("nobody may come in: name users by --users-file FILE or SLUICEGATE_USER=name:password, or say \
-                              --no-auth if everybody who reaches this gateway may use it"
-                .into())
-        }
-        (false, false) => {
-            Authenticator::new(users, options.users_file.clone(), entries).map_err(|error| error.to_string())
+            let authenticator = Authenticator::new(users, options.users_file.clone(), entries);
+            return errors.collect(authenticator.map_err(|error| of_users("users-file", &error)));
         }
     }
+    options.no_auth.then(Authenticator::open)
+}
+
+/// An error about users, which names its place itself.
+fn of_users(option: &str, error: &UsersError) -> ConfigError {
+    let about = |cause: String| ConfigError::about(option, cause, error.remedy());
+    let place = error.place();
+    let (file, line) = match place.rsplit_once(':').map(|(file, line)| (file, line.parse::<usize>())) {
+        Some((file, Ok(line))) => (file, Some(line)),
+        _ => (place, None),
+    };
+    if line.is_none() && !file.contains('/') {
+        return about(format!("{place}: {}", error.cause()));
+    }
+    about(error.cause().to_owned()).at(Location { file: file.into(), line })
 }
 
 /// An option that is about users and nobody else.
-fn of_users(options: &Serve) -> Option<&'static str> {
+fn limits_of_users(options: &Serve) -> Option<&'static str> {
     let set = [
         ("--rate-per-user", options.rate_per_user.is_some()),
         ("--max-tunnels-per-user", options.max_tunnels_per_user.is_some()),
@@ -119,28 +170,45 @@ fn of_users(options: &Serve) -> Option<&'static str> {
     set.into_iter().find_map(|(option, is_set)| is_set.then_some(option))
 }
 
+fn has_identity(options: &Serve) -> bool {
+    options.tls_cert.is_some() && options.tls_key.is_some() && !options.rules.listen_tls.is_empty()
+}
+
 /// The certificate, where clients speak TLS.
-fn identity(options: &Serve) -> Result<Option<Identity>, String> {
+fn identity(options: &Serve) -> Result<Option<Identity>, ConfigError> {
+    let wrong = |option: &str, cause: &str, remedy: &str| Err(ConfigError::about(option, cause, remedy));
     match (&options.rules.listen_tls[..], &options.tls_cert, &options.tls_key) {
         ([], None, None) => Ok(None),
-        ([_, ..], Some(certificate), Some(key)) => Identity::load(certificate, key).map(Some),
-        ([], ..) => Err("--tls-cert and --tls-key are for --listen-tls ADDR:PORT: add that, or leave them out".into()),
-        (_, None, _) => Err("--listen-tls needs --tls-cert FILE, the certificate that clients are shown".into()),
-        (_, _, None) => Err("--listen-tls needs --tls-key FILE, the key of --tls-cert".into()),
+        ([_, ..], Some(certificate), Some(key)) => Identity::load(certificate, key).map(Some).map_err(|error| {
+            let option = if error.starts_with("--tls-key ") { "tls-key" } else { "tls-cert" };
+            ConfigError::from_text(option, &error)
+        }),
+        ([], certificate, _) => {
+            let option = if certificate.is_some() { "tls-cert" } else { "tls-key" };
+            let cause = "--tls-cert and --tls-key are for --listen-tls ADDR:PORT, and there is none";
+            wrong(option, cause, "add that, or leave them out")
+        }
+        (_, None, _) => {
+            wrong("listen-tls", "--listen-tls has no certificate", "add --tls-cert FILE, which clients are shown")
+        }
+        (_, _, None) => wrong("listen-tls", "--listen-tls has no key", "add --tls-key FILE, the key of --tls-cert"),
     }
 }
 
-fn leg(options: &Serve, leg: Leg, send_buffer: usize) -> Result<LegOptions, String> {
-    let leg = LegOptions::new(leg, &options.congestion_control, options.user_timeout);
-    leg.map(|leg| LegOptions { send_buffer, ..leg }).map_err(|error| format!("--congestion-control: {error}"))
+fn leg(options: &Serve, leg: Leg, send_buffer: usize) -> Result<LegOptions, ConfigError> {
+    let values = options.congestion_control.iter().flat_map(|value| value.split(',')).map(str::to_owned);
+    let leg = LegOptions::new(leg, &values.collect::<Vec<_>>(), options.user_timeout);
+    leg.map(|leg| LegOptions { send_buffer, ..leg })
+        .map_err(|error| ConfigError::from_text("congestion-control", &format!("--congestion-control: {error}")))
 }
 
 /// The parents, none of which is this gateway.
 ///
 /// # Errors
-/// Cause and remedy, in a line.
-pub fn parents(rules: &Rules) -> Result<Parents, String> {
-    let parents = Parents::new(&rules.parent)?;
+/// Every one that cannot be used.
+pub fn parents(rules: &Rules) -> Result<Parents, ConfigErrors> {
+    let parents = Parents::new(&rules.parent)
+        .map_err(|errors| ConfigErrors(errors.iter().map(|error| ConfigError::from_text("parent", error)).collect()))?;
     let listen = rules.listen();
     let is_own = |parent: &Parent| match parent.target.host {
         Host::Name(_) => false,
@@ -150,21 +218,23 @@ pub fn parents(rules: &Rules) -> Result<Parents, String> {
         }),
     };
     if let Some(own) = parents.all().find(|parent| is_own(parent)) {
-        return Err(format!("--parent {} is a listener of this gateway: a tunnel would never end", own.url()));
+        let cause = format!("--parent {} is a listener of this gateway: a tunnel would never end", own.url());
+        let error = ConfigError::about("parent", cause, "name another proxy, or leave it out");
+        return Err(ConfigErrors(vec![error]));
     }
     Ok(parents)
 }
 
-fn distinct(rules: &Rules) -> Result<(), String> {
+/// Every address that is given for two listeners.
+fn not_distinct(rules: &Rules) -> Vec<ConfigError> {
     let listen = rules.listen();
-    let listen = listen.iter().chain(&rules.listen_tls);
-    let mut all: Vec<_> = listen.chain([&rules.admin]).filter(|address| address.port() != 0).collect();
-    all.sort_unstable();
-    match all.windows(2).find(|two| two[0] == two[1]) {
-        Some(two) => Err(format!(
-            "{} is named twice among --listen, --listen-tls and --admin: each needs a port of its own",
-            two[0]
-        )),
-        None => Ok(()),
-    }
+    let named = listen.iter().map(|address| ("listen", address));
+    let named = named.chain(rules.listen_tls.iter().map(|address| ("listen-tls", address)));
+    let named: Vec<_> = named.chain([("admin", &rules.admin)]).filter(|(_, address)| address.port() != 0).collect();
+    let twice = named.iter().enumerate().filter_map(|(index, (option, address))| {
+        let (first, _) = named[..index].iter().find(|(_, other)| other == address)?;
+        let cause = format!("--{option} {address} is named twice, first by --{first}");
+        Some(ConfigError::about(option, cause, "give each listener a port of its own"))
+    });
+    twice.collect()
 }

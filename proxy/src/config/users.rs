@@ -11,7 +11,7 @@
 //! rate = "1Gbit"
 //! ```
 
-use std::path::Path;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -20,6 +20,8 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 use toml::value::{Datetime, Offset};
 
+use super::error::{ConfigError, InvalidValue};
+use super::file::Lines;
 use super::values::network;
 use crate::account::Limit;
 use crate::auth::Entry;
@@ -33,116 +35,133 @@ const SETTINGS: &str = "passwords, allow, from, expires, on-expiry, max-tunnels 
 /// The end of the last year that has four digits, since that of 1970 began.
 const LAST: Duration = Duration::from_secs(253_402_300_800);
 
-/// Reads the section out of a file that is TOML and has one; the error names the line.
-pub(super) fn read(file: &Path, text: &str) -> Result<Vec<Entry>, (usize, String)> {
-    let line_of = |offset: usize| 1 + text[..offset.min(text.len())].matches('\n').count();
-    let whole = DeTable::parse(text).map_err(|error| (1, error.message().to_owned()))?;
-    let mut entries = Vec::new();
-    let users = whole.get_ref().get("users").and_then(|users| users.get_ref().as_table());
-    for (name, value) in users.into_iter().flat_map(DeTable::iter) {
-        let (line, name) = (line_of(name.span().start), name.get_ref().as_ref());
+/// Reads the sections of users, and gives all errors beside those that are sound.
+pub(super) fn read(lines: Lines<'_>, sections: &DeTable<'_>) -> (Vec<Entry>, Vec<ConfigError>) {
+    let (mut entries, mut errors) = (Vec::new(), Vec::new());
+    for (name, value) in sections {
+        let (at, name) = (name.span().start, name.get_ref().as_ref());
         match value.get_ref() {
-            DeValue::Table(user) => {
-                let said = |(at, what): (usize, String)| (if at == 0 { line } else { line_of(at) }, what);
-                entries.push(entry(file, line, name, user).map_err(said)?);
-            }
-            _ => return Err((line, unknown(name))),
+            DeValue::Table(user) => entries.extend(entry(lines, at, name, user, &mut errors)),
+            _ => errors.push(not_a_section(name).at(lines.at(at))),
         }
     }
     entries.sort_by(|one, other| one.name().cmp(other.name()));
-    Ok(entries)
+    (entries, errors)
 }
 
-fn unknown(name: &str) -> String {
+fn not_a_section(name: &str) -> ConfigError {
+    let option = format!("users.{name}");
     if name == "htpasswd" {
-        return "'users.htpasswd' is called users-file now; write users-file = \"FILE\" before the first section"
-            .into();
+        let remedy = "write users-file = \"FILE\" before the first section";
+        return ConfigError::about(&option, "'users.htpasswd' is called users-file now", remedy);
     }
-    format!(
-        "'users.{name}' is no user, who has a section [users.{name}]; an option of the gateway stands before the first section"
-    )
+    let remedy =
+        format!("a user has a section [users.{name}], and options of the gateway stand before the first section");
+    ConfigError::about(&option, format!("'users.{name}' is not a section"), remedy)
 }
 
-/// The error has the place of what is wrong, in bytes, or 0 for the section itself.
-fn entry(file: &Path, line: usize, name: &str, user: &DeTable<'_>) -> Result<Entry, (usize, String)> {
+/// The section of one user at an offset, unless something is wrong with it.
+fn entry(lines: Lines<'_>, at: usize, name: &str, user: &DeTable<'_>, errors: &mut Vec<ConfigError>) -> Option<Entry> {
+    let before = errors.len();
     let shared: Arc<str> = name.into();
     let (mut grant, mut passwords) = (Grant::default(), Vec::new());
-    for (key, value) in user.iter() {
+    for (key, value) in user {
         let (at, key) = (key.span().start, key.get_ref().as_ref());
-        let wrong = |what: String| (at, format!("'users.{name}.{key}' {what}"));
-        match key {
-            "passwords" => passwords = strings(value).map_err(wrong)?,
-            "allow" => {
-                let rules = all::<Rule>(value).map_err(wrong)?;
-                grant.scope = Some(Scope::new(Arc::clone(&shared), rules));
+        let option = format!("users.{name}.{key}");
+        let set = match key {
+            "passwords" => strings(value).map(|texts| passwords = texts),
+            "allow" => all::<Rule>(value).map(|rules| grant.scope = Some(Scope::new(Arc::clone(&shared), rules))),
+            "from" => networks(value).map(|networks| grant.from = networks),
+            "expires" => time(value).map(|time| grant.expires = Some(time)),
+            "on-expiry" => on_expiry(value).map(|end| grant.on_expiry = end),
+            "max-tunnels" => number(value).map(|number| grant.max_tunnels = Some(number)),
+            "rate" => limit(value).map(|rate| grant.rate = Some(rate)),
+            _ => {
+                let cause = format!("no setting of a user is called '{key}'");
+                errors.push(ConfigError::about(&option, cause, format!("there are {SETTINGS}")).at(lines.at(at)));
+                continue;
             }
-            "from" => {
-                let networks = strings(value).map_err(wrong)?.into_iter().map(network);
-                grant.from = networks.collect::<Result<Vec<IpNet>, _>>().map_err(wrong)?;
-            }
-            "expires" => grant.expires = Some(time(value).map_err(wrong)?),
-            "on-expiry" => grant.on_expiry = on_expiry(value).map_err(wrong)?,
-            "max-tunnels" => grant.max_tunnels = Some(number(value).map_err(wrong)?),
-            "rate" => grant.rate = Some(limit(value).map_err(wrong)?),
-            _ => return Err((at, format!("no setting of a user is called '{key}'; there are {SETTINGS}"))),
+        };
+        if let Err(InvalidValue { cause, remedy }) = set {
+            let cause = format!("'{option}': {cause}");
+            errors.push(ConfigError { remedy, ..ConfigError::about(&option, cause, "") }.at(lines.at(at)));
         }
     }
-    if grant.on_expiry == OnExpiry::End && grant.expires.is_none() {
-        return Err((0, format!("'users.{name}' has on-expiry but no expires: add that, or leave both out")));
+    let option = format!("users.{name}");
+    if grant.on_expiry == OnExpiry::End && !user.keys().any(|key| key.get_ref() == "expires") {
+        let cause = format!("'users.{name}' has on-expiry but no expires");
+        errors.push(ConfigError::about(&option, cause, "add that, or leave both out").at(lines.at(at)));
     }
-    // The place is put before it where it is shown.
-    let whole = Entry::new(format!("{}:{line}", file.display()), shared, &passwords, grant);
-    let place = format!("{}:{line}: ", file.display());
-    whole.map_err(|error| (0, error.to_string().replacen(&place, "", 1)))
+    let place = lines.at(at);
+    match Entry::new(place.to_string(), shared, &passwords, grant) {
+        Ok(entry) => (errors.len() == before).then_some(entry),
+        Err(error) => {
+            errors.push(ConfigError::about(&option, error.cause(), error.remedy()).at(place));
+            None
+        }
+    }
+}
+
+fn invalid(cause: &str, remedy: &str) -> InvalidValue {
+    InvalidValue::new(cause, remedy)
 }
 
 /// A string, or some of them.
-fn strings<'a>(value: &'a Spanned<DeValue<'_>>) -> Result<Vec<&'a str>, String> {
-    let wanted = || "takes a string or a list of strings".to_owned();
+fn strings<'a>(value: &'a Spanned<DeValue<'_>>) -> Result<Vec<&'a str>, InvalidValue> {
+    let wanted = || invalid("it is not a string or a list of strings", "write \"...\" or [\"...\", \"...\"]");
     match value.get_ref() {
         DeValue::String(text) => Ok(vec![text]),
         DeValue::Array(texts) if texts.is_empty() => {
-            Err("is an empty list: leave it out, or the whole user".to_owned())
+            Err(invalid("it is an empty list", "leave it out, or the whole user"))
         }
         DeValue::Array(texts) => texts.iter().map(|text| text.get_ref().as_str().ok_or_else(wanted)).collect(),
         _ => Err(wanted()),
     }
 }
 
-fn all<T: std::str::FromStr<Err = String>>(value: &Spanned<DeValue<'_>>) -> Result<Vec<T>, String> {
-    let parse = |text: &str| text.parse().map_err(|error| format!("holds `{text}`: {error}"));
+fn all<T: FromStr<Err = String>>(value: &Spanned<DeValue<'_>>) -> Result<Vec<T>, InvalidValue> {
+    let parse = |text: &str| text.parse().map_err(|error: String| InvalidValue::from_text(&error));
     strings(value)?.into_iter().map(parse).collect()
 }
 
-fn on_expiry(value: &Spanned<DeValue<'_>>) -> Result<OnExpiry, String> {
+fn networks(value: &Spanned<DeValue<'_>>) -> Result<Vec<IpNet>, InvalidValue> {
+    strings(value)?.into_iter().map(network).collect()
+}
+
+fn on_expiry(value: &Spanned<DeValue<'_>>) -> Result<OnExpiry, InvalidValue> {
     match value.get_ref().as_str() {
         Some("end") => Ok(OnExpiry::End),
         Some("stay") => Ok(OnExpiry::Stay),
-        _ => Err("is \"end\", which resets live tunnels, or \"stay\", which lets them live on".to_owned()),
+        _ => Err(invalid(
+            "there is no such value",
+            "write \"end\" to reset live tunnels then, or \"stay\" to let them live on",
+        )),
     }
 }
 
-fn number(value: &Spanned<DeValue<'_>>) -> Result<usize, String> {
+fn number(value: &Spanned<DeValue<'_>>) -> Result<usize, InvalidValue> {
     let number = value.get_ref().as_integer().filter(|number| number.radix() == 10);
     let number = number.and_then(|number| number.as_str().parse::<usize>().ok());
     number
         .filter(|number| *number > 0)
-        .ok_or_else(|| "is a whole number from 1 on; leave it out for no limit".to_owned())
+        .ok_or_else(|| invalid("it is not a whole number from 1 on", "write one, or leave it out for no limit"))
 }
 
-fn limit(value: &Spanned<DeValue<'_>>) -> Result<Limit, String> {
+fn limit(value: &Spanned<DeValue<'_>>) -> Result<Limit, InvalidValue> {
     match value.get_ref() {
         DeValue::Integer(number) => number.as_str().parse::<Rate>().map(|rate| Limit(Some(rate))),
         DeValue::String(text) => text.parse(),
-        _ => Err("100MiB, 1Gbit or none is wanted".to_owned()),
+        _ => Err("it is not a rate; write \"100MiB\", \"1Gbit\" or \"none\"".to_owned()),
     }
-    .map_err(|error| format!("is no rate: {error}"))
+    .map_err(|error| InvalidValue::from_text(&error))
 }
 
 /// A time of TOML, which is one of RFC 3339, or a string that holds one.
-fn time(value: &Spanned<DeValue<'_>>) -> Result<SystemTime, String> {
-    let wanted =
-        || "is a time with its offset (RFC 3339), as 2026-12-24T18:00:00Z or 2026-12-24T18:00:00+01:00".to_owned();
+fn time(value: &Spanned<DeValue<'_>>) -> Result<SystemTime, InvalidValue> {
+    let wanted = || {
+        let remedy = "write one of RFC 3339, as 2026-12-24T18:00:00Z or 2026-12-24T18:00:00+01:00";
+        invalid("it is not a time with its offset", remedy)
+    };
     let time: Datetime = match value.get_ref() {
         DeValue::Datetime(time) => *time,
         DeValue::String(text) => text.parse().map_err(|_| wanted())?,
@@ -163,17 +182,22 @@ fn time(value: &Spanned<DeValue<'_>>) -> Result<SystemTime, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
 
     const HASH: &str = "$2y$04$s3nEBtS7Qzw9ctn.NRIzs.IQt8.B7mCW1RaVx4LMDuSuTuhtnSTGa";
 
     fn section(text: &str) -> Result<Vec<Entry>, String> {
-        read(Path::new("FILE"), text).map_err(|(line, what)| format!("{line}: {what}"))
+        let whole = DeTable::parse(text).unwrap();
+        let sections = whole.get_ref().get("users").unwrap().get_ref().as_table().unwrap();
+        let (entries, errors) = read(Lines { file: Path::new("FILE"), text }, sections);
+        let errors: Vec<_> = errors.iter().map(|error| error.to_string().replace("FILE:", "")).collect();
+        if errors.is_empty() { Ok(entries) } else { Err(errors.join("\n")) }
     }
 
     #[test]
     fn a_section_says_what_its_users_may() {
         let with_name = format!("[users.ann]\npasswords = ['ann:{HASH}', '{HASH}']");
-        assert!(read(Path::new("FILE"), &with_name).unwrap()[0].has_password());
+        assert!(section(&with_name).unwrap()[0].has_password());
         let text = format!(
             "\n\n[users.ann]\npasswords = '{HASH}'\nallow = ['a.example:443', '10.0.0.0/8:*']\n\
              from = ['192.0.2.0/24', '2001:db8::1']\nexpires = 2026-12-24T18:30:00+01:30\non-expiry = 'end'\n\
@@ -182,7 +206,7 @@ mod tests {
         );
         let section = section(&text).unwrap();
         let [ann, bob, eve] = &section[..] else { panic!("{section:?}") };
-        assert_eq!((ann.name(), ann.place(), ann.has_password()), ("ann", "FILE:3", true));
+        assert_eq!((ann.name(), ann.place(), ann.has_password()), ("ann", ("FILE", Some(3)), true));
         assert_eq!(
             ann.grant().to_string(),
             "from 192.0.2.0/24, 2001:db8::1/128; until 2026-12-24T17:00:00Z, when live tunnels end; at most 2 tunnels at \
@@ -199,22 +223,31 @@ mod tests {
         let three = format!("[users.ann]\npasswords = ['{HASH}', '{HASH}', '{HASH}']");
         for (text, said) in [
             ("[users]\nhtpasswd = 'FILE'", "2: 'users.htpasswd' is called users-file now; write users-file"),
-            ("[users]\nann = 1", "2: 'users.ann' is no user, who has a section [users.ann]"),
-            ("[users.ann]\nrate = 1\n", "2: 'users.ann.rate' is no rate: a rate is at least 1KiB"),
+            ("[users]\nann = 1", "2: 'users.ann' is not a section; a user has a section [users.ann]"),
+            ("[users.ann]\nrate = 1\n", "2: 'users.ann.rate': a rate is at least 1KiB"),
             (
                 "[users.ann]\n\nmax_tunnels = 2",
                 "3: no setting of a user is called 'max_tunnels'; there are passwords, allow",
             ),
-            ("[users.ann]\nmax-tunnels = 0", "2: 'users.ann.max-tunnels' is a whole number from 1 on"),
-            ("[users.ann]\nallow = 'x'", "2: 'users.ann.allow' holds `x`: `x` names no ports"),
-            ("[users.ann]\nallow = []", "2: 'users.ann.allow' is an empty list"),
-            ("[users.ann]\nfrom = '10.0.0.1/8'", "2: 'users.ann.from' it has bits behind its prefix: write 10.0.0.0/8"),
-            ("[users.ann]\nexpires = 2026-12-24", "2: 'users.ann.expires' is a time with its offset (RFC 3339)"),
-            ("[users.ann]\nexpires = 2026-12-24T18:00:00", "2: 'users.ann.expires' is a time with its offset"),
-            ("[users.ann]\nexpires = 'soon'", "2: 'users.ann.expires' is a time with its offset"),
-            ("[users.ann]\nexpires = 9999-12-31T23:59:59-00:01", "2: 'users.ann.expires' is a time with its offset"),
-            ("[users.ann]\nexpires = 5", "2: 'users.ann.expires' is a time with its offset"),
-            ("[users.ann]\non-expiry = 'kill'", "2: 'users.ann.on-expiry' is \"end\""),
+            ("[users.ann]\nmax-tunnels = 0", "2: 'users.ann.max-tunnels': it is not a whole number from 1 on"),
+            ("[users.ann]\nallow = 'x'", "2: 'users.ann.allow': `x` names no ports"),
+            ("[users.ann]\nallow = []", "2: 'users.ann.allow': it is an empty list"),
+            (
+                "[users.ann]\nfrom = '10.0.0.1/8'",
+                "2: 'users.ann.from': it has bits behind its prefix; write 10.0.0.0/8",
+            ),
+            (
+                "[users.ann]\nexpires = 2026-12-24",
+                "2: 'users.ann.expires': it is not a time with its offset; write one of RFC 3339",
+            ),
+            ("[users.ann]\nexpires = 2026-12-24T18:00:00", "2: 'users.ann.expires': it is not a time with its offset"),
+            ("[users.ann]\nexpires = 'soon'", "2: 'users.ann.expires': it is not a time with its offset"),
+            (
+                "[users.ann]\nexpires = 9999-12-31T23:59:59-00:01",
+                "2: 'users.ann.expires': it is not a time with its offset",
+            ),
+            ("[users.ann]\nexpires = 5", "2: 'users.ann.expires': it is not a time with its offset"),
+            ("[users.ann]\non-expiry = 'kill'", "2: 'users.ann.on-expiry': there is no such value; write \"end\""),
             ("[users.ann]\non-expiry = 'end'", "1: 'users.ann' has on-expiry but no expires"),
             ("[users.ann]\npasswords = 'secret'", "1: 'ann': "),
             ("[users.'a:b']\nrate = 'none'", "1: the name holds a ':'"),
@@ -223,5 +256,14 @@ mod tests {
             let error = section(text).unwrap_err();
             assert!(error.starts_with(said) && !error.contains("secret"), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn every_error_of_every_section_is_named() {
+        let text =
+            "[users.ann]\nrate = 1\nmax-tunnels = 0\n[users.bob]\nrate = 'none'\n[users.eve]\nexpires = 5\nx = 1\n";
+        let errors = section(text).unwrap_err();
+        let lines: Vec<_> = errors.lines().map(|line| line.split(':').next().unwrap()).collect();
+        assert_eq!(lines, ["3", "2", "7", "8"], "{errors}");
     }
 }

@@ -1,53 +1,83 @@
 //! What values of options look like.
 
+use std::convert::Infallible;
 use std::net::IpAddr;
+use std::str::FromStr;
 use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net};
 
+use super::addresses::separated;
+use super::error::InvalidValue;
 use crate::secret::Secret;
+
+/// Separates the values of a list in a variable; no value of a list has it.
+pub(super) const SEPARATOR: char = ';';
+
+type Parsed<T> = Result<T, InvalidValue>;
 
 /// Never fails, so that no error shows a password; [`crate::auth::parse_user`] looks at it later.
 #[expect(clippy::unnecessary_wraps, reason = "clap wants a Result")]
-pub(super) fn secret(text: &str) -> Result<Secret, std::convert::Infallible> {
+pub(super) fn secret(text: &str) -> Result<Secret, Infallible> {
     Ok(Secret::new(text))
 }
 
 /// Refuses the former name of an option, which in a file names the sections of users.
-pub(super) fn former_users(_: &str) -> Result<std::convert::Infallible, String> {
-    Err("the option is called users-file now; write --users-file FILE, SLUICEGATE_USERS_FILE=FILE or, in a file, \
-         users-file = \"FILE\""
-        .into())
+pub(super) fn former_users(_: &str) -> Parsed<Infallible> {
+    let remedy = "write --users-file FILE, SLUICEGATE_USERS_FILE=FILE or, in a file, users-file = \"FILE\"";
+    Err(InvalidValue::new("the option is called users-file now", remedy))
 }
 
-/// Longer times the kernel does not take in milliseconds (`TCP_USER_TIMEOUT`, tcp(7)), and nobody waits
-/// for.
+/// Parses one value of a list whose type has its own words for what is wrong.
+pub(super) fn parsed<T: FromStr<Err = String>>(text: &str) -> Parsed<T> {
+    text.parse().map_err(|error: String| InvalidValue::from_text(&error))
+}
+
+/// Parses one value in which no blank can be, as [`parsed`].
+pub(super) fn word<T: FromStr<Err = String>>(text: &str) -> Parsed<T> {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    match words.len() {
+        0 => Err(InvalidValue::new("it is empty", "leave the option out, or give it a value")),
+        1 => parsed(words[0]),
+        _ => Err(InvalidValue::new("there are several values in it", separated(&words))),
+    }
+}
+
+/// Longest time that the kernel takes in milliseconds (`TCP_USER_TIMEOUT`, tcp(7)).
 const LONGEST: Duration = Duration::from_hours(24 * 24);
 
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    let duration = humantime::parse_duration(text).map_err(|error| format!("{error}: write it as 30s, 5m or 12h"))?;
+pub(super) fn duration(text: &str) -> Parsed<Duration> {
+    let duration = time(text, "write it as 30s, 5m or 12h")?;
     if duration.is_zero() {
-        Err("zero would end everything at once: leave the option out instead".into())
+        Err(InvalidValue::new("zero would end everything at once", "leave the option out instead"))
     } else if duration < Duration::from_millis(1) || duration > LONGEST {
-        Err("a time from 1ms to 24days is wanted".into())
+        Err(InvalidValue::new("it is not from 1ms to 24days", "write a time in between"))
     } else {
         Ok(duration)
     }
 }
 
-/// A loop that spins for longer takes a core for nothing.
+fn time(text: &str, remedy: &str) -> Parsed<Duration> {
+    humantime::parse_duration(text).map_err(|error| InvalidValue::new(format!("it is not a time: {error}"), remedy))
+}
+
+/// Longest time that a loop may spin: one that spins for longer takes a core for nothing.
 const LONGEST_SPIN: Duration = Duration::from_millis(1);
 
-pub(super) fn spin(text: &str) -> Result<Duration, String> {
-    let duration = humantime::parse_duration(text).map_err(|error| format!("{error}: write it as 50us, or 0s"))?;
-    if duration > LONGEST_SPIN { Err("a time up to 1ms is wanted".into()) } else { Ok(duration) }
+pub(super) fn spin(text: &str) -> Parsed<Duration> {
+    let duration = time(text, "write it as 50us, or 0s for none")?;
+    if duration > LONGEST_SPIN {
+        Err(InvalidValue::new("it is longer than 1ms", "write 1ms or less"))
+    } else {
+        Ok(duration)
+    }
 }
 
 /// The kernel gives segments of up to 64 KiB on in one piece, and memory that is held for one direction is no backlog
 /// any more beyond the other.
 const BACKLOG: std::ops::RangeInclusive<u64> = 64 << 10..=256 << 20;
 
-pub(super) fn size(text: &str) -> Result<u64, String> {
+pub(super) fn size(text: &str) -> Parsed<u64> {
     let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
     let unit = match text[digits.len()..].trim_start() {
         "" | "B" => Some(0),
@@ -58,18 +88,23 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
     };
     let bytes = digits.parse::<u64>().ok().zip(unit).and_then(|(number, unit)| number.checked_mul(1 << unit));
     match bytes {
-        None => Err("a number of bytes is wanted: write it as 16MiB, 512KiB or 4194304".into()),
+        None => Err(InvalidValue::new("it is not a number of bytes", "write it as 16MiB, 512KiB or 4194304")),
         Some(bytes) if BACKLOG.contains(&bytes) => Ok(bytes),
-        Some(_) => Err("from 64KiB to 256MiB".into()),
+        Some(_) => Err(InvalidValue::new("it is not from 64KiB to 256MiB", "write a size in between")),
     }
 }
 
-pub(super) fn network(text: &str) -> Result<IpNet, String> {
+pub(super) fn network(text: &str) -> Parsed<IpNet> {
     let address = text.parse::<IpAddr>().map(|address| IpNet::from(address.to_canonical()));
-    let network =
-        address.or_else(|_| text.parse::<IpNet>()).map_err(|_| "write it as 10.0.0.0/8, 10.1.2.3 or fd00::/8")?;
+    let network = address.or_else(|_| text.parse::<IpNet>()).map_err(|_| {
+        let words: Vec<&str> = text.split([' ', ',', '\t', '\n']).filter(|word| !word.is_empty()).collect();
+        if words.len() > 1 {
+            return InvalidValue::new("there are several values in it", separated(&words));
+        }
+        InvalidValue::new("it is not a network or an address", "write it as 10.0.0.0/8, 10.1.2.3 or fd00::/8")
+    })?;
     if network.trunc() != network {
-        return Err(format!("it has bits behind its prefix: write {}", network.trunc()));
+        return Err(InvalidValue::new("it has bits behind its prefix", format!("write {}", network.trunc())));
     }
     // Addresses are known in one form (RFC 4291, 2.5.5.2).
     let mapped = match network {
@@ -80,11 +115,11 @@ pub(super) fn network(text: &str) -> Result<IpNet, String> {
     Ok(v4.map_or(network, IpNet::V4))
 }
 
-pub(super) fn positive(text: &str) -> Result<usize, String> {
+pub(super) fn positive(text: &str) -> Parsed<usize> {
     match text.parse() {
-        Ok(0) => Err("0 would refuse everybody: leave the option out for no limit".into()),
+        Ok(0) => Err(InvalidValue::new("0 would refuse everybody", "leave the option out for no limit")),
         Ok(number) => Ok(number),
-        Err(_) => Err("a whole number is wanted".into()),
+        Err(_) => Err(InvalidValue::new("it is not a whole number", "write one from 1 on")),
     }
 }
 
@@ -102,8 +137,8 @@ mod tests {
             ("fd00::/8", "fd00::/8"),
             ("::/0", "::/0"),
         ] {
-            assert_eq!(network(text).map(|network| network.to_string()), Ok(form.to_owned()), "{text}");
+            assert_eq!(network(text).unwrap().to_string(), form, "{text}");
         }
-        assert!(network("10.0.0.1/8").unwrap_err().contains("write 10.0.0.0/8"));
+        assert_eq!(network("10.0.0.1/8").unwrap_err().remedy.as_deref(), Some("write 10.0.0.0/8"));
     }
 }

@@ -68,10 +68,10 @@ impl Options {
         let source: Vec<_> = source.iter().map(IpAddr::to_canonical).collect();
         for (place, address) in source.iter().enumerate() {
             if let Some(other) = source[..place].iter().find(|other| other.is_ipv4() == address.is_ipv4()) {
-                return Err(format!("--source {other} and {address} are of one family: leave one of the two out"));
+                return Err(format!("--source {other} and {address} are of one family; leave one of the two out"));
             }
             if !is_local_address(*address) {
-                return Err(format!("--source {address}: this host has no such address: see `ip address`"));
+                return Err(format!("--source {address}: this host has no such address; see `ip address`"));
             }
         }
         Ok(Self { timeout, source, leg, parents: Parents::default(), trust: None })
@@ -93,7 +93,7 @@ impl Options {
             (true, Some(file)) => Some(Trust::of_file(file).map_err(|error| format!("--parent-ca {error}"))?),
             (false, None) => None,
             (false, Some(_)) => {
-                return Err("--parent-ca is for parents by https://: name one by --parent, or leave it out".into());
+                return Err("--parent-ca is for parents by https://; name one by --parent, or leave it out".into());
             }
         };
         Ok(Self { parents, trust, ..self })

@@ -54,13 +54,15 @@ impl Parents {
     /// Reads the values of `--parent`: `http[s]://[USER:PASSWORD@]HOST:PORT` or `direct`, alone or with ` for RULE`.
     ///
     /// # Errors
-    /// Which one is wrong and how, without a word of it: it may hold a password.
-    pub fn new(values: &[Secret]) -> Result<Self, String> {
+    /// Each that is wrong and how, without a word of it: it may hold a password.
+    pub fn new(values: &[Secret]) -> Result<Self, Vec<String>> {
         let entry = |(place, value): (usize, &Secret)| {
             let text = std::str::from_utf8(value.expose()).map_err(|_| "it is not UTF-8".to_owned());
             text.and_then(Entry::parse).map_err(|error| format!("--parent, number {}: {error}", place + 1))
         };
-        values.iter().enumerate().map(entry).collect::<Result<_, _>>().map(Self)
+        let (entries, errors): (Vec<_>, Vec<_>) = values.iter().enumerate().map(entry).partition(Result::is_ok);
+        let errors: Vec<String> = errors.into_iter().filter_map(Result::err).collect();
+        if errors.is_empty() { Ok(Self(entries.into_iter().flatten().collect())) } else { Err(errors) }
     }
 
     /// The way to a target whose name has not been resolved, by the first entry that is about it.
@@ -117,8 +119,8 @@ impl Parents {
 /// It depends on addresses that are not known.
 struct ByAddress;
 
-const NO_RULE: &str =
-    "behind the URL comes nothing or ` for HOST:PORTS`, as ` for *.apps.example:443`; a blank in a password is %20";
+const NO_RULE: &str = "behind the URL is something else than ` for HOST:PORTS`; write it as ` for *.apps.example:443`, and a blank in a \
+     password as %20";
 
 impl Entry {
     fn parse(text: &str) -> Result<Self, String> {
@@ -140,7 +142,9 @@ impl Entry {
 
 impl Parent {
     fn parse(url: &str) -> Result<Self, String> {
-        let wanted = || "write http://USER:PASSWORD@HOST:PORT, https://HOST:PORT or direct".to_owned();
+        let wanted = || {
+            "it is not the URL of a proxy; write http://USER:PASSWORD@HOST:PORT, https://HOST:PORT or direct".to_owned()
+        };
         let (scheme, rest) = url.split_once("://").ok_or_else(wanted)?;
         let secure = match scheme {
             "http" => false,
@@ -180,11 +184,11 @@ impl fmt::Display for Parent {
 
 /// `Basic`, of percent-encoded credentials (RFC 3986, 3.2.1; RFC 7617, 2).
 fn authorization(userinfo: &str) -> Result<Secret, String> {
-    let (name, password) = userinfo.split_once(':').ok_or("the user has no password: write USER:PASSWORD@")?;
-    let broken = || "a % in the user or the password begins no code: write %25 for it".to_owned();
+    let (name, password) = userinfo.split_once(':').ok_or("the user has no password; write USER:PASSWORD@")?;
+    let broken = || "a % in the user or the password begins no code; write %25 for it".to_owned();
     let (name, password) = (decoded(name).ok_or_else(broken)?, decoded(password).ok_or_else(broken)?);
     if name.is_empty() || name.contains(&b':') {
-        return Err("the user is empty, or has a colon in it, which Basic authentication cannot tell".into());
+        return Err("the user is empty, or has a colon in it, which Basic authentication cannot tell; give the parent a user with another name".into());
     }
     let credentials = BASE64_STANDARD.encode([&name[..], b":", &password].concat());
     Ok(Secret::new(format!("Basic {credentials}")))
@@ -206,7 +210,8 @@ mod tests {
     use super::*;
 
     fn read(values: &[&str]) -> Result<Parents, String> {
-        Parents::new(&values.iter().map(|value| Secret::new(*value)).collect::<Vec<_>>())
+        let values = values.iter().map(|value| Secret::new(*value)).collect::<Vec<_>>();
+        Parents::new(&values).map_err(|errors| errors.join("\n"))
     }
 
     fn route(parents: &Parents, target: &str, addresses: Option<&[&str]>) -> String {
@@ -300,6 +305,8 @@ mod tests {
             ("", "write http://"),
         ] {
             let error = read(&["direct for a:1", value]).unwrap_err();
+            let twice = read(&["direct for a:1", value, "direct", value]).unwrap_err();
+            assert!(twice.lines().count() == 2 && twice.contains("--parent, number 4: "), "{twice}");
             assert!(error.starts_with("--parent, number 2: ") && error.contains(words), "{value}: {error}");
             assert!(!error.contains("s3cret"), "{error}");
         }

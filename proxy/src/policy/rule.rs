@@ -90,13 +90,13 @@ impl FromStr for Rule {
     fn from_str(text: &str) -> Result<Self, String> {
         let text = text.trim();
         if text.len() > MAX_RULE {
-            return Err(format!("a rule of {} bytes is too long: write several of at most {MAX_RULE}", text.len()));
+            return Err(format!("a rule of {} bytes is too long; write several of at most {MAX_RULE}", text.len()));
         }
         if text.chars().any(char::is_control) {
-            return Err(format!("{text:?} has control characters in it: write HOST:PORTS, as api.example:443"));
+            return Err(format!("{text:?} has control characters in it; write HOST:PORTS, as api.example:443"));
         }
         if let Some((_, rest)) = text.split_once("://") {
-            return Err(format!("`{text}` is a URL: write HOST:PORTS alone, as `{rest}`"));
+            return Err(format!("`{text}` is a URL; write HOST:PORTS alone, as `{rest}`"));
         }
         let (host, ports) = split(text)?;
         let pattern = Pattern::parse(host)?;
@@ -107,10 +107,10 @@ impl FromStr for Rule {
 
 /// Parts the host from the ports, at the last colon; a bracketed host keeps its colons.
 fn split(text: &str) -> Result<(&str, &str), String> {
-    let no_ports = || format!("`{text}` names no ports: write HOST:PORTS, as `{text}:443` or `{text}:*`");
+    let no_ports = || format!("`{text}` names no ports; write HOST:PORTS, as `{text}:443` or `{text}:*`");
     if text.starts_with('[') {
         let close =
-            text.find(']').ok_or_else(|| format!("`{text}` lacks the closing bracket: write [ADDRESS]:PORTS"))?;
+            text.find(']').ok_or_else(|| format!("`{text}` lacks the closing bracket; write [ADDRESS]:PORTS"))?;
         let colon = text[close..].find(':').ok_or_else(no_ports)?;
         return Ok((&text[..close + colon], &text[close + colon + 1..]));
     }
@@ -118,7 +118,7 @@ fn split(text: &str) -> Result<(&str, &str), String> {
         return Err(no_ports());
     }
     if text.parse::<Ipv6Addr>().is_ok() {
-        return Err(format!("`{text}` may be an IPv6 address with or without a port: write [ADDRESS]:PORTS"));
+        return Err(format!("`{text}` may be an IPv6 address with or without a port; write [ADDRESS]:PORTS"));
     }
     text.rsplit_once(':').ok_or_else(no_ports)
 }
@@ -134,7 +134,7 @@ impl Pattern {
         if let Ok(address) = host.parse::<IpAddr>() {
             return match address {
                 IpAddr::V4(_) => Ok(Self::Network(address.into())),
-                IpAddr::V6(_) => Err(format!("an IPv6 address needs brackets: write [{host}]:PORTS")),
+                IpAddr::V6(_) => Err(format!("an IPv6 address needs brackets; write [{host}]:PORTS")),
             };
         }
         match host.strip_prefix("*.") {
@@ -157,17 +157,17 @@ impl fmt::Display for Pattern {
 
 fn parse_name(name: &str) -> Result<String, String> {
     if name.contains('*') {
-        return Err(format!("`{name}`: `*` stands alone or as the first label: write * or *.example.com"));
+        return Err(format!("`{name}`: `*` stands alone or as the first label; write * or *.example.com"));
     }
     if let Some(suffix) = name.strip_prefix('.') {
-        return Err(format!("`{name}` begins with a dot: write *.{suffix} for the names below it"));
+        return Err(format!("`{name}` begins with a dot; write *.{suffix} for the names below it"));
     }
     normal_name(name).map_err(|why| format!("`{name}` is not a host name: {why}"))
 }
 
 /// Reads `10.0.0.0/8`, `fd00::/8`, `[fd00::/8]`, `[fd00::]/8` or `[fd00::1]`.
 fn parse_network(host: &str) -> Result<IpNet, String> {
-    let wanted = || format!("`{host}` is not a network: write 10.0.0.0/8, [fd00::]/8, 10.1.2.3 or [fd00::1]");
+    let wanted = || format!("`{host}` is not a network; write 10.0.0.0/8, [fd00::]/8, 10.1.2.3 or [fd00::1]");
     let bare = without_brackets(host).ok_or_else(wanted)?;
     let network: IpNet = match bare.parse::<IpAddr>() {
         Ok(address) => address.into(),
@@ -177,7 +177,7 @@ fn parse_network(host: &str) -> Result<IpNet, String> {
         return Err(wanted());
     }
     if network.trunc() != network {
-        return Err(format!("`{host}` has bits behind its prefix: write {}", shown(network.trunc())));
+        return Err(format!("`{host}` has bits behind its prefix; write {}", shown(network.trunc())));
     }
     Ok(as_ipv4(network))
 }
@@ -222,8 +222,8 @@ fn parse_range(item: &str) -> Result<RangeInclusive<u16>, String> {
     let (low, high) = item.split_once('-').unwrap_or((item, item));
     match (parse_port(low), parse_port(high)) {
         (Some(low), Some(high)) if low <= high => Ok(low..=high),
-        (Some(low), Some(high)) => Err(format!("the ports {low}-{high} are the wrong way round: write {high}-{low}")),
-        _ => Err(format!("`{item}` is not a port from 1 to 65535: write 443, 30000-32767, a list of those, or *")),
+        (Some(low), Some(high)) => Err(format!("the ports {low}-{high} are the wrong way round; write {high}-{low}")),
+        _ => Err(format!("`{item}` is not a port from 1 to 65535; write 443, 30000-32767, a list of those, or *")),
     }
 }
 
@@ -298,16 +298,16 @@ mod tests {
     #[test]
     fn errors_name_the_cause_and_the_form_wanted() {
         let table = [
-            ("api.example", "names no ports: write HOST:PORTS, as `api.example:443`"),
+            ("api.example", "names no ports; write HOST:PORTS, as `api.example:443`"),
             ("10.0.0.0/8", "as `10.0.0.0/8:443`"),
             ("fd00::/8", "as `fd00::/8:443`"),
             ("[fd00::1]", "names no ports"),
             ("[fd00::1:443", "lacks the closing bracket"),
             ("fd00::1:443", "write [ADDRESS]:PORTS"),
             ("fd00:1:2:3:4:5:6:7:443", "write [fd00:1:2:3:4:5:6:7]:PORTS"),
-            ("10.1.2.3/8:443", "has bits behind its prefix: write 10.0.0.0/8"),
+            ("10.1.2.3/8:443", "has bits behind its prefix; write 10.0.0.0/8"),
             ("[fd00::1]/8:443", "write [fd00::]/8"),
-            ("10.0.0.0/33:443", "is not a network: write 10.0.0.0/8"),
+            ("10.0.0.0/33:443", "is not a network; write 10.0.0.0/8"),
             ("[10.0.0.1]:443", "is not a network"),
             ("[fd00::/8]0:443", "is not a network"),
             ("[fe80::1%eth0]:443", "is not a network"),
@@ -326,8 +326,8 @@ mod tests {
             ("*:443,*", "`*` is not a port"),
             ("*:+443", "`+443` is not a port"),
             ("*:https", "write 443, 30000-32767, a list of those, or *"),
-            ("*:200-100", "the wrong way round: write 100-200"),
-            ("https://api.example:443", "is a URL: write HOST:PORTS alone, as `api.example:443`"),
+            ("*:200-100", "the wrong way round; write 100-200"),
+            ("https://api.example:443", "is a URL; write HOST:PORTS alone, as `api.example:443`"),
             ("a\u{7}b:443", "control characters"),
         ];
         for (text, words) in table {

@@ -67,7 +67,7 @@ fn divide_for(wanted: Option<usize>, limit: u64, own: u64) -> Result<Division, S
         Some(wanted) if wanted as u64 > room(least) => {
             return Err(format!(
                 "--max-tunnels {wanted} needs {} descriptors ({EACH} each and {beside} beside), but the hard limit is \
-                 {limit}: raise it (systemd: LimitNOFILE=, shell: ulimit -Hn) or lower --max-tunnels to {}",
+                 {limit}; raise it (systemd: LimitNOFILE=, shell: ulimit -Hn) or lower --max-tunnels to {}",
                 (wanted as u64).saturating_mul(EACH).saturating_add(beside),
                 room(least),
             ));
@@ -75,7 +75,7 @@ fn divide_for(wanted: Option<usize>, limit: u64, own: u64) -> Result<Division, S
         None if room(handshakes) == 0 => {
             return Err(format!(
                 "the hard limit of {limit} descriptors has no room for a tunnel beside the {} that the gateway needs \
-                 itself and for handshakes: raise it (systemd: LimitNOFILE=, shell: ulimit -Hn)",
+                 itself and for handshakes; raise it (systemd: LimitNOFILE=, shell: ulimit -Hn)",
                 own + handshakes
             ));
         }

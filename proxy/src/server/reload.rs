@@ -114,7 +114,8 @@ impl Reload {
             }
         }
         show_expiry(identity);
-        let concern = identity.concern(SystemTime::now());
+        let concern = identity.validity_warning(SystemTime::now());
+        let concern = concern.map(|(cause, remedy)| format!("{cause}; {remedy}"));
         if let Some(concern) = concern.as_ref().filter(|concern| self.concern.as_ref() != Some(*concern)) {
             warn!("{concern}");
         }

@@ -116,14 +116,14 @@ fn algorithm_for(leg: Leg, values: &[String]) -> Result<Option<String>, String> 
             None => (0, value.as_str()),
             Some((label, name)) if label == Leg::Client.label() => (1, name),
             Some((label, name)) if label == Leg::Origin.label() => (2, name),
-            Some(_) => return Err(format!("`{value}`: write NAME, client=NAME or origin=NAME")),
+            Some(_) => return Err(format!("`{value}` names no leg; write NAME, client=NAME or origin=NAME")),
         };
         let is_name = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-');
         if name.is_empty() || name.len() > MAX_ALGORITHM || !name.bytes().all(is_name) {
-            return Err(format!("`{name}` cannot be the name of a congestion control: write one such as cubic or bbr"));
+            return Err(format!("`{name}` cannot be the name of a congestion control; write one such as cubic or bbr"));
         }
         if chosen[place].replace(name).is_some_and(|before| before != name) {
-            return Err(format!("`{value}` contradicts an earlier value: leave one of the two out"));
+            return Err(format!("`{value}` contradicts an earlier value; leave one of the two out"));
         }
     }
     let own = match leg {
@@ -139,11 +139,11 @@ fn try_congestion_control(name: &str) -> Result<(), String> {
     let Err(error) = socket.and_then(|socket| socket.set_tcp_congestion(name.as_bytes())) else { return Ok(()) };
     Err(match Errno::from_io_error(&error) {
         Some(Errno::NOENT) => format!(
-            "the kernel has no congestion control `{name}`: try `modprobe tcp_{name}`, or choose one of \
+            "the kernel has no congestion control `{name}`; try `modprobe tcp_{name}`, or choose one of \
              /proc/sys/net/ipv4/tcp_available_congestion_control"
         ),
         Some(Errno::PERM) => format!(
-            "`{name}` is not allowed without CAP_NET_ADMIN: add it to \
+            "`{name}` is not allowed without CAP_NET_ADMIN; add it to \
              /proc/sys/net/ipv4/tcp_allowed_congestion_control"
         ),
         _ => format!("`{name}`: {error}"),

@@ -16,6 +16,7 @@ use super::hello::{HTTP, Hello};
 use super::suites::provider;
 use super::trust::words;
 use super::validity::Validity;
+use super::x509::Facts;
 use crate::file::{self, MAX_CONFIG_BYTES, ReadError};
 use crate::stamp::Stamp;
 
@@ -33,7 +34,7 @@ struct Shown {
     config: Arc<ServerConfig>,
     /// For clients that offer HTTP/1.1 within TLS, which is chosen.
     config_for_http: Arc<ServerConfig>,
-    validity: Option<Validity>,
+    facts: Option<Facts>,
 }
 
 impl Identity {
@@ -68,14 +69,20 @@ impl Identity {
     /// Until when clients accept the certificate that they are shown; `None` where that cannot be told.
     #[must_use]
     pub fn until(&self) -> Option<SystemTime> {
-        self.shown().validity.map(|validity| validity.until)
+        self.shown().facts.as_ref().map(|facts| facts.until)
     }
 
-    /// Why clients refuse the certificate that they are shown, if it does not count at that time.
+    /// Names and addresses of the certificate that clients are shown.
     #[must_use]
-    pub fn concern(&self, now: SystemTime) -> Option<String> {
-        let concern = self.shown().validity?.concern(now)?;
-        Some(format!("--tls-cert {} {concern}", self.certificate.display()))
+    pub fn names(&self) -> Vec<String> {
+        self.shown().facts.as_ref().map(|facts| facts.names.clone()).unwrap_or_default()
+    }
+
+    /// Why clients refuse the certificate at that time, or will soon: cause and remedy.
+    #[must_use]
+    pub fn validity_warning(&self, now: SystemTime) -> Option<(String, &'static str)> {
+        let (cause, remedy) = Validity::of(self.shown().facts.as_ref()?).warning(now)?;
+        Some((format!("--tls-cert {} {cause}", self.certificate.display()), remedy))
     }
 
     fn shown(&self) -> RwLockReadGuard<'_, Shown> {
@@ -127,7 +134,7 @@ fn read(certificate: &Path, key: &Path) -> Result<Shown, String> {
         Ok(private) => private,
         Err(error) => return unread("--tls-key", key, &error, KEY),
     };
-    let validity = chain.first().and_then(Validity::of);
+    let facts = chain.first().and_then(|certificate| Facts::of(certificate));
     let provider = provider();
     let signing = match provider.key_provider.load_private_key(private) {
         Ok(signing) => signing,
@@ -150,7 +157,7 @@ fn read(certificate: &Path, key: &Path) -> Result<Shown, String> {
     config.ignore_client_order = true;
     let mut config_for_http = config.clone();
     config_for_http.alpn_protocols = vec![HTTP.to_vec()];
-    Ok(Shown { config: Arc::new(config), config_for_http: Arc::new(config_for_http), validity })
+    Ok(Shown { config: Arc::new(config), config_for_http: Arc::new(config_for_http), facts })
 }
 
 impl fmt::Debug for Identity {

@@ -14,6 +14,7 @@ mod identity;
 mod suites;
 mod trust;
 mod validity;
+mod x509;
 
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};

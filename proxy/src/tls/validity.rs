@@ -1,11 +1,11 @@
 //! From when to when a certificate counts, and what is wrong with one that does not.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
-use rustls::client::verify_server_cert_signed_by_trust_anchor;
-use rustls::pki_types::{CertificateDer, UnixTime};
-use rustls::server::ParsedCertificate;
-use rustls::{CertificateError, Error, RootCertStore};
+use super::x509::Facts;
+
+/// Remaining time from which on a certificate is about to expire, unless a third of its life is less.
+const SOON: Duration = Duration::from_hours(24 * 30);
 
 /// From when to when a certificate counts (RFC 5280, 4.1.2.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,47 +17,31 @@ pub(super) struct Validity {
 }
 
 impl Validity {
-    /// Asked whether it counts at the beginning and at the end of all time, a verifier says from when and until when it
-    /// does: that is what it looks at first, before who has signed it (`rustls-webpki`, `verify_cert.rs`).
-    ///
-    /// `None` of what rustls does not read.
-    #[must_use]
-    pub(super) fn of(certificate: &CertificateDer<'_>) -> Option<Self> {
-        let certificate = ParsedCertificate::try_from(certificate).ok()?;
-        let refused = |seconds| {
-            let at = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
-            verify_server_cert_signed_by_trust_anchor(&certificate, &RootCertStore::empty(), &[], at, &[]).err()
-        };
-        let time = |time: UnixTime| UNIX_EPOCH.checked_add(Duration::from_secs(time.as_secs()));
-        let from = match refused(0)? {
-            Error::InvalidCertificate(CertificateError::NotValidYetContext { not_before, .. }) => time(not_before)?,
-            // Since the epoch, or before.
-            _ => UNIX_EPOCH,
-        };
-        match refused(u64::MAX)? {
-            Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. }) => {
-                Some(Self { from, until: time(not_after)? })
-            }
-            _ => None,
-        }
+    pub(super) const fn of(facts: &Facts) -> Self {
+        Self { from: facts.from, until: facts.until }
     }
 
-    /// Why clients refuse it at a time, in words that follow the name of the file.
+    /// Why clients refuse it at a time, or will soon, in words that follow the name of the file: cause and remedy.
     #[must_use]
-    pub(super) fn concern(&self, now: SystemTime) -> Option<String> {
+    pub(super) fn warning(&self, now: SystemTime) -> Option<(String, &'static str)> {
+        const ANOTHER: &str = "put another in its place, which counts at once";
         let word = |time| humantime::format_rfc3339_seconds(time);
-        let second = Duration::from_secs(1);
+        let (from, until) = (word(self.from), word(self.until));
+        let Ok(life) = self.until.duration_since(self.from) else {
+            return Some((format!("ends at {until}, before it begins at {from}: clients refuse it"), ANOTHER));
+        };
         if now < self.from {
-            let from = word(self.from);
-            return Some(format!(
-                "is not valid before {from}: clients refuse it until then; check the clock of this host"
+            return Some((
+                format!("is not valid before {from}: clients refuse it until then"),
+                "check the clock of this host",
             ));
         }
-        let expired = now.duration_since(self.until).is_ok_and(|since| since >= second);
-        let until = word(self.until);
-        expired.then(|| {
-            format!("has expired at {until}: clients refuse it; put another in its place, which counts at once")
-        })
+        if now.duration_since(self.until).is_ok_and(|since| since >= Duration::from_secs(1)) {
+            return Some((format!("has expired at {until}: clients refuse it"), ANOTHER));
+        }
+        let left = self.until.duration_since(now).unwrap_or_default();
+        // One that lives for days alone is replaced within its last third, as ACME clients do.
+        (left < SOON.min(life / 3)).then(|| (format!("expires at {until}"), ANOTHER))
     }
 }
 
@@ -65,10 +49,11 @@ impl Validity {
 mod tests {
     use super::super::tests::file;
     use super::*;
+    use rustls::pki_types::CertificateDer;
     use rustls::pki_types::pem::PemObject;
 
     fn of(name: &str) -> Option<Validity> {
-        Validity::of(&CertificateDer::from_pem_file(file(name)).unwrap())
+        Facts::of(&CertificateDer::from_pem_file(file(name)).unwrap()).as_ref().map(Validity::of)
     }
 
     #[test]
@@ -80,18 +65,34 @@ mod tests {
         ] {
             assert_eq!(of(name), Some(Validity { from: at(from), until: at(until) }), "{name}");
         }
-        assert_eq!(Validity::of(&CertificateDer::from_slice(b"none")), None);
     }
 
     #[test]
-    fn the_last_second_counts() {
+    fn the_last_second_counts_and_the_end_is_announced() {
         let validity = of("expired.pem").unwrap();
         let after = |time: SystemTime, milliseconds| time + Duration::from_millis(milliseconds);
-        let concern = |time| validity.concern(time).unwrap_or_default();
+        let warning = |time| validity.warning(time).map(|(cause, _)| cause).unwrap_or_default();
         let before = validity.from - Duration::from_millis(1);
-        assert!(concern(before).starts_with("is not valid before 2024-01-01T00:00:00Z: "), "{}", concern(before));
-        assert_eq!([validity.from, validity.until, after(validity.until, 999)].map(concern), ["", "", ""]);
+        assert!(warning(before).starts_with("is not valid before 2024-01-01T00:00:00Z: "), "{}", warning(before));
+        let soon = "expires at 2025-01-01T00:00:00Z";
+        assert_eq!(
+            [validity.from, validity.until - SOON, after(validity.until - SOON, 1)].map(warning),
+            ["", "", soon]
+        );
+        assert_eq!([validity.until, after(validity.until, 999)].map(warning), [soon, soon]);
         let late = after(validity.until, 1_000);
-        assert!(concern(late).starts_with("has expired at 2025-01-01T00:00:00Z: "), "{}", concern(late));
+        assert!(warning(late).starts_with("has expired at 2025-01-01T00:00:00Z: "), "{}", warning(late));
+    }
+
+    #[test]
+    fn a_short_life_is_announced_in_its_last_third_and_a_reversed_one_always() {
+        let hours = |hours| SystemTime::UNIX_EPOCH + Duration::from_hours(hours);
+        let short = Validity { from: hours(100), until: hours(124) };
+        assert_eq!((short.warning(hours(116)), short.warning(hours(117)).is_some()), (None, true));
+        let reversed = Validity { from: hours(124), until: hours(100) };
+        for now in [hours(90), hours(110), hours(200)] {
+            let (cause, _) = reversed.warning(now).unwrap();
+            assert!(cause.starts_with("ends at 1970-01-05T04:00:00Z, before it begins at 1970-01-06T04"), "{cause}");
+        }
     }
 }

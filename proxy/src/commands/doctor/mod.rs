@@ -16,7 +16,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::Failure;
-use crate::config::{EngineChoice, engine};
+use crate::config::{Engines, engines};
 use crate::sys::socket::{Leg, LegOptions};
 
 mod cgroup;
@@ -61,11 +61,11 @@ pub struct Doctor {
     pub config: Option<PathBuf>,
 
     /// Engines to try, as for `serve`
-    #[arg(long, env = "SLUICEGATE_ENGINE", value_name = "ENGINE", default_value = "auto", value_delimiter = ',', value_parser = engine)]
-    pub engine: Vec<EngineChoice>,
+    #[arg(long, env = "SLUICEGATE_ENGINE", value_name = "ENGINE", default_value = "auto", value_delimiter = ';', value_parser = engines)]
+    pub engine: Vec<Engines>,
 
     /// Congestion control that `serve` is given
-    #[arg(long, env = "SLUICEGATE_CONGESTION_CONTROL", value_name = "[LEG=]NAME", value_delimiter = ',')]
+    #[arg(long, env = "SLUICEGATE_CONGESTION_CONTROL", value_name = "[LEG=]NAME", value_delimiter = ';')]
     pub congestion_control: Vec<String>,
 }
 
@@ -76,7 +76,7 @@ impl Doctor {
     /// A congestion control that `serve` would refuse as well (2); a verdict that is not the best, after the
     /// report is printed (1 or 2).
     pub fn run(&self) -> Result<(), Failure> {
-        let report = Report::new(&Host::this(), EngineChoice::expand(&self.engine), &self.chosen()?);
+        let report = Report::new(&Host::this(), Engines::of(&self.engine), &self.chosen()?);
         let text = if self.json {
             serde_json::to_string_pretty(&report).map_err(|error| Failure::Work(error.to_string()))?
         } else {
@@ -93,7 +93,9 @@ impl Doctor {
 
     fn chosen(&self) -> Result<Chosen, Failure> {
         let leg = |leg, values: &[String]| LegOptions::new(leg, values, Duration::ZERO);
-        let of = |which| match leg(which, &self.congestion_control) {
+        let values = self.congestion_control.iter().flat_map(|value| value.split(',')).map(str::to_owned);
+        let values = values.collect::<Vec<_>>();
+        let of = |which| match leg(which, &values) {
             Ok(options) => Ok(options.congestion_control),
             Err(error) => Err(Failure::Usage(format!("--congestion-control: {error}"))),
         };

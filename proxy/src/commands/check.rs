@@ -1,0 +1,171 @@
+//! `check`: validates a configuration, and warns of what is probably not as it was meant.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use super::{Failure, print};
+use crate::auth::Entry;
+use crate::config::error::{ConfigError, ConfigErrors, Location, Severity};
+use crate::config::settings::Settings;
+use crate::config::{Check, Serve};
+use crate::file;
+
+/// Remaining time from which on a user is about to expire.
+const SOON: Duration = Duration::from_hours(24 * 30);
+
+/// Validates a configuration and prints what it comes to, or what is wrong with it.
+///
+/// # Errors
+/// What `serve` would say, and with `--strict` also what it would only warn of (2).
+pub(super) fn run(options: &Check) -> Result<(), Failure> {
+    let (settings, mut findings) = match Settings::new(&options.serve) {
+        Ok(settings) => (Some(settings), Vec::new()),
+        Err(errors) => (None, errors.0),
+    };
+    findings.extend(warnings(&options.serve, settings.as_ref(), SystemTime::now()));
+    let usable = settings.is_some();
+    if options.json {
+        print(serde_json::to_string_pretty(&findings).map_err(|error| Failure::Work(error.to_string())))?;
+        let passes = usable && (findings.is_empty() || !options.strict);
+        // All is said.
+        return if passes { Ok(()) } else { Err(Failure::Usage(String::new())) };
+    }
+    if let Some(settings) = &settings {
+        print(Ok::<_, Failure>(summary(&options.serve, settings)))?;
+    }
+    let warnings = findings.iter().filter(|finding| finding.severity == Severity::Warning).count();
+    let mut text = ConfigErrors(findings).to_string();
+    if usable && warnings == 0 {
+        return Ok(());
+    }
+    if usable && !options.strict {
+        for line in text.lines() {
+            let _ = writeln!(std::io::stderr(), "sluicegate: {line}");
+        }
+        return Ok(());
+    }
+    if usable {
+        let _ = write!(text, "\n--strict: {warnings} warning{}", if warnings == 1 { "" } else { "s" });
+    }
+    Err(Failure::Usage(text))
+}
+
+/// What a configuration comes to, in a line.
+fn summary(options: &Serve, settings: &Settings) -> String {
+    let users = match settings.authenticator.users() {
+        0 => "everybody may come in".to_owned(),
+        1 => "1 user".to_owned(),
+        users => format!("{users} users"),
+    };
+    let listen = options.rules.listen().into_iter().chain(options.rules.listen_tls.iter().copied());
+    let listen = listen.map(|address| address.to_string()).collect::<Vec<_>>().join(" ");
+    format!("The configuration can be used: {users}, up to {} tunnels, on {listen}.", settings.limits.tunnels)
+}
+
+/// What is probably not as it was meant; `settings` are absent where something is wrong.
+fn warnings(options: &Serve, settings: Option<&Settings>, now: SystemTime) -> Vec<ConfigError> {
+    let mut warnings = Vec::new();
+    for entry in &options.sources.users {
+        let known = settings.is_none_or(|settings| settings.authenticator.knows(entry.name()));
+        warnings.extend(of_user(entry, known, now));
+    }
+    let identity = settings.and_then(|settings| settings.identity.as_ref());
+    let validity = identity.and_then(|identity| identity.validity_warning(now));
+    warnings.extend(validity.map(|(cause, remedy)| ConfigError::warning("tls-cert", cause, remedy)));
+    warnings.extend(options.tls_key.as_deref().and_then(|file| mode("tls-key", file, true)));
+    warnings.extend(options.users_file.as_deref().and_then(|file| mode("users-file", file, true)));
+    warnings.extend(options.rules.config.as_deref().and_then(|file| mode("config", file, holds_secrets(options))));
+    warnings.extend(open_to_others(options));
+    warnings.into_iter().map(|warning| options.sources.with_location(warning)).collect()
+}
+
+/// `known`: somebody can come in by that name.
+fn of_user(entry: &Entry, known: bool, now: SystemTime) -> Vec<ConfigError> {
+    let name = entry.name();
+    let warning = |setting: &str, cause: String, remedy| {
+        let warning = ConfigError::warning(&format!("users.{name}{setting}"), cause, remedy);
+        let (file, line) = entry.place();
+        warning.at(Location { file: file.into(), line })
+    };
+    let mut warnings = Vec::new();
+    if !known {
+        let cause = format!("nobody can come in as '{name}', who has no password here, in --users-file or by --user");
+        warnings.push(warning("", cause, "add passwords, or remove the section"));
+    }
+    let grant = entry.grant();
+    let left = grant.expires.and_then(|expires| expires.duration_since(now).ok());
+    if grant.has_expired(now) {
+        let cause = format!("the time of '{name}' is over: every request of that user is refused");
+        warnings.push(warning(".expires", cause, "set another time, or remove the section"));
+    } else if left.is_some_and(|left| left < SOON) {
+        let until = grant.expires.map(humantime::format_rfc3339_seconds);
+        let cause = format!("'{name}' expires at {}", until.map(|until| until.to_string()).unwrap_or_default());
+        warnings.push(warning(".expires", cause, "set another time if that is too soon"));
+    }
+    warnings
+}
+
+/// The file itself holds passwords, or hashes of them.
+fn holds_secrets(options: &Serve) -> bool {
+    let parents = || options.rules.parent.iter().any(|parent| parent.expose().contains(&b'@'));
+    let sources = &options.sources;
+    sources.users.iter().any(Entry::has_password) || sources.has("user") || sources.has("parent") && parents()
+}
+
+/// Warns of a file that others may change, and of a `secret` one that everybody may read.
+///
+/// A group may read it: keys of Debian's `ssl-cert` are 0640. That anybody may is what sshd(8) and stunnel complain of.
+fn mode(option: &str, file: &Path, secret: bool) -> Option<ConfigError> {
+    let mode = file::metadata(file).ok().filter(std::fs::Metadata::is_file)?.permissions().mode() & 0o777;
+    let may = match (mode & 0o022 != 0, secret && mode & 0o004 != 0) {
+        (true, true) => "lets others change and read it",
+        (true, false) => "lets others change it",
+        (false, true) => "lets every user of this host read it",
+        (false, false) => return None,
+    };
+    let right = if secret { mode & 0o750 } else { mode & 0o755 };
+    let (file, cause) = (file.display(), format!("--{option} {}: mode {mode:04o} {may}", file.display()));
+    let remedy = format!("chmod {right:04o} {file} (in Kubernetes: defaultMode: {right:#o})");
+    Some(ConfigError::warning(option, cause, remedy.replace("0o", "0")))
+}
+
+/// Warns of `--no-auth` where others than this host can connect.
+fn open_to_others(options: &Serve) -> Option<ConfigError> {
+    let listen = options.rules.listen();
+    let open =
+        listen.iter().chain(&options.rules.listen_tls).find(|address| !address.ip().to_canonical().is_loopback());
+    let address = open.filter(|_| options.no_auth)?;
+    let cause = format!("--no-auth: everybody who reaches {address} may use this gateway");
+    let remedy = "name users, listen on 127.0.0.1, or see that only those reach it who may";
+    Some(ConfigError::warning("no-auth", cause, remedy))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modes_that_let_others_in_are_warned_of() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for (bits, secret, said) in [
+            (0o600, true, None),
+            (0o640, true, None),
+            (0o644, false, None),
+            (0o644, true, Some("mode 0644 lets every user of this host read it; chmod 0640 ")),
+            (0o666, true, Some("mode 0666 lets others change and read it; chmod 0640 ")),
+            (0o660, true, Some("mode 0660 lets others change it; chmod 0640 ")),
+            (0o666, false, Some("mode 0666 lets others change it; chmod 0644 ")),
+        ] {
+            file.as_file().set_permissions(std::fs::Permissions::from_mode(bits)).unwrap();
+            let warning = mode("tls-key", file.path(), secret).map(|warning| warning.to_string());
+            match said {
+                None => assert_eq!(warning, None, "{bits:o}"),
+                Some(said) => assert!(warning.as_ref().is_some_and(|warning| warning.contains(said)), "{warning:?}"),
+            }
+        }
+        assert_eq!(mode("tls-key", Path::new("/nonexistent"), true), None);
+    }
+}

@@ -1,0 +1,193 @@
+//! Errors and warnings of a configuration: the option, where it was set, the cause and the remedy.
+
+use std::error::Error;
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::Serialize;
+use serde::ser::{SerializeStruct, Serializer};
+
+/// Place of a setting in a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Location {
+    /// The file as it was named.
+    pub file: PathBuf,
+    /// Line, counted from 1; absent when the file as a whole is meant.
+    pub line: Option<usize>,
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            Some(line) => write!(f, "{}:{line}", self.file.display()),
+            None => write!(f, "{}", self.file.display()),
+        }
+    }
+}
+
+/// How serious a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// `serve` refuses to start.
+    Error,
+    /// `serve` starts, and something is probably not as it was meant.
+    Warning,
+}
+
+/// One error of a configuration, or one warning about it.
+///
+/// Displayed as `FILE:LINE: cause; remedy`. It never holds a password.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    /// Error or warning.
+    pub severity: Severity,
+    /// Long name of the option without its dashes, if it is about one.
+    pub option: Option<String>,
+    /// Where that stands, if it stands in a file.
+    pub location: Option<Location>,
+    /// What failed, with the value, and why.
+    pub cause: String,
+    /// What to do.
+    pub remedy: Option<String>,
+}
+
+impl ConfigError {
+    /// An error about no option in particular.
+    pub fn new(cause: impl Into<String>, remedy: impl Into<String>) -> Self {
+        let (cause, remedy) = (cause.into(), Some(remedy.into()));
+        Self { severity: Severity::Error, option: None, location: None, cause, remedy }
+    }
+
+    /// An error about an option, named without its dashes.
+    pub fn about(option: &str, cause: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { option: Some(option.to_owned()), ..Self::new(cause, remedy) }
+    }
+
+    /// An error about an option whose text has the form `cause; remedy`.
+    pub fn from_text(option: &str, text: &str) -> Self {
+        let (cause, remedy) = split(text);
+        Self { severity: Severity::Error, option: Some(option.to_owned()), location: None, cause, remedy }
+    }
+
+    /// A warning about an option.
+    pub fn warning(option: &str, cause: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { severity: Severity::Warning, ..Self::about(option, cause, remedy) }
+    }
+
+    /// The same, at a place of a file.
+    #[must_use]
+    pub fn at(self, location: Location) -> Self {
+        Self { location: Some(location), ..self }
+    }
+}
+
+/// Divides `cause; remedy`.
+fn split(text: &str) -> (String, Option<String>) {
+    match text.split_once("; ") {
+        Some((cause, remedy)) => (cause.to_owned(), Some(remedy.to_owned())),
+        None => (text.to_owned(), None),
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(location) = &self.location {
+            write!(f, "{location}: ")?;
+        }
+        if self.severity == Severity::Warning {
+            f.write_str("warning: ")?;
+        }
+        f.write_str(&self.cause)?;
+        self.remedy.as_ref().map_or(Ok(()), |remedy| write!(f, "; {remedy}"))
+    }
+}
+
+impl Serialize for ConfigError {
+    /// The object that `check --json` prints, with every member there: an absent one is `null`.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let file = self.location.as_ref().map(|location| location.file.to_string_lossy());
+        let mut object = serializer.serialize_struct("finding", 6)?;
+        object.serialize_field("severity", &self.severity)?;
+        object.serialize_field("option", &self.option)?;
+        object.serialize_field("file", &file)?;
+        object.serialize_field("line", &self.location.as_ref().and_then(|location| location.line))?;
+        object.serialize_field("message", &self.cause)?;
+        object.serialize_field("remedy", &self.remedy)?;
+        object.end()
+    }
+}
+
+/// All errors that one run found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ConfigErrors(pub Vec<ConfigError>);
+
+impl ConfigErrors {
+    /// Keeps the value, or notes the error.
+    pub fn collect<T>(&mut self, result: Result<T, impl Into<ConfigError>>) -> Option<T> {
+        result.map_err(|error| self.0.push(error.into())).ok()
+    }
+}
+
+impl fmt::Display for ConfigErrors {
+    /// One line for each.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, error) in self.0.iter().enumerate() {
+            let line_end = if index == 0 { "" } else { "\n" };
+            write!(f, "{line_end}{error}")?;
+        }
+        Ok(())
+    }
+}
+
+/// A value that an option does not take; the option and the value are put before it where it is shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InvalidValue {
+    /// Why.
+    pub cause: String,
+    /// What to write instead.
+    pub remedy: Option<String>,
+}
+
+impl InvalidValue {
+    /// A value that is not taken because of `cause`.
+    pub fn new(cause: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { cause: cause.into(), remedy: Some(remedy.into()) }
+    }
+
+    /// One whose text has the form `cause; remedy`.
+    #[must_use]
+    pub fn from_text(text: &str) -> Self {
+        let (cause, remedy) = split(text);
+        Self { cause, remedy }
+    }
+}
+
+impl fmt::Display for InvalidValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.cause)?;
+        self.remedy.as_ref().map_or(Ok(()), |remedy| write!(f, "; {remedy}"))
+    }
+}
+
+impl Error for InvalidValue {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_names_place_cause_and_remedy() {
+        let at = Location { file: "gateway.toml".into(), line: Some(7) };
+        let error = ConfigError::from_text("listen", "--listen 3128: no address; write 0.0.0.0:3128").at(at);
+        assert_eq!(error.to_string(), "gateway.toml:7: --listen 3128: no address; write 0.0.0.0:3128");
+        let json = serde_json::to_value(&error).unwrap();
+        let expected = serde_json::json!({
+            "severity": "error", "option": "listen", "file": "gateway.toml", "line": 7,
+            "message": "--listen 3128: no address", "remedy": "write 0.0.0.0:3128",
+        });
+        assert_eq!(json, expected);
+        let warning = ConfigError::warning("no-auth", "open", "close it");
+        assert_eq!(ConfigErrors(vec![warning, error.clone()]).to_string(), format!("warning: open; close it\n{error}"));
+    }
+}
