@@ -12,7 +12,7 @@ use ipnet::IpNet;
 
 use crate::account::{Account, Stage};
 use crate::auth::Authenticator;
-use crate::client::{Client, unless_left};
+use crate::client::Client;
 use crate::dial::{Dialer, Reached};
 use crate::policy::Policy;
 use crate::proxy_protocol::{Greeting, header, version_for};
@@ -113,10 +113,9 @@ async fn handshake(
         Ask::Connect => Ok(Origin { reached, switched: false }),
         Ask::Upgrade(asked) => {
             account.enter(Stage::Upgrade);
+            let flow = account.exchange(reached.address);
             let (client, from_client) = client.both_ways()?;
-            let early = !from_client.is_empty();
-            let asking = upgrade::ask(client, from_client, reached, *asked, limit);
-            let reached = Box::pin(unless_left(client, early, asking)).await?;
+            let reached = Box::pin(upgrade::ask(client, from_client, reached, *asked, limit, &flow)).await?;
             Ok(Origin { reached, switched: true })
         }
     }

@@ -23,7 +23,7 @@
 //! | 2 | `client` | the buffered client socket; the only writer of HTTP but for origins' answers | `message` `request` `proxy_protocol` `reason` `sys` `tls` | `policy` `relay` |
 //! | 2 | `request` | pure parser: bytes in, request or refusal out | `message` `reason` `secret` `target` | `tokio` `TcpStream` `Instant` `async` |
 //! | 2 | `proxy_protocol` | whom a connection comes from, as proxies say it to each other: read, written, to whom | `policy` `target` | `tokio` `TcpStream` |
-//! | 2 | `upgrade` | asks an origin to switch protocols, and passes on what else it answers | `client` `dial` `request` `message` `reason` `sys` | `policy` `auth` `relay` |
+//! | 2 | `upgrade` | asks an origin to switch protocols, and passes on what else it answers, within bounds | `client` `dial` `request` `message` `reason` `sys` `tunnel` | `policy` `auth` `relay` |
 //! | 2 | `grant` | what a user may, where to, from where, until when and how much | `policy` `account` `reason` | `tokio` `TcpStream` |
 //! | 2 | `auth` | credentials to user and what he may, hashing off the event loop | `grant` `account` `reason` `secret` `source` `stamp` `file` `metrics` `sys` | `tracing` `TcpStream` |
 //! | 2 | `policy` | name rules, then address rules on resolved addresses: `Permit` | `reason` `target` | `tokio` `TcpStream` |
@@ -53,10 +53,12 @@
 //!    fallback is counted with its cause.
 //! 5. In the engines uring, splice and sockmap no tunnel byte lives only in process memory once the tunnel is
 //!    established: it is in a socket or in a pipe, also while the tunnel moves from loop to loop or to the kernel.
-//! 6. Everything has a limit: head bytes, header lines, handshake, dial, slots, queues.
-//! 7. An idle tunnel costs two descriptors and no kernel worker thread; pipes are held only while
+//! 6. No byte of a peer that has authenticated is passed on outside an [`account::Account`]: a tunnel and the exchange
+//!    before a 101 are listed, counted, held to rates and ended alike.
+//! 7. Everything has a limit: head bytes, header lines, handshake, dial, slots, queues.
+//! 8. An idle tunnel costs two descriptors and no kernel worker thread; pipes are held only while
 //!    bytes are in flight.
-//! 8. No socket of a tunnel is closed cleanly before both directions have ended and all is
+//! 9. No socket of a tunnel is closed cleanly before both directions have ended and all is
 //!    acknowledged: until then closing it is a reset, whoever closes it, `kill -9` included.
 
 pub mod account;

@@ -138,6 +138,8 @@ reasons! {
     NotUpgraded => "not_upgraded", Origin, NO_ANSWER;
     /// Such an answer broke off, and the client was reset.
     AnswerCut => "answer_cut", Origin, NO_ANSWER;
+    /// Such an answer had more content than is passed on, and the client was reset.
+    AnswerTooLong => "answer_too_long", Origin, NO_ANSWER;
     /// The parent proxy answered with something other than a 2xx.
     ParentRefused => "parent_refused", Origin, answer(502);
     /// No TLS could be agreed on with the parent proxy, or it is not who it has to be.

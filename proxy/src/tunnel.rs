@@ -226,6 +226,11 @@ impl Flow {
         }
     }
 
+    /// Detaches what [`Flow::on_order`] attached: commands wait for what is attached next.
+    pub fn detach(&self) {
+        self.hold().engine = None;
+    }
+
     /// What [`Flow::stop`] was called with, if it was.
     #[must_use]
     pub fn stopped(&self) -> Option<Reason> {
@@ -371,6 +376,21 @@ mod tests {
         let copy = Arc::clone(&seen);
         flow.on_order(move |order| *copy.lock().unwrap() = Some(order));
         assert_eq!(*seen.lock().unwrap(), Some(Order::Stop(Reason::Killed)));
+    }
+
+    #[test]
+    fn commands_wait_while_nothing_is_attached() {
+        let (exchange, tunnel) = (Flow::default(), Arc::new(Flow::default()));
+        exchange.on_order(|_| panic!("it was detached"));
+        exchange.detach();
+        exchange.stop(Reason::Killed);
+        let next = Arc::clone(&tunnel);
+        exchange.on_order(move |order| {
+            if let Order::Stop(why) = order {
+                next.stop(why);
+            }
+        });
+        assert_eq!(tunnel.stopped(), Some(Reason::Killed));
     }
 
     #[test]

@@ -8,10 +8,12 @@
 //! | `requests` | what the known clients send |
 //! | `passwords` | password checks under attack and under shortage, and the forms that credentials come in |
 //! | `upgrade` | requests to switch protocols, and what origins answer to those |
+//! | `exchange` | what bounds, counts and ends the exchange before a 101 |
 //! | `crowds` | clients that are slow, or send anything, by the thousand |
 
 mod answers;
 mod crowds;
+mod exchange;
 mod passwords;
 mod reasons;
 mod requests;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use super::log::Refused;
 use super::meters::{OfEngine, OfUser};
 use super::{clean, log};
 use crate::rate::Rate;
@@ -32,9 +33,14 @@ pub(super) struct Live {
     logged: Mutex<Option<(Instant, [u64; 2])>>,
 }
 
+/// Value of the engine label of an exchange before an origin's 101 ([`super::Account::exchange`]): no engine has it yet.
+pub const EXCHANGE: &str = "exchange";
+
 /// What the client asked for.
 #[derive(Debug)]
 pub(super) struct Asked {
+    /// When its connection was accepted.
+    pub(super) accepted: Instant,
     /// The version of the TLS that it asked in.
     pub(super) tls: Option<&'static str>,
     pub(super) target: Option<Target>,
@@ -105,16 +111,47 @@ impl Live {
 
     /// Counts and logs the end; a second call does nothing.
     pub(super) fn close(&self, reason: Reason) {
-        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
-        if logged.take().is_none() {
+        if self.engine() == EXCHANGE {
+            return self.refuse(reason, "");
+        }
+        if !self.leave() {
             return;
         }
-        self.publish();
         let now = Instant::now();
-        self.engine.active.decrement(1.0);
         self.engine.outcome(reason).increment(1);
         self.engine.duration.record(now.saturating_duration_since(self.flow.started()));
         log::closed(self, reason, now);
+    }
+
+    /// Counts and logs the end of an exchange that came to no tunnel; a second call does nothing.
+    pub(super) fn refuse(&self, reason: Reason, detail: &str) {
+        if self.leave() {
+            let asked = &self.asked;
+            log::refused(&Refused {
+                id: self.id,
+                client: self.client,
+                user: self.user().map(|user| &*user.name),
+                target: asked.target.as_ref(),
+                tls: asked.tls,
+                upgrade: asked.upgrade.as_deref(),
+                parent: asked.parent.as_deref(),
+                heard: true,
+                moved: Some(self.moved()),
+                accepted: asked.accepted,
+                reason,
+                detail,
+            });
+        }
+    }
+
+    /// Takes it out of what is counted as open, with all its bytes; false if it was already.
+    pub(super) fn leave(&self) -> bool {
+        let is_open = self.logged.lock().unwrap_or_else(PoisonError::into_inner).take().is_some();
+        if is_open {
+            self.publish();
+            self.engine.active.decrement(1.0);
+        }
+        is_open
     }
 
     /// Writes a line if the last one is [`INTERIM`] ago and the tunnel still lives.
@@ -199,7 +236,7 @@ pub struct TunnelView {
     pub parent: Option<String>,
     /// The address that this led to, the parent's if there is one.
     pub origin: SocketAddr,
-    /// The engine that moves the bytes.
+    /// The engine that moves the bytes; `exchange` until the origin has answered an Upgrade by 101.
     pub engine: String,
     /// Bytes a second, each way, that it is held to; absent where it is as fast as it can.
     #[serde(default, skip_serializing_if = "Option::is_none")]

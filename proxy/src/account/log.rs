@@ -3,7 +3,7 @@
 //!
 //! | message | level | fields |
 //! |---|---|---|
-//! | `refused` | info; warn where the gateway ran out of something; debug if the client never sent a byte of a request | `id` `client` `user` `target` `tls` `upgrade` `parent` `code` `reason` `detail` `duration_s` |
+//! | `refused` | info; warn where the gateway ran out of something; debug if the client never sent a byte of a request | `id` `client` `user` `target` `tls` `upgrade` `parent` `code` `reason` `detail` `to_origin` `to_client` `duration_s` |
 //! | `tunnel established` | debug | `id` `client` `user` `target` `tls` `upgrade` `parent` `origin` `engine` `rate` |
 //! | `tunnel open` | info, every ten minutes | the same, `to_origin` `to_client` in all, `to_origin_since` `to_client_since` the last line, `age_s` `quiet_s` |
 //! | `tunnel closed` | info; debug if it carried no byte and ended cleanly | the same, `outcome` `by` `to_origin` `to_client` `duration_s` `quiet_s` |
@@ -18,12 +18,15 @@
 //! Words that a peer chose are given as strings, never by `Display`: the text format quotes and
 //! escapes those, so that no user name can pretend to be the next field.
 
+use std::net::SocketAddr;
 use std::time::Instant;
 
+use super::clean;
 use super::live::{Live, seconds};
-use super::{Account, clean};
+use crate::metrics;
 use crate::rate::Rate;
 use crate::reason::{Reason, Side};
+use crate::target::Target;
 use crate::tunnel::Direction;
 
 /// The name by which a filter picks the access log (`sluicegate::access=info`).
@@ -87,29 +90,54 @@ pub(super) fn closed(live: &Live, reason: Reason, now: Instant) {
     }
 }
 
-pub(super) fn refused(account: &Account, reason: Reason, code: Option<u16>, detail: &str) {
-    let target = account.target.as_ref().map(ToString::to_string);
+/// A connection that came to no tunnel.
+pub(super) struct Refused<'a> {
+    pub(super) id: u64,
+    pub(super) client: SocketAddr,
+    pub(super) user: Option<&'a str>,
+    pub(super) target: Option<&'a Target>,
+    pub(super) tls: Option<&'static str>,
+    pub(super) upgrade: Option<&'a str>,
+    pub(super) parent: Option<&'a str>,
+    /// The client sent at least a byte.
+    pub(super) heard: bool,
+    /// Bytes of its exchange, by [`Direction::index`], where there was one.
+    pub(super) moved: Option<[u64; 2]>,
+    pub(super) accepted: Instant,
+    pub(super) reason: Reason,
+    pub(super) detail: &'a str,
+}
+
+/// Counts and logs the end of a handshake that came to no tunnel.
+pub(super) fn refused(refused: &Refused<'_>) {
+    let &Refused { reason, detail, moved, .. } = refused;
+    let code = reason.status().map(|status| status.0);
+    let label = code.map_or_else(|| "none".to_owned(), |code| code.to_string());
+    metrics::CONNECT_REQUESTS.counter(&[&label, reason.label()]).increment(1);
+    let target = refused.target.map(ToString::to_string);
     macro_rules! line {
         ($level:ident) => {
             tracing::event!(
                 target: ACCESS,
                 tracing::Level::$level,
-                id = account.id,
-                client = %account.client,
-                user = account.user.as_deref().map(clean).as_deref(),
+                id = refused.id,
+                client = %refused.client,
+                user = refused.user.map(clean).as_deref(),
                 target = target.as_deref().map(clean).as_deref(),
-                tls = account.tls,
-                upgrade = account.upgrade.as_deref().map(clean).as_deref(),
-                parent = account.parent.as_deref(),
+                tls = refused.tls,
+                upgrade = refused.upgrade.map(clean).as_deref(),
+                parent = refused.parent,
                 code,
                 reason = reason.label(),
                 detail = Some(detail).filter(|d| !d.is_empty()).map(clean).as_deref(),
-                duration_s = seconds(account.accepted.elapsed()),
+                to_origin = moved.map(|moved| moved[Direction::ToOrigin.index()]),
+                to_client = moved.map(|moved| moved[Direction::ToClient.index()]),
+                duration_s = seconds(refused.accepted.elapsed()),
                 "refused"
             )
         };
     }
-    let silent = reason == Reason::Silent || reason == Reason::ClientGone && !account.heard && target.is_none();
+    let silent = reason == Reason::Silent || reason == Reason::ClientGone && !refused.heard && target.is_none();
     match reason.side() {
         Side::Client if silent => line!(DEBUG),
         Side::Client | Side::Origin | Side::Operator => line!(INFO),

@@ -8,6 +8,7 @@
 mod clean;
 mod dials;
 mod ending;
+mod exchange;
 mod handshakes;
 mod limits;
 mod live;
@@ -33,7 +34,7 @@ use crate::tunnel::Flow;
 pub use clean::clean;
 pub use handshakes::Stage;
 pub use limits::Limits;
-pub use live::{INTERIM, TunnelView};
+pub use live::{EXCHANGE, INTERIM, TunnelView};
 pub use rates::{Change, Limit, Rates, RatesView, Unknown};
 pub use registry::{Connection, Registry};
 pub use series::register_series;
@@ -42,6 +43,7 @@ use dials::DialPermit;
 use handshakes::Absence;
 use limits::Slot;
 use live::{Asked, Live};
+use log::Refused;
 
 /// One connection, accounted when this is consumed or dropped.
 #[derive(Debug)]
@@ -63,6 +65,8 @@ pub struct Account {
     evicted: bool,
     permit: Option<DialPermit>,
     slot: Option<Slot>,
+    /// The exchange before a 101, while it lasts.
+    exchange: Option<Arc<Live>>,
     live: Option<Arc<Live>>,
     ended: bool,
 }
@@ -87,6 +91,7 @@ impl Account {
             evicted: false,
             permit: None,
             slot: None,
+            exchange: None,
             live: None,
             ended: false,
         }
@@ -144,7 +149,7 @@ impl Account {
 
     /// Holds a tunnel to its rate that no engine has yet: one engine begins otherwise with what is held to none.
     pub fn pace(&self, flow: &Flow) {
-        self.registry.pace_first(self.id, self.user.as_ref(), flow);
+        self.registry.pace_first(self.id, self.user.as_ref(), self.exchange.is_some(), flow);
     }
 
     /// The tunnel stands: from here on it is in the registry under [`Account::id`], and its bytes are
@@ -164,6 +169,7 @@ impl Account {
         engine.active.increment(1.0);
         let user = self.user.take().map(|name| meters.user(name));
         let asked = Asked {
+            accepted: self.accepted,
             tls: self.tls,
             target: self.target.take(),
             upgrade: self.upgrade.take(),
@@ -171,7 +177,7 @@ impl Account {
         };
         let live = Arc::new(Live::new(self.id, self.client, user, asked, origin, engine, flow));
         // In this order: who has read of it finds it listed.
-        self.registry.insert(&live);
+        self.register(&live);
         // A tunnel has no task: this would keep the room that it had.
         self.task = None;
         self.permit = None;
@@ -206,11 +212,24 @@ impl Account {
         if let Some(live) = &self.live {
             live.close(reason);
             self.registry.remove(self.id);
+        } else if let Some(exchange) = self.exchange.take() {
+            exchange.refuse(reason, detail);
+            self.registry.remove(self.id);
         } else {
-            let code = reason.status().map(|status| status.0);
-            let label = code.map_or_else(|| "none".to_owned(), |code| code.to_string());
-            metrics::CONNECT_REQUESTS.counter(&[&label, reason.label()]).increment(1);
-            log::refused(self, reason, code, detail);
+            log::refused(&Refused {
+                id: self.id,
+                client: self.client,
+                user: self.user.as_deref(),
+                target: self.target.as_ref(),
+                tls: self.tls,
+                upgrade: self.upgrade.as_deref(),
+                parent: self.parent.as_deref(),
+                heard: self.heard,
+                moved: None,
+                accepted: self.accepted,
+                reason,
+                detail,
+            });
         }
         self.permit = None;
         drop(self.slot.take());

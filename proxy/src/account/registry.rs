@@ -221,9 +221,11 @@ impl Registry {
     }
 
     /// Tells a tunnel that is about to be one of `user`'s what it is held to from its first byte on.
-    pub(super) fn pace_first(&self, id: u64, user: Option<&Arc<str>>, flow: &Flow) {
+    /// `counted`: its exchange is one of them already.
+    pub(super) fn pace_first(&self, id: u64, user: Option<&Arc<str>>, counted: bool, flow: &Flow) {
         // Looked for only where there is something to share.
-        let many = |user: &Arc<str>| self.meters.user(Arc::clone(user)).live.load(Ordering::Relaxed) + 1;
+        let others = |user: &Arc<str>| self.meters.user(Arc::clone(user)).live.load(Ordering::Relaxed);
+        let many = |user: &Arc<str>| others(user) + usize::from(!counted);
         let user = user.map(|user| (&**user, move || many(user)));
         self.rates.tell(id, user, |rate| flow.pace(rate));
     }
@@ -239,12 +241,17 @@ impl Registry {
         if let Some(user) = live.user() {
             user.live.fetch_add(1, Ordering::Relaxed);
         }
+        self.replace(live);
+        self.divide_soon(live);
+    }
+
+    /// Lists a tunnel of which its user has been counted already, in the place of what has its number.
+    pub(super) fn replace(&self, live: &Arc<Live>) {
         let mut state = self.lock();
         state.live.insert(live.id, Arc::clone(live));
         let stopping = state.stopping;
         drop(state);
         self.pace(live);
-        self.divide_soon(live);
         if let Some(why) = stopping {
             live.flow.stop(why);
         }

@@ -1,11 +1,12 @@
 //! Series whose labels are known beforehand.
 
+use super::EXCHANGE;
 use crate::metrics;
 use crate::reason::Reason;
 use crate::tunnel::Direction;
 
 /// Reasons for which there is no tunnel and that nobody is told here.
-const UNANSWERED: [Reason; 7] = [
+const UNANSWERED: [Reason; 8] = [
     Reason::Silent,
     Reason::ClientGone,
     Reason::NotProxied,
@@ -13,7 +14,11 @@ const UNANSWERED: [Reason; 7] = [
     Reason::HandshakeLimit,
     Reason::NotUpgraded,
     Reason::AnswerCut,
+    Reason::AnswerTooLong,
 ];
+
+/// Reasons for which an exchange ends as a tunnel does.
+const STOPPED: [Reason; 3] = [Reason::Killed, Reason::Expired, Reason::Shutdown];
 
 /// Puts every series whose labels are known beforehand at zero, so that a rate over the first event
 /// is right and a graph of failures shows zero rather than nothing. `engines` are those that may run.
@@ -22,7 +27,7 @@ pub fn register_series(engines: &[&str]) {
     for code in ["200", "101"] {
         metrics::CONNECT_REQUESTS.counter(&[code, "established"]).increment(0);
     }
-    for reason in UNANSWERED {
+    for reason in UNANSWERED.into_iter().chain(STOPPED) {
         metrics::CONNECT_REQUESTS.counter(&["none", reason.label()]).increment(0);
     }
     for reason in Reason::ALL {
@@ -35,7 +40,7 @@ pub fn register_series(engines: &[&str]) {
             }),
         }
     }
-    for engine in engines {
+    for engine in engines.iter().chain(&[EXCHANGE]) {
         metrics::TUNNELS_ACTIVE.gauge(&[engine]).increment(0.0);
         for direction in Direction::BOTH {
             metrics::BYTES.counter(&[direction.label(), engine]).increment(0);

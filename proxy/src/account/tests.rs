@@ -302,6 +302,116 @@ fn the_half_of_its_life_decides_how_an_end_is_counted() {
     assert_eq!((trace.lines("tunnel closed").len(), trace.lines("refused").len()), (1, 1));
 }
 
+/// An exchange of ann's with an origin, and its flow.
+fn exchanging(registry: &Arc<Registry>) -> (Account, Arc<Flow>) {
+    let mut account = registry.accepted(client());
+    account.user(Some("ann".into()));
+    account.target(&target());
+    account.upgrade("x/1");
+    account.reserve(None).unwrap();
+    let flow = account.exchange(origin());
+    (account, flow)
+}
+
+#[test]
+fn an_exchange_without_a_101_is_counted_and_logged_once() {
+    let trace = Trace::of(|registry| {
+        let (mut account, flow) = exchanging(registry);
+        move_bytes(&flow, 300, 20);
+        registry.publish();
+        let view = registry.tunnel(account.id()).unwrap();
+        assert_eq!((&*view.engine, view.user.as_deref(), view.bytes_to_origin), (EXCHANGE, Some("ann"), 300));
+        move_bytes(&flow, 1, 0);
+        account.refused(&Refusal::new(Reason::NotUpgraded, "the origin answered 403"));
+        assert_eq!(registry.active(), 0);
+        registry.close_all(Reason::Shutdown);
+    });
+    let (level, line) = trace.line("refused");
+    assert_eq!((level, &line["reason"], &line["upgrade"]), ("INFO", &"not_upgraded".into(), &"x/1".into()));
+    assert_eq!((&line["to_origin"], &line["to_client"], &line["id"]), (&301.into(), &20.into(), &1.into()));
+    assert!(trace.lines("tunnel closed").is_empty());
+    for (series, value) in [
+        ("tunnels_active{engine=\"exchange\"}", 0.0),
+        ("connect_requests_total{code=\"none\",reason=\"not_upgraded\"}", 1.0),
+        ("bytes_total{direction=\"to_origin\",engine=\"exchange\"}", 301.0),
+        ("user_bytes_total{user=\"ann\",direction=\"to_origin\"}", 301.0),
+    ] {
+        assert_eq!(trace.value(series), value, "{series}");
+    }
+    assert_eq!((trace.sum("connect_requests_total"), trace.sum("tunnels_total")), (1.0, 0.0));
+}
+
+#[test]
+fn a_tunnel_takes_the_place_of_its_exchange() {
+    let trace = Trace::of(|registry| {
+        let (mut account, exchange) = exchanging(registry);
+        move_bytes(&exchange, 300, 20);
+        let flow = Arc::new(Flow::default());
+        account.established(origin(), "splice", Arc::clone(&flow));
+        assert_eq!((registry.active(), &*registry.tunnel(account.id()).unwrap().engine), (1, "splice"));
+        move_bytes(&flow, 7, 8);
+        account.closed(Reason::ClientClosed);
+    });
+    assert!(trace.lines("refused").is_empty());
+    let line = trace.line("tunnel closed").1;
+    assert_eq!((&line["to_origin"], &line["upgrade"], &line["user"]), (&7.into(), &"x/1".into(), &"ann".into()));
+    for (series, value) in [
+        ("tunnels_active{engine=\"exchange\"}", 0.0),
+        ("tunnels_active{engine=\"splice\"}", 0.0),
+        ("connect_requests_total{code=\"101\",reason=\"established\"}", 1.0),
+        ("bytes_total{direction=\"to_origin\",engine=\"exchange\"}", 300.0),
+        ("bytes_total{direction=\"to_origin\",engine=\"splice\"}", 7.0),
+        ("user_bytes_total{user=\"ann\",direction=\"to_origin\"}", 307.0),
+    ] {
+        assert_eq!(trace.value(series), value, "{series}");
+    }
+    assert_eq!((trace.sum("connect_requests_total"), trace.sum("tunnels_total")), (1.0, 1.0));
+}
+
+#[test]
+fn an_exchange_is_stopped_as_a_tunnel_is() {
+    type Command = fn(&Registry);
+    let killed: Command = |registry| assert!(registry.kill(1));
+    let expired: Command = |registry| registry.stop_users(|user| user == "ann", Reason::Expired);
+    let shutdown: Command = |registry| registry.stop_all(Reason::Shutdown);
+    for (command, reason) in [(killed, Reason::Killed), (expired, Reason::Expired), (shutdown, Reason::Shutdown)] {
+        Trace::of(|registry| {
+            let (_account, flow) = exchanging(registry);
+            command(registry);
+            assert_eq!(flow.stopped(), Some(reason));
+        });
+        // Before the tunnel stands, while it comes to stand, or afterwards.
+        for moment in 0..3 {
+            Trace::of(|registry| {
+                let (mut account, _) = exchanging(registry);
+                let flow = Arc::new(Flow::default());
+                if moment == 0 {
+                    command(registry);
+                }
+                let exchange = Arc::clone(account.exchange.as_ref().unwrap());
+                account.established(origin(), "splice", Arc::clone(&flow));
+                match moment {
+                    0 => {}
+                    1 => exchange.flow.stop(reason),
+                    _ => command(registry),
+                }
+                assert_eq!(flow.stopped(), Some(reason), "{reason} {moment}");
+            });
+        }
+    }
+}
+
+#[test]
+fn an_exchange_at_the_end_of_the_process_is_accounted_once() {
+    let trace = Trace::of(|registry| {
+        let (account, _) = exchanging(registry);
+        registry.close_all(Reason::Shutdown);
+        drop(account);
+    });
+    assert_eq!(trace.line("refused").1["reason"], "shutdown");
+    assert_eq!((trace.sum("connect_requests_total"), trace.value("tunnels_active{engine=\"exchange\"}")), (1.0, 0.0));
+}
+
 #[test]
 fn port_checks_are_for_the_debug_level() {
     for (reason, bytes, level) in [

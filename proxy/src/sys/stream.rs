@@ -5,13 +5,13 @@
 //! before an engine registers it with its own, would be two system calls and two locks for nothing.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketFlags};
+use rustix::net::{RecvFlags, SendFlags, Shutdown};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -19,8 +19,10 @@ use super::bare::Bare;
 use crate::tls::Session;
 
 mod departure;
+mod listener;
 
 pub use departure::Departure;
+pub use listener::Listener;
 
 /// The socket, its registration once there is one, and what it speaks TLS by if it does.
 #[derive(Debug)]
@@ -222,17 +224,23 @@ impl BothWays<'_> {
     /// The error of send(2).
     pub async fn write_all(self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
-            let sent = match self.tls {
-                None => self.socket.async_io(Interest::WRITABLE, |socket| send(socket, bytes)).await?,
-                Some(tls) => {
-                    let put = tls.put(bytes)?;
-                    self.socket.async_io(Interest::WRITABLE, |socket| tls.flush(&mut Bare(socket))).await?;
-                    put
-                }
-            };
-            bytes = &bytes[sent..];
+            bytes = &bytes[self.write(bytes).await?..];
         }
         Ok(())
+    }
+
+    /// Writes as many of `bytes` as there is room for, once there is, and returns how many. Dropped before, it has written
+    /// none; of a session some may have been encrypted by then, and go with the next bytes.
+    ///
+    /// # Errors
+    /// As [`BothWays::write_all`].
+    pub async fn write(self, bytes: &[u8]) -> io::Result<usize> {
+        let Some(tls) = self.tls else {
+            return self.socket.async_io(Interest::WRITABLE, |socket| send(socket, bytes)).await;
+        };
+        let put = tls.put(bytes)?;
+        self.socket.async_io(Interest::WRITABLE, |socket| tls.flush(&mut Bare(socket))).await?;
+        Ok(put)
     }
 }
 
@@ -256,51 +264,12 @@ impl AsFd for Stream {
     }
 }
 
-/// A listener that the runtime watches; what it accepts is not registered.
-#[derive(Debug)]
-pub struct Listener(AsyncFd<TcpListener>);
-
-impl Listener {
-    /// Registers a listener, which must be non-blocking.
-    ///
-    /// # Errors
-    /// The error of epoll_ctl(2).
-    pub fn new(listener: TcpListener) -> io::Result<Self> {
-        // SAFETY: the listener is owned by the registration, which nothing here gives out for change:
-        // it stays open, with the same descriptor, until both are dropped.
-        Ok(Self(unsafe { AsyncFd::register_with_interest(listener, Interest::READABLE) }?))
-    }
-
-    /// Waits for a connection: the socket, non-blocking, and the address of its peer.
-    ///
-    /// # Errors
-    /// The error of accept(2).
-    pub async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
-        self.0.async_io(Interest::READABLE, accept).await
-    }
-
-    /// The next connection in the queue, without a look at what the runtime knows of it.
-    ///
-    /// # Errors
-    /// The error of accept(2): `EAGAIN` when the queue is empty.
-    pub fn accept_now(&self) -> io::Result<(TcpStream, SocketAddr)> {
-        accept(self.0.get_ref())
-    }
-}
-
-fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
-    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let (socket, peer) = rustix::net::acceptfrom_with(listener, flags)?;
-    let peer = peer.and_then(|peer| peer.try_into().ok());
-    // A listener for IP knows no other peers.
-    peer.map(|peer| (socket.into(), peer)).ok_or_else(|| io::ErrorKind::InvalidData.into())
-}
-
 #[cfg(test)]
 mod tests {
+    use super::listener::accept;
     use super::*;
     use std::io::{Read, Write};
-    use std::net::Ipv4Addr;
+    use std::net::{Ipv4Addr, TcpListener};
 
     fn pair() -> (Stream, TcpStream) {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();

@@ -1,0 +1,168 @@
+//! An exchange of request and answers: two connections, one deadline, and the account of every byte.
+
+use std::fmt;
+use std::io::{self, ErrorKind};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::message::{BadContent, Content};
+use crate::sys::stream::BothWays;
+use crate::sys::tcp::{self, reset_on_close};
+use crate::tunnel::{Direction, Flow};
+
+/// Bytes of content that are read at once.
+const PIECE_BYTES: usize = 64 << 10;
+
+/// Shortest and longest time until a client that has not acknowledged its answer is looked at again: no event tells.
+const RECHECK: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
+
+/// What an exchange is carried by.
+#[derive(Clone, Copy)]
+pub(super) struct Exchange<'a> {
+    pub(super) client: BothWays<'a>,
+    pub(super) origin: BothWays<'a>,
+    /// Counts the bytes.
+    pub(super) flow: &'a Flow,
+    /// When all of it has to be over.
+    pub(super) deadline: Instant,
+}
+
+impl Exchange<'_> {
+    /// Source and destination of a direction.
+    const fn ends(&self, direction: Direction) -> (BothWays<'_>, BothWays<'_>) {
+        match direction {
+            Direction::ToOrigin => (self.client, self.origin),
+            Direction::ToClient => (self.origin, self.client),
+        }
+    }
+
+    /// Sends all of `bytes`, and counts what the kernel takes.
+    ///
+    /// # Errors
+    /// The error of send(2); [`ErrorKind::TimedOut`] at the deadline.
+    pub(super) async fn send(&self, direction: Direction, mut bytes: &[u8]) -> io::Result<()> {
+        let (_, to) = self.ends(direction);
+        while !bytes.is_empty() {
+            let sent = self.in_time(to.write(bytes)).await?;
+            self.flow.add(direction, sent as u64, std::time::Instant::now());
+            bytes = &bytes[sent..];
+        }
+        Ok(())
+    }
+
+    /// Reads from the source of a direction into the spare capacity of `buffer`; 0 is the end.
+    ///
+    /// # Errors
+    /// The error of recv(2); [`ErrorKind::TimedOut`] at the deadline.
+    pub(super) async fn receive(&self, direction: Direction, buffer: &mut Vec<u8>) -> io::Result<usize> {
+        let (from, _) = self.ends(direction);
+        self.in_time(from.read_buf(buffer)).await
+    }
+
+    /// Passes content on, at most `limit` bytes of it with the framing of chunks. Bytes behind it stay in `buffer`, which
+    /// holds what was read and not passed on.
+    pub(super) async fn carry(
+        &self,
+        direction: Direction,
+        buffer: &mut Vec<u8>,
+        content: &mut Content,
+        limit: u64,
+    ) -> Result<(), Broken> {
+        let mut room = limit;
+        loop {
+            let taken = content.take(buffer).map_err(|error| Broken::From(Source::Bad(error)))?;
+            let within = usize::try_from(room).unwrap_or(usize::MAX).min(taken);
+            self.send(direction, &buffer[..within]).await.map_err(Broken::To)?;
+            if within < taken {
+                return Err(Broken::From(Source::TooLong));
+            }
+            room -= within as u64;
+            buffer.drain(..taken);
+            if content.is_complete() {
+                return Ok(());
+            }
+            buffer.reserve(PIECE_BYTES);
+            match self.receive(direction, buffer).await {
+                Ok(0) if *content == Content::UntilClose => return Ok(()),
+                Ok(0) => return Err(Broken::From(Source::Ended)),
+                Ok(_) => {}
+                Err(error) => return Err(Broken::From(Source::Failed(error))),
+            }
+        }
+    }
+
+    /// Discards what the client sends, until its end. Left unread it would hold up a client that writes all before it
+    /// reads, and make a reset of the end, which takes along what is still to be sent (RFC 9112, 9.6).
+    pub(super) async fn discard(&self) -> io::Result<()> {
+        let mut scratch = Vec::with_capacity(PIECE_BYTES);
+        while self.client.read_buf(&mut scratch).await? > 0 {
+            scratch.clear();
+        }
+        Ok(())
+    }
+
+    /// Waits until the client has acknowledged all that was sent to it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ConnectionReset`] when it leaves before; [`ErrorKind::TimedOut`] at the deadline.
+    pub(super) async fn delivered(&self) -> io::Result<()> {
+        let mut pause = RECHECK.0;
+        while !tcp::is_delivered(&self.client) {
+            if tcp::progress(&self.client)?.closed {
+                return Err(ErrorKind::ConnectionReset.into());
+            }
+            if Instant::now() >= self.deadline {
+                return Err(ErrorKind::TimedOut.into());
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(RECHECK.1);
+        }
+        Ok(())
+    }
+
+    async fn in_time<T>(&self, io: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+        timeout_at(self.deadline, io).await.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
+    }
+}
+
+/// Sets whether closing the socket is a reset from here on, as a kill, the end of a drain or a time-out closes it. A peer
+/// takes a clean end for the end of an answer that announces none, or for one of its own making.
+pub(super) fn cut_on_close(socket: BothWays<'_>, cut: bool) {
+    // It fails for what is no TCP socket.
+    let _ = reset_on_close(&socket, cut);
+}
+
+/// Why content did not get through.
+pub(super) enum Broken {
+    /// Its source failed.
+    From(Source),
+    /// Its destination failed.
+    To(io::Error),
+}
+
+/// What was wrong with the source of content.
+pub(super) enum Source {
+    /// It sent no content.
+    Bad(BadContent),
+    /// It sent more than is carried.
+    TooLong,
+    /// It ended before the content did.
+    Ended,
+    /// Its connection failed, or it was too late.
+    Failed(io::Error),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bad(error) => error.fmt(f),
+            Self::TooLong => f.write_str("longer than is carried"),
+            Self::Ended => f.write_str("closed before its end"),
+            Self::Failed(error) if error.kind() == ErrorKind::TimedOut => {
+                f.write_str("not complete within --handshake-timeout")
+            }
+            Self::Failed(error) => error.fmt(f),
+        }
+    }
+}
