@@ -326,7 +326,9 @@ fn a_certificate_that_has_expired_is_told_of() {
     // Another is none to complain of, and that one again is said once more.
     let position = gateway.log.position();
     put("certificate.pem");
-    gateway.log.line_from(position, "re-read", |line| line.message() == "certificate re-read");
+    let read = gateway.log.line_from(position, "re-read", |line| line.message() == "certificate re-read");
+    assert_eq!(read.text("until"), "2126-11-03T00:15:39Z", "{}", read.raw);
+    assert!(read.text("names").contains("localhost"), "{}", read.raw);
     until(4_949_338_539);
     assert_eq!(gateway.log.count(told), 1);
     put("expired.pem");

@@ -88,6 +88,10 @@ metrics_table! {
         "Capacity of all the pipes that the engine holds, in use or pooled";
     CERTIFICATE_EXPIRY: Kind::Gauge, "tls_certificate_expiry_timestamp_seconds", [],
         "Unix time until which clients accept the certificate of --tls-cert";
+    CONFIG_RELOAD_SUCCESSFUL: Kind::Gauge, "config_last_reload_successful", [],
+        "1 if all files that are re-read could be used when they were last read, 0 if not";
+    CONFIG_RELOAD_TIME: Kind::Gauge, "config_last_reload_success_timestamp_seconds", [],
+        "Unix time of the last reading of a file at which all could be used, the start included";
     BUILD_INFO: Kind::Gauge, "build_info", ["version"],
         "Always 1; the version is the label";
 }

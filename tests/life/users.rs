@@ -3,7 +3,7 @@
 use std::fs;
 
 use rustix::process::Signal;
-use sluicegate::metrics::AUTH_FAILURES;
+use sluicegate::metrics::{AUTH_FAILURES, CONFIG_RELOAD_SUCCESSFUL, CONFIG_RELOAD_TIME};
 
 use crate::support::client::{ask, basic, request, status};
 use crate::support::process::replace;
@@ -21,6 +21,9 @@ fn the_users_file_is_read_again_when_asked_and_when_it_changes() {
     fs::write(&users, line("alice", "one")).unwrap();
     let gateway = Setup::new(&["--users-file", users.to_str().unwrap()]).start();
     let origin = Origin::echo();
+    gateway.wait_for_metric(&CONFIG_RELOAD_SUCCESSFUL, &[], 1);
+    let started = gateway.metric(&CONFIG_RELOAD_TIME, &[]);
+    assert!(started > 1_700_000_000);
     let get = |user: &str| status(gateway.address, origin.address, user);
     assert_eq!([get("alice:one"), get("bob:two")], ["200", "407"]);
     let open = connect_as(gateway.address, origin.address, "alice:one");
@@ -34,6 +37,8 @@ fn the_users_file_is_read_again_when_asked_and_when_it_changes() {
     replace(&users, &line("bob", "two"));
     read(position, 1);
     assert_eq!([get("alice:one"), get("bob:two")], ["407", "200"]);
+    let said = gateway.log.line_from(position, "users re-read", |line| line.message() == "users re-read");
+    assert_eq!(["added", "removed", "changed"].map(|field| said.text(field)), ["bob", "alice", ""], "{}", said.raw);
 
     // Asked, though nothing has changed.
     position = gateway.log.position();
@@ -46,11 +51,16 @@ fn the_users_file_is_read_again_when_asked_and_when_it_changes() {
     let kept = gateway.log.line_from(position, "kept", |line| line.message().starts_with("users not re-read"));
     assert!(kept.level() == "ERROR" && kept.text("error").contains(":2: 'carol': "), "{}", kept.raw);
     assert_eq!([get("alice:one"), get("bob:two")], ["407", "200"]);
+    gateway.wait_for_metric(&CONFIG_RELOAD_SUCCESSFUL, &[], 0);
 
     // Two passwords at once while they are rotated.
     position = gateway.log.position();
     replace(&users, &format!("{}{}", line("alice", "three"), line("bob", "two")));
     read(position, 2);
+    let said = gateway.log.line_from(position, "users re-read", |line| line.message() == "users re-read");
+    assert_eq!(["added", "removed", "changed"].map(|field| said.text(field)), ["alice", "", "bob"], "{}", said.raw);
+    gateway.wait_for_metric(&CONFIG_RELOAD_SUCCESSFUL, &[], 1);
+    assert!(gateway.metric(&CONFIG_RELOAD_TIME, &[]) > started);
     assert_eq!([get("alice:one"), get("alice:three"), get("bob:two")], ["407", "200", "200"]);
 
     // Whoever was let in stays in.

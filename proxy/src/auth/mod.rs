@@ -16,6 +16,7 @@
 //!   the hash: so bytes are compared, and RFC 7617's `charset="UTF-8"` asks clients for UTF-8.
 
 mod basic;
+mod changes;
 mod digest;
 mod entry;
 mod failures;
@@ -46,6 +47,7 @@ use crate::secret::Secret;
 use guard::Guard;
 use verify::Verifier;
 
+pub use changes::{Changes, Snapshot, name_list};
 pub use entry::{Elsewhere, Entry};
 pub use guard::{Failure, User};
 pub use make::{Recipe, make_line};
@@ -135,6 +137,12 @@ impl Authenticator {
         let table = guard.table();
         let rate = |name: Arc<str>| (table.grant(&name).and_then(|grant| grant.rate), name);
         guard.inline.names().chain(table.names()).map(rate).map(|(rate, name)| (name, rate)).collect()
+    }
+
+    /// The users as they are now, to compare with those after a reload.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot::new(self.guard.as_ref().map(Guard::table))
     }
 
     /// Whether somebody can come in by this name.

@@ -1,6 +1,6 @@
 //! The users, as they are looked up: those of the command line by digest, those of the file by hash.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
@@ -10,6 +10,7 @@ use crate::grant::Grant;
 use crate::secret::Secret;
 
 use super::basic::Credentials;
+use super::changes::Terms;
 use super::digest::{Digest, Key};
 use super::entry::Entry;
 use super::flight::Flights;
@@ -132,6 +133,17 @@ impl Table {
     pub(super) fn ending(&self, now: SystemTime) -> Vec<Arc<str>> {
         let ending = self.grants.iter().filter(|(_, grant)| grant.ends_tunnels(now));
         ending.map(|(name, _)| Arc::clone(name)).collect()
+    }
+
+    /// Passwords and terms of every user that has either.
+    pub(super) fn terms(&self) -> BTreeMap<Arc<str>, Terms> {
+        let names = self.accounts.keys().chain(self.grants.keys());
+        let terms = |name: &Arc<str>| {
+            let passwords = self.accounts.get(name).map(|account| &account.passwords).into_iter().flatten();
+            let hashes = passwords.map(|password| Arc::clone(&password.hash)).collect();
+            (Arc::clone(name), Terms { hashes, grant: self.grants.get(name).cloned() })
+        };
+        names.map(terms).collect()
     }
 
     pub(super) fn names(&self) -> Vec<Arc<str>> {

@@ -13,9 +13,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tracing::{error, info, warn};
 
 use crate::account::Registry;
-use crate::auth::UsersError;
+use crate::auth::{UsersError, name_list};
 use crate::connection::Gateway;
-use crate::metrics::CERTIFICATE_EXPIRY;
+use crate::metrics::{CERTIFICATE_EXPIRY, CONFIG_RELOAD_SUCCESSFUL, CONFIG_RELOAD_TIME};
 use crate::tls::Identity;
 
 /// Asks the thread to look at the files.
@@ -34,6 +34,8 @@ impl Reloader {
     /// The error of starting a thread.
     pub fn start(gateway: Arc<Gateway>, registry: Arc<Registry>) -> io::Result<Self> {
         let mut reload = Reload { gateway, registry, users_error: None, certificate_error: None, concern: None };
+        // What the gateway starts with has just been read.
+        show_reload(true);
         Self::with(move |asked| reload.look(asked))
     }
 
@@ -71,24 +73,38 @@ struct Reload {
 
 impl Reload {
     fn look(&mut self, asked: bool) {
-        self.look_at_users(asked);
+        let mut read = self.look_at_users(asked);
         let gateway = Arc::clone(&self.gateway);
         if let Some(identity) = &gateway.identity {
-            self.look_at_certificate(identity, asked);
+            read |= self.look_at_certificate(identity, asked);
+        }
+        if read {
+            show_reload(self.users_error.is_none() && self.certificate_error.is_none());
         }
     }
 
-    /// Tries again what failed until it can be read, and logs each error once.
-    fn look_at_users(&mut self, asked: bool) {
+    /// Re-reads the users if that is due, and says whether it was. What failed is tried again until it can be read, and
+    /// each error is logged once.
+    fn look_at_users(&mut self, asked: bool) -> bool {
         let authenticator = &self.gateway.authenticator;
         if !asked && !authenticator.changed() {
-            return;
+            return false;
         }
+        let before = authenticator.snapshot();
         match authenticator.reload() {
             Ok(users) => {
                 self.users_error = None;
                 self.registry.set_users(authenticator.rates());
-                info!(users, "users re-read");
+                let changes = before.changes_to(&authenticator.snapshot());
+                let [added, removed, changed] =
+                    [&changes.added, &changes.removed, &changes.changed].map(|names| name_list(names));
+                info!(
+                    users,
+                    added = added.as_deref(),
+                    removed = removed.as_deref(),
+                    changed = changed.as_deref(),
+                    "users re-read"
+                );
             }
             Err(error) if !asked && self.users_error.as_ref() == Some(&error) => {}
             Err(error) => {
@@ -96,15 +112,18 @@ impl Reload {
                 self.users_error = Some(error);
             }
         }
+        true
     }
 
-    /// Re-reads the certificate, and warns once of each reason why clients refuse it.
-    fn look_at_certificate(&mut self, identity: &Identity, asked: bool) {
-        if asked || identity.changed() {
+    /// Re-reads the certificate if that is due, and says whether it was; warns once of each reason why clients refuse it.
+    fn look_at_certificate(&mut self, identity: &Identity, asked: bool) -> bool {
+        let read = asked || identity.changed();
+        if read {
             match identity.reload() {
                 Ok(()) => {
                     (self.certificate_error, self.concern) = (None, None);
-                    info!("certificate re-read");
+                    let until = identity.until().map(|until| humantime::format_rfc3339_seconds(until).to_string());
+                    info!(names = identity.names().join(", "), until, "certificate re-read");
                 }
                 Err(error) if !asked && self.certificate_error.as_ref() == Some(&error) => {}
                 Err(error) => {
@@ -120,6 +139,16 @@ impl Reload {
             warn!("{concern}");
         }
         self.concern = concern;
+        read
+    }
+}
+
+/// Sets the gauges of the last reload.
+fn show_reload(successful: bool) {
+    CONFIG_RELOAD_SUCCESSFUL.gauge(&[]).set(f64::from(u8::from(successful)));
+    if successful {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        CONFIG_RELOAD_TIME.gauge(&[]).set(now.as_secs() as f64);
     }
 }
 
