@@ -98,6 +98,7 @@ fn every_error_is_told_in_one_run_with_its_place() {
         "DIR/gateway.toml:6: --parent, number 1: ",
         "DIR/gateway.toml:6: --parent, number 3: ",
         "DIR/gateway.toml:8: --tls-cert /nowhere: cannot be read",
+        "DIR/gateway.toml:9: --tls-key /nowhere: cannot be read",
         "/nowhere: cannot be read",
     ] {
         assert!(outcome.err.contains(said), "{said}\n{}", outcome.err);

@@ -63,7 +63,8 @@ impl Settings {
         let division = errors.collect(division.map_err(|error| ConfigError::from_text("max-tunnels", &error)));
         division.iter().for_each(descriptors::Division::apply);
         let tunnels = division.map_or(1, |division| division.tunnels);
-        let identity = if complete || has_identity(options) { errors.collect(identity(options)) } else { None };
+        let identity = (complete || has_identity(options)).then(|| identity(options));
+        let identity = identity.and_then(|identity| identity.map_err(|found| errors.0.extend(found.0)).ok());
         let parents = parents(&options.rules).map_err(|found| errors.0.extend(found.0)).ok();
         let authenticator = authenticator(options, complete, errors);
         let tls = matches!(identity, Some(Some(_))) || parents.as_ref().is_some_and(Parents::speak_tls);
@@ -175,13 +176,14 @@ fn has_identity(options: &Serve) -> bool {
 }
 
 /// The certificate, where clients speak TLS.
-fn identity(options: &Serve) -> Result<Option<Identity>, ConfigError> {
-    let wrong = |option: &str, cause: &str, remedy: &str| Err(ConfigError::about(option, cause, remedy));
+fn identity(options: &Serve) -> Result<Option<Identity>, ConfigErrors> {
+    let wrong =
+        |option: &str, cause: &str, remedy: &str| Err(ConfigErrors(vec![ConfigError::about(option, cause, remedy)]));
     match (&options.rules.listen_tls[..], &options.tls_cert, &options.tls_key) {
         ([], None, None) => Ok(None),
-        ([_, ..], Some(certificate), Some(key)) => Identity::load(certificate, key).map(Some).map_err(|error| {
-            let option = if error.starts_with("--tls-key ") { "tls-key" } else { "tls-cert" };
-            ConfigError::from_text(option, &error)
+        ([_, ..], Some(certificate), Some(key)) => Identity::load(certificate, key).map(Some).map_err(|errors| {
+            let of = |error: &String| if error.starts_with("--tls-key ") { "tls-key" } else { "tls-cert" };
+            ConfigErrors(errors.iter().map(|error| ConfigError::from_text(of(error), error)).collect())
         }),
         ([], certificate, _) => {
             let option = if certificate.is_some() { "tls-cert" } else { "tls-key" };

@@ -7,9 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::SystemTime;
 
 use rustls::ServerConfig;
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::sign::CertifiedKey;
+use rustls::sign::{CertifiedKey, SigningKey};
+use zeroize::Zeroizing;
 
 use super::Session;
 use super::hello::{HTTP, Hello};
@@ -41,8 +43,8 @@ impl Identity {
     /// Reads both files, which are PEM: the certificate with those that it was signed by behind it, and its key.
     ///
     /// # Errors
-    /// The file, the cause and the remedy.
-    pub fn load(certificate: &Path, key: &Path) -> Result<Self, String> {
+    /// Of each file the cause and the remedy.
+    pub fn load(certificate: &Path, key: &Path) -> Result<Self, Vec<String>> {
         let seen = Mutex::new([certificate, key].map(Stamp::of));
         let shown = RwLock::new(read(certificate, key)?);
         Ok(Self { certificate: certificate.to_owned(), key: key.to_owned(), seen, shown })
@@ -61,7 +63,7 @@ impl Identity {
     pub fn reload(&self) -> Result<(), String> {
         // Taken before, so that a change in between is seen by the next look.
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = self.stamps();
-        let shown = read(&self.certificate, &self.key)?;
+        let shown = read(&self.certificate, &self.key).map_err(|errors| errors.join("; "))?;
         *self.shown.write().unwrap_or_else(PoisonError::into_inner) = shown;
         Ok(())
     }
@@ -107,47 +109,70 @@ impl Identity {
     }
 }
 
-fn read(certificate: &Path, key: &Path) -> Result<Shown, String> {
-    let unusable = |option: &str, file: &Path, cause: &str, remedy: &str| {
-        Err(format!("{option} {}: {cause}; {remedy}", file.display()))
-    };
-    let unread = |option, file: &Path, error: &pem::Error, remedy| match error {
-        pem::Error::NoItemsFound => unusable(option, file, "there is none in it", remedy),
-        error => unusable(option, file, &format!("{error}"), remedy),
-    };
-    const CHAIN: &str = "a file in PEM is wanted, with the certificate first and those that it was signed by behind it";
-    const KEY: &str = "a file in PEM is wanted, with the key of the certificate, not encrypted: ECDSA by P-256 or P-384, \
-                       Ed25519, or RSA from 2048 bits on";
-    let bytes = |option: &str, file: &Path| {
-        let unread = |error: ReadError| error.with_remedy("check the path and who may read it");
-        file::read(file, MAX_CONFIG_BYTES).map_err(|error| format!("{option} {}: {}", file.display(), unread(error)))
-    };
-    let chain = bytes("--tls-cert", certificate)?;
-    let chain = CertificateDer::pem_slice_iter(&chain).collect::<Result<Vec<_>, _>>();
-    let chain = match chain {
-        Ok(chain) if chain.is_empty() => return unusable("--tls-cert", certificate, "there is none in it", CHAIN),
-        Ok(chain) => chain,
-        Err(error) => return unread("--tls-cert", certificate, &error, CHAIN),
-    };
-    let text = bytes("--tls-key", key)?;
-    let private = match PrivateKeyDer::from_pem_slice(&text) {
-        Ok(private) => private,
-        Err(error) => return unread("--tls-key", key, &error, KEY),
-    };
-    let facts = chain.first().and_then(|certificate| Facts::of(certificate));
+const CHAIN: &str = "a file in PEM is wanted, with the certificate first and those that it was signed by behind it";
+const KEY: &str = "a file in PEM is wanted, with the key of the certificate, not encrypted: ECDSA by P-256 or P-384, \
+                   Ed25519, or RSA from 2048 bits on";
+
+/// Reads both files; the errors are those of each.
+fn read(certificate: &Path, key: &Path) -> Result<Shown, Vec<String>> {
     let provider = provider();
-    let signing = match provider.key_provider.load_private_key(private) {
-        Ok(signing) => signing,
-        Err(error) => return unusable("--tls-key", key, &error.to_string(), KEY),
+    let signing = signing_key(key, &provider);
+    let (chain, signing) = match (chain(certificate), signing) {
+        (Ok(chain), Ok(signing)) => (chain, signing),
+        (chain, signing) => return Err(chain.err().into_iter().chain(signing.err()).collect()),
     };
+    show(certificate, key, chain, signing, provider).map_err(|error| vec![error])
+}
+
+fn unusable(option: &str, file: &Path, cause: &str, remedy: &str) -> String {
+    format!("{option} {}: {cause}; {remedy}", file.display())
+}
+
+fn bytes(option: &str, file: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
+    let unread = |error: ReadError| error.with_remedy("check the path and who may read it");
+    file::read(file, MAX_CONFIG_BYTES).map_err(|error| format!("{option} {}: {}", file.display(), unread(error)))
+}
+
+fn not_pem(option: &str, file: &Path, error: &pem::Error, remedy: &str) -> String {
+    match error {
+        pem::Error::NoItemsFound => unusable(option, file, "there is none in it", remedy),
+        error => unusable(option, file, &error.to_string(), remedy),
+    }
+}
+
+fn chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let text = bytes("--tls-cert", file)?;
+    match CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>() {
+        Ok(chain) if chain.is_empty() => Err(unusable("--tls-cert", file, "there is none in it", CHAIN)),
+        Ok(chain) => Ok(chain),
+        Err(error) => Err(not_pem("--tls-cert", file, &error, CHAIN)),
+    }
+}
+
+fn signing_key(file: &Path, provider: &CryptoProvider) -> Result<Arc<dyn SigningKey>, String> {
+    let text = bytes("--tls-key", file)?;
+    let private = PrivateKeyDer::from_pem_slice(&text).map_err(|error| not_pem("--tls-key", file, &error, KEY))?;
+    let signing = provider.key_provider.load_private_key(private);
+    signing.map_err(|error| unusable("--tls-key", file, &error.to_string(), KEY))
+}
+
+/// Puts the two together, which have to belong together.
+fn show(
+    certificate: &Path,
+    key: &Path,
+    chain: Vec<CertificateDer<'static>>,
+    signing: Arc<dyn SigningKey>,
+    provider: Arc<CryptoProvider>,
+) -> Result<Shown, String> {
+    let facts = chain.first().and_then(|certificate| Facts::of(certificate));
     let certified = CertifiedKey::new(chain, signing);
     match certified.keys_match() {
         Ok(()) => {}
         Err(rustls::Error::InconsistentKeys(_)) => {
             let cause = format!("it is not that of --tls-cert {}", certificate.display());
-            return unusable("--tls-key", key, &cause, "give the two that belong together");
+            return Err(unusable("--tls-key", key, &cause, "give the two that belong together"));
         }
-        Err(error) => return unusable("--tls-cert", certificate, &words(&error), CHAIN),
+        Err(error) => return Err(unusable("--tls-cert", certificate, &words(&error), CHAIN)),
     }
     let config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
