@@ -10,6 +10,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout, timeout_at};
+use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::message::{self, Foreign, Opening};
 use crate::proxy_protocol;
@@ -56,14 +57,15 @@ pub struct Client {
     stream: Stream,
     /// When it came, from where on it has so much time for all that it has to say before its tunnel.
     began: Instant,
-    buffer: Vec<u8>,
+    /// Overwritten before it is freed: heads hold passwords.
+    buffer: Zeroizing<Vec<u8>>,
 }
 
 impl Client {
     /// Takes an accepted connection, which must be non-blocking.
     #[must_use]
     pub fn new(socket: TcpStream) -> Self {
-        Self { stream: Stream::new(socket), began: Instant::now(), buffer: Vec::new() }
+        Self { stream: Stream::new(socket), began: Instant::now(), buffer: Zeroizing::default() }
     }
 
     /// Reads a request; what came behind its head stays for [`Client::into_established`].
@@ -108,7 +110,7 @@ impl Client {
         let hello = self.first(limit, "TLS handshake", |bytes| Ok(hello(bytes)?.map(|hello| (hello, 0))), late).await?;
         let session = identity.session(hello).map_err(|error| failed(&error.to_string()))?;
         // The ClientHello, and what came behind it.
-        let early = std::mem::take(&mut self.buffer);
+        let early = std::mem::take(&mut *self.buffer);
         match timeout_at(self.began + limit, self.stream.secure(session, &early)).await {
             Ok(Ok(version)) => Ok(version),
             Ok(Err(error)) if error.get_ref().is_none() => Err(self.gone(&error.to_string())),
@@ -128,6 +130,7 @@ impl Client {
         let deadline = self.began + limit;
         loop {
             if let Some((found, length)) = parse(&self.buffer)? {
+                self.buffer[..length].zeroize();
                 self.buffer.drain(..length);
                 return Ok(found);
             }
@@ -158,7 +161,10 @@ impl Client {
     async fn read_more(&mut self) -> io::Result<usize> {
         if self.buffer.len() == self.buffer.capacity() {
             let more = self.buffer.len().max(FIRST_READ).min(MAX_HEAD.saturating_sub(self.buffer.len()).max(1));
-            self.buffer.reserve_exact(more);
+            // Growing in place could leave a copy behind.
+            let mut larger = Zeroizing::new(Vec::with_capacity(self.buffer.len() + more));
+            larger.extend_from_slice(&self.buffer);
+            self.buffer = larger;
         }
         self.stream.read_buf(&mut self.buffer).await
     }
@@ -169,7 +175,7 @@ impl Client {
 
     /// Bytes read so far that no request was made of.
     #[must_use]
-    pub const fn pending(&self) -> usize {
+    pub fn pending(&self) -> usize {
         self.buffer.len()
     }
 
@@ -187,10 +193,14 @@ impl Client {
     ///
     /// # Errors
     /// None that is known.
-    pub fn into_parts(self) -> Result<Parts, Refusal> {
+    pub fn into_parts(mut self) -> Result<Parts, Refusal> {
         let (socket, tls) = self.stream.into_parts().map_err(|error| took_no_answer(&error))?;
         // A long-lived tunnel keeps no empty buffer.
-        Ok(Parts { socket, tls, early: if self.buffer.is_empty() { Vec::new() } else { self.buffer } })
+        Ok(Parts {
+            socket,
+            tls,
+            early: if self.buffer.is_empty() { Vec::new() } else { std::mem::take(&mut *self.buffer) },
+        })
     }
 
     /// The socket, and what was read from it and is not part of the head.
@@ -199,7 +209,7 @@ impl Client {
     /// [`Reason::Exhausted`] if the socket cannot be waited for.
     pub fn both_ways(&mut self) -> Result<(BothWays<'_>, &mut Vec<u8>), Refusal> {
         match self.stream.both_ways() {
-            Ok(both) => Ok((both, &mut self.buffer)),
+            Ok(both) => Ok((both, &mut *self.buffer)),
             Err(error) => Err(Refusal::new(Reason::Exhausted, format!("the client cannot be waited for: {error}"))),
         }
     }

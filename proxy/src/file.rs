@@ -117,6 +117,15 @@ pub fn metadata(path: &Path) -> Result<Metadata, ReadError> {
     Ok(with_deadline(path, move || std::fs::metadata(own))??)
 }
 
+/// Opens a regular file to learn whether it can be read.
+///
+/// # Errors
+/// As [`read`].
+pub fn try_to_read(path: &Path) -> Result<(), ReadError> {
+    let own = path.to_owned();
+    Ok(with_deadline(path, move || open(&own).map(drop))??)
+}
+
 /// Does `work`, which may block on the file system of `path`, on the reader's thread, and waits for it.
 ///
 /// # Errors
@@ -155,11 +164,15 @@ fn reader() -> MutexGuard<'static, Option<Reader>> {
     READER.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn read_now(path: &Path, limit: u64, timeout: Duration) -> Result<Zeroizing<Vec<u8>>, ReadError> {
+fn open(path: &Path) -> io::Result<File> {
     // Neither opening a FIFO nor reading from it waits then, and no terminal becomes the process's own.
     let flags = (OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC).bits();
     let flags = i32::try_from(flags).expect("flags of open(2) fit an int");
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    OpenOptions::new().read(true).custom_flags(flags).open(path)
+}
+
+fn read_now(path: &Path, limit: u64, timeout: Duration) -> Result<Zeroizing<Vec<u8>>, ReadError> {
+    let file = open(path)?;
     let metadata = file.metadata()?;
     if metadata.is_file() {
         return read_regular(&file, metadata.len(), limit);

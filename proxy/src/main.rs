@@ -5,9 +5,11 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use sluicegate::commands::{self, Unusable};
-use sluicegate::sys::signals;
+use sluicegate::sys::{capabilities, signals};
 
 fn main() -> ExitCode {
+    // Passwords and keys are read from here on. Refused, as by a seccomp filter, `serve` says so.
+    let _ = capabilities::conceal_memory();
     // Before the configuration is read, which takes as long as its file system does.
     if std::env::args_os().nth(1).is_some_and(|command| command == "serve")
         && let Err(error) = signals::prepare()

@@ -2,17 +2,19 @@
 
 use std::fmt;
 
-/// Bytes that no log line, error or `Debug` output ever shows.
+use zeroize::Zeroizing;
+
+/// Bytes that no log line, error or `Debug` output ever shows, and that are overwritten before their memory is freed.
 ///
 /// The bytes are reached by [`Secret::expose`] alone, so that a search for that word finds every
 /// place that looks at a password.
 #[derive(Clone, PartialEq, Eq, Default)]
-pub struct Secret(Vec<u8>);
+pub struct Secret(Zeroizing<Vec<u8>>);
 
 impl Secret {
     /// Takes the bytes in.
     pub fn new(bytes: impl Into<Vec<u8>>) -> Self {
-        Self(bytes.into())
+        Self(Zeroizing::new(bytes.into()))
     }
 
     /// The bytes themselves.

@@ -9,6 +9,7 @@
 //! | `explain` | the rules, asked beforehand |
 //! | `log` | a log that nobody reads |
 //! | `end` | signals, draining, killing one tunnel |
+//! | `privileges` | privileges that are left once it listens |
 //! | `signals` | signals that end nothing, and those before it listens |
 //! | `users` | the users file that changes, and passwords that are nowhere to be seen |
 
@@ -18,6 +19,7 @@ mod end;
 mod explain;
 mod files;
 mod log;
+mod privileges;
 mod signals;
 mod start;
 mod users;

@@ -3,6 +3,7 @@
 use base64::Engine;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use zeroize::Zeroizing;
 
 use crate::reason::{Reason, Refusal};
 use crate::secret::Secret;
@@ -42,7 +43,8 @@ pub(super) fn parse(value: &Secret) -> Result<Credentials, Refusal> {
     if !scheme.eq_ignore_ascii_case(b"basic") {
         return Err(other_scheme(scheme));
     }
-    let decoded = BASE64.decode(encoded).map_err(|_| failed("the Basic credentials are not base64"))?;
+    let decoded = BASE64.decode(encoded).map(Zeroizing::new);
+    let decoded = decoded.map_err(|_| failed("the Basic credentials are not base64"))?;
     let colon = decoded.iter().position(|byte| *byte == b':');
     let colon = colon.ok_or_else(|| failed("the Basic credentials hold no colon"))?;
     let (user, password) = (&decoded[..colon], &decoded[colon + 1..]);

@@ -18,6 +18,7 @@ pub mod kill;
 pub mod line;
 mod log;
 mod log_fields;
+mod privileges;
 pub mod rates;
 mod reread;
 pub mod serve;

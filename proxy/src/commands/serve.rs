@@ -10,6 +10,7 @@ use tracing::{info, warn};
 use super::Failure;
 use super::log::{Flush, Lines};
 use super::log_fields::TextFields;
+use super::privileges;
 use super::reread::Reread;
 use crate::account::{self, Registry};
 use crate::admin::{self, Admin, Readiness};
@@ -17,11 +18,9 @@ use crate::config::settings::Settings;
 use crate::config::{LogFormat, LogLevel, Rules, Serve};
 use crate::connection::Gateway;
 use crate::dial::{self, Dialer};
-use crate::file;
 use crate::policy::Policy;
 use crate::relay::{Engine, Relay, Unfit};
 use crate::server::{Control, Listeners, Reloader, Server};
-use crate::sys::capabilities;
 use crate::sys::socket::is_local_address;
 use crate::sys::thread::whole_cores;
 
@@ -35,9 +34,7 @@ pub fn serve(options: &Serve) -> Result<(), Failure> {
     let Rules { listen_tls, admin, .. } = &options.rules;
     let listeners = Listeners::bind(&options.rules.listen(), listen_tls, *admin, &settings.client_leg, &cores);
     let listeners = listeners.map_err(Failure::Work)?;
-    // Before the first thread is started, each of which would keep the capabilities that it began with.
-    give_up_capabilities(&mut settings)?;
-    file::serving().map_err(|error| Failure::Work(format!("no thread for reading files: {error}; see `ulimit -u`")))?;
+    privileges::give_up(options, &mut settings)?;
     let _log = start_log(options.log, options.log_level)?;
     let metrics = admin::recorder();
     let control = Control::new(cores);
@@ -81,6 +78,7 @@ pub fn serve(options: &Serve) -> Result<(), Failure> {
         [&plain, &secure].map(|all| all.iter().map(ToString::to_string).collect::<Vec<_>>().join(","));
     let listen_tls = Some(listen_tls).filter(|all| !all.is_empty());
     info!(listen, listen_tls, admin = %admin_address, engine, version = env!("CARGO_PKG_VERSION"), "listening");
+    privileges::tell(options);
     if settings.relay.tls {
         info!(
             "tunnels whose client or parent speaks TLS with the gateway are copied in this process (engine copy), and end with it"
@@ -89,18 +87,6 @@ pub fn serve(options: &Serve) -> Result<(), Failure> {
     let admin = Admin::new(registry, readiness, metrics);
     let result = control.run(server, listeners, admin);
     result.map_err(|error| Failure::Work(error.to_string()))
-}
-
-/// Where an engine wants a program in the kernel: loads that, and gives every capability up. What was bound and loaded
-/// is used by its descriptors.
-fn give_up_capabilities(settings: &mut Settings) -> Result<(), Failure> {
-    if !settings.relay.load() {
-        return Ok(());
-    }
-    let dropped = capabilities::drop_all();
-    dropped.map_err(|error| Failure::Work(format!("cannot give capabilities up: {error}; see `dmesg`")))?;
-    let legs = settings.client_leg.try_again().and_then(|()| settings.dial.leg().try_again());
-    legs.map_err(|error| Failure::Usage(format!("--congestion-control: {error} (--engine sockmap drops capabilities)")))
 }
 
 /// Starts logging on a thread of its own, which writes the last lines when the guard is dropped.

@@ -13,6 +13,7 @@ use crate::policy::Rule;
 use crate::proxy_protocol::Greeting;
 use crate::rate::Rate;
 use crate::secret::Secret;
+use crate::sys::user::RunAs;
 
 pub use choices::{Engines, LogFormat, LogLevel, engines};
 
@@ -119,6 +120,10 @@ pub struct Serve {
     /// Engines to try in this order: uring, splice, copy, sockmap; auto is the best of the first three that passes its self-test
     #[arg(long, env = "SLUICEGATE_ENGINE", value_name = "ENGINE", default_value = "auto", value_delimiter = SEPARATOR, value_parser = engines)]
     pub engine: Vec<Engines>,
+
+    /// User to run as once the listeners are bound, with all groups of that user or with GROUP alone; names or numbers
+    #[arg(long, env = "SLUICEGATE_RUN_AS", value_name = "USER[:GROUP]")]
+    pub run_as: Option<RunAs>,
 
     /// How long a loop looks for the next message before it sleeps, while that pays; 0s: it does not
     #[arg(long, env = "SLUICEGATE_SPIN", value_name = "TIME", default_value = "50us", value_parser = spin)]

@@ -17,7 +17,6 @@
 use std::io;
 use std::net::TcpStream;
 use std::os::fd::AsFd;
-use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::net::{RecvFlags, recv};
@@ -145,7 +144,9 @@ impl Relay {
     pub fn start(options: &Options) -> Result<Self, Vec<Unfit>> {
         let mut relay = Self { running: Vec::new(), tls: None, unfit: Vec::new() };
         for &engine in &options.engines {
-            if relay.running.is_empty() || engine == Engine::Copy {
+            if let (Engine::Sockmap, Some(Err(unfit))) = (engine, &options.program) {
+                relay.unfit.push(unfit.again());
+            } else if relay.running.is_empty() || engine == Engine::Copy {
                 match Running::start(engine, options) {
                     Ok(running) => relay.running.push(running),
                     Err(refused) if engine == Engine::Sockmap => relay.unfit.push(sockmap::unfit(refused)),
@@ -223,22 +224,12 @@ impl Running {
         let running = match engine {
             Engine::Uring => loops::Loops::start::<Uring>(options).map(|loops| Self::Loops(engine, loops)),
             Engine::Splice => loops::Loops::start::<Epoll>(options).map(|loops| Self::Loops(engine, loops)),
-            Engine::Sockmap => return Self::start_redirecting(options),
+            Engine::Sockmap => return sockmap::start(options).map(|loops| Self::Loops(engine, loops)),
             Engine::Copy => copy::Copy::start(options).map(Self::Copy),
         };
         let running = running.map_err(|error| (Part::Threads, error))?;
         selftest::run(|tunnel| running.adopt(tunnel)).map_err(|error| (Part::Tunnel, error))?;
         Ok(running)
-    }
-
-    /// Starts the engine that has the kernel redirect, and tries all that kernels are known to get wrong.
-    fn start_redirecting(options: &Options) -> Result<Self, (Part, io::Error)> {
-        let program = options.program.clone().map_or_else(|| Program::load(options.tunnels).map(Arc::new), Ok)?;
-        let loops = loops::Loops::start_redirecting::<Epoll>(program.clone(), options);
-        let loops = loops.map_err(|error| (Part::Threads, error))?;
-        let tried = sockmap::selftest::run(&program, options.sockmap_backlog, |tunnel| loops.adopt(tunnel));
-        tried.map_err(|error| (Part::Tunnel, error))?;
-        Ok(Self::Loops(Engine::Sockmap, loops))
     }
 
     const fn engine(&self) -> Engine {

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
-use super::{Engine, Program, Thresholds, sockmap, watch};
+use rustix::thread::CapabilitySet;
+
+use super::{Engine, Program, Thresholds, Unfit, sockmap, watch};
 use crate::sys::thread;
 
 /// How long an interactive loop spins unless told otherwise: about the time in which a peer on the same
@@ -34,8 +36,9 @@ pub struct Options {
     pub tunnels: usize,
     /// Whether tunnels may speak TLS, which only the copy engine does.
     pub tls: bool,
-    /// The program of the engine `sockmap`, loaded before the process gave its capabilities up; otherwise it is loaded when it starts.
-    pub program: Option<Arc<Program>>,
+    /// The program of the engine `sockmap`, or why it was refused, where the process has given its capabilities up
+    /// since ([`Options::load`]); otherwise it is loaded when the engine starts.
+    pub program: Option<Result<Arc<Program>, Arc<Unfit>>>,
 }
 
 /// Unless told otherwise, enough for 1 Gbit/s over a round trip of 130 ms, and what a stopped reader may cost.
@@ -63,13 +66,22 @@ impl Default for Options {
 }
 
 impl Options {
-    /// Loads what takes capabilities, if the engine that wants it is among those to try; true if it is loaded, so that
-    /// the capabilities may go. Why it is not, [`Relay::start`] says, which tries again.
-    pub fn load(&mut self) -> bool {
+    /// Loads the program of the engine `sockmap`, if that is among those to try, before the capabilities that this
+    /// takes are given up.
+    pub fn load(&mut self) {
         if self.engines.contains(&Engine::Sockmap) {
-            self.program = Program::load(self.tunnels).ok().map(Arc::new);
+            let loaded = Program::load(self.tunnels).map(Arc::new);
+            self.program = Some(loaded.map_err(|refused| Arc::new(sockmap::unfit(refused))));
         }
-        self.program.is_some()
+    }
+
+    /// Capabilities that the engines use while they run. The pipes of `uring` and `splice` are larger in sum than an
+    /// unprivileged user's (`fs.pipe-user-pages-soft`, pipe(7)); `sockmap`, once loaded, fills them only by exception.
+    #[must_use]
+    pub fn capabilities(&self) -> CapabilitySet {
+        let splices = self.engines.iter().any(|engine| matches!(engine, Engine::Uring | Engine::Splice));
+        let redirects = matches!(self.program, Some(Ok(_)));
+        if splices && !redirects { CapabilitySet::SYS_RESOURCE } else { CapabilitySet::empty() }
     }
 
     /// The send buffer that the sockets of a tunnel should have, in bytes; zero: what they grow to.

@@ -24,6 +24,8 @@ pub struct Unfit {
 pub enum Part {
     /// The kernel's description of its types (BTF), which says where a field is that the BPF program reads.
     Types,
+    /// A kernel that outlives a warning.
+    PanicOnWarn,
     /// The BPF maps.
     Maps,
     /// The BPF program.
@@ -42,6 +44,7 @@ impl Unfit {
     pub const fn what(&self) -> &'static str {
         match (self.part, self.engine) {
             (Part::Types, _) => "BTF",
+            (Part::PanicOnWarn, _) => "kernel.panic_on_warn",
             (Part::Maps, _) => "BPF maps",
             (Part::Program, _) => "BPF program",
             (Part::Splice, _) => "splice",
@@ -53,7 +56,14 @@ impl Unfit {
 
     /// The `cause` label of a fallback: the error's name without its numbers.
     pub(super) fn cause(&self) -> &'static str {
-        cause(&self.error)
+        if self.part == Part::PanicOnWarn { "panic_on_warn" } else { cause(&self.error) }
+    }
+
+    /// The same once more.
+    pub(super) fn again(&self) -> Self {
+        let kind = || io::Error::new(self.error.kind(), self.error.to_string());
+        let error = self.error.raw_os_error().map_or_else(kind, io::Error::from_raw_os_error);
+        Self { engine: self.engine, part: self.part, error, hint: self.hint.clone() }
     }
 }
 

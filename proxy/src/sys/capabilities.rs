@@ -2,17 +2,61 @@
 
 use std::io;
 
-use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities, set_no_new_privs};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, geteuid, set_dumpable_behavior, setrlimit};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, capabilities, set_capabilities, set_keep_capabilities, set_no_new_privs,
+};
 
-/// Gives every capability up, of the calling thread and of all that it starts from then on, for good: no program that
-/// it might execute gets one back.
+/// Gives every capability up but those of `kept` that it has, of the calling thread and of all that it starts from
+/// then on, for good: no program that it might execute gets one back.
 ///
 /// # Errors
 /// Those of capset(2) and prctl(2), as where a seccomp filter refuses them.
-pub fn drop_all() -> io::Result<()> {
+pub fn keep_only(kept: CapabilitySet) -> io::Result<()> {
     set_no_new_privs(true)?;
+    let kept = kept & capabilities(None)?.permitted;
     let none = CapabilitySet::empty();
-    Ok(set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?)
+    Ok(set_capabilities(None, CapabilitySets { effective: kept, permitted: kept, inheritable: none })?)
+}
+
+/// Does `work` with none of the capabilities in effect but those of `kept`, and has the others back afterwards.
+///
+/// # Errors
+/// The error of capset(2).
+pub fn with_only<T>(kept: CapabilitySet, work: impl FnOnce() -> T) -> io::Result<T> {
+    let before = capabilities(None)?;
+    let effective = kept & before.permitted;
+    set_capabilities(None, CapabilitySets { effective, ..before })?;
+    let done = work();
+    set_capabilities(None, before)?;
+    Ok(done)
+}
+
+/// Keeps the permitted capabilities when the calling thread becomes another user than root, until [`keep_only`].
+///
+/// # Errors
+/// The error of prctl(2).
+pub fn survive_change_of_user() -> io::Result<()> {
+    Ok(set_keep_capabilities(true)?)
+}
+
+/// Keeps the memory of the process from other processes of its user, and out of files: no ptrace(2), no
+/// `/proc/PID/mem`, no core dump, also not to a handler of `kernel.core_pattern`, which a limit of zero would
+/// not stop. A change of user undoes a part of it.
+///
+/// # Errors
+/// The error of prctl(2) or setrlimit(2).
+pub fn conceal_memory() -> io::Result<()> {
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    Ok(setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?)
+}
+
+/// Cause and remedy where the process runs as root.
+#[must_use]
+pub fn root_warning() -> Option<(&'static str, &'static str)> {
+    let warning =
+        ("the gateway runs as root, which owns most files of a host", "name an unprivileged user by --run-as");
+    geteuid().is_root().then_some(warning)
 }
 
 /// Names of those capabilities of `wanted` that the calling thread lacks, by their numbers in `linux/capability.h`.
@@ -55,14 +99,34 @@ mod tests {
     }
 
     #[test]
+    fn what_is_kept_outlives_a_change_of_user_and_the_rest_does_not() {
+        if !geteuid().is_root() {
+            return;
+        }
+        let kept = CapabilitySet::NET_RAW & capabilities(None).unwrap().permitted;
+        let left = std::thread::spawn(move || {
+            survive_change_of_user().unwrap();
+            let user = rustix::process::Uid::from_raw(2_000_000_096);
+            // Of this thread alone.
+            rustix::thread::set_thread_res_uid(user, user, user).unwrap();
+            let effective = |kept| with_only(kept, || capabilities(None).unwrap().effective).unwrap();
+            assert_eq!((effective(kept), effective(CapabilitySet::empty())), (kept, CapabilitySet::empty()));
+            keep_only(kept).unwrap();
+            let sets = capabilities(None).unwrap();
+            (sets.effective, sets.permitted, sets.inheritable)
+        });
+        assert_eq!(left.join().unwrap(), (kept, kept, CapabilitySet::empty()));
+    }
+
+    #[test]
     fn what_is_dropped_is_gone_for_the_thread_and_for_those_that_it_starts() {
         let left = std::thread::spawn(|| {
-            drop_all().unwrap();
+            keep_only(CapabilitySet::empty()).unwrap();
             let of = || capabilities(None).map(|sets| sets.permitted | sets.effective | sets.inheritable).unwrap();
             [of(), std::thread::spawn(of).join().unwrap()]
         });
         assert_eq!(left.join().unwrap(), [CapabilitySet::empty(); 2]);
-        let gone = std::thread::spawn(|| drop_all().map(|()| missing(FOR_BPF)));
+        let gone = std::thread::spawn(|| keep_only(CapabilitySet::empty()).map(|()| missing(FOR_BPF)));
         assert_eq!(gone.join().unwrap().unwrap(), ["CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON"]);
     }
 }

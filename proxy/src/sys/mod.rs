@@ -16,3 +16,4 @@ pub mod socket;
 pub mod stream;
 pub mod tcp;
 pub mod thread;
+pub mod user;

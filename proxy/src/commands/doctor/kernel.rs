@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::host::{Capability, Host, Unread};
+use super::host::{Capability, Host, Scope, Unread};
 use super::refusal::{self, Refusal, Trials};
 use super::row::{Row, State};
 use crate::relay::Engine;
@@ -90,6 +90,10 @@ pub(super) fn event_loop(host: &Host, failed: Option<&io::Error>) -> Row {
     Row { degrades: true, ..row.fixes(fix) }
 }
 
+/// Why the engine `sockmap` is refused where a warning of the kernel ends the machine.
+const PANIC_ON_WARN: &str = "; panic_on_warn is set, and kernels were seen to warn in this engine's paths \
+                             (inet_sock_destruct; tcp_sendmsg_locked, ucopysize.h)";
+
 /// What the host has for the engine that has to be asked for; whether that runs its self-test tells.
 pub(super) fn sockmap(host: &Host, sockhash: &io::Result<()>) -> Row {
     let yes = |result: Result<bool, Unread>| match result {
@@ -103,6 +107,8 @@ pub(super) fn sockmap(host: &Host, sockhash: &io::Result<()>) -> Row {
         Ok(value) => value.unwrap_or_else(|| "not there".to_owned()),
         Err(unread) => unread.to_string(),
     };
+    // The file is there in every kernel that this engine runs on.
+    let panics = host.try_sysctl("kernel.panic_on_warn").ok().flatten().is_some_and(|value| value != "0");
     let map = match sockhash {
         Ok(()) => "a map can be made".to_owned(),
         Err(error) => format!("no map: {error}"),
@@ -111,15 +117,17 @@ pub(super) fn sockmap(host: &Host, sockhash: &io::Result<()>) -> Row {
         [Capability::Bpf, Capability::NetAdmin, Capability::Perfmon].map(|capability| host.has(capability));
     let lacks = [&bpf, &net_admin, &perfmon].into_iter().any(|has| matches!(has, Ok(false)));
     let found = format!(
-        "{map}; BTF {}, CAP_BPF {}, CAP_NET_ADMIN {}, CAP_PERFMON {}, unprivileged_bpf_disabled {unprivileged}",
+        "{map}; BTF {}, CAP_BPF {}, CAP_NET_ADMIN {}, CAP_PERFMON {}, unprivileged_bpf_disabled {unprivileged}{}",
         yes(btf),
         yes(bpf),
         yes(net_admin),
         yes(perfmon),
+        if panics { PANIC_ON_WARN } else { "" },
     );
     let needed = "all of it for --engine sockmap: slower than splice for bulk, level with it for messages, and alive \
                   while the gateway is not; otherwise nothing";
     let row = Row::ok("sockmap", found, needed);
+    let row = row.unless(!panics, |row| row.fix(host.set(Scope::Machine, "kernel.panic_on_warn", "0")));
     row.unless(sockhash.is_ok() && !lacks, |row| {
         let options = of_container(FOR_BPF);
         row.fix(format!("podman run {options} ...    # rootful, a profile that permits bpf"))
@@ -191,6 +199,10 @@ mod tests {
         let found =
             "a map can be made; BTF yes, CAP_BPF yes, CAP_NET_ADMIN yes, CAP_PERFMON yes, unprivileged_bpf_disabled 2";
         assert_eq!((row.state, row.found.as_str(), row.fix.len()), (State::Ok, found, 0));
+        let panics = Tree::new(&[("proc/sys/kernel/panic_on_warn", "1\n")]);
+        let row = sockmap(&panics.host(), &Ok(()));
+        assert!(row.found.contains("panic_on_warn is set") && row.found.contains("inet_sock_destruct"), "{row:?}");
+        assert!(row.fix.iter().any(|fix| fix.starts_with("sysctl -w kernel.panic_on_warn=0")), "{row:?}");
         let row = sockmap(&Tree::new(&[]).host(), &error(Errno::PERM));
         assert!(row.state == State::Ok && !row.fix.is_empty(), "{row:?}");
         assert!(row.found.contains("BTF no, CAP_BPF /proc/self/status: there is no such file"), "{row:?}");

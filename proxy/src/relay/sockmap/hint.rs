@@ -8,6 +8,22 @@ use rustix::io::Errno;
 use super::Part;
 use crate::sys::capabilities::{self, FOR_BPF};
 
+/// Says whether the kernel ends the machine at its first warning (Documentation/admin-guide/sysctl/kernel.rst).
+pub(super) const PANIC_ON_WARN: &str = "/proc/sys/kernel/panic_on_warn";
+
+/// Refuses a kernel that a warning ends, by the text of [`PANIC_ON_WARN`]. Two warnings were seen in the paths of this
+/// engine: in `inet_sock_destruct` (`net/ipv4/af_inet.c`) and, from `tcp_sendmsg_locked`, in a copy from user memory
+/// (`include/linux/ucopysize.h`).
+///
+/// # Errors
+/// That it is set.
+pub(super) fn outlives_warnings(setting: &str) -> io::Result<()> {
+    match setting.trim() {
+        "" | "0" => Ok(()),
+        set => Err(io::Error::other(format!("it is {set}: the kernel panics at a warning, as this engine has caused"))),
+    }
+}
+
 /// What is known of the host when something was refused.
 #[derive(Debug, Default)]
 struct Host {
@@ -27,6 +43,9 @@ impl Host {
     fn hint(&self, part: Part, error: &io::Error) -> Option<String> {
         let confidential = self.lockdown.contains("[confidentiality]");
         let said = match (part, Errno::from_io_error(error)) {
+            (Part::PanicOnWarn, _) => {
+                "set it by `sysctl -w kernel.panic_on_warn=0`, or choose another engine, as --engine auto does".to_owned()
+            }
             (Part::Types, _) if error.kind() == io::ErrorKind::NotFound => {
                 "this kernel does not describe its types: it wants CONFIG_DEBUG_INFO_BTF=y".to_owned()
             }
@@ -94,5 +113,14 @@ mod tests {
             assert!(said.as_ref().is_some_and(|said| said.contains(words)), "{host:?} {part:?} {errno:?}: {said:?}");
         }
         assert_eq!(host(all, open).hint(Part::Tunnel, &Errno::IO.into()), None);
+    }
+
+    #[test]
+    fn a_kernel_that_a_warning_ends_is_refused() {
+        assert!(outlives_warnings("0\n").is_ok() && outlives_warnings("").is_ok());
+        let error = outlives_warnings("1\n").unwrap_err();
+        assert!(error.to_string().starts_with("it is 1: the kernel panics"), "{error}");
+        let hint = Host::default().hint(Part::PanicOnWarn, &error);
+        assert!(hint.unwrap().contains("sysctl -w kernel.panic_on_warn=0"));
     }
 }

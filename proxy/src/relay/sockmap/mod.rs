@@ -24,6 +24,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::io::Errno;
 use rustix::net::sockopt::socket_cookie;
 
+use super::loops::Loops;
+use super::poller::Epoll;
 use super::pump::Turn;
 use super::{Engine, Options, Part, Unfit};
 use crate::sys::bpf::{Directions, Redirector};
@@ -63,6 +65,8 @@ impl Program {
     /// # Errors
     /// What of it the kernel refused, and how.
     pub(super) fn load(tunnels: usize) -> Result<Self, (Part, io::Error)> {
+        let setting = std::fs::read_to_string(hint::PANIC_ON_WARN).unwrap_or_default();
+        hint::outlives_warnings(&setting).map_err(|error| (Part::PanicOnWarn, error))?;
         let pairs = u32::try_from(tunnels).unwrap_or(MOST_TUNNELS).min(MOST_TUNNELS);
         let offsets = btf::offsets_in_kernel(FIELDS).map_err(|error| (Part::Types, error))?;
         let redirector = Redirector::load(pairs * 2, offsets).map_err(|refused| {
@@ -105,6 +109,22 @@ impl Program {
                 .map(|direction| sum[direction.index()] + directions.counts(slot_in(first, direction)).redirected)
         })
     }
+}
+
+/// Starts the engine, and tries all that kernels are known to get wrong.
+///
+/// # Errors
+/// What of it did not work, and how.
+pub(super) fn start(options: &Options) -> Result<Loops, (Part, io::Error)> {
+    let program = match &options.program {
+        Some(Ok(program)) => program.clone(),
+        _ => Program::load(options.tunnels).map(Arc::new)?,
+    };
+    let loops = Loops::start_redirecting::<Epoll>(program.clone(), options);
+    let loops = loops.map_err(|error| (Part::Threads, error))?;
+    let tried = selftest::run(&program, options.sockmap_backlog, |tunnel| loops.adopt(tunnel));
+    tried.map_err(|error| (Part::Tunnel, error))?;
+    Ok(loops)
 }
 
 /// What is wrong with a host that refused a part of the engine.

@@ -1,0 +1,190 @@
+//! Another user to run as: looked up, and become for good (credentials(7)).
+
+use std::ffi::{CStr, CString};
+use std::fmt;
+use std::io;
+use std::mem::MaybeUninit;
+use std::ptr;
+use std::str::FromStr;
+
+use rustix::process::{getgid, getgroups, getuid};
+
+/// A user and its groups, as `--run-as USER[:GROUP]` names them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunAs {
+    text: String,
+    uid: u32,
+    gid: u32,
+    groups: Vec<u32>,
+}
+
+/// Bytes for the strings of an entry; one that needs more is not read.
+const ENTRY_BYTES: usize = 64 << 10;
+
+/// Supplementary groups that are read (`NGROUPS_MAX` of Linux).
+const MAX_GROUPS: usize = 1 << 16;
+
+impl FromStr for RunAs {
+    type Err = String;
+
+    /// Looks `USER` up, with all groups of that user, or `USER:GROUP`, with that group alone.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (user, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
+        let number = user.parse::<u32>().ok();
+        let entry = entry_of(user, number)?;
+        let unknown = |what: &str, name: &str| format!("this host has no {what} '{name}'");
+        let uid = number.or(entry.as_ref().map(|entry| entry.uid));
+        let uid = uid.ok_or_else(|| format!("{}; create it, or give numbers as USER:GROUP", unknown("user", user)))?;
+        if uid == 0 {
+            return Err("that is root, whose privileges --run-as is to give up; name another user".to_owned());
+        }
+        let (gid, groups) = match (group, entry) {
+            (Some(group), _) => {
+                let gid = group.parse().ok().map_or_else(|| gid_of(group), |gid| Ok(Some(gid)))?;
+                let gid = gid.ok_or_else(|| format!("{}; create it, or give its number", unknown("group", group)))?;
+                (gid, vec![gid])
+            }
+            (None, Some(entry)) => (entry.gid, groups_of(&entry.name, entry.gid)),
+            (None, None) => return Err(format!("{}; give its group as well: {user}:GROUP", unknown("user", user))),
+        };
+        Ok(Self { text: text.to_owned(), uid, gid, groups })
+    }
+}
+
+impl RunAs {
+    /// The user's number.
+    #[must_use]
+    pub const fn uid(&self) -> u32 {
+        self.uid
+    }
+
+    /// The number of the group that new files belong to.
+    #[must_use]
+    pub const fn gid(&self) -> u32 {
+        self.gid
+    }
+
+    /// Makes every thread of the process run as this user, for good. Needs no privilege where it does already.
+    ///
+    /// # Errors
+    /// The call that was refused: EPERM without CAP_SETUID and CAP_SETGID.
+    pub fn become_user(&self) -> io::Result<()> {
+        let groups =
+            || getgroups().is_ok_and(|groups| groups.iter().all(|group| self.groups.contains(&group.as_raw())));
+        if (getuid().as_raw(), getgid().as_raw()) == (self.uid, self.gid) && groups() {
+            return Ok(());
+        }
+        // By the C library, which has every thread do it (nptl(7)); the system calls are of one thread each.
+        // SAFETY: the pointer and the length are those of one slice.
+        check(unsafe { libc::setgroups(self.groups.len(), self.groups.as_ptr()) })?;
+        // SAFETY: it takes numbers.
+        check(unsafe { libc::setresgid(self.gid, self.gid, self.gid) })?;
+        // SAFETY: it takes numbers.
+        check(unsafe { libc::setresuid(self.uid, self.uid, self.uid) })
+    }
+}
+
+impl fmt::Display for RunAs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// An entry of passwd(5).
+struct Entry {
+    name: CString,
+    uid: u32,
+    gid: u32,
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+fn c_string(name: &str) -> Result<CString, String> {
+    CString::new(name).map_err(|_| "a name with a NUL byte; remove it".to_owned())
+}
+
+fn looked_up(code: libc::c_int, name: &str) -> Result<(), String> {
+    let error = io::Error::from_raw_os_error(code);
+    if code == 0 { Ok(()) } else { Err(format!("'{name}' cannot be looked up: {error}; give numbers as USER:GROUP")) }
+}
+
+fn entry_of(user: &str, uid: Option<u32>) -> Result<Option<Entry>, String> {
+    let name = c_string(user)?;
+    let mut entry = MaybeUninit::<libc::passwd>::uninit();
+    let mut strings = vec![0; ENTRY_BYTES];
+    let mut found = ptr::null_mut();
+    let (memory, length) = (strings.as_mut_ptr(), strings.len());
+    let code = match uid {
+        // SAFETY: all pointers are to memory of the types and the length that it takes.
+        Some(uid) => unsafe { libc::getpwuid_r(uid, entry.as_mut_ptr(), memory, length, &raw mut found) },
+        // SAFETY: the same, and the name ends with NUL.
+        None => unsafe { libc::getpwnam_r(name.as_ptr(), entry.as_mut_ptr(), memory, length, &raw mut found) },
+    };
+    looked_up(code, user)?;
+    if found.is_null() {
+        return Ok(None);
+    }
+    // SAFETY: it was filled in, as `found` tells.
+    let entry = unsafe { entry.assume_init() };
+    // SAFETY: the name is a string in `strings`, which lives.
+    let name = unsafe { CStr::from_ptr(entry.pw_name) }.to_owned();
+    Ok(Some(Entry { name, uid: entry.pw_uid, gid: entry.pw_gid }))
+}
+
+fn gid_of(group: &str) -> Result<Option<u32>, String> {
+    let name = c_string(group)?;
+    let mut entry = MaybeUninit::<libc::group>::uninit();
+    let mut strings = vec![0; ENTRY_BYTES];
+    let mut found = ptr::null_mut();
+    let (memory, length) = (strings.as_mut_ptr(), strings.len());
+    // SAFETY: all pointers are to memory of the types and the length that it takes, and the name ends with NUL.
+    let code = unsafe { libc::getgrnam_r(name.as_ptr(), entry.as_mut_ptr(), memory, length, &raw mut found) };
+    looked_up(code, group)?;
+    if found.is_null() {
+        return Ok(None);
+    }
+    // SAFETY: it was filled in, as `found` tells.
+    Ok(Some(unsafe { entry.assume_init() }.gr_gid))
+}
+
+/// All groups of a user; the first alone where there are more than a process may have.
+fn groups_of(user: &CStr, gid: u32) -> Vec<u32> {
+    let mut groups = vec![0; MAX_GROUPS];
+    let mut count = libc::c_int::try_from(groups.len()).unwrap_or(libc::c_int::MAX);
+    // SAFETY: the name ends with NUL, and there is room for `count` groups.
+    let result = unsafe { libc::getgrouplist(user.as_ptr(), gid, groups.as_mut_ptr(), &raw mut count) };
+    if result < 0 {
+        return vec![gid];
+    }
+    groups.truncate(usize::try_from(count).unwrap_or_default());
+    groups
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_and_groups_are_names_or_numbers() {
+        let parse = |text: &str| RunAs::from_str(text).map(|found| (found.uid, found.gid, found.groups));
+        let nobody = parse("nobody").unwrap();
+        assert_eq!(nobody.0, 65_534);
+        assert!(nobody.2.contains(&nobody.1));
+        assert_eq!(parse("65534").unwrap(), nobody);
+        assert_eq!(parse("2000000001:daemon"), Ok((2_000_000_001, 1, vec![1])));
+        assert_eq!(parse("nobody:7"), Ok((65_534, 7, vec![7])));
+        for (text, said) in [
+            ("no-such-user", "this host has no user 'no-such-user'; create it, or give numbers as USER:GROUP"),
+            ("2000000001", "this host has no user '2000000001'; give its group as well: 2000000001:GROUP"),
+            ("nobody:no-such-group", "this host has no group 'no-such-group'; create it, or give its number"),
+            ("root", "that is root, whose privileges --run-as is to give up; name another user"),
+            ("0:0", "that is root"),
+            ("", "this host has no user ''"),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(error.starts_with(said), "{text}: {error}");
+        }
+    }
+}
