@@ -45,7 +45,7 @@ pub(super) struct Leg {
     broken: bool,
 }
 
-/// Both sockets, for whoever asks when a byte last moved ([`Flow::last_activity`]).
+/// Both sockets, as the source of [`Flow::last_activity`].
 #[derive(Debug)]
 struct Sockets {
     /// In the order of [`Pump::legs`].

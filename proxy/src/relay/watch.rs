@@ -16,14 +16,14 @@ use crate::tunnel::{Direction, Flow};
 /// How often a tunnel is sampled, unless a time-out wants it more often.
 pub(super) const INTERVAL: Duration = Duration::from_secs(5);
 
-/// Bytes that both peers had acknowledged at the last sample: tells an acknowledged byte from an answered probe.
+/// Bytes that both peers had acknowledged at the last sample, by which an acknowledged byte differs from an answered probe.
 #[derive(Debug, Default)]
 pub(super) struct ActivityMeter {
     /// By [`Direction::index`] of the direction that the leg is the source of, as everything here.
     acknowledged: [AtomicU64; 2],
 }
 
-/// What [`ActivityMeter::sample`] read of both legs; `None` for a connection that is over.
+/// Result of [`ActivityMeter::sample`] for both legs; `None` for a connection that is over.
 #[derive(Debug)]
 pub(super) struct Samples {
     legs: [Option<Sample>; 2],
@@ -74,7 +74,7 @@ pub(super) enum Expired {
     Peer(Direction),
 }
 
-/// What the earlier samples of a tunnel said.
+/// State kept between the samples of a tunnel.
 #[derive(Debug)]
 pub(super) struct Watch {
     legs: [Leg; 2],
@@ -99,8 +99,8 @@ impl Watch {
         Self { legs: Default::default(), sampled: now, excused: false }
     }
 
-    /// Samples both connections, counts what held up their sending, notes the last activity in `flow`, and says which
-    /// time-out is over.
+    /// Samples both connections, counts the limits on their sending, notes the last activity in `flow`, and returns the
+    /// time-out that is over.
     pub(super) fn sample(
         &mut self,
         sockets: [&impl AsFd; 2],
@@ -118,9 +118,9 @@ impl Watch {
         self.judge(&samples, flow.last_moved(), timeouts)
     }
 
-    /// Says which time-out is over. None is where the sample comes late by more than its own period: the process, or the
-    /// whole host, stood still, and what the peers have sent meanwhile is passed on before the next sample. Of two late
-    /// samples in a row without a byte between them, as on a host that is always late, the second counts.
+    /// Returns the time-out that is over. A sample that is late by more than its own period ends nothing: the process, or
+    /// the whole host, stood still, and the bytes that the peers sent meanwhile are passed on before the next sample. Of
+    /// two late samples in a row without a byte between them, as on a host that is always late, the second counts.
     fn judge(&mut self, samples: &Samples, last_activity: Instant, timeouts: Timeouts) -> Option<Expired> {
         let before = std::mem::replace(&mut self.sampled, samples.at);
         let late = samples.at.saturating_duration_since(before) > timeouts.interval * 2;
@@ -143,7 +143,7 @@ impl Watch {
 }
 
 impl Leg {
-    /// Counts what held up the sending since the last sample.
+    /// Counts the limits on sending since the last sample.
     fn count(&mut self, now: &Limits, side: LimitedSide) {
         let before = std::mem::replace(&mut self.limits, *now);
         let receiver = now.receiver.saturating_sub(before.receiver);
@@ -155,14 +155,14 @@ impl Leg {
         metrics::tcp_limited(side, rest, busy.saturating_sub(receiver + gateway));
     }
 
-    /// A byte was received or acknowledged since the last sample.
+    /// Returns true if a byte was received or acknowledged since the last sample.
     fn has_moved(&mut self, sample: &Option<Sample>) -> bool {
         let now = sample.map_or(self.progress, |sample| sample.progress);
         std::mem::replace(&mut self.progress, now) != now
     }
 
-    /// How long the peer has owed an answer without a sign of life. Any segment of its is one. What it is asked behind that
-    /// counts from the sample that finds it unanswered.
+    /// Time for which the peer has owed an answer and no segment came from it, counted from the first sample that found
+    /// it so; `None` if it owes none.
     fn owes_for(&mut self, sample: &Sample, now: Instant, anew: bool) -> Option<Duration> {
         let heard = std::mem::replace(&mut self.segments, sample.segments) != sample.segments;
         if heard || anew || !sample.unanswered {

@@ -14,6 +14,9 @@ use super::option::{get, set};
 
 /// Longest name of a congestion control, without its NUL (`TCP_CA_NAME_MAX`, `include/net/tcp.h`).
 const MAX_ALGORITHM: usize = 15;
+/// Limits of `TCP_KEEPCNT`, and of `TCP_KEEPIDLE` and `TCP_KEEPINTVL` in s (`include/net/tcp.h`).
+const MAX_KEEPALIVE_PROBES: u32 = 127;
+const MAX_KEEPALIVE_SECONDS: u32 = 32_767;
 
 /// The two connections of a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,12 +46,11 @@ pub struct LegOptions {
     pub keepalive_idle: Duration,
     /// Time between two unanswered probes.
     pub keepalive_interval: Duration,
-    /// Unanswered probes after which the peer is given up.
+    /// Unanswered probes after which the kernel gives the peer up.
     pub keepalive_probes: u32,
-    /// How long a peer may leave unanswered what it has to answer; zero is the system's own limit. The relay watches for
-    /// that ([`super::tcp::sample`]): `TCP_USER_TIMEOUT` (tcp(7)) counts from the first probe of a closed window even if
-    /// the peer answers every one (`net/ipv4/tcp_timer.c`, `tcp_probe_timer`). Here it bounds how long the kernel waits
-    /// until it asks the peer again: half of it between retransmissions or window probes.
+    /// How long a peer may owe an answer; zero is the system's own limit. The relay watches for that ([`super::tcp::sample`]),
+    /// since `TCP_USER_TIMEOUT` (tcp(7)) counts window probes that were answered too (`net/ipv4/tcp_timer.c`,
+    /// `tcp_probe_timer`). Here it bounds the pauses after which the kernel asks the peer again.
     pub user_timeout: Duration,
     /// Small segments leave at once (`TCP_NODELAY`): the gateway does not know better than the ends.
     pub nodelay: bool,
@@ -87,13 +89,19 @@ impl LegOptions {
         Ok(Self { congestion_control: algorithm, ..Self::default() }.found_within(user_timeout))
     }
 
-    /// Has a silent peer probed soon enough for it to be given up within three times the user timeout.
+    /// Has a silent peer probed in time for the relay; the kernel, which counts probes alone, gives it up later.
     fn found_within(mut self, user_timeout: Duration) -> Self {
-        // Whole seconds, one at least (tcp(7)).
-        let seconds = |time: Duration| Duration::from_secs(time.as_millis().div_ceil(1_000) as u64);
+        let seconds = |time: Duration| u32::try_from(time.as_millis().div_ceil(1_000)).unwrap_or(MAX_KEEPALIVE_SECONDS);
+        let bounded = |seconds: u32| Duration::from_secs(seconds.clamp(1, MAX_KEEPALIVE_SECONDS).into());
         if !user_timeout.is_zero() {
-            self.keepalive_idle = self.keepalive_idle.min(seconds(user_timeout));
-            self.keepalive_interval = self.keepalive_interval.min(seconds(user_timeout / 4));
+            self.keepalive_idle = self.keepalive_idle.min(bounded(seconds(user_timeout)));
+            // Probes for the whole of the time-out, and no more than the kernel counts.
+            let least = seconds(user_timeout / (MAX_KEEPALIVE_PROBES - 2));
+            self.keepalive_interval =
+                self.keepalive_interval.min(bounded(seconds(user_timeout / 4))).max(bounded(least));
+            let probes = user_timeout.as_secs() / self.keepalive_interval.as_secs() + 2;
+            self.keepalive_probes =
+                u32::try_from(probes).map_or(MAX_KEEPALIVE_PROBES, |n| n.clamp(4, MAX_KEEPALIVE_PROBES));
         }
         Self { user_timeout, ..self }
     }
@@ -385,14 +393,20 @@ mod tests {
 
     #[test]
     fn a_silent_peer_is_asked_soon_enough_for_the_user_timeout() {
-        for (timeout, idle, interval) in [(0, 45, 15), (600, 1, 1), (5_000, 5, 2), (30_000, 30, 8), (120_000, 45, 15)] {
+        let table = [
+            (0, 45, 15, 4),
+            (600, 1, 1, 4),
+            (5_000, 5, 2, 4),
+            (30_000, 30, 8, 5),
+            (120_000, 45, 15, 10),
+            (3_600_000, 45, 29, 126),
+            (u64::MAX, 45, 32_767, 127),
+        ];
+        for (timeout, idle, interval, probes) in table {
             let options = LegOptions::new(Leg::Client, &[], Duration::from_millis(timeout)).unwrap();
-            let seconds = Duration::from_secs;
-            assert_eq!(
-                (options.keepalive_idle, options.keepalive_interval),
-                (seconds(idle), seconds(interval)),
-                "{timeout}"
-            );
+            let LegOptions { keepalive_idle, keepalive_interval, keepalive_probes, .. } = options;
+            let read = (keepalive_idle.as_secs(), keepalive_interval.as_secs(), keepalive_probes);
+            assert_eq!(read, (idle, interval, probes), "{timeout} ms");
         }
     }
 

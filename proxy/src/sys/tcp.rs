@@ -25,10 +25,6 @@ struct Raw {
     rwnd_limited: u64,
     sndbuf_limited: u64,
     delivered: [u32; 2],
-    bytes_sent: u64,
-    bytes_retrans: u64,
-    after_retrans: [u32; 3],
-    snd_wnd: u32,
 }
 
 // SAFETY: integers, at places that leave no padding between them nor at the end (below).
@@ -53,7 +49,7 @@ const TCP_CLOSE: u8 = 7;
 
 // The kernel's offsets: a field added here by mistake would shift everything behind it.
 const _: () = assert!(offset_of!(Raw, rates) == 104 && offset_of!(Raw, busy_time) == 168);
-const _: () = assert!(offset_of!(Raw, bytes_sent) == 200 && offset_of!(Raw, snd_wnd) == 228);
+const _: () = assert!(size_of::<Raw>() == 200);
 
 /// `include/uapi/asm-generic/sockios.h`; libc has it for some targets only.
 const SIOCATMARK: libc::Ioctl = 0x8905;
@@ -67,8 +63,6 @@ pub struct Limits {
     pub receiver: Duration,
     /// Time stalled because the send buffer was too small.
     pub send_buffer: Duration,
-    /// The peer takes nothing now: its window is closed (kernels before 5.4 do not tell: false).
-    pub window_closed: bool,
     /// The rate that the socket is held to ([`super::pacing`]) is less than what the congestion control would send.
     pub paced: bool,
 }
@@ -78,8 +72,7 @@ pub struct Limits {
 /// # Errors
 /// The error of getsockopt(2), as for a socket that is not TCP.
 pub fn limits(socket: &impl AsFd) -> io::Result<Limits> {
-    let (raw, length) = info(socket)?;
-    Ok(raw.limits(length))
+    Ok(info(socket)?.limits())
 }
 
 /// How far the two streams of a connection have come, in bytes; only differences between two looks mean anything,
@@ -99,13 +92,13 @@ pub struct Progress {
 /// # Errors
 /// As [`limits`].
 pub fn progress(socket: &impl AsFd) -> io::Result<Progress> {
-    Ok(info(socket)?.0.progress())
+    Ok(info(socket)?.progress())
 }
 
-/// One reading of `TCP_INFO`: [`Limits`], [`Progress`], and what tells an idle, a slow and a vanished peer apart.
+/// One reading of `TCP_INFO`: [`Limits`], [`Progress`], and the signs by which an idle, a slow and a vanished peer differ.
 #[derive(Clone, Copy, Debug)]
 pub struct Sample {
-    /// What held up the sending.
+    /// Limits on the sending.
     pub limits: Limits,
     /// How far both streams have come.
     pub progress: Progress,
@@ -115,8 +108,8 @@ pub struct Sample {
     pub since_acknowledgement: Duration,
     /// Segments that came in so far, those included that the kernel had no use for. It wraps.
     pub segments: u32,
-    /// The peer has been sent something since it was last heard that it has to answer, and has not: data, or a keepalive
-    /// or window probe. What waits behind a closed window asks nothing of it between two probes.
+    /// The peer owes an answer: data, a keepalive probe or a window probe was sent to it after its last segment. Bytes that
+    /// wait behind a closed window ask nothing of the peer between two probes.
     pub unanswered: bool,
 }
 
@@ -125,12 +118,12 @@ pub struct Sample {
 /// # Errors
 /// As [`limits`].
 pub fn sample(socket: &impl AsFd) -> io::Result<Sample> {
-    let (raw, length) = info(socket)?;
+    let raw = info(socket)?;
     let age = |place: usize| Duration::from_millis(raw.before_rto[place].into());
     let (since_data, since_acknowledgement) = (age(LAST_DATA_RECV), age(LAST_ACK_RECV));
     let in_flight = raw.before_rto[UNACKED] > 0 && age(LAST_DATA_SENT) < since_data.min(since_acknowledgement);
     Ok(Sample {
-        limits: raw.limits(length),
+        limits: raw.limits(),
         progress: raw.progress(),
         since_data,
         since_acknowledgement,
@@ -140,13 +133,12 @@ pub fn sample(socket: &impl AsFd) -> io::Result<Sample> {
 }
 
 impl Raw {
-    fn limits(&self, length: usize) -> Limits {
+    fn limits(&self) -> Limits {
         let [pacing, most, ..] = self.rates;
         Limits {
             busy: Duration::from_micros(self.busy_time),
             receiver: Duration::from_micros(self.rwnd_limited),
             send_buffer: Duration::from_micros(self.sndbuf_limited),
-            window_closed: length >= size_of::<Self>() && self.snd_wnd == 0,
             paced: most != u64::MAX && pacing >= most,
         }
     }
@@ -206,8 +198,8 @@ fn at_one_moment(first: impl Fn() -> io::Result<u64>, second: impl Fn() -> io::R
 /// Looks at most; each takes a microsecond.
 const LOOKS: usize = 1_000;
 
-fn info(socket: &impl AsFd) -> io::Result<(Raw, usize)> {
-    get(socket, libc::IPPROTO_TCP, libc::TCP_INFO)
+fn info(socket: &impl AsFd) -> io::Result<Raw> {
+    Ok(get(socket, libc::IPPROTO_TCP, libc::TCP_INFO)?.0)
 }
 
 /// Bytes in the send buffer that the peer has not acknowledged (SIOCOUTQ, tcp(7)).
@@ -354,21 +346,46 @@ mod tests {
         }
     }
 
+    /// Waits until a sample is as it has to be.
+    fn sampled(socket: &TcpStream, condition: impl Fn(&Sample) -> bool) -> Sample {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let sample = sample(socket).unwrap();
+            if condition(&sample) {
+                return sample;
+            }
+            assert!(Instant::now() < deadline, "{sample:?}");
+            std::thread::yield_now();
+        }
+    }
+
     #[test]
-    fn a_stopped_reader_closes_its_window_and_leaves_bytes_unacknowledged() {
+    fn a_sample_tells_bytes_that_were_acknowledged_and_received_from_silence() {
+        let (mut one, mut two) = pair();
+        let before = sample(&one).unwrap();
+        one.write_all(b"to two").unwrap();
+        let acknowledged = sampled(&one, |now| now.progress.acknowledged == before.progress.acknowledged + 6);
+        assert!(!acknowledged.unanswered && acknowledged.segments != before.segments);
+        assert_eq!(acknowledged.progress.received, before.progress.received);
+        let quiet = sampled(&one, |now| now.since_data >= Duration::from_millis(50));
+        two.write_all(b"to one").unwrap();
+        let received = sampled(&one, |now| now.progress.received == quiet.progress.received + 6);
+        assert!(received.since_data < quiet.since_data, "{received:?}");
+    }
+
+    /// A peer with a closed window is asked again and again, and answers.
+    #[test]
+    fn a_stopped_reader_leaves_bytes_unacknowledged_and_owes_nothing() {
         let (mut one, two) = pair();
         one.set_nonblocking(true).unwrap();
-        let deadline = Instant::now() + Duration::from_secs(20);
         let block = [7; 65_536];
-        while !limits(&one).unwrap().window_closed {
-            assert!(Instant::now() < deadline, "the window never closed");
-            match one.write(&block) {
-                Ok(taken) => assert!(taken > 0),
-                Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
-            }
-        }
-        assert!(unacknowledged(&one).unwrap() > 0);
-        assert!(limits(&one).unwrap().busy > Duration::ZERO);
+        let stalled = sampled(&one, |now| {
+            while (&one).write(&block).is_ok() {}
+            now.limits.receiver > Duration::from_millis(20)
+        });
+        assert!(unacknowledged(&one).unwrap() > 0 && stalled.limits.busy > Duration::ZERO);
+        assert!(one.write(&block).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock));
+        sampled(&one, |now| now.segments != stalled.segments && !now.unanswered);
         drop(two);
     }
 }

@@ -1,4 +1,4 @@
-//! What ends a tunnel although both its sockets are sound: a command, or a time-out.
+//! Ends of a tunnel whose sockets are both sound: a command, or a time-out.
 
 use std::io::ErrorKind;
 use std::sync::Weak;
@@ -13,7 +13,7 @@ use crate::relay::Fault;
 use crate::relay::watch::{Expired, Timeouts, Watch};
 use crate::tunnel::ActivitySource;
 
-/// A tunnel, for whoever asks when a byte last moved; not kept alive by that.
+/// A tunnel as the source of [`Flow::last_activity`](crate::tunnel::Flow::last_activity), which does not keep it alive.
 #[derive(Debug)]
 pub(super) struct Activity(pub(super) Weak<Pair>);
 
@@ -44,7 +44,7 @@ impl Pair {
         loop {
             match watch.sample([&self.client, &self.origin], &self.meter, &self.flow, timeouts) {
                 Some(Expired::Idle) => return Broken::Stopped(Reason::Idle),
-                // What it sent before still goes on.
+                // Bytes that the peer sent before still go on.
                 Some(Expired::Peer(gone)) => {
                     return Broken::Fault(Fault::of_source(gone, ErrorKind::TimedOut.into()));
                 }

@@ -28,7 +28,7 @@ impl Pair {
             loop {
                 let since = Instant::now();
                 sleep(LAST_BYTES).await;
-                // Where the process stood still, what waits has its time once more.
+                // If the process stood still, the bytes that wait get their time once more.
                 excused = since.elapsed() > LAST_BYTES * 2 && !excused;
                 let now = acknowledged(&self.flow, direction, sound);
                 if std::mem::replace(&mut before, now) == now && !excused {

@@ -45,7 +45,7 @@ pub(super) struct Broken {
     pub(super) until: Instant,
     /// Bytes of `last` that the sound side had acknowledged.
     pub(super) acknowledged: u64,
-    /// It was late, and had its time once more.
+    /// The end of its time was noticed late, and it got that once more.
     pub(super) excused: bool,
 }
 

@@ -39,7 +39,7 @@ impl<P: Poller> Loop<P> {
             let Some(carried) = self.carried.get_mut(&id) else { continue };
             let acknowledged = carried.broken.map_or(0, |broken| carried.acknowledged(broken.last));
             let Some(broken) = &mut carried.broken else { continue };
-            // Where the process stood still, what waits has its time once more.
+            // If the process stood still, the bytes that wait get their time once more.
             let late = now.saturating_duration_since(broken.until) > LAST_BYTES;
             broken.excused = late && !broken.excused;
             if acknowledged > broken.acknowledged || broken.excused {
@@ -59,7 +59,7 @@ impl<P: Poller> Loop<P> {
     /// Ends a tunnel; but for one that is settled, by a reset to both sides.
     pub(super) fn remove(&mut self, id: u64, why: Reason) {
         let Some(mut carried) = self.carried.remove(&id) else { return };
-        // Its counters go with a reset: what they still tell is the last activity.
+        // A reset clears the counters: this is the last time that they tell of activity.
         let _ = carried.pump.sample(self.timeouts);
         carried.reset_unless_settled();
         for direction in Direction::BOTH {

@@ -273,7 +273,7 @@ impl<P: Poller> Loop<P> {
             self.rounds.add((id, stay));
             match carried.pump.sample(self.timeouts) {
                 Some(Expired::Idle) => self.remove(id, Reason::Idle),
-                // What it sent before still goes on.
+                // Bytes that the peer sent before still go on.
                 Some(Expired::Peer(gone)) => {
                     self.break_off(id, &Fault::of_source(gone, ErrorKind::TimedOut.into()), now);
                 }

@@ -147,7 +147,7 @@ impl Way<'_> {
         match result {
             Ok(0) => self.half.ended = true,
             Ok(bytes) => return Ok(Some(bytes)),
-            // One that was given up for its silence has nothing more to tell.
+            // A peer that was given up for its silence sends nothing more.
             Err(error) if error.kind() == ErrorKind::WouldBlock && self.source.broken => self.half.ended = true,
             Err(error) if error.kind() == ErrorKind::WouldBlock => self.source.readable = false,
             Err(error) if error.kind() == ErrorKind::Interrupted => {}

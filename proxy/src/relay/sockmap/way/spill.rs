@@ -1,4 +1,4 @@
-//! Process memory for what was taken out of the receive buffers of sources whose destinations do not keep up, bounded for
+//! Process memory for bytes taken out of the receive buffers of sources whose destinations do not keep up, bounded for
 //! all tunnels together.
 
 use std::collections::VecDeque;
@@ -7,22 +7,22 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::metrics;
 
-/// Bytes of a direction that are spilled, at most: what a receive buffer lets through is as a rule a part of it, and what
-/// one more does a reader that stops is to cost.
+/// Spilled bytes of a direction, at most. A receive buffer lets through a fraction of its size, as a rule; this is the most
+/// that one stopped reader may cost.
 pub(super) const MAX_BYTES: usize = 16 << 20;
 
-/// Bytes of all directions that are spilled, at most, in units of the backlog that a direction may have.
+/// Spilled bytes of all directions, at most, in units of the backlog of one direction.
 const BACKLOGS: usize = 4;
 
-/// Bytes that are spilled by all tunnels, and the most that may be.
+/// Spilled bytes of all tunnels, against their limit.
 #[derive(Debug, Default)]
 pub(in crate::relay::sockmap) struct SpillBudget {
     spilled: AtomicUsize,
 }
 
 impl SpillBudget {
-    /// Grants `bytes` more to a direction that has spilled `held`, unless that would be more than what is left for others:
-    /// however many directions there are, one more gets something. `backlog` is the limit of a direction.
+    /// Grants `bytes` more to a direction that has spilled `held`, unless it would then hold more than is left for all
+    /// others: however many directions there are, one more gets something. `backlog` is the limit of one direction.
     fn reserve(&self, bytes: usize, held: usize, backlog: u64) -> bool {
         let backlog = usize::try_from(backlog).unwrap_or(usize::MAX).max(MAX_BYTES);
         let most = backlog.saturating_mul(BACKLOGS);
@@ -50,14 +50,14 @@ impl SpillBudget {
     }
 }
 
-/// What was taken out of a source's receive buffer and not given on, in pieces as they were taken.
+/// Bytes taken out of a source's receive buffer and not given on yet, in pieces as they were taken.
 #[derive(Debug, Default)]
 pub(super) struct Spill {
     pieces: VecDeque<Vec<u8>>,
     /// Bytes of the first piece that were given on.
     given: usize,
     len: usize,
-    /// Bytes of all pieces, those included that were given on: what is reserved.
+    /// Bytes granted by the budget: all of every piece, the given part of the first included.
     reserved: usize,
     budget: Arc<SpillBudget>,
 }
@@ -67,7 +67,8 @@ impl Spill {
         Self { pieces: VecDeque::new(), given: 0, len: 0, reserved: 0, budget }
     }
 
-    /// Makes room for a piece, which [`Spill::keep`] has to follow with as many bytes; false if the memory is used up.
+    /// Reserves memory for a piece, to be filled by [`Spill::keep`] or given back by [`Spill::release`]; false if the budget
+    /// is used up.
     pub(super) fn reserve(&mut self, bytes: usize, backlog: u64) -> bool {
         let granted = self.budget.reserve(bytes, self.reserved, backlog);
         self.reserved += if granted { bytes } else { 0 };
@@ -86,7 +87,7 @@ impl Spill {
         self.pieces.push_back(bytes.to_vec());
     }
 
-    /// What comes next, or a part of it; nothing if nothing is spilled.
+    /// Next bytes to give on, in one piece; empty if nothing is spilled.
     pub(super) fn next(&self) -> &[u8] {
         self.pieces.front().map_or(&[], |piece| &piece[self.given..])
     }
@@ -95,7 +96,7 @@ impl Spill {
         self.len
     }
 
-    /// Drops bytes that were given on, as many as [`Spill::next`] has at most. With the last one of a piece its memory goes.
+    /// Drops bytes that were given on, at most as many as [`Spill::next`] has. The memory of a piece goes with its last byte.
     pub(super) fn give_up(&mut self, bytes: usize) {
         self.len -= bytes;
         self.given += bytes;
