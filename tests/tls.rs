@@ -293,8 +293,8 @@ fn what_is_wrong_with_the_files_is_said() {
         ([&listen[..], &["--tls-key", &key]].concat(), "--listen-tls has no certificate; add --tls-cert FILE"),
         ([&listen[..], &["--tls-cert", &own]].concat(), "--listen-tls has no key; add --tls-key FILE"),
         ([&listen[..], &["--tls-cert", "/nowhere", "--tls-key", &key]].concat(), "--tls-cert /nowhere: cannot be read"),
-        ([&listen[..], &["--tls-cert", &key, "--tls-key", &key]].concat(), "there is none in it; a file in PEM"),
-        ([&listen[..], &["--tls-cert", &own, "--tls-key", &own]].concat(), "there is none in it; a file in PEM"),
+        ([&listen[..], &["--tls-cert", &key, "--tls-key", &key]].concat(), "there is no certificate in it; write the"),
+        ([&listen[..], &["--tls-cert", &own, "--tls-key", &own]].concat(), "there is no key in it; write the key"),
         ([&listen[..], &["--tls-cert", &own, "--tls-key", &others]].concat(), "it is not that of --tls-cert"),
     ] {
         let outcome = sluicegate(&[&["check", "--no-auth"][..], &arguments].concat(), &[]);

@@ -33,7 +33,7 @@ impl Files {
         self.0.path().join(name).to_str().unwrap().to_owned()
     }
 
-    /// What `check` says, with the folder called DIR.
+    /// Output of `check`, with the folder called DIR.
     fn check(&self, arguments: &[&str]) -> Outcome {
         let outcome = sluicegate(&[&["check"], arguments].concat(), &[]);
         let plain = |text: &str| text.replace(self.0.path().to_str().unwrap(), "DIR");
@@ -236,7 +236,7 @@ fn what_is_probably_not_meant_is_a_warning_and_strict_refuses_it() {
 }
 
 #[test]
-fn an_address_that_is_none_is_answered_with_the_form_that_is_right() {
+fn a_wrong_address_is_refused_with_the_right_form() {
     for option in ["listen", "listen-tls", "admin"] {
         let variable = format!("SLUICEGATE_{}", option.replace('-', "_").to_uppercase());
         for (text, said) in [

@@ -53,6 +53,22 @@ fn a_log_that_is_not_read_holds_nobody_up() {
     assert!(gateway.log.is_some(), "the pipe is open, and full");
 }
 
+/// Programs read these lines: one flat object, its fields in this order, with numbers as numbers.
+#[test]
+fn a_line_is_one_flat_object_with_its_fields_in_order() {
+    let mut gateway = Unread::start();
+    client::ask(gateway.address, b"GET / HTTP/1.1\r\n\r\n");
+    let mut line = String::new();
+    gateway.log.as_mut().unwrap().read_line(&mut line).unwrap();
+    let names: Vec<&str> = line.split("\",\"").flat_map(|part| part.split(",\"")).collect();
+    let names: Vec<&str> = names.iter().map(|part| part.trim_start_matches("{\"").split('"').next().unwrap()).collect();
+    let expected = ["timestamp", "level", "message", "id", "client", "code", "reason", "detail", "duration_s"];
+    assert_eq!(names, expected, "{line}");
+    let line: Value = serde_json::from_str(&line).unwrap();
+    assert!(line.as_object().unwrap().values().all(|value| !value.is_object()), "{line}");
+    assert!(line["id"] == 1 && line["code"] == 405 && line["duration_s"].as_f64().unwrap() > 0.0, "{line}");
+}
+
 #[test]
 fn a_log_that_is_closed_ends_nothing() {
     let mut gateway = Unread::start();

@@ -58,7 +58,7 @@ pub(super) struct Terms {
 }
 
 impl Terms {
-    /// Whether a password or a term is another one.
+    /// Tells if a password or a term is another one.
     fn differ_from(&self, other: &Self) -> bool {
         let same = |one: &Self, other: &Self| {
             one.hashes.iter().all(|hash| other.hashes.iter().any(|known| known.is_same(hash)))

@@ -19,7 +19,7 @@ const SOON: Duration = Duration::from_hours(24 * 30);
 /// Validates a configuration and prints what it comes to, or what is wrong with it.
 ///
 /// # Errors
-/// What `serve` would say, and with `--strict` also what it would only warn of (2).
+/// The errors of `serve`, and with `--strict` the warnings as well (2).
 pub(super) fn run(options: &Check) -> Result<(), Failure> {
     let (settings, mut findings) = match Settings::new(&options.serve) {
         Ok(settings) => (Some(settings), Vec::new()),
@@ -53,7 +53,7 @@ pub(super) fn run(options: &Check) -> Result<(), Failure> {
     Err(Failure::Usage(text))
 }
 
-/// What a configuration comes to, in a line.
+/// The outcome of a sound configuration, in a line.
 fn summary(options: &Serve, settings: &Settings) -> String {
     let users = match settings.authenticator.users() {
         0 => "everybody may come in".to_owned(),
@@ -65,7 +65,7 @@ fn summary(options: &Serve, settings: &Settings) -> String {
     format!("The configuration can be used: {users}, up to {} tunnels, on {listen}.", settings.limits.tunnels)
 }
 
-/// What is probably not as it was meant; `settings` are absent where something is wrong.
+/// Settings that are probably not as they were meant; `settings` are absent where something is wrong.
 fn warnings(options: &Serve, settings: Option<&Settings>, now: SystemTime) -> Vec<ConfigError> {
     let mut warnings = Vec::new();
     for entry in &options.sources.users {
@@ -82,7 +82,7 @@ fn warnings(options: &Serve, settings: Option<&Settings>, now: SystemTime) -> Ve
     warnings.into_iter().map(|warning| options.sources.with_location(warning)).collect()
 }
 
-/// `known`: somebody can come in by that name.
+/// Warnings about one user. `known`: the user has a password somewhere.
 fn of_user(entry: &Entry, known: bool, now: SystemTime) -> Vec<ConfigError> {
     let name = entry.name();
     let warning = |setting: &str, cause: String, remedy| {

@@ -58,7 +58,7 @@ impl fmt::Display for Failure {
 /// A command line or a configuration that cannot be used, with the words to print.
 #[derive(Debug)]
 pub enum Unusable {
-    /// Whatever clap has to say, help and version included.
+    /// Errors of clap, and the texts of help and version.
     Usage(clap::Error),
     /// Errors of values, variables and the configuration file.
     Config(ConfigErrors),

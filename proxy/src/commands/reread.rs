@@ -10,6 +10,7 @@ use super::Unusable;
 use super::line::Command;
 use crate::auth::{Elsewhere, Entry, UsersError};
 use crate::config::Serve;
+use crate::config::error::ConfigErrors;
 use crate::config::settings::Settings;
 use crate::config::sources::ConfigSources;
 use crate::stamp::Stamp;
@@ -48,13 +49,13 @@ impl Reread {
 
     fn check(&self) -> Result<ConfigSources, String> {
         let cli = super::parse(self.before.arguments.clone()).map_err(|unusable| match unusable {
-            Unusable::Config(errors) => errors.to_string(),
+            Unusable::Config(errors) => in_one_line(&errors),
             Unusable::Usage(error) => error.to_string(),
         })?;
         match cli.command {
             Command::Serve(options) => match Settings::new(&options) {
                 Ok(_) => Ok(options.sources),
-                Err(errors) => Err(errors.to_string()),
+                Err(errors) => Err(in_one_line(&errors)),
             },
             _ => Err("it was not started by `serve`".to_owned()),
         }
@@ -88,4 +89,9 @@ impl Elsewhere for Reread {
         }
         Ok(now.users)
     }
+}
+
+/// Errors as one line of the log has them.
+fn in_one_line(errors: &ConfigErrors) -> String {
+    errors.to_string().replace('\n', "; ")
 }

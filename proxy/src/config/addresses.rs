@@ -67,7 +67,7 @@ fn explain(text: &str) -> InvalidValue {
     InvalidValue::new(cause, right_form(text).unwrap_or_else(|| "write ADDR:PORT, as 0.0.0.0:3128".into()))
 }
 
-/// What the user probably means.
+/// The address that is probably meant.
 fn right_form(text: &str) -> Option<String> {
     if let Ok(socket) = text.parse::<SocketAddr>() {
         return Some(format!("write {socket}"));
@@ -95,7 +95,7 @@ fn several(text: &str) -> Option<InvalidValue> {
     }
 }
 
-/// How a list is written.
+/// The form of a list of these values.
 pub(super) fn separated(parts: &[&str]) -> String {
     let list = clean(&parts.join(";")).into_owned();
     format!("separate them by a semicolon, as {list}, repeat the option, or give a list in a file")

@@ -25,7 +25,7 @@ impl fmt::Display for Location {
     }
 }
 
-/// How serious a finding is.
+/// Severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
@@ -44,11 +44,11 @@ pub struct ConfigError {
     pub severity: Severity,
     /// Long name of the option without its dashes, if it is about one.
     pub option: Option<String>,
-    /// Where that stands, if it stands in a file.
+    /// Place of that, if it stands in a file.
     pub location: Option<Location>,
-    /// What failed, with the value, and why.
+    /// The failure, with the value, and its cause.
     pub cause: String,
-    /// What to do.
+    /// The way out.
     pub remedy: Option<String>,
 }
 
@@ -143,9 +143,9 @@ impl fmt::Display for ConfigErrors {
 /// A value that an option does not take; the option and the value are put before it where it is shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvalidValue {
-    /// Why.
+    /// The cause.
     pub cause: String,
-    /// What to write instead.
+    /// The right form.
     pub remedy: Option<String>,
 }
 

@@ -70,7 +70,7 @@ pub struct Rules {
     #[arg(long, env = "SLUICEGATE_PARENT", value_name = "URL[ for RULE]", value_delimiter = SEPARATOR, value_parser = secret, hide_env_values = true)]
     pub parent: Vec<Secret>,
 
-    /// Whom parents by https:// have their certificates from (PEM) [default: whom this host trusts]
+    /// CA certificates for verifying https:// parents (PEM) [default: those of the host]
     #[arg(long, env = "SLUICEGATE_PARENT_CA", value_name = "FILE")]
     pub parent_ca: Option<PathBuf>,
 }

@@ -20,7 +20,7 @@ use crate::account::clean;
 /// Errors of values and of the file are in [`ConfigSources::errors`].
 ///
 /// # Errors
-/// What only clap can say: an unknown option, help, the version.
+/// Anything that only clap can say: an unknown option, help, the version.
 pub fn parse(
     command: &Command,
     arguments: impl IntoIterator<Item = OsString>,
@@ -180,7 +180,7 @@ impl Parser {
     }
 }
 
-/// Whether an argument is this option, and its value is part of it.
+/// `Some` if an argument is this option, and true if its value is part of it.
 fn is_flag(argument: &OsString, key: &str) -> Option<bool> {
     let rest = argument.to_str()?.strip_prefix("--")?.strip_prefix(key)?;
     (rest.is_empty() || rest.starts_with('=')).then_some(!rest.is_empty())

@@ -1,4 +1,4 @@
-//! What the options mean together: the parts of a gateway, checked, before anything is opened.
+//! The parts of a gateway as the options together describe them, checked before anything is opened.
 
 use super::error::{ConfigError, ConfigErrors, Location};
 use super::{Engines, Rules, Serve};
@@ -162,7 +162,7 @@ fn of_users(option: &str, error: &UsersError) -> ConfigError {
     about(error.cause().to_owned()).at(Location { file: file.into(), line })
 }
 
-/// An option that is about users and nobody else.
+/// An option that only means something where there are users.
 fn limits_of_users(options: &Serve) -> Option<&'static str> {
     let set = [
         ("--rate-per-user", options.rate_per_user.is_some()),

@@ -1,4 +1,4 @@
-//! Where the settings of a run came from, and what is wrong with them.
+//! Settings of a run that came from a file, and the errors of reading all of them.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -50,7 +50,7 @@ impl ConfigSources {
         Location { file: self.file.clone(), line: Some(line) }
     }
 
-    /// Whether the file sets this option, named without dashes.
+    /// Tells if the file sets this option, named without dashes.
     #[must_use]
     pub fn has(&self, key: &str) -> bool {
         self.settings.iter().any(|setting| setting.key == key)

@@ -29,7 +29,7 @@ use crate::grant::{Grant, OnExpiry};
 use crate::policy::{Rule, Scope};
 use crate::rate::Rate;
 
-/// What may be said of a user.
+/// Keys of a section.
 const SETTINGS: &str = "passwords, allow, from, expires, on-expiry, max-tunnels and rate";
 
 /// The end of the last year that has four digits, since that of 1970 began.

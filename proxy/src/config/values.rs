@@ -1,4 +1,4 @@
-//! What values of options look like.
+//! Parsers for values of options.
 
 use std::convert::Infallible;
 use std::net::IpAddr;

@@ -109,9 +109,9 @@ impl Identity {
     }
 }
 
-const CHAIN: &str = "a file in PEM is wanted, with the certificate first and those that it was signed by behind it";
-const KEY: &str = "a file in PEM is wanted, with the key of the certificate, not encrypted: ECDSA by P-256 or P-384, \
-                   Ed25519, or RSA from 2048 bits on";
+const CHAIN: &str = "write the certificate in PEM, and behind it those that signed it";
+const KEY: &str = "write the key of the certificate in PEM, not encrypted: ECDSA by P-256 or P-384, Ed25519, or RSA from \
+                   2048 bits on";
 
 /// Reads both files; the errors are those of each.
 fn read(certificate: &Path, key: &Path) -> Result<Shown, Vec<String>> {
@@ -135,7 +135,10 @@ fn bytes(option: &str, file: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
 
 fn not_pem(option: &str, file: &Path, error: &pem::Error, remedy: &str) -> String {
     match error {
-        pem::Error::NoItemsFound => unusable(option, file, "there is none in it", remedy),
+        pem::Error::NoItemsFound => {
+            let item = if option == "--tls-key" { "key" } else { "certificate" };
+            unusable(option, file, &format!("there is no {item} in it"), remedy)
+        }
         error => unusable(option, file, &error.to_string(), remedy),
     }
 }
@@ -143,7 +146,7 @@ fn not_pem(option: &str, file: &Path, error: &pem::Error, remedy: &str) -> Strin
 fn chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let text = bytes("--tls-cert", file)?;
     match CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>() {
-        Ok(chain) if chain.is_empty() => Err(unusable("--tls-cert", file, "there is none in it", CHAIN)),
+        Ok(chain) if chain.is_empty() => Err(not_pem("--tls-cert", file, &pem::Error::NoItemsFound, CHAIN)),
         Ok(chain) => Ok(chain),
         Err(error) => Err(not_pem("--tls-cert", file, &error, CHAIN)),
     }

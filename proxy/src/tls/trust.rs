@@ -46,7 +46,7 @@ impl Trust {
         let trust = certificates.map_err(|error| error.to_string()).and_then(Self::of);
         trust.map_err(|cause| {
             format!(
-                "{}: {cause}; a file in PEM is wanted, with whom parents' certificates are signed by",
+                "{}: {cause}; write the certificates of the authorities that parents' are signed by in PEM",
                 file.display()
             )
         })

@@ -21,7 +21,7 @@ impl Validity {
         Self { from: facts.from, until: facts.until }
     }
 
-    /// Why clients refuse it at a time, or will soon, in words that follow the name of the file: cause and remedy.
+    /// Cause and remedy if clients refuse the certificate at a time, or will soon; the cause follows the name of the file.
     #[must_use]
     pub(super) fn warning(&self, now: SystemTime) -> Option<(String, &'static str)> {
         const ANOTHER: &str = "put another in its place, which counts at once";
