@@ -12,6 +12,7 @@ use crate::config::error::{ConfigError, ConfigErrors, Location, Severity};
 use crate::config::settings::Settings;
 use crate::config::{Check, Serve};
 use crate::file;
+use crate::sys::capabilities;
 
 /// Remaining time from which on a user is about to expire.
 const SOON: Duration = Duration::from_hours(24 * 30);
@@ -79,6 +80,8 @@ fn warnings(options: &Serve, settings: Option<&Settings>, now: SystemTime) -> Ve
     warnings.extend(options.users_file.as_deref().and_then(|file| mode("users-file", file, true)));
     warnings.extend(options.rules.config.as_deref().and_then(|file| mode("config", file, holds_secrets(options))));
     warnings.extend(open_to_others(options));
+    let root = capabilities::root_warning().filter(|_| options.run_as.is_none());
+    warnings.extend(root.map(|(cause, remedy)| ConfigError::warning("run-as", cause, remedy)));
     warnings.into_iter().map(|warning| options.sources.with_location(warning)).collect()
 }
 

@@ -122,7 +122,7 @@ pub struct Serve {
     pub engine: Vec<Engines>,
 
     /// User to run as once the listeners are bound, with all groups of that user or with GROUP alone; names or numbers
-    #[arg(long, env = "SLUICEGATE_RUN_AS", value_name = "USER[:GROUP]")]
+    #[arg(long, env = "SLUICEGATE_RUN_AS", value_name = "USER[:GROUP]", value_parser = parsed::<RunAs>)]
     pub run_as: Option<RunAs>,
 
     /// How long a loop looks for the next message before it sleeps, while that pays; 0s: it does not
