@@ -7,6 +7,7 @@
 //! | `budgets` | what strangers and users may take from each other: nothing |
 //! | `policy` | where tunnels may not go |
 //! | `grants` | what each user may: where from, where to, until when, how much |
+//! | `names` | how the names of targets are resolved, and by whose word |
 //! | `parents` | tunnels through parent proxies |
 //! | `proxy_protocol` | who a client is by the word of another proxy |
 //! | `rates` | how fast tunnels may be |
@@ -25,6 +26,7 @@ mod handshake;
 mod life;
 mod metrics;
 mod migration;
+mod names;
 mod parents;
 mod policy;
 mod proxy_protocol;

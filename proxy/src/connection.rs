@@ -13,13 +13,14 @@ use ipnet::IpNet;
 use crate::account::{Account, Stage};
 use crate::auth::Authenticator;
 use crate::client::Client;
-use crate::dial::{Dialer, Reached};
+use crate::dial::{Candidates, Dialer, Location, Reached, Requester};
 use crate::policy::Policy;
 use crate::proxy_protocol::{Greeting, header, version_for};
 use crate::reason::Refusal;
 use crate::relay::{Carried, Relay};
 use crate::request::{Ask, Request};
 use crate::secret::Secret;
+use crate::source::Source;
 use crate::target::Target;
 use crate::tls::Identity;
 use crate::tunnel::{Flow, Tunnel};
@@ -143,15 +144,18 @@ async fn reach(
     if let (Some(name), Some(grant)) = (&name, &grant) {
         grant.admit(name, account.source(), SystemTime::now())?;
     }
-    let named = gateway.policy.check_name(target, grant.as_ref().and_then(|grant| grant.scope.as_ref()))?;
+    let requester = name.map_or_else(|| Requester::Source(Source::from(account.source())), Requester::User);
+    let Candidates { first, others } = gateway.dialer.candidates(target);
+    account.target(&first);
+    let named = gateway.policy.check_name(first, grant.as_ref().and_then(|grant| grant.scope.as_ref()))?;
     account.wait_to_dial(limit).await?;
     account.reserve(grant.and_then(|grant| grant.max_tunnels))?;
-    let permit = if gateway.dialer.leaves_name_to_parent(&named) {
-        gateway.policy.check_unresolved(named)?
-    } else {
-        account.enter(Stage::LookUp);
-        let addresses = gateway.dialer.resolve(&named).await?;
-        gateway.policy.check_addresses(named, addresses)?
+    account.enter(Stage::LookUp);
+    let judging = |target: &_| account.target(target);
+    let locating = gateway.dialer.locate(&gateway.policy, named, others, &requester, judging);
+    let permit = match Box::pin(locating).await? {
+        (named, Location::AtParent) => gateway.policy.check_unresolved(named)?,
+        (named, Location::Addresses(addresses)) => gateway.policy.check_addresses(named, addresses)?,
     };
     let way = gateway.dialer.choose(permit);
     account.parent(way.parent.as_ref().map(|parent| parent.label.clone()));

@@ -19,7 +19,7 @@
 //! | 5 | `commands` | the subcommands, one file each | `config` `server` `auth` `grant` `stamp` `policy` `dial` `target` `rate` `secret` `reason` `metrics` `relay` `account` `admin` `connection` `sys` `file` | |
 //! | 5 | `config` | one definition of every option: flag, environment, file, help, table | `auth` `grant` `policy` `proxy_protocol` `dial` `rate` `relay` `server` `connection` `client` `secret` `target` `account` `sys` `tls` `file` | |
 //! | 4 | `server` | bind, accept with back-off, slots, reloads, drain | `connection` `account` `admin` `policy` `auth` `dial` `relay` `client` `reason` `metrics` `sys` `tls` | `httparse` |
-//! | 3 | `connection` | the main idea: `serve` and `handshake` | `client` `request` `auth` `grant` `policy` `proxy_protocol` `dial` `upgrade` `relay` `account` `tunnel` `reason` `metrics` `secret` `target` `tls` | `rustix` `libc` `unsafe` |
+//! | 3 | `connection` | the main idea: `serve` and `handshake` | `client` `request` `auth` `grant` `policy` `proxy_protocol` `dial` `upgrade` `relay` `account` `tunnel` `reason` `metrics` `secret` `source` `target` `tls` | `rustix` `libc` `unsafe` |
 //! | 2 | `client` | the buffered client socket; the only writer of HTTP but for origins' answers | `message` `request` `proxy_protocol` `reason` `sys` `tls` | `policy` `relay` |
 //! | 2 | `request` | pure parser: bytes in, request or refusal out | `message` `reason` `secret` `target` | `tokio` `TcpStream` `Instant` `async` |
 //! | 2 | `proxy_protocol` | whom a connection comes from, as proxies say it to each other: read, written, to whom | `policy` `target` | `tokio` `TcpStream` |
@@ -27,7 +27,7 @@
 //! | 2 | `grant` | what a user may, where to, from where, until when and how much | `policy` `account` `reason` | `tokio` `TcpStream` |
 //! | 2 | `auth` | credentials to user and what he may, hashing off the event loop | `grant` `account` `reason` `secret` `source` `stamp` `file` `metrics` `sys` | `tracing` `TcpStream` |
 //! | 2 | `policy` | name rules, then address rules on resolved addresses: `Permit` | `reason` `target` | `tokio` `TcpStream` |
-//! | 2 | `dial` | resolve, Happy Eyeballs, parent proxies, deadlines; accepts only a `Permit` | `policy` `message` `reason` `secret` `target` `sys` `metrics` `tls` | `auth` |
+//! | 2 | `dial` | resolve, Happy Eyeballs, parent proxies, deadlines; accepts only a `Permit` | `policy` `message` `reason` `secret` `source` `stamp` `file` `target` `sys` `metrics` `tls` | `auth` |
 //! | 2 | `relay` | choose an engine, adopt, fall back; one file an engine | `tunnel` `rate` `reason` `metrics` `sys` `tls` | `http` `auth` `policy` `config` |
 //! | 1 | `account` | drop-guard: one log line and the counters, exactly once | `tunnel` `rate` `reason` `metrics` `source` `target` | `TcpStream` `socket2` |
 //! | 1 | `admin` | metrics, health, the API of tunnels and rates over HTTP | `account` `metrics` `rate` `reason` `tunnel` | `relay` |
@@ -48,7 +48,8 @@
 //!
 //! 1. No HTTP after [`tunnel::Tunnel`]. No socket to an origin before a [`policy::Permit`].
 //! 2. A [`reason::Reason`] is answered in one place and accounted in one place; no `_` arm over it.
-//! 3. A name is resolved once; the address that was checked is the address that is dialled.
+//! 3. A name is absolute and is resolved once; the name that was judged is the one that is looked up, logged and
+//!    passed on, and the address that was checked is the address that is dialled.
 //! 4. No cargo feature changes behaviour: engines are chosen at run time, by a self-test, and each
 //!    fallback is counted with its cause.
 //! 5. In the engines uring, splice and sockmap no tunnel byte lives only in process memory once the tunnel is

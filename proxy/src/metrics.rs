@@ -64,6 +64,10 @@ metrics_table! {
         "Seconds from accept to the 200, dialling included";
     DIAL_DURATION: Kind::Histogram(SECONDS), "dial_duration_seconds", [],
         "Seconds to reach a target, name resolution excluded";
+    LOOKUPS_ACTIVE: Kind::Gauge, "lookups_active", [],
+        "Name look-ups in progress";
+    LOOKUPS: Kind::Counter, "lookups_total", ["outcome"],
+        "Name look-ups by outcome (abandoned: the clients left); answers from memory and from the hosts file are none";
     PARENT_REQUESTS: Kind::Counter, "parent_requests_total", ["parent", "outcome"],
         "Tunnels asked of a parent proxy, by what came of it";
     TUNNEL_DURATION: Kind::Histogram(LONG_SECONDS), "tunnel_duration_seconds", [],

@@ -123,6 +123,8 @@ reasons! {
     ResolveFailed => "resolve_failed", Origin, answer(502);
     /// The resolver did not answer in time.
     ResolveTimeout => "resolve_timeout", Origin, answer(504);
+    /// The user, or the source without a user, has its share of name look-ups in progress.
+    LookupLimit => "lookup_limit", Gateway, answer(503);
     /// The target refused the connection.
     ConnectRefused => "connect_refused", Origin, answer(502);
     /// No route to the target, or it was cut off while being dialled.

@@ -11,10 +11,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
 
 /// The longest name in octets, without its trailing dot (RFC 1035, 2.3.4, as text).
-const MAX_NAME: usize = 253;
+pub const MAX_NAME: usize = 253;
 
 /// The longest label in octets (RFC 1035, 2.3.4).
-const MAX_LABEL: usize = 63;
+pub const MAX_LABEL: usize = 63;
 
 /// The longest host text in bytes that is looked at, because IDNA costs time and a Unicode name is
 /// longer in UTF-8 than in A-labels: room for four bytes for each octet of the result.
@@ -73,14 +73,19 @@ impl Host {
             };
             return parse_ipv6(inner);
         }
+        Self::parse_name(text).map(|(host, _)| host)
+    }
+
+    /// Reads all but an address in brackets, and tells whether a name has a final dot.
+    fn parse_name(text: &str) -> Result<(Self, bool), TargetError> {
         if text.contains(':') {
             return bad("an IPv6 address has to stand in brackets");
         }
         // `Ipv4Addr` takes four decimal numbers without leading zeros and nothing else.
         if let Ok(address) = text.parse::<Ipv4Addr>() {
-            return Ok(Self::Address(address.into()));
+            return Ok((Self::Address(address.into()), false));
         }
-        normal_name(text).map(Self::Name)
+        rooted_name(text).map(|(name, absolute)| (Self::Name(name), absolute))
     }
 }
 
@@ -101,6 +106,8 @@ pub struct Target {
     pub host: Host,
     /// The port, never 0.
     pub port: u16,
+    /// The name was given with a final dot: no search domain completes it.
+    pub absolute: bool,
 }
 
 impl Target {
@@ -124,7 +131,9 @@ impl Target {
         if host.is_empty() {
             return bad("the target has no host");
         }
-        Ok(Self { host: Host::parse(host)?, port: parse_port(port)? })
+        let (host, absolute) =
+            if host.starts_with('[') { (Host::parse(host)?, false) } else { Host::parse_name(host)? };
+        Ok(Self { host, port: parse_port(port)?, absolute })
     }
 
     /// Reads the authority of a URL, in which the port may be absent or empty (RFC 3986, 3.2.3): then it is
@@ -147,7 +156,7 @@ impl Target {
 
 impl From<SocketAddr> for Target {
     fn from(address: SocketAddr) -> Self {
-        Self { host: Host::Address(address.ip().to_canonical()), port: address.port() }
+        Self { host: Host::Address(address.ip().to_canonical()), port: address.port(), absolute: false }
     }
 }
 
@@ -169,6 +178,11 @@ impl fmt::Display for Target {
 ///
 /// [URL standard]: https://url.spec.whatwg.org/#ends-in-a-number-checker
 pub fn normal_name(text: &str) -> Result<String, TargetError> {
+    rooted_name(text).map(|(name, _)| name)
+}
+
+/// The normal form of a name, and whether it was given with a final dot.
+fn rooted_name(text: &str) -> Result<(String, bool), TargetError> {
     if text.len() > MAX_TEXT {
         return bad("the host name is longer than a DNS name can be");
     }
@@ -177,7 +191,7 @@ pub fn normal_name(text: &str) -> Result<String, TargetError> {
     let Ok(ascii) = ascii else {
         return bad("the host is not a valid DNS name or address");
     };
-    let name = ascii.strip_suffix('.').unwrap_or(&ascii);
+    let (name, absolute) = ascii.strip_suffix('.').map_or((&*ascii, false), |name| (name, true));
     if name.split('.').any(str::is_empty) {
         return bad("the host name has an empty label");
     }
@@ -190,7 +204,7 @@ pub fn normal_name(text: &str) -> Result<String, TargetError> {
     if ends_in_number(name) {
         return bad("the host is a number that looks like an address; write it as a.b.c.d");
     }
-    Ok(name.to_owned())
+    Ok((name.to_owned(), absolute))
 }
 
 /// Whether the last label would make the URL standard read the whole name as an IPv4 address. What
@@ -464,7 +478,8 @@ mod tests {
         #[test]
         fn what_is_shown_parses_to_the_same(host in any_host(), port in any::<u16>()) {
             if let Ok(target) = Target::parse(&format!("{host}:{port}")) {
-                prop_assert_eq!(Target::parse(&target.to_string()), Ok(target));
+                let shown = Target::parse(&target.to_string());
+                prop_assert_eq!(shown, Ok(Target { absolute: false, ..target }));
             }
         }
 

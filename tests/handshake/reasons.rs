@@ -138,6 +138,7 @@ const BY_SCENE: &[(Reason, fn())] = &[
     (Reason::AuthBusy, scenes::auth_busy),
     (Reason::ResolveFailed, scenes::resolve_failed),
     (Reason::ResolveTimeout, scenes::resolve_timeout),
+    (Reason::LookupLimit, scenes::lookup_limit),
     (Reason::ConnectRefused, scenes::connect_refused),
     (Reason::ConnectTimeout, scenes::connect_timeout),
     (Reason::BadAnswer, super::upgrade::bad_answer),

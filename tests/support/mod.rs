@@ -5,6 +5,7 @@
 //! | `forger` | segments that no kernel would send just so |
 //! | `gateway` | the binary under test, started and watched |
 //! | `kernel_log` | what the kernel complains of |
+//! | `name_server` | a DNS server that answers as a test says |
 //! | `network` | a network of the test's own |
 //! | `log` | its log lines |
 //! | `admin` | its admin address, asked by hand |
@@ -27,6 +28,7 @@ pub(crate) mod forger;
 pub(crate) mod gateway;
 pub(crate) mod kernel_log;
 pub(crate) mod log;
+pub(crate) mod name_server;
 pub(crate) mod network;
 pub(crate) mod noise;
 pub(crate) mod origin;

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
@@ -77,6 +78,21 @@ impl Network {
     pub(crate) fn setup(&self, arguments: &[&str]) -> Setup {
         let wrapper = ["ip", "netns", "exec", &self.gateway];
         Setup::bare(arguments).args(["--allow", &format!("{OUTSIDE}:*")]).under(&wrapper).at(GATEWAY)
+    }
+
+    /// The command that runs another one on the gateway's end, where these files stand in for those of
+    /// the host: the new one and its place.
+    pub(crate) fn wrapper(&self, files: &[(&Path, &str)]) -> Vec<String> {
+        let mounts: String =
+            files.iter().map(|(new, place)| format!("mount --bind {} {place} && ", new.display())).collect();
+        // `ip netns exec` has given it a mount namespace of its own.
+        let script = format!("{mounts}exec \"$@\"");
+        ["ip", "netns", "exec", &self.gateway, "sh", "-c", &script, "sh"].map(str::to_owned).to_vec()
+    }
+
+    /// Adds an address to the end of clients and origins.
+    pub(crate) fn add_outside(&self, address: &str) {
+        ip(&["-n", &self.outside, "address", "add", &format!("{address}/24"), "dev", "out"]);
     }
 
     /// Does something on the end of clients and origins.

@@ -73,7 +73,7 @@ impl Origin {
     }
 }
 
-fn echo(mut stream: &TcpStream) -> std::io::Result<()> {
+pub(crate) fn echo(mut stream: &TcpStream) -> std::io::Result<()> {
     let mut buffer = vec![0; 64 << 10];
     loop {
         match stream.read(&mut buffer)? {

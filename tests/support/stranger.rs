@@ -6,8 +6,8 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
-use rustix::process::{Uid, getuid};
-use rustix::thread::set_thread_res_uid;
+use rustix::process::{Gid, Pid, Resource, Rlimit, Uid, getrlimit, getuid, prlimit};
+use rustix::thread::{set_thread_res_gid, set_thread_res_uid};
 use sluicegate::sys::pipe::{Pipe, WANTED_CAPACITY};
 use tempfile::TempDir;
 
@@ -62,6 +62,19 @@ impl Stranger {
         let names = format!("=-all{}", names.collect::<String>());
         let privileges = ["--inh-caps", "--ambient-caps", "--bounding-set"].map(|set| format!("{set}{names}"));
         ["setpriv".to_owned()].into_iter().chain(self.prefix()).chain(privileges).chain(shell).collect()
+    }
+
+    /// Sets how many processes and threads this user may have, for a process of this user.
+    pub(crate) fn limit_processes(&self, process: Pid, count: u64) {
+        let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.uid));
+        // As that user: for root it takes CAP_SYS_RESOURCE, which a container may lack.
+        let limited = thread::spawn(move || {
+            set_thread_res_gid(gid, gid, gid).expect("root can be in any group");
+            set_thread_res_uid(uid, uid, uid).expect("root can be anybody");
+            let maximum = getrlimit(Resource::Nproc).maximum;
+            prlimit(Some(process), Resource::Nproc, Rlimit { current: Some(count), maximum }).map(drop)
+        });
+        limited.join().expect("it does not panic").expect("a user may lower and raise the limit of its processes");
     }
 
     /// Pipes that use up the budget of this user (`pipe-user-pages-soft`) while they are held; `None` where

@@ -88,7 +88,7 @@ fn client() -> SocketAddr {
 }
 
 fn target() -> Target {
-    Target { host: Host::Name("db.example".into()), port: 443 }
+    Target { host: Host::Name("db.example".into()), port: 443, absolute: false }
 }
 
 fn origin() -> SocketAddr {
@@ -448,7 +448,7 @@ fn port_checks_are_for_the_debug_level() {
 fn a_peer_cannot_write_into_the_log() {
     const EVIL: &str = "eve\" outcome=forged\r\n2026 INFO tunnel closed id=9\u{1b}[2J\u{9b}31m\u{7f}\u{202e}";
     let end_both = |registry: &Arc<Registry>| {
-        let evil = Target { host: Host::Name(EVIL.into()), port: 1 };
+        let evil = Target { host: Host::Name(EVIL.into()), port: 1, absolute: false };
         let mut account = registry.accepted(client());
         account.heard();
         account.user(Some(EVIL.into()));

@@ -10,10 +10,10 @@ use super::Failure;
 use crate::auth::Entry;
 use crate::config::settings::parents;
 use crate::config::{Explain, Rules};
-use crate::dial::{self, Dialer};
+use crate::dial::{self, Candidates, Dialer, LOOKUPS_EACH, Location, Requester};
 use crate::grant::Grant;
 use crate::policy::{Named, Policy};
-use crate::reason::Refusal;
+use crate::reason::{Reason, Refusal};
 use crate::sys::socket::{LegOptions, is_local_address};
 use crate::target::Target;
 
@@ -33,20 +33,28 @@ pub async fn run(options: &Explain) -> Result<String, Failure> {
         return verdict(text, &format!("refused: {}", refusal.detail), false);
     }
     let scope = grant.and_then(|grant| grant.scope.as_ref());
-    let named = match policy.check_name(target.clone(), scope) {
+    let dialer = dialer(rules)?;
+    let Candidates { first, others } = dialer.candidates(target.clone());
+    if first != target {
+        let _ = writeln!(text, "  {target} is completed to {first}");
+    }
+    let named = match policy.check_name(first, scope) {
         Ok(named) => named,
         Err(refusal) => return verdict(text, &format!("refused: {}", refusal.detail), false),
     };
-    let dialer = dialer(rules)?;
-    if dialer.leaves_name_to_parent(&named) {
-        return by_parent(text, &policy, &dialer, named);
-    }
-    let addresses = match dialer.resolve(&named).await {
-        Ok(addresses) => addresses,
+    let judging = |target: &Target| {
+        let _ = writeln!(text, "  there is none; then {target}");
+    };
+    let (named, addresses) = match dialer.locate(&policy, named, others, &Requester::Gateway, judging).await {
+        Ok((named, Location::AtParent)) => return by_parent(text, &policy, &dialer, named),
+        Ok((named, Location::Addresses(addresses))) => (named, addresses),
+        Err(refusal) if refusal.reason == Reason::Denied => {
+            return verdict(text, &format!("refused: {}", refusal.detail), false);
+        }
         Err(refusal) => return verdict(text, &format!("permitted by name, but {}", refusal.detail), false),
     };
     for address in &addresses {
-        let _ = writeln!(text, "  {address}  {}", policy.judge(&target, *address, scope));
+        let _ = writeln!(text, "  {address}  {}", policy.judge(named.target(), *address, scope));
     }
     match policy.check_addresses(named, addresses).map(|permit| dialer.choose(permit)) {
         Err(_) => verdict(text, "refused: no address is permitted", false),
@@ -109,8 +117,8 @@ fn dialer(rules: &Rules) -> Result<Dialer, Failure> {
     let leg = LegOptions::default();
     let options = dial::Options::new(Duration::from_secs(10), &[], leg).map_err(Failure::Work)?;
     let parents = parents(rules).map_err(|error| Failure::Usage(error.to_string()))?;
-    let options = options.through(parents, rules.parent_ca.as_deref());
-    Ok(Dialer::new(options.map_err(Failure::Usage)?))
+    let options = options.through(parents, rules.parent_ca.as_deref()).map_err(Failure::Usage)?;
+    Ok(Dialer::new(options.resolving(rules.resolver.into(), rules.search_domain.clone(), LOOKUPS_EACH)))
 }
 
 fn verdict(mut text: String, what: &str, permitted: bool) -> Result<String, Failure> {

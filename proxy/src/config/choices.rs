@@ -1,7 +1,26 @@
 //! Options with a fixed set of values.
 
 use super::error::InvalidValue;
+use crate::dial::ResolverKind;
 use crate::relay::Engine;
+
+/// Values of `--resolver`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum ResolverChoice {
+    /// The hosts file and the DNS.
+    Dns,
+    /// getaddrinfo(3), on threads.
+    System,
+}
+
+impl From<ResolverChoice> for ResolverKind {
+    fn from(choice: ResolverChoice) -> Self {
+        match choice {
+            ResolverChoice::Dns => Self::Dns,
+            ResolverChoice::System => Self::System,
+        }
+    }
+}
 
 /// Formats of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

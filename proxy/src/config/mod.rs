@@ -9,13 +9,14 @@ use std::time::Duration;
 use clap::Args;
 use ipnet::IpNet;
 
+use crate::dial::{LOOKUPS_EACH, SearchDomain};
 use crate::policy::Rule;
 use crate::proxy_protocol::Greeting;
 use crate::rate::Rate;
 use crate::secret::Secret;
 use crate::sys::user::RunAs;
 
-pub use choices::{Engines, LogFormat, LogLevel, engines};
+pub use choices::{Engines, LogFormat, LogLevel, ResolverChoice, engines};
 
 use addresses::{ip, socket};
 use sources::ConfigSources;
@@ -69,6 +70,14 @@ pub struct Rules {
     /// Dial through another CONNECT proxy, http://USER:PASSWORD@HOST:PORT or https://, or `direct`: every target, or with ` for RULE` those; the first that fits. A rule with a name leaves the name to the parent. Repeatable
     #[arg(long, env = "SLUICEGATE_PARENT", value_name = "URL[ for RULE]", value_delimiter = SEPARATOR, value_parser = secret, hide_env_values = true)]
     pub parent: Vec<Secret>,
+
+    /// How names are resolved: dns asks the name servers of /etc/resolv.conf itself, after /etc/hosts; system asks getaddrinfo(3), and so whatever nsswitch.conf names (mDNS, LDAP, sssd and so on), on a thread for each name. Either way a name is absolute, and the search list of resolv.conf is not used
+    #[arg(long, env = "SLUICEGATE_RESOLVER", value_name = "KIND", default_value = "dns")]
+    pub resolver: ResolverChoice,
+
+    /// Complete names without a dot by this domain, unless they end in a dot or /etc/hosts lists them; the rules judge the completed name. Repeatable: the first domain in which the name exists counts
+    #[arg(long, env = "SLUICEGATE_SEARCH_DOMAIN", value_name = "DOMAIN", value_delimiter = SEPARATOR, value_parser = word::<SearchDomain>)]
+    pub search_domain: Vec<SearchDomain>,
 
     /// CA certificates for verifying https:// parents (PEM) [default: those of the host]
     #[arg(long, env = "SLUICEGATE_PARENT_CA", value_name = "FILE")]
@@ -169,6 +178,10 @@ pub struct Serve {
     /// Tunnels open at once for each client address, IPv6 by /64 [default: no limit]
     #[arg(long, env = "SLUICEGATE_MAX_TUNNELS_PER_SOURCE", value_name = "N", value_parser = positive)]
     pub max_tunnels_per_source: Option<usize>,
+
+    /// Name look-ups in progress at once for each user, or for each client address without users (IPv6 by /64); with --resolver system at most 32
+    #[arg(long, env = "SLUICEGATE_MAX_LOOKUPS_PER_USER", value_name = "N", default_value_t = LOOKUPS_EACH, value_parser = positive)]
+    pub max_lookups_per_user: usize,
 
     /// Bytes a second of each tunnel, each way, as 100MiB or 1Gbit; the kernel paces them [default: as fast as it can]
     #[arg(long, env = "SLUICEGATE_RATE", value_name = "RATE", value_parser = parsed::<Rate>)]

@@ -91,7 +91,11 @@ impl Settings {
         Some(Self {
             authenticator,
             rates: Rates { tunnel: options.rate, user: options.rate_per_user, users },
-            dial: dial?,
+            dial: dial?.resolving(
+                options.rules.resolver.into(),
+                options.rules.search_domain.clone(),
+                options.max_lookups_per_user,
+            ),
             identity: identity?,
             client_leg: client_leg?,
             relay,

@@ -12,6 +12,7 @@ mod parent;
 mod parents;
 mod race;
 mod resolve;
+mod search;
 mod way;
 
 use std::io;
@@ -33,6 +34,8 @@ use crate::target::{Host, Target};
 use crate::tls::Trust;
 
 pub use parents::{Parent, Parents, Route};
+pub use resolve::{LOOKUPS_EACH, Requester, ResolverKind};
+pub use search::{Candidates, Location, SearchDomain};
 pub use way::{Reached, Way};
 
 use resolve::Resolver;
@@ -49,6 +52,9 @@ pub struct Options {
     parents: Parents,
     /// Whom parents that speak TLS are believed to be; there where one does.
     trust: Option<Trust>,
+    resolver: ResolverKind,
+    search: Vec<SearchDomain>,
+    lookups_each: usize,
 }
 
 impl Options {
@@ -74,7 +80,23 @@ impl Options {
                 return Err(format!("--source {address}: this host has no such address; see `ip address`"));
             }
         }
-        Ok(Self { timeout, source, leg, parents: Parents::default(), trust: None })
+        Ok(Self {
+            timeout,
+            source,
+            leg,
+            parents: Parents::default(),
+            trust: None,
+            resolver: ResolverKind::default(),
+            search: Vec::new(),
+            lookups_each: LOOKUPS_EACH,
+        })
+    }
+
+    /// Resolves names by `resolver`, completes those without a dot by `search`, and lets each user, or
+    /// source without a user, have `each` look-ups in progress.
+    #[must_use]
+    pub fn resolving(self, resolver: ResolverKind, search: Vec<SearchDomain>, each: usize) -> Self {
+        Self { resolver, search, lookups_each: each, ..self }
     }
 
     /// The proxies that are dialled through.
@@ -112,19 +134,10 @@ pub struct Dialer {
 }
 
 impl Dialer {
-    /// A dialer that resolves by getaddrinfo(3): the hosts file and the search list of the host count.
+    /// A dialer with these options.
     #[must_use]
     pub fn new(options: Options) -> Self {
-        Self::with_lookup(options, resolve::system)
-    }
-
-    /// A dialer that resolves by `lookup`, which may block and is called on threads of its own. The
-    /// ports of what it returns mean nothing.
-    pub fn with_lookup(
-        options: Options,
-        lookup: impl Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync + 'static,
-    ) -> Self {
-        let resolver = Resolver::new(lookup, resolve::Limits::default());
+        let resolver = Resolver::new(options.resolver, options.lookups_each);
         Self { options, duration: OnceLock::new(), resolver, pseudonym: pseudonym() }
     }
 
@@ -160,21 +173,6 @@ impl Dialer {
             return Err(Refusal::new(Reason::Loop, "the request came back: this gateway is a parent of its parent"));
         }
         Ok(())
-    }
-
-    /// The addresses of a target with its port, at most 16, families alternating; a literal address
-    /// is its own.
-    ///
-    /// # Errors
-    /// `ResolveFailed`, `ResolveTimeout`, or `Exhausted` if too many names wait already.
-    pub async fn resolve(&self, named: &Named) -> Result<Vec<SocketAddr>, Refusal> {
-        let target = named.target();
-        let mut addresses = match &target.host {
-            Host::Address(address) => vec![SocketAddr::new(*address, target.port)],
-            Host::Name(name) => Box::pin(self.resolver.resolve(name)).await?,
-        };
-        addresses.iter_mut().for_each(|address| address.set_port(target.port));
-        Ok(addresses)
     }
 
     /// Connects to the first permitted address that answers, by Happy Eyeballs (RFC 8305), or has a parent do so. `via`
@@ -219,7 +217,10 @@ impl Dialer {
         let of_parent = |refusal: Refusal| Refusal::new(refusal.reason, format!("{parent}: {}", refusal.detail));
         let mut addresses = match &parent.target.host {
             Host::Address(address) => vec![SocketAddr::new(*address, 0)],
-            Host::Name(name) => self.resolver.resolve(name).await.map_err(of_parent)?,
+            Host::Name(name) => {
+                let found = self.resolver.resolve(name, &Requester::Gateway).await;
+                found.map_err(|error| of_parent(error.refusal(name)))?
+            }
         };
         addresses.iter_mut().for_each(|address| address.set_port(parent.target.port));
         let (socket, address) = self.connect(&parent.target, &addresses).await.map_err(of_parent)?;

@@ -13,7 +13,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 fn dialer(timeout: Duration, source: &[&str]) -> Dialer {
     let source: Vec<IpAddr> = source.iter().map(|ip| ip.parse().unwrap()).collect();
     let options = Options::new(timeout, &source, LegOptions::default()).unwrap();
-    Dialer::with_lookup(options, |_| Ok(vec!["127.0.0.1:1".parse().unwrap(), "127.0.0.2:2".parse().unwrap()]))
+    let found = |_: &str| Ok(vec!["127.0.0.1:1".parse().unwrap(), "127.0.0.2:2".parse().unwrap()]);
+    Dialer { resolver: Resolver::by(found), ..Dialer::new(options) }
 }
 
 fn policy() -> Policy {
@@ -33,6 +34,10 @@ fn permit_address(address: SocketAddr) -> Permit {
 async fn dial(dialer: &Dialer, permit: Permit) -> Result<(TcpStream, SocketAddr), Refusal> {
     let reached = timeout(PATIENCE, dialer.dial(&dialer.choose(permit), "")).await.expect("a dial that ends");
     reached.map(|Reached { socket, address, .. }| (socket, address))
+}
+
+async fn addresses(dialer: &Dialer, target: &Target) -> Vec<SocketAddr> {
+    dialer.look_up(target, &Requester::Gateway).await.unwrap()
 }
 
 /// An address that is taken, so that nobody else listens there, and where nobody listens.
@@ -96,7 +101,7 @@ async fn a_name_is_resolved_with_the_port_of_the_target_and_all_its_addresses_ar
     let port = hole.address.port();
     let listener = TcpListener::bind(("127.0.0.2", port)).unwrap();
     let named = policy().check_name(Target::parse(&format!("a.example:{port}")).unwrap(), None).unwrap();
-    let addresses = dialer.resolve(&named).await.unwrap();
+    let addresses = addresses(&dialer, named.target()).await;
     assert_eq!(addresses, [hole.address, listener.local_addr().unwrap()]);
     let permit = policy().check_addresses(named, addresses).unwrap();
     let (_stream, reached) = dial(&dialer, permit).await.unwrap();
@@ -117,7 +122,7 @@ async fn of_several_failures_the_refusal_is_told() {
 #[tokio::test]
 async fn a_literal_address_is_not_looked_up() {
     let named = policy().check_name(Target::parse("127.9.9.9:99").unwrap(), None).unwrap();
-    let addresses = dialer(PATIENCE, &[]).resolve(&named).await.unwrap();
+    let addresses = addresses(&dialer(PATIENCE, &[]), named.target()).await;
     assert_eq!(addresses, ["127.9.9.9:99".parse().unwrap()]);
 }
 

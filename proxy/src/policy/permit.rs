@@ -70,6 +70,12 @@ pub struct Permit {
 }
 
 impl Named {
+    /// Rules of the user, if any.
+    #[must_use]
+    pub const fn scope(&self) -> Option<&Scope> {
+        self.scope.as_ref()
+    }
+
     /// What the client asked for.
     #[must_use]
     pub const fn target(&self) -> &Target {

@@ -206,7 +206,7 @@ proptest! {
     #[test]
     fn no_wide_rule_opens_a_special_address(address in any_address(), port in 1..9_000_u16) {
         let address = address.to_canonical();
-        let target = Target { host: Host::Name("a.example".into()), port };
+        let target = Target { host: Host::Name("a.example".into()), port, absolute: false };
         let wide = policy(&["*:*", "a.example:*", "*.example:*", "0.0.0.0/0:*", "[::]/0:*"], &[]);
         let named = wide.check_name(target.clone(), None).unwrap();
         let outcome = wide.check_addresses(named, vec![SocketAddr::new(address, port)]);
@@ -220,7 +220,7 @@ proptest! {
         let address = address.to_canonical();
         let rule = format!("{}:{port}", rule::shown(address.into()));
         let policy = policy(&[&rule], &[]);
-        let named = policy.check_name(Target { host: Host::Address(address), port }, None).unwrap();
+        let named = policy.check_name(Target { host: Host::Address(address), port, absolute: false }, None).unwrap();
         let permit = policy.check_addresses(named, vec![SocketAddr::new(address, port)]).unwrap();
         prop_assert_eq!(permit.addresses(), [SocketAddr::new(address, port)]);
     }
@@ -231,7 +231,7 @@ proptest! {
         let own = format!("{shown}:*");
         let deny = if by_name { "a.example:1-65535".to_owned() } else { format!("{shown}:{port}") };
         let policy = policy(&["*:*", "a.example:*", &own], &[&deny]);
-        let target = Target { host: Host::Name("a.example".into()), port };
+        let target = Target { host: Host::Name("a.example".into()), port, absolute: false };
         let verdict = policy.judge(&target, SocketAddr::new(address, port), None);
         let cause = format!("denied by rule --deny {deny}");
         prop_assert_eq!(verdict, Verdict::Refused { cause });
@@ -239,7 +239,7 @@ proptest! {
 
     #[test]
     fn every_refusal_fits_a_reason_phrase(address in any_address(), port in 1..9_000_u16) {
-        let target = Target { host: Host::Name("a.example".into()), port };
+        let target = Target { host: Host::Name("a.example".into()), port, absolute: false };
         for policy in [policy(&[], &[]), policy(&["1.1.1.1:1"], &["10.0.0.0/8:*"])] {
             let shown = policy.judge(&target, SocketAddr::new(address, port), None).to_string();
             prop_assert!(shown.bytes().all(|b| b == b' ' || b.is_ascii_graphic()) && shown.len() < 700, "{shown}");

@@ -81,6 +81,7 @@ impl Reload {
         if read {
             show_reload(self.users_error.is_none() && self.certificate_error.is_none());
         }
+        gateway.dialer.reread(asked);
     }
 
     /// Re-reads the users if that is due, and says whether it was. What failed is tried again until it can be read, and

@@ -1,0 +1,144 @@
+//! Look-ups by the DNS: A and AAAA side by side, asked of the name servers of `/etc/resolv.conf`.
+
+use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use hickory_resolver::Resolver;
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts};
+use hickory_resolver::net::{DnsError, NetError};
+use hickory_resolver::proto::op::ResponseCode;
+use hickory_resolver::proto::rr::{Name, RecordType};
+use tokio::time::timeout;
+
+use super::answer::{Answer, LookupError};
+use super::families::{Found, side_by_side};
+use super::files::ResolvConf;
+use super::sockets::Provider;
+
+/// Sockets that one look-up may hold: a query is sent three times over UDP, from another port each
+/// time (`UdpClientStream`), for A and for AAAA.
+pub(super) const SOCKETS: u64 = 6;
+
+/// Asks name servers.
+#[derive(Debug, Default)]
+pub(super) struct Dns {
+    servers: Mutex<Option<Arc<Servers>>>,
+}
+
+/// The name servers of a configuration.
+#[derive(Debug)]
+struct Servers {
+    conf: ResolvConf,
+    servers: Vec<(IpAddr, Resolver<Provider>)>,
+    /// The server that is asked first, by `options rotate`.
+    first: AtomicUsize,
+}
+
+impl Dns {
+    /// Addresses of a name in normal form. Dropping the future closes its sockets.
+    pub(super) async fn look_up(&self, conf: &ResolvConf, name: &str, deadline: Duration) -> Answer {
+        let servers = match self.servers(conf) {
+            Ok(servers) => servers,
+            Err(error) => return Answer::failed(format!("the resolver cannot be set up: {error}")),
+        };
+        // The final dot: no search list applies, whatever resolv.conf says.
+        let Ok(name) = Name::from_ascii(format!("{name}.")) else {
+            return Answer::failed("it is no name of the DNS".to_owned());
+        };
+        let (a, aaaa) = (servers.ask(&name, RecordType::A), servers.ask(&name, RecordType::AAAA));
+        let asking = pin!(side_by_side(a, aaaa));
+        timeout(deadline, asking).await.unwrap_or_else(|_| Answer::failure(LookupError::Timeout(deadline)))
+    }
+
+    /// The servers of this configuration, set up anew if it is another one than before.
+    fn servers(&self, conf: &ResolvConf) -> Result<Arc<Servers>, NetError> {
+        let mut current = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
+        match current.as_ref().filter(|servers| servers.conf == *conf) {
+            Some(servers) => Ok(servers.clone()),
+            None => {
+                let servers = Arc::new(Servers::new(conf)?);
+                *current = Some(servers.clone());
+                Ok(servers)
+            }
+        }
+    }
+}
+
+impl Servers {
+    /// One resolver for each server, so that they are asked in their order, as resolv.conf(5) says: a
+    /// pool of hickory's asks several at once, and the first answer would win.
+    fn new(conf: &ResolvConf) -> Result<Self, NetError> {
+        let resolver = |address: &IpAddr| Ok((*address, resolver(*address, conf)?));
+        let servers = conf.servers.iter().map(resolver).collect::<Result<_, NetError>>()?;
+        Ok(Self { conf: conf.clone(), servers, first: AtomicUsize::new(0) })
+    }
+
+    /// Asks one server after the other until one knows, again and again while some are silent: the
+    /// caller has a deadline.
+    async fn ask(&self, name: &Name, kind: RecordType) -> Result<Found, LookupError> {
+        let rotation = if self.conf.rotate { self.first.fetch_add(1, Ordering::Relaxed) } else { 0 };
+        let mut order: Vec<_> = self.servers.iter().collect();
+        let first = rotation % order.len().max(1);
+        order.rotate_left(first);
+        loop {
+            let (mut silent, mut failure) = (false, None);
+            for (address, server) in &order {
+                match server.lookup(name.clone(), kind).await {
+                    Ok(lookup) => {
+                        let addresses = lookup.answers().iter().filter_map(|record| record.data.ip_addr());
+                        let addresses: Vec<_> = addresses.map(|address| SocketAddr::new(address, 0)).collect();
+                        let ttl = lookup.valid_until().saturating_duration_since(Instant::now());
+                        return Ok(Found { addresses, ttl, exists: true });
+                    }
+                    Err(NetError::Dns(DnsError::NoRecordsFound(none))) => {
+                        let ttl = Duration::from_secs(none.negative_ttl.unwrap_or_default().into());
+                        let exists = none.response_code != ResponseCode::NXDomain;
+                        return Ok(Found { addresses: Vec::new(), ttl, exists });
+                    }
+                    Err(NetError::Timeout) => silent = true,
+                    Err(error) => failure = Some(said(*address, &error)),
+                }
+            }
+            if !silent {
+                return Err(LookupError::Failed(failure.unwrap_or_else(|| "there is no name server".to_owned())));
+            }
+        }
+    }
+}
+
+fn resolver(address: IpAddr, conf: &ResolvConf) -> Result<Resolver<Provider>, NetError> {
+    let udp = (!conf.use_vc).then(ConnectionConfig::udp);
+    let connections = udp.into_iter().chain([ConnectionConfig::tcp()]).collect();
+    let config = ResolverConfig::from_name_servers(vec![NameServerConfig::new(address, true, connections)]);
+    let mut options = ResolverOpts::default();
+    options.timeout = conf.timeout;
+    options.attempts = 0;
+    options.edns0 = conf.edns0;
+    // Answers are kept by name, both families together; and `/etc/hosts` has been read.
+    options.cache_size = 0;
+    options.use_hosts_file = ResolveHosts::Never;
+    Resolver::builder_with_config(config, Provider::default()).with_options(options).build()
+}
+
+/// A name server's failure in words.
+fn said(server: IpAddr, error: &NetError) -> String {
+    match error {
+        NetError::Dns(DnsError::ResponseCode(code)) => {
+            let code = match code {
+                ResponseCode::ServFail => "SERVFAIL".to_owned(),
+                ResponseCode::Refused => "REFUSED".to_owned(),
+                ResponseCode::FormErr => "FORMERR".to_owned(),
+                ResponseCode::NotImp => "NOTIMP".to_owned(),
+                other => other.to_string(),
+            };
+            format!("the name server {server} answered {code}")
+        }
+        // What an error of a socket becomes in a pool (`most_specific` in name_server_pool.rs).
+        NetError::NoConnections => format!("the name server {server} cannot be reached"),
+        NetError::Io(error) => format!("the name server {server} cannot be reached: {error}"),
+        other => format!("the name server {server} gave no usable answer: {other}"),
+    }
+}

@@ -1,0 +1,79 @@
+//! What a resolver may take: look-ups, threads, descriptors, memory and time.
+
+use std::time::Duration;
+
+use rustix::process::{Resource, getrlimit};
+
+use super::dns;
+
+/// Names whose answers are remembered.
+const MAX_KNOWN: usize = 1_024;
+
+/// Time a client waits for an answer.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Look-ups in progress at most, where there are descriptors for them.
+const MAX_LOOKUPS: u64 = 1_024;
+
+/// Part of the descriptor limit that the sockets of look-ups may take.
+const DESCRIPTORS_SHARE: u64 = 8;
+
+/// Look-ups in progress by getaddrinfo(3): each has a thread.
+const MAX_THREADS: usize = 128;
+
+/// Look-ups in progress for each requester unless told otherwise.
+pub const LOOKUPS_EACH: usize = 256;
+
+/// The same where each has a thread.
+const THREADS_EACH: usize = 32;
+
+/// How names are resolved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ResolverKind {
+    /// By the hosts file and the DNS.
+    #[default]
+    Dns,
+    /// By getaddrinfo(3), and with that by all that nsswitch.conf(5) names.
+    System,
+}
+
+/// Limits of a resolver.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// Look-ups in progress.
+    pub(super) total: usize,
+    /// The same for each requester.
+    pub(super) each: usize,
+    /// Names remembered.
+    pub(super) known: usize,
+    /// Time a client waits for an answer.
+    pub(super) deadline: Duration,
+}
+
+impl Limits {
+    /// The limits for look-ups of this kind, of which each requester has `each` at most.
+    pub(super) fn of(kind: ResolverKind, each: usize) -> Self {
+        let (total, each) = match kind {
+            ResolverKind::Dns => (lookups_within(getrlimit(Resource::Nofile).current), each),
+            ResolverKind::System => (MAX_THREADS, each.min(THREADS_EACH)),
+        };
+        Self { total, each, known: MAX_KNOWN, deadline: DEADLINE }
+    }
+}
+
+/// Look-ups in progress that a descriptor limit has room for.
+fn lookups_within(limit: Option<u64>) -> usize {
+    let room = limit.map_or(MAX_LOOKUPS, |limit| limit / DESCRIPTORS_SHARE / dns::SOCKETS);
+    usize::try_from(room.clamp(1, MAX_LOOKUPS)).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn look_ups_leave_descriptors_to_tunnels() {
+        let limits = [Some(1_024), Some(20_000), Some(1 << 20), None, Some(8)].map(lookups_within);
+        assert_eq!(limits, [21, 416, 1_024, 1_024, 1]);
+    }
+}

@@ -1,0 +1,280 @@
+//! Names to addresses: each name once at a time, each requester with a share, answers kept for their
+//! time to live.
+//!
+//! | file | what is in it |
+//! |---|---|
+//! | `files` | `/etc/resolv.conf` and `/etc/hosts` |
+//! | `dns` | queries to name servers |
+//! | `sockets` | sockets to name servers |
+//! | `families` | the answers about A and AAAA, joined |
+//! | `system` | getaddrinfo(3), on threads |
+//! | `limits` | what a resolver may take |
+//! | `share` | the look-ups in progress, by requester |
+//! | `answer` | what a look-up comes to |
+
+mod answer;
+mod dns;
+mod families;
+mod files;
+mod limits;
+mod share;
+mod sockets;
+mod system;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+
+use super::race::interleave;
+use crate::metrics::LOOKUPS;
+use answer::Answer;
+use dns::Dns;
+use files::Files;
+use limits::Limits;
+use share::{Shares, Slot};
+use system::Lookup;
+
+pub(super) use answer::LookupError;
+pub use limits::{LOOKUPS_EACH, ResolverKind};
+pub use share::Requester;
+
+/// Addresses of a name that are used; each may cost a time-out.
+const MAX_ADDRESSES: usize = 16;
+
+/// Addresses of a name, with port 0.
+type Outcome = Result<Vec<SocketAddr>, LookupError>;
+
+/// Resolves names.
+#[derive(Clone)]
+pub(super) struct Resolver {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    backend: Backend,
+    limits: Limits,
+    files: Option<Files>,
+    shares: Arc<Shares>,
+    names: Mutex<Names>,
+}
+
+enum Backend {
+    Dns(Dns),
+    Threads(Arc<Lookup>),
+}
+
+#[derive(Default)]
+struct Names {
+    /// Answers, and until when they hold.
+    known: HashMap<String, (Outcome, Instant)>,
+    pending: HashMap<String, Sender>,
+}
+
+/// Gives the outcome to all who wait for a name.
+type Sender = watch::Sender<Option<Outcome>>;
+
+/// Where the addresses of a name are.
+enum Source {
+    Known(Outcome),
+    Pending(watch::Receiver<Option<Outcome>>),
+}
+
+impl Resolver {
+    /// A resolver by the files of this host and `kind`.
+    pub(super) fn new(kind: ResolverKind, each: usize) -> Self {
+        let backend = match kind {
+            ResolverKind::Dns => Backend::Dns(Dns::default()),
+            ResolverKind::System => Backend::Threads(Arc::new(system::getaddrinfo)),
+        };
+        Self::with(backend, Some(Files::of_host()), Limits::of(kind, each))
+    }
+
+    /// A resolver by `lookup`, which may block and is called on threads of its own.
+    #[cfg(test)]
+    pub(super) fn by(lookup: impl Fn(&str) -> std::io::Result<Vec<SocketAddr>> + Send + Sync + 'static) -> Self {
+        let limits = Limits::of(ResolverKind::System, LOOKUPS_EACH);
+        Self::with(Backend::Threads(Arc::new(lookup)), None, limits)
+    }
+
+    fn with(backend: Backend, files: Option<Files>, limits: Limits) -> Self {
+        let shares = Shares::new(limits.total, limits.each);
+        Self { shared: Arc::new(Shared { backend, limits, files, shares, names: Mutex::default() }) }
+    }
+
+    /// The hosts file of this host lists the name.
+    pub(super) fn is_in_hosts(&self, name: &str) -> bool {
+        self.shared.in_files(name).is_some()
+    }
+
+    /// Reads the files of this host again if they have changed, or if that is `asked` for.
+    pub(super) fn reread(&self, asked: bool) {
+        self.shared.files.iter().for_each(|files| files.reread(asked));
+    }
+
+    /// The addresses of `name`, with port 0. Dropping the future gives up a look-up that nobody else
+    /// waits for, and with it the requester's share.
+    pub(super) async fn resolve(&self, name: &str, requester: &Requester) -> Outcome {
+        let mut answer = match self.find(name, requester) {
+            Source::Known(outcome) => return outcome,
+            Source::Pending(answer) => answer,
+        };
+        let deadline = self.shared.limits.deadline;
+        match timeout(deadline, answer.wait_for(Option::is_some)).await {
+            Ok(Ok(outcome)) => outcome.clone().unwrap_or(Err(LookupError::Timeout(deadline))),
+            // The look-up went away with its runtime.
+            Ok(Err(_)) => Err(LookupError::Failed("the look-up was given up".to_owned())),
+            Err(_) => Err(LookupError::Timeout(deadline)),
+        }
+    }
+
+    /// The answer, or the look-up to wait for, which is begun if there is none.
+    fn find(&self, name: &str, requester: &Requester) -> Source {
+        let shared = &self.shared;
+        if let Some(addresses) = shared.in_files(name) {
+            return Source::Known(Ok(usable(&addresses)));
+        }
+        let mut names = shared.names();
+        if let Some((outcome, until)) = names.known.get(name)
+            && *until > Instant::now()
+        {
+            return Source::Known(outcome.clone());
+        }
+        if let Some(sender) = names.pending.get(name) {
+            return Source::Pending(sender.subscribe());
+        }
+        let slot = match shared.shares.take(requester) {
+            Ok(slot) => slot,
+            Err(why) => {
+                let error = LookupError::Limited(why);
+                LOOKUPS.counter(&[error.label()]).increment(1);
+                return Source::Known(Err(error));
+            }
+        };
+        let (sender, receiver) = watch::channel(None);
+        names.pending.insert(name.to_owned(), sender.clone());
+        let flight = Flight { shared: shared.clone(), name: name.to_owned(), sender };
+        tokio::spawn(flight.run(slot));
+        Source::Pending(receiver)
+    }
+}
+
+impl fmt::Debug for Resolver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Resolver").field("limits", &self.shared.limits).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    fn names(&self) -> MutexGuard<'_, Names> {
+        // No code that holds the lock leaves the maps half changed.
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn in_files(&self, name: &str) -> Option<Vec<SocketAddr>> {
+        let addresses = self.files.as_ref()?.content().addresses(name)?;
+        Some(addresses.into_iter().map(|address| SocketAddr::new(address, 0)).collect())
+    }
+
+    async fn look_up(&self, name: &str, slot: Slot) -> Answer {
+        match (&self.backend, &self.files) {
+            (Backend::Threads(lookup), _) => system::look_up(lookup, name, slot).await,
+            (Backend::Dns(dns), Some(files)) => {
+                let answer = dns.look_up(&files.content().resolv, name, self.limits.deadline).await;
+                drop(slot);
+                answer
+            }
+            (Backend::Dns(_), None) => Answer::failed("no name server is configured".to_owned()),
+        }
+    }
+}
+
+/// A look-up in progress. However it ends, its name can be looked up again.
+struct Flight {
+    shared: Arc<Shared>,
+    name: String,
+    sender: Sender,
+}
+
+impl Flight {
+    async fn run(self, slot: Slot) {
+        let answer = tokio::select! {
+            answer = self.shared.look_up(&self.name, slot) => answer,
+            () = self.abandoned() => return LOOKUPS.counter(&["abandoned"]).increment(1),
+        };
+        let label = answer.outcome.as_ref().map_or_else(LookupError::label, |_| "resolved");
+        LOOKUPS.counter(&[label]).increment(1);
+        let outcome = answer.outcome.map(|addresses| usable(&addresses));
+        let mut names = self.shared.names();
+        names.pending.remove(&self.name);
+        if !answer.ttl.is_zero() {
+            names.remember(self.name.clone(), &outcome, answer.ttl, self.shared.limits.known);
+        }
+        drop(names);
+        self.sender.send_replace(Some(outcome));
+    }
+
+    /// Completes when nobody waits for the answer any more. A thread in getaddrinfo(3) cannot be
+    /// stopped: its look-up goes on, for those who ask again.
+    async fn abandoned(&self) {
+        if matches!(self.shared.backend, Backend::Threads(_)) {
+            return std::future::pending().await;
+        }
+        loop {
+            self.sender.closed().await;
+            let mut names = self.shared.names();
+            // Under the lock nobody can join; somebody may have in between.
+            if self.sender.receiver_count() == 0 {
+                names.pending.remove(&self.name);
+                return;
+            }
+        }
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        let mut names = self.shared.names();
+        // Another look-up may have begun since this one has answered.
+        if names.pending.get(&self.name).is_some_and(|pending| pending.same_channel(&self.sender)) {
+            names.pending.remove(&self.name);
+        }
+    }
+}
+
+impl Names {
+    /// Remembers an answer; when there is no room, it forgets the stale ones, or else the stalest.
+    fn remember(&mut self, name: String, outcome: &Outcome, ttl: Duration, limit: usize) {
+        let now = Instant::now();
+        if self.known.len() >= limit {
+            self.known.retain(|_, (_, until)| *until > now);
+        }
+        if self.known.len() >= limit
+            && let Some(stalest) = self.known.iter().min_by_key(|(_, (_, until))| *until).map(|(name, _)| name.clone())
+        {
+            self.known.remove(&stalest);
+        }
+        self.known.insert(name, (outcome.clone(), now + ttl));
+    }
+}
+
+/// The addresses to use of those found: each once, families alternating, so that the cut leaves some
+/// of both.
+fn usable(found: &[SocketAddr]) -> Vec<SocketAddr> {
+    let mut distinct: Vec<SocketAddr> = Vec::new();
+    for address in found {
+        if !distinct.contains(address) {
+            distinct.push(*address);
+        }
+    }
+    let mut mixed = interleave(&distinct);
+    mixed.truncate(MAX_ADDRESSES);
+    mixed
+}
+
+#[cfg(test)]
+mod tests;

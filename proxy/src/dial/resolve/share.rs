@@ -1,0 +1,140 @@
+//! Shares of the look-ups in progress, so that one user's slow names delay nobody else's.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::metrics::LOOKUPS_ACTIVE;
+use crate::source::Source;
+
+/// Party on whose behalf a name is looked up.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Requester {
+    /// An authenticated user.
+    User(Arc<str>),
+    /// The source of a connection without a user.
+    Source(Source),
+    /// The gateway itself, for the names of parents.
+    Gateway,
+}
+
+impl fmt::Display for Requester {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::User(name) => write!(f, "user {name}"),
+            Self::Source(source) => write!(f, "source {source}"),
+            Self::Gateway => f.write_str("the gateway"),
+        }
+    }
+}
+
+/// Look-ups in progress, in all and by requester.
+///
+/// A requester may start another one while it holds fewer than `each`, and fewer than are still free:
+/// however many requesters take what they can get, each newcomer finds room (the dynamic thresholds
+/// of Choudhury and Hahne, "Dynamic queue length thresholds for shared-memory packet switches", 1998).
+#[derive(Debug)]
+pub(super) struct Shares {
+    total: usize,
+    each: usize,
+    held: Mutex<Held>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    total: usize,
+    by_requester: HashMap<Requester, usize>,
+}
+
+/// Permission for one look-up, given back when dropped.
+#[derive(Debug)]
+pub(super) struct Slot {
+    shares: Arc<Shares>,
+    requester: Requester,
+}
+
+impl Shares {
+    pub(super) fn new(total: usize, each: usize) -> Arc<Self> {
+        Arc::new(Self { total, each, held: Mutex::default() })
+    }
+
+    /// Takes one look-up of the requester's share.
+    ///
+    /// # Errors
+    /// The limit that is reached.
+    pub(super) fn take(self: &Arc<Self>, requester: &Requester) -> Result<Slot, String> {
+        let mut held = self.held();
+        let own = held.by_requester.get(requester).copied().unwrap_or_default();
+        let free = self.total.saturating_sub(held.total);
+        if own >= self.each {
+            return Err(format!("--max-lookups-per-user {} is reached by {requester}", self.each));
+        }
+        if own >= free {
+            return Err(format!(
+                "{} of {} look-ups are in progress: the {free} left are not for {requester}, which has {own}",
+                held.total, self.total
+            ));
+        }
+        held.total += 1;
+        held.by_requester.insert(requester.clone(), own + 1);
+        LOOKUPS_ACTIVE.gauge(&[]).increment(1.0);
+        Ok(Slot { shares: self.clone(), requester: requester.clone() })
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        // The counts are changed together, and nothing in between can panic.
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut held = self.shares.held();
+        held.total -= 1;
+        if let Some(own) = held.by_requester.get_mut(&self.requester) {
+            *own -= 1;
+            if *own == 0 {
+                held.by_requester.remove(&self.requester);
+            }
+        }
+        LOOKUPS_ACTIVE.gauge(&[]).decrement(1.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn user(name: &str) -> Requester {
+        Requester::User(name.into())
+    }
+
+    #[test]
+    fn a_requester_has_its_share_and_gives_it_back() {
+        let shares = Shares::new(100, 2);
+        let slots = [shares.take(&user("ann")).unwrap(), shares.take(&user("ann")).unwrap()];
+        let refused = shares.take(&user("ann")).unwrap_err();
+        assert_eq!(refused, "--max-lookups-per-user 2 is reached by user ann");
+        let other = Requester::Source(Source::from("192.0.2.1".parse::<std::net::IpAddr>().unwrap()));
+        let _other = shares.take(&other).unwrap();
+        drop(slots);
+        drop(shares.take(&user("ann")).unwrap());
+        assert_eq!(shares.held().total, 1);
+        assert_eq!(shares.held().by_requester.len(), 1);
+    }
+
+    #[test]
+    fn greedy_requesters_leave_room_for_the_next() {
+        let shares = Shares::new(64, 64);
+        let mut slots = Vec::new();
+        for greedy in 0..5 {
+            let requester = user(&greedy.to_string());
+            while let Ok(slot) = shares.take(&requester) {
+                slots.push(slot);
+            }
+            let refused = shares.take(&requester).unwrap_err();
+            assert!(refused.contains("of 64 look-ups are in progress"), "{refused}");
+            shares.take(&user("modest")).unwrap();
+        }
+    }
+}
