@@ -292,6 +292,9 @@ fn lists_in_variables_are_separated_by_semicolons() {
         ("SLUICEGATE_CONGESTION_CONTROL", "client=cubic;origin=cubic"),
         ("SLUICEGATE_NO_AUTH", "true"),
     ];
+    let outcome = sluicegate(&["check"], &[("SLUICEGATE_NO_AUTH", "yes")]);
+    let said = "SLUICEGATE_NO_AUTH=yes: there is no such value; write one of true, false";
+    assert!(outcome.code == Some(2) && outcome.err.contains(said), "{outcome:?}");
     let outcome = sluicegate(&["check"], &variables);
     assert!(outcome.code == Some(0) && outcome.out.contains("on 127.0.0.1:0 [::1]:0."), "{outcome:?}");
     let outcome =

@@ -94,7 +94,12 @@ impl Parser {
 
     /// The option whose value clap refuses, and the error in our words.
     fn invalid(&self, error: &clap::Error) -> Option<(String, ConfigError)> {
-        let kinds = [ErrorKind::ValueValidation, ErrorKind::InvalidValue, ErrorKind::ArgumentConflict];
+        let kinds = [
+            ErrorKind::ValueValidation,
+            ErrorKind::InvalidValue,
+            ErrorKind::ArgumentConflict,
+            ErrorKind::TooManyValues,
+        ];
         let ContextValue::String(argument) =
             error.get(ContextKind::InvalidArg).filter(|_| kinds.contains(&error.kind()))?
         else {
@@ -113,6 +118,10 @@ impl Parser {
             (ErrorKind::ArgumentConflict, _) => {
                 ("it is given several times".to_owned(), Some("give it once".to_owned()))
             }
+            (ErrorKind::TooManyValues, _) => {
+                let remedy = format!("write --{key} alone, or {key} = true in a file");
+                ("it takes no value".to_owned(), Some(remedy))
+            }
             (_, Some(source)) => match source.downcast_ref::<InvalidValue>() {
                 Some(invalid) => (invalid.cause.clone(), invalid.remedy.clone()),
                 None => {
@@ -126,7 +135,8 @@ impl Parser {
             (_, None) => {
                 let values: Vec<_> =
                     defined.get_possible_values().iter().map(|value| value.get_name().to_owned()).collect();
-                ("there is no such value".to_owned(), Some(format!("write one of {}", values.join(", "))))
+                let values = if values.is_empty() { "true, false".to_owned() } else { values.join(", ") };
+                ("there is no such value".to_owned(), Some(format!("write one of {values}")))
             }
         };
         let flag = OsString::from(format!("--{key}={value}"));
@@ -279,6 +289,10 @@ mod tests {
             ("[allow]\na = 1", "FILE:1: 'allow' is a table; write a string or a list of strings"),
             ("allow = []", "FILE:1: 'allow' is an empty list"),
             ("log = 'xml'", "FILE:1: --log xml: there is no such value; write one of text, json"),
+            (
+                "no-auth = 'true'",
+                "FILE:1: --no-auth true: it takes no value; write --no-auth alone, or no-auth = true in a file",
+            ),
             ("max-tunnels = [1, 2]", "FILE:1: --max-tunnels: it is given several times; give it once"),
             ("max-tunnels = 5\nmax-tunnels-per-user = 0", "FILE:2: --max-tunnels-per-user 0: 0 would refuse everybody"),
             ("max-tunnels = 0", "FILE:1: --max-tunnels 0: 0 would refuse everybody; leave the option out for no limit"),
