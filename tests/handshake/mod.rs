@@ -6,6 +6,7 @@
 //! | `scenes` | the situations in which those come about that no bytes alone bring about |
 //! | `answers` | what belongs to every answer, to the byte |
 //! | `requests` | what the known clients send |
+//! | `no_auth_from` | clients that cannot send a password, let in by their network |
 //! | `passwords` | password checks under attack and under shortage, and the forms that credentials come in |
 //! | `upgrade` | requests to switch protocols, and what origins answer to those |
 //! | `exchange` | what bounds, counts and ends the exchange before a 101 |
@@ -14,6 +15,7 @@
 mod answers;
 mod crowds;
 mod exchange;
+mod no_auth_from;
 mod passwords;
 mod reasons;
 mod requests;

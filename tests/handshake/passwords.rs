@@ -47,11 +47,11 @@ fn send_from(source: Ipv4Addr, gateway: &Gateway, request: &str) -> TcpStream {
     stream
 }
 
-/// ca-3: the hash is dear enough for the guesses to fill the queue and keep it full.
+/// ca-3: the hash is dear enough for the guesses to keep the queue full.
 #[test]
 fn a_right_password_is_served_beside_guessers_from_sixteen_networks() {
     raise_descriptor_limit();
-    let users = Users::new(8);
+    let users = Users::new(6);
     let gateway = users.setup().start();
     let origin = Origin::echo();
     let guess = |number: u32| {
@@ -163,10 +163,10 @@ fn processor_ticks(gateway: &Gateway) -> u64 {
     fields.map(|ticks| ticks.parse::<u64>().expect("a number")).sum()
 }
 
-/// ca-2: the hash is dear, and none is made for a client that has reset its connection.
+/// ca-2: no hash is made for a client that has reset its connection.
 #[test]
 fn a_wrong_password_costs_nothing_after_its_sender_has_reset() {
-    let users = Users::new(11);
+    let users = Users::new(6);
     let gateway = users.setup().start();
     let before = processor_ticks(&gateway);
     assert_eq!(status(gateway.address, "127.0.0.1:9", "alice:first"), "407");

@@ -6,7 +6,7 @@ use rustix::process::Signal;
 use sluicegate::metrics::{AUTH_FAILURES, CONFIG_RELOAD_SUCCESSFUL, CONFIG_RELOAD_TIME};
 
 use crate::support::client::{ask, basic, request, status};
-use crate::support::process::replace;
+use crate::support::process::{replace, sluicegate};
 use crate::support::{Origin, Setup, admin, client, connect_as};
 
 /// A line of a users file, made quickly: the cost of a hash is not the matter here.
@@ -45,26 +45,61 @@ fn the_users_file_is_read_again_when_asked_and_when_it_changes() {
     gateway.signal(Signal::HUP);
     read(position, 1);
 
-    // A broken file changes nothing, and says so, with its line.
+    // A file about no user changes nothing, and says so.
     position = gateway.log.position();
-    replace(&users, &format!("{}carol:{{SHA}}abc=\n", line("alice", "one")));
+    replace(&users, "# being written\n");
     let kept = gateway.log.line_from(position, "kept", |line| line.message().starts_with("users not re-read"));
-    assert!(kept.level() == "ERROR" && kept.text("error").contains(":2: 'carol': "), "{}", kept.raw);
+    assert!(kept.level() == "ERROR" && kept.text("error").contains("holds no user"), "{}", kept.raw);
     assert_eq!([get("alice:one"), get("bob:two")], ["407", "200"]);
     gateway.wait_for_metric(&CONFIG_RELOAD_SUCCESSFUL, &[], 0);
+
+    // A bad line is named, its user is out, and the rest of the file counts.
+    position = gateway.log.position();
+    replace(&users, &format!("{}bob:{{SHA}}abc=\n", line("alice", "one")));
+    read(position, 1);
+    let bad = gateway.log.line_from(position, "bad", |line| line.message().starts_with("a line of the users file"));
+    assert!(bad.level() == "ERROR" && bad.text("error").contains(":2: 'bob': {SHA} hashes"), "{}", bad.raw);
+    assert_eq!([get("alice:one"), get("bob:two")], ["200", "407"]);
 
     // Two passwords at once while they are rotated.
     position = gateway.log.position();
     replace(&users, &format!("{}{}", line("alice", "three"), line("bob", "two")));
     read(position, 2);
     let said = gateway.log.line_from(position, "users re-read", |line| line.message() == "users re-read");
-    assert_eq!(["added", "removed", "changed"].map(|field| said.text(field)), ["alice", "", "bob"], "{}", said.raw);
+    assert_eq!(["added", "removed", "changed"].map(|field| said.text(field)), ["bob", "", "alice"], "{}", said.raw);
     gateway.wait_for_metric(&CONFIG_RELOAD_SUCCESSFUL, &[], 1);
     assert!(gateway.metric(&CONFIG_RELOAD_TIME, &[]) > started);
     assert_eq!([get("alice:one"), get("alice:three"), get("bob:two")], ["407", "200", "200"]);
 
     // Whoever was let in stays in.
     client::echoes(&open, 100_000);
+}
+
+#[test]
+fn a_bad_line_keeps_its_user_out_and_nobody_else_and_check_refuses_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let users = directory.path().join("users");
+    let path = users.to_str().unwrap();
+    fs::write(&users, format!("{}bob:plain\n{}", line("alice", "one"), line("carol", "one"))).unwrap();
+    let gateway = Setup::new(&["--users-file", path]).start();
+    let bad = gateway.log_line("bad", |line| line.message().starts_with("a line of the users file"));
+    assert!(
+        bad.text("error").starts_with(&format!("{path}:2: 'bob': ")) && !bad.raw.contains("plain\""),
+        "{}",
+        bad.raw
+    );
+    let origin = Origin::echo();
+    let get = |user: &str| status(gateway.address, origin.address, user);
+    assert_eq!([get("alice:one"), get("bob:plain"), get("carol:one")], ["200", "407", "200"]);
+    let outcome = sluicegate(&["check", "--users-file", path], &[]);
+    assert!(outcome.code == Some(2) && outcome.out.is_empty(), "{outcome:?}");
+    assert!(outcome.err.contains(&format!("{path}:2: 'bob': this is no hash of a known kind")), "{outcome:?}");
+
+    // For nobody it does not start, and names every line.
+    fs::write(&users, "bob:plain\n\neve:\n").unwrap();
+    let refused = Setup::new(&["--users-file", path]).refused();
+    assert_eq!(refused.code, Some(2));
+    assert!([":1: 'bob'", ":3: 'eve'"].iter().all(|place| refused.err.contains(place)), "{}", refused.err);
 }
 
 #[test]

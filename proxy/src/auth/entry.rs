@@ -1,10 +1,13 @@
 //! A user who has a section of the configuration file.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
+
 use super::hash::Hash;
-use super::users::{UsersError, check_name};
+use super::users::{UsersError, check_name, without_line_end};
 use crate::grant::Grant;
 
 /// The most passwords of a user: the one that he has, and the one that he will have.
@@ -39,13 +42,18 @@ impl Entry {
     /// A name that nobody can have, or hashes that cannot be used.
     pub fn new(place: String, name: Arc<str>, passwords: &[&str], grant: Grant) -> Result<Self, UsersError> {
         let error = |cause: String, remedy: &str| UsersError::new(place.as_str(), cause, remedy);
-        check_name(&name).map_err(|cause| error(cause, "give the user another name"))?;
+        // A network of `--no-auth-from`, whose user nobody names in credentials, may be one of IPv6.
+        let is_network = name.parse::<IpNet>().is_ok() || name.parse::<IpAddr>().is_ok();
+        if !is_network || !passwords.is_empty() {
+            check_name(&name).map_err(|cause| error(cause, "give the user another name"))?;
+        }
         if passwords.len() > MOST_PASSWORDS {
             let cause = format!("'{name}' has {} passwords", passwords.len());
             return Err(error(cause, "keep the one that is in use and the one that comes after it"));
         }
         let hash = |text: &&str| {
             // As `hash-password` prints it, with the name before it.
+            let text = without_line_end(text);
             let of_name = text.strip_prefix(&*name).and_then(|rest| rest.strip_prefix(':'));
             let hash = Hash::parse(of_name.unwrap_or(text)).map(Arc::new);
             hash.map_err(|unusable| error(format!("'{name}': {}", unusable.cause), unusable.remedy))

@@ -2,19 +2,22 @@
 
 use std::path::{Path, PathBuf};
 
-use super::users::{self, Line, UsersError};
+use super::users::{self, Lines, UsersError};
 use crate::file::{self, MAX_USERS_BYTES};
 use crate::stamp::Stamp;
 
 /// A path, and what stood there when it was last read.
 pub(super) struct UsersFile {
     path: PathBuf,
+    /// As it was read.
     seen: Option<Stamp>,
+    /// At the last look.
+    last: Option<Stamp>,
 }
 
 impl UsersFile {
     pub(super) const fn new(path: PathBuf) -> Self {
-        Self { path, seen: None }
+        Self { path, seen: None, last: None }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -22,25 +25,32 @@ impl UsersFile {
     }
 
     /// Whether another file stands there than at the last [`UsersFile::read`], or none any more, or
-    /// one again.
-    pub(super) fn changed(&self) -> bool {
-        Stamp::of(&self.path) != self.seen
+    /// one again; and stayed the same from one look to the next: a file that is written in place is
+    /// cut off in the middle of a line until it is complete.
+    pub(super) fn changed(&mut self) -> bool {
+        let now = Stamp::of(&self.path);
+        std::mem::replace(&mut self.last, now) == now && now != self.seen
     }
 
     /// Reads the file. The stamp is taken before the bytes are, so that a change in between is seen
     /// by the next [`UsersFile::changed`]; it is taken also when the rest fails, so that one broken
-    /// file is reported once. A file that is rewritten in place can be caught half-written, to be
-    /// put right at the next look; one that is renamed into place cannot.
-    pub(super) fn read(&mut self) -> Result<Vec<Line>, UsersError> {
+    /// file is reported once.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or in which no line is about a user: another file was meant, or
+    /// it is just being written. One whose lines are about users counts though none can be used: a
+    /// user whose line was spoilt has to stay out.
+    pub(super) fn read(&mut self) -> Result<Lines, UsersError> {
         self.seen = Stamp::of(&self.path);
+        self.last = self.seen;
         let bytes = file::read(&self.path, MAX_USERS_BYTES).map_err(|error| {
             let remedy = "check the path of --users-file and who may read it";
             self.error(error.to_string(), error.remedy().unwrap_or(remedy))
         })?;
-        let lines = users::parse_lines(&self.path, &bytes)?;
-        if lines.is_empty() {
-            // Also what a file looks like that is just being rewritten.
-            return Err(self.error("holds no user", "add one that `sluicegate hash-password NAME` prints"));
+        let mut lines = users::parse_lines(&self.path, &bytes);
+        if lines.good.is_empty() && !lines.names_users {
+            let empty = || self.error("holds no user", "add one that `sluicegate hash-password NAME` prints");
+            return Err(if lines.bad.is_empty() { empty() } else { lines.bad.swap_remove(0) });
         }
         Ok(lines)
     }
@@ -58,6 +68,29 @@ mod tests {
 
     const LINE: &str = "alice:$2y$04$s3nEBtS7Qzw9ctn.NRIzs.IQt8.B7mCW1RaVx4LMDuSuTuhtnSTGa\n";
 
+    /// As two looks see it.
+    fn settled(file: &mut UsersFile) -> bool {
+        let _ = file.changed();
+        file.changed()
+    }
+
+    #[test]
+    fn a_file_counts_when_it_stays_the_same_from_one_look_to_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("users");
+        fs::write(&path, LINE).unwrap();
+        let mut file = UsersFile::new(path.clone());
+        file.read().unwrap();
+        // Written in place, in two parts.
+        fs::write(&path, format!("{LINE}bob")).unwrap();
+        assert!(!file.changed());
+        fs::write(&path, format!("{LINE}{}", LINE.replace("alice", "bob"))).unwrap();
+        assert!(!file.changed());
+        assert!(file.changed());
+        assert_eq!(file.read().unwrap().good.len(), 2);
+        assert!(!file.changed());
+    }
+
     #[test]
     fn a_swapped_link_is_a_change() {
         let dir = tempfile::tempdir().unwrap();
@@ -70,12 +103,12 @@ mod tests {
         symlink("one", at("..data")).unwrap();
         symlink("..data/users", at("users")).unwrap();
         let mut file = UsersFile::new(at("users"));
-        assert!(file.changed(), "nothing was read yet");
-        assert_eq!(file.read().unwrap().len(), 1);
+        assert!(settled(&mut file), "nothing was read yet");
+        assert_eq!(file.read().unwrap().good.len(), 1);
         assert!(!file.changed());
         symlink("two", at("..tmp")).unwrap();
         fs::rename(at("..tmp"), at("..data")).unwrap();
-        assert!(file.changed());
+        assert!(settled(&mut file));
         file.read().unwrap();
         assert!(!file.changed());
     }
@@ -88,12 +121,12 @@ mod tests {
         let mut file = UsersFile::new(path.clone());
         file.read().unwrap();
         fs::remove_file(&path).unwrap();
-        assert!(file.changed());
+        assert!(settled(&mut file));
         assert!(file.read().unwrap_err().to_string().contains("No such file"));
         assert!(!file.changed());
         fs::write(&path, LINE).unwrap();
-        assert!(file.changed());
-        assert_eq!(file.read().unwrap().len(), 1);
+        assert!(settled(&mut file));
+        assert_eq!(file.read().unwrap().good.len(), 1);
     }
 
     #[test]
@@ -104,6 +137,8 @@ mod tests {
         assert!(refusal(dir.path()).contains("not a regular file"));
         fs::write(&path, "# nobody\n\n").unwrap();
         assert!(refusal(&path).contains("holds no user"));
+        fs::write(&path, "\x7fELF\n\x01\n").unwrap();
+        assert!(refusal(&path).contains(":1: there is no ':' in it"));
         fs::File::create(&path).unwrap().set_len(MAX_USERS_BYTES + 1).unwrap();
         let error = refusal(&path);
         assert!(error.contains("larger than 16 MiB") && error.starts_with(&path.display().to_string()), "{error}");

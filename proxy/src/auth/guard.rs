@@ -8,8 +8,9 @@ use super::basic;
 use super::digest::Key;
 use super::entry::{Elsewhere, Entry};
 use super::file::UsersFile;
+use super::network::{TrustedNetwork, TrustedNetworks};
 use super::table::{Inline, Table};
-use super::users::UsersError;
+use super::users::{Lines, UsersError};
 use super::verify::Verifier;
 use crate::grant::Grant;
 use crate::reason::{Reason, Refusal};
@@ -34,27 +35,41 @@ pub struct Failure {
     pub user: Option<Arc<str>>,
 }
 
+/// Users of a gateway, by the place where they are given.
+#[derive(Debug, Default)]
+pub struct Users {
+    /// Names and passwords of `--user`.
+    pub inline: Vec<(String, Secret)>,
+    /// Path of `--users-file`.
+    pub file: Option<PathBuf>,
+    /// Sections of the configuration file.
+    pub entries: Vec<Entry>,
+    /// Networks of `--no-auth-from`.
+    pub networks: Vec<TrustedNetwork>,
+}
+
 /// The users, and what checks their credentials.
 pub(super) struct Guard {
     pub(super) key: Key,
     pub(super) inline: Inline,
+    pub(super) networks: TrustedNetworks,
     file: Option<Mutex<UsersFile>>,
     /// Who stands in the configuration file; locked for the whole of a reload.
     entries: Mutex<Vec<Entry>>,
     /// Where those are read again.
     pub(super) elsewhere: Option<Box<dyn Elsewhere>>,
     table: RwLock<Arc<Table>>,
+    /// Lines of the users file that did not count when it was last read.
+    bad_lines: Mutex<Vec<UsersError>>,
     pub(super) verifier: Verifier,
 }
 
 impl Guard {
-    pub(super) fn new(
-        inline: Vec<(String, Secret)>,
-        file: Option<PathBuf>,
-        entries: Vec<Entry>,
-        verifier: Verifier,
-    ) -> Result<Self, UsersError> {
-        if inline.is_empty() && file.is_none() && !entries.iter().any(Entry::has_password) {
+    pub(super) fn new(users: Users, verifier: Verifier) -> Result<Self, UsersError> {
+        let Users { inline, file, entries, networks } = users;
+        let networks = TrustedNetworks::new(networks)?;
+        let nobody = inline.is_empty() && file.is_none() && !entries.iter().any(Entry::has_password);
+        if nobody && networks.is_empty() {
             return Err(UsersError::new(
                 "users",
                 "there are none",
@@ -63,19 +78,29 @@ impl Guard {
         }
         let key = Key::random()?;
         let inline = Inline::new(inline, &key)?;
+        if let Some(name) = inline.names().find(|name| networks.has(name)) {
+            let cause = format!("'{name}' is a network of --no-auth-from");
+            return Err(UsersError::new("--user", cause, "give the user another name"));
+        }
         let mut file = file.map(UsersFile::new);
-        let table = RwLock::new(Arc::new(read(file.as_mut(), &inline, &entries, None)?));
+        let (table, bad_lines) = read(file.as_mut(), &inline, &networks, &entries, None)?;
         let (file, entries) = (file.map(Mutex::new), Mutex::new(entries));
-        Ok(Self { key, inline, file, entries, elsewhere: None, table, verifier })
+        let (table, bad_lines) = (RwLock::new(Arc::new(table)), Mutex::new(bad_lines));
+        Ok(Self { key, inline, networks, file, entries, elsewhere: None, table, bad_lines, verifier })
     }
 
     pub(super) async fn check(&self, header: Option<&Secret>, source: IpAddr) -> Result<User, Failure> {
         let nobody = |refusal| Failure { refusal, user: None };
-        let required = || nobody(Refusal::new(Reason::AuthRequired, "proxy credentials are needed"));
-        let credentials = basic::parse(header.ok_or_else(required)?).map_err(nobody)?;
-        let digest = self.key.digest(&credentials);
         // The password and what the user may are of the same reading.
         let table = self.table();
+        let Some(header) = header else {
+            // What is sent is checked, wherever it comes from.
+            let name = self.networks.user_at(source);
+            let required = || nobody(Refusal::new(Reason::AuthRequired, "proxy credentials are needed"));
+            return name.map(|name| User { grant: table.grant(&name), name }).ok_or_else(required);
+        };
+        let credentials = basic::parse(header).map_err(nobody)?;
+        let digest = self.key.digest(&credentials);
         if let Some(name) = self.inline.find(&digest) {
             return Ok(User { grant: table.grant(&name), name });
         }
@@ -106,10 +131,9 @@ impl Guard {
             *entries = elsewhere.read()?;
         }
         let before = self.table();
-        let table = match &self.file {
-            Some(file) => read(Some(&mut lock(file)), &self.inline, &entries, Some(&before))?,
-            None => read(None, &self.inline, &entries, Some(&before))?,
-        };
+        let mut file = self.file.as_ref().map(lock);
+        let (table, bad_lines) = read(file.as_deref_mut(), &self.inline, &self.networks, &entries, Some(&before))?;
+        *lock(&self.bad_lines) = bad_lines;
         *self.table.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(table);
         drop(entries);
         Ok(self.users())
@@ -118,38 +142,42 @@ impl Guard {
     pub(super) fn users(&self) -> usize {
         self.inline.len() + self.table().len()
     }
+
+    pub(super) fn bad_lines(&self) -> Vec<UsersError> {
+        lock(&self.bad_lines).clone()
+    }
 }
 
-/// The table of a file and of entries; nobody has passwords in two places: a user who was taken out of one would stay in
-/// by the other.
+/// The table of a file and of entries, and the lines of the file that are not in it: nobody has
+/// passwords in two places, since a user who was taken out of one would stay in by the other.
 fn read(
     file: Option<&mut UsersFile>,
     inline: &Inline,
+    networks: &TrustedNetworks,
     entries: &[Entry],
     before: Option<&Table>,
-) -> Result<Table, UsersError> {
+) -> Result<(Table, Vec<UsersError>), UsersError> {
     let own = |name: &str| entries.iter().find(|entry| entry.has_password() && *entry.name == *name);
-    if let Some(entry) = entries.iter().find(|entry| entry.has_password() && inline.has(&entry.name)) {
-        return Err(entry.error(format!("'{}' is given by --user too", entry.name), "keep one of the two"));
-    }
-    let lines = match file {
-        None => Vec::new(),
-        Some(file) => {
-            let lines = file.read()?;
-            let twice = |name: &str, where_else: &str, number| {
-                let cause = format!("'{name}' is given {where_else} too");
-                UsersError::at(file.path(), number, cause, "keep one of the two")
-            };
-            if let Some(line) = lines.iter().find(|line| inline.has(&line.name)) {
-                return Err(twice(&line.name, "by --user", line.number));
-            }
-            if let Some((line, entry)) = lines.iter().find_map(|line| Some((line, own(&line.name)?))) {
-                return Err(twice(&line.name, &format!("passwords at {}", entry.place), line.number));
-            }
-            lines
-        }
+    let elsewhere = |name: &str| match own(name) {
+        _ if inline.has(name) => Some("by --user".to_owned()),
+        _ if networks.has(name) => Some("by --no-auth-from".to_owned()),
+        Some(entry) => Some(format!("passwords at {}", entry.place)),
+        None => None,
     };
-    Ok(Table::new(lines, entries, before))
+    for entry in entries.iter().filter(|entry| entry.has_password()) {
+        if let Some(other) = elsewhere(&entry.name).filter(|other| other.starts_with("by ")) {
+            return Err(entry.error(format!("'{}' is given {other} too", entry.name), "keep one of the two"));
+        }
+    }
+    let Some(file) = file else { return Ok((Table::new(Vec::new(), entries, before), Vec::new())) };
+    let Lines { mut good, mut bad, .. } = file.read()?;
+    good.retain(|line| {
+        let Some(other) = elsewhere(&line.name) else { return true };
+        let cause = format!("'{}' is given {other} too, and this line does not count", line.name);
+        bad.push(UsersError::at(file.path(), line.number, cause, "keep one of the two"));
+        false
+    });
+    Ok((Table::new(good, entries, before), bad))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

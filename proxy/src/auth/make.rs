@@ -68,7 +68,7 @@ mod tests {
         for recipe in [Recipe::Bcrypt(4), Recipe::Sha512Crypt(1000)] {
             let password = Secret::new("s3cret:with:@/%ü");
             let line = make_line("ü b", &password, recipe).unwrap();
-            let lines = parse_lines(Path::new("users"), line.as_bytes()).unwrap();
+            let lines = parse_lines(Path::new("users"), line.as_bytes()).good;
             assert_eq!(&*lines[0].name, "ü b");
             assert!(lines[0].hash.matches(password.expose()));
             assert!(!lines[0].hash.matches(b"s3cret"));

@@ -25,6 +25,7 @@ mod flight;
 mod guard;
 mod hash;
 mod make;
+mod network;
 mod pool;
 mod queue;
 mod table;
@@ -35,7 +36,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -49,8 +49,9 @@ use verify::Verifier;
 
 pub use changes::{Changes, Snapshot, name_list};
 pub use entry::{Elsewhere, Entry};
-pub use guard::{Failure, User};
+pub use guard::{Failure, User, Users};
 pub use make::{Recipe, make_line};
+pub use network::TrustedNetwork;
 pub use users::{UsersError, parse_user};
 
 /// Decides who may use the gateway.
@@ -66,12 +67,13 @@ impl Authenticator {
         Self { guard: None }
     }
 
-    /// Lets in the users given (`--user`), those of the file (`--users-file`), and those of the configuration's own section.
+    /// Lets these users in.
     ///
     /// # Errors
-    /// When there is no user at all, one is there twice, or the file cannot be used.
-    pub fn new(inline: Vec<(String, Secret)>, file: Option<PathBuf>, entries: Vec<Entry>) -> Result<Self, UsersError> {
-        Guard::new(inline, file, entries, Verifier::new()).map(|guard| Self { guard: Some(guard) })
+    /// When there is no user at all, one is there twice, or the file cannot be used. A line of it
+    /// that cannot be used is one of [`Authenticator::bad_lines`] instead.
+    pub fn new(users: Users) -> Result<Self, UsersError> {
+        Guard::new(users, Verifier::new()).map(|guard| Self { guard: Some(guard) })
     }
 
     /// Starts the threads that hash passwords, at most one for each core but one; nothing is hashed
@@ -136,7 +138,8 @@ impl Authenticator {
         let Some(guard) = &self.guard else { return BTreeMap::new() };
         let table = guard.table();
         let rate = |name: Arc<str>| (table.grant(&name).and_then(|grant| grant.rate), name);
-        guard.inline.names().chain(table.names()).map(rate).map(|(rate, name)| (name, rate)).collect()
+        let names = guard.inline.names().chain(guard.networks.names()).chain(table.names());
+        names.map(rate).map(|(rate, name)| (name, rate)).collect()
     }
 
     /// The users as they are now, to compare with those after a reload.
@@ -148,7 +151,22 @@ impl Authenticator {
     /// Whether somebody can come in by this name.
     #[must_use]
     pub fn knows(&self, name: &str) -> bool {
-        self.guard.as_ref().is_some_and(|guard| guard.inline.has(name) || guard.table().name(name.as_bytes()).is_some())
+        self.guard.as_ref().is_some_and(|guard| {
+            guard.inline.has(name) || guard.networks.has(name) || guard.table().name(name.as_bytes()).is_some()
+        })
+    }
+
+    /// Lines of the users file that do not count, as it was last read: each with its place, why, and
+    /// what to do.
+    #[must_use]
+    pub fn bad_lines(&self) -> Vec<UsersError> {
+        self.guard.as_ref().map_or_else(Vec::new, Guard::bad_lines)
+    }
+
+    /// Whether everybody is let in: `--no-auth`.
+    #[must_use]
+    pub const fn is_open(&self) -> bool {
+        self.guard.is_none()
     }
 
     /// The users whose live tunnels are to end, since their time is over.
@@ -157,7 +175,7 @@ impl Authenticator {
         self.guard.as_ref().map_or_else(Vec::new, |guard| guard.table().ending(now))
     }
 
-    /// How many users there are; 0 with `--no-auth`.
+    /// Number of users with a password; 0 with `--no-auth`.
     #[must_use]
     pub fn users(&self) -> usize {
         self.guard.as_ref().map_or(0, Guard::users)

@@ -1,6 +1,6 @@
 //! What a user is on the command line and in a users file, and the errors that both can hold.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -67,12 +67,17 @@ impl std::error::Error for UsersError {}
 /// When a part is missing, too long or of forbidden characters. The text is not repeated.
 pub fn parse_user(text: &str) -> Result<(String, Secret), UsersError> {
     let error = |cause: String, remedy: &str| UsersError::new("--user", cause, remedy);
-    let text = text.strip_suffix('\n').map_or(text, |text| text.strip_suffix('\r').unwrap_or(text));
+    let text = without_line_end(text);
     let (name, password) =
         text.split_once(':').ok_or_else(|| error("there is no ':' in it".into(), "give NAME:PASSWORD"))?;
     check_name(name).map_err(|cause| error(cause, "give NAME:PASSWORD with another name"))?;
     check_password(password.as_bytes()).map_err(|cause| error(cause, "give NAME:PASSWORD with another password"))?;
     Ok((name.to_owned(), Secret::new(password)))
+}
+
+/// The text without one line end behind it.
+pub(super) fn without_line_end(text: &str) -> &str {
+    text.strip_suffix('\n').map_or(text, |text| text.strip_suffix('\r').unwrap_or(text))
 }
 
 /// A user of the file.
@@ -84,34 +89,77 @@ pub(super) struct Line {
     pub(super) hash: Hash,
 }
 
-/// Reads what htpasswd writes: `NAME:HASH` in each line; blank lines and lines that begin with `#`
-/// are skipped, a byte order mark, carriage returns and blanks at the end of a line dropped.
-pub(super) fn parse_lines(path: &Path, bytes: &[u8]) -> Result<Vec<Line>, UsersError> {
-    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-    let mut lines = Vec::new();
-    let mut first: HashMap<Arc<str>, usize> = HashMap::new();
-    for (number, line) in (1..).zip(bytes.split(|byte| *byte == b'\n')) {
-        let Some(line) = parse_line(path, number, line.trim_ascii_end())? else { continue };
-        if let Some(earlier) = first.insert(Arc::clone(&line.name), number) {
-            let cause = format!("'{}' stands in line {earlier} already", line.name);
-            return Err(UsersError::at(path, number, cause, "remove one of the two"));
-        }
-        lines.push(line);
-    }
-    Ok(lines)
+/// Bad lines of a file that are named; the others are counted.
+const MAX_NAMED: usize = 50;
+
+/// What a users file says.
+#[derive(Debug, Default)]
+pub(super) struct Lines {
+    /// Lines that count.
+    pub(super) good: Vec<Line>,
+    /// Why other lines do not.
+    pub(super) bad: Vec<UsersError>,
+    /// A line that does not count names a user.
+    pub(super) names_users: bool,
 }
 
-fn parse_line(path: &Path, number: usize, line: &[u8]) -> Result<Option<Line>, UsersError> {
-    if line.is_empty() || line.starts_with(b"#") {
-        return Ok(None);
+/// Reads what htpasswd writes: `NAME:HASH` in each line; blank lines and lines that begin with `#`
+/// are skipped, a byte order mark, carriage returns and blanks at the end of a line dropped.
+///
+/// A line that cannot be used lets nobody in. Neither do two lines of one name, whichever of them
+/// can be used: the later may have been meant to take the place of the earlier.
+pub(super) fn parse_lines(path: &Path, bytes: &[u8]) -> Lines {
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    let mut lines = Lines::default();
+    let mut first: HashMap<Arc<str>, usize> = HashMap::new();
+    let mut twice: HashSet<Arc<str>> = HashSet::new();
+    for (number, line) in (1..).zip(bytes.split(|byte| *byte == b'\n')) {
+        let line = line.trim_ascii_end();
+        if line.is_empty() || line.starts_with(b"#") {
+            continue;
+        }
+        let name = name_of(line);
+        match parse_line(path, number, line) {
+            Ok(line) => lines.good.push(line),
+            Err(error) => {
+                lines.names_users |= name.is_some();
+                lines.bad.push(error);
+            }
+        }
+        let Some(name) = name else { continue };
+        if let Some(earlier) = first.get(&name) {
+            let cause = format!("'{name}' stands in line {earlier} already, and neither of the two counts");
+            lines.bad.push(UsersError::at(path, number, cause, "remove one of the two"));
+            lines.names_users = true;
+            twice.insert(name);
+        } else {
+            first.insert(name, number);
+        }
     }
+    lines.good.retain(|line| !twice.contains(&line.name));
+    if let Some(more) = lines.bad.len().checked_sub(MAX_NAMED).filter(|more| *more > 0) {
+        lines.bad.truncate(MAX_NAMED);
+        let cause = format!("{more} more errors of this kind");
+        lines.bad.push(UsersError::new(path.display().to_string(), cause, "check the whole file"));
+    }
+    lines
+}
+
+/// The user that a line is about, whatever else is wrong with it.
+fn name_of(line: &[u8]) -> Option<Arc<str>> {
+    let end = line.iter().position(|byte| *byte == b':')?;
+    let name = str::from_utf8(&line[..end]).ok()?;
+    check_name(name).is_ok().then(|| name.into())
+}
+
+fn parse_line(path: &Path, number: usize, line: &[u8]) -> Result<Line, UsersError> {
     let error = |cause: String, remedy: &str| UsersError::at(path, number, cause, remedy);
     let line = str::from_utf8(line).map_err(|_| error("the line is not UTF-8".into(), "save the file as UTF-8"))?;
     let (name, hash) =
         line.split_once(':').ok_or_else(|| error("there is no ':' in it".into(), "a line is NAME:HASH"))?;
     check_name(name).map_err(|cause| error(cause, "a line is NAME:HASH"))?;
     let hash = Hash::parse(hash).map_err(|unusable| error(format!("'{name}': {}", unusable.cause), unusable.remedy))?;
-    Ok(Some(Line { number, name: name.into(), hash }))
+    Ok(Line { number, name: name.into(), hash })
 }
 
 /// Why no user can have this name, if so. RFC 7617 (2) forbids colons and control characters.
@@ -150,9 +198,11 @@ mod tests {
     const HASH: &str = "$2y$04$s3nEBtS7Qzw9ctn.NRIzs.IQt8.B7mCW1RaVx4LMDuSuTuhtnSTGa";
 
     fn lines(text: impl AsRef<[u8]>) -> Result<Vec<(usize, String)>, String> {
-        parse_lines(Path::new("/etc/users"), text.as_ref())
-            .map(|lines| lines.into_iter().map(|line| (line.number, line.name.to_string())).collect())
-            .map_err(|error| error.to_string())
+        let lines = parse_lines(Path::new("/etc/users"), text.as_ref());
+        match &lines.bad[..] {
+            [] => Ok(lines.good.into_iter().map(|line| (line.number, line.name.to_string())).collect()),
+            bad => Err(bad.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")),
+        }
     }
 
     #[test]
@@ -222,7 +272,7 @@ mod tests {
             ("bob:hunter2".to_owned(), ":1: ", "'bob': this is no hash"),
             ("bob:$apr1$pdAXX3ov$KRb3PveJ6q/azJzUJ.Qyo/".to_owned(), ":1: ", "'bob': apr1"),
             (format!("{}:more", named("bob")), ":1: ", "followed by something else"),
-            (format!("{}\n#\n{}", named("bob"), named("bob")), ":3: ", "'bob' stands in line 1 already"),
+            (format!("{}\n#\n{}", named("bob"), named("bob")), ":3: ", "'bob' stands in line 1 already, and neither"),
             (named("a\tb"), ":1: ", "control character"),
             (named(&"n".repeat(256)), ":1: ", "longer than 255"),
         ] {
@@ -231,5 +281,32 @@ mod tests {
             assert!(!error.contains("hunter2") && !error.contains("KRb3"), "{error}");
         }
         assert!(lines(b"\nb\xfcb:x").unwrap_err().starts_with("/etc/users:2: the line is not UTF-8; "));
+    }
+
+    #[test]
+    fn a_bad_line_takes_no_other_user_along() {
+        let [good, named] = [":{HASH}", ":no hash"].map(|rest| rest.replace("{HASH}", HASH));
+        for (text, counting, bad) in [
+            (format!("ann{good}\nbob{named}\neve{good}"), "ann eve", 1),
+            (format!("ann{good}\nbob{good}\nann{good}"), "bob", 1),
+            // The later line was to take the place of the earlier, or the other way round.
+            (format!("ann{good}\nbob{good}\nann{named}"), "bob", 2),
+            (format!("ann{named}\nbob{good}\nann{good}"), "bob", 2),
+            (format!("ann{good}\nann{good}\nann{good}"), "", 2),
+            (format!("ann{good}\nann\n:x\n"), "ann", 2),
+        ] {
+            let lines = parse_lines(Path::new("/etc/users"), text.as_bytes());
+            let names: Vec<_> = lines.good.iter().map(|line| &*line.name).collect();
+            assert_eq!((names.join(" ").as_str(), lines.bad.len()), (counting, bad), "{text}: {:?}", lines.bad);
+        }
+        let many = parse_lines(Path::new("/etc/users"), "x\n".repeat(1_000).as_bytes()).bad;
+        assert_eq!(
+            (many.len(), many[50].to_string().as_str()),
+            (51, "/etc/users: 950 more errors of this kind; check the whole file")
+        );
+        let latin1 = [b"ann:".as_slice(), HASH.as_bytes(), b"\nann:\xf6"].concat();
+        let lines = parse_lines(Path::new("/etc/users"), &latin1);
+        assert!(lines.good.is_empty() && lines.names_users, "{lines:?}");
+        assert!(!parse_lines(Path::new("/etc/users"), b"hunter2\n\xff:x").names_users);
     }
 }

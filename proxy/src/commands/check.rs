@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use super::{Failure, print};
 use crate::auth::Entry;
 use crate::config::error::{ConfigError, ConfigErrors, Location, Severity};
-use crate::config::settings::Settings;
+use crate::config::settings::{Settings, bad_lines};
 use crate::config::{Check, Serve};
 use crate::file;
 use crate::sys::capabilities;
@@ -26,15 +26,16 @@ pub(super) fn run(options: &Check) -> Result<(), Failure> {
         Ok(settings) => (Some(settings), Vec::new()),
         Err(errors) => (None, errors.0),
     };
+    findings.extend(settings.iter().flat_map(|settings| bad_lines(&settings.authenticator)));
+    let usable = settings.is_some() && findings.is_empty();
     findings.extend(warnings(&options.serve, settings.as_ref(), SystemTime::now()));
-    let usable = settings.is_some();
     if options.json {
         print(serde_json::to_string_pretty(&findings).map_err(|error| Failure::Work(error.to_string())))?;
         let passes = usable && (findings.is_empty() || !options.strict);
         // All is said.
         return if passes { Ok(()) } else { Err(Failure::Usage(String::new())) };
     }
-    if let Some(settings) = &settings {
+    if let Some(settings) = settings.as_ref().filter(|_| usable) {
         print(Ok::<_, Failure>(summary(&options.serve, settings)))?;
     }
     let warnings = findings.iter().filter(|finding| finding.severity == Severity::Warning).count();
@@ -57,13 +58,15 @@ pub(super) fn run(options: &Check) -> Result<(), Failure> {
 /// The outcome of a sound configuration, in a line.
 fn summary(options: &Serve, settings: &Settings) -> String {
     let users = match settings.authenticator.users() {
-        0 => "everybody may come in".to_owned(),
+        _ if settings.authenticator.is_open() => "everybody may come in".to_owned(),
         1 => "1 user".to_owned(),
         users => format!("{users} users"),
     };
+    let networks = options.rules.no_auth_from.iter().map(|network| format!(", whoever comes from {}", network.name()));
+    let networks: String = networks.collect();
     let listen = options.rules.listen().into_iter().chain(options.rules.listen_tls.iter().copied());
     let listen = listen.map(|address| address.to_string()).collect::<Vec<_>>().join(" ");
-    format!("The configuration can be used: {users}, up to {} tunnels, on {listen}.", settings.limits.tunnels)
+    format!("The configuration can be used: {users}{networks}, up to {} tunnels, on {listen}.", settings.limits.tunnels)
 }
 
 /// Settings that are probably not as they were meant; `settings` are absent where something is wrong.
@@ -82,6 +85,10 @@ fn warnings(options: &Serve, settings: Option<&Settings>, now: SystemTime) -> Ve
     warnings.extend(open_to_others(options));
     let root = capabilities::root_warning().filter(|_| options.run_as.is_none());
     warnings.extend(root.map(|(cause, remedy)| ConfigError::warning("run-as", cause, remedy)));
+    warnings.extend(options.rules.no_auth_from.iter().filter(|network| network.is_everything()).map(|network| {
+        let cause = format!("--no-auth-from {}: every client of that address family needs no password", network.name());
+        ConfigError::warning("no-auth-from", cause, "name the networks of the clients that cannot send one")
+    }));
     warnings.into_iter().map(|warning| options.sources.with_location(warning)).collect()
 }
 

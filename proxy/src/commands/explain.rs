@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use ipnet::IpNet;
 
 use super::Failure;
-use crate::auth::Entry;
+use crate::auth::{Entry, TrustedNetwork};
 use crate::config::settings::parents;
 use crate::config::{Explain, Rules};
 use crate::dial::{self, Candidates, Dialer, LOOKUPS_EACH, Location, Requester};
@@ -22,6 +22,7 @@ use crate::target::Target;
 /// # Errors
 /// A target that is none (2); one that is refused or does not resolve (1).
 pub async fn run(options: &Explain) -> Result<String, Failure> {
+    let options = &as_network(options);
     let wrong = |error| Failure::Usage(format!("{}: {error}", options.target));
     let target = Target::parse(&options.target).map_err(wrong)?;
     let rules = &options.rules;
@@ -83,6 +84,16 @@ fn by_parent(text: String, policy: &Policy, dialer: &Dialer, named: Named) -> Re
     }
 }
 
+/// The question of the user of the network that the client is in, where no user is named.
+fn as_network(options: &Explain) -> Explain {
+    let mut options = options.clone();
+    if options.user.is_none() {
+        let network = options.from.and_then(|from| TrustedNetwork::narrowest(&options.rules.no_auth_from, from));
+        options.user = network.map(|network| network.name().to_string());
+    }
+    options
+}
+
 /// What the file says of the user.
 fn grant(options: &Explain) -> Option<&Grant> {
     let name = options.user.as_deref()?;
@@ -110,7 +121,10 @@ fn question(options: &Explain, target: &Target, grant: Option<&Grant>) -> String
             format!(" ({user} has no terms of his own in [users]; whether somebody has that name is not looked at)\n")
         }
     };
-    format!("{user} from {from} asks for {target}{terms}")
+    let network = options.rules.no_auth_from.iter().find(|network| **network.name() == *user);
+    let network =
+        network.map(|network| format!("  {user} needs no credentials there (--no-auth-from {})\n", network.name()));
+    format!("{user} from {from} asks for {target}{terms}{}", network.unwrap_or_default())
 }
 
 fn dialer(rules: &Rules) -> Result<Dialer, Failure> {

@@ -14,13 +14,15 @@ use super::privileges;
 use super::reread::Reread;
 use crate::account::{self, Registry};
 use crate::admin::{self, Admin, Readiness};
-use crate::config::settings::Settings;
+use crate::auth::Authenticator;
+use crate::config::error::ConfigErrors;
+use crate::config::settings::{Settings, bad_lines};
 use crate::config::{LogFormat, LogLevel, Rules, Serve};
 use crate::connection::Gateway;
 use crate::dial::{self, Dialer};
 use crate::policy::Policy;
 use crate::relay::{Engine, Relay, Unfit};
-use crate::server::{Control, Listeners, Reloader, Server};
+use crate::server::{Control, Listeners, Reloader, Server, log_bad_lines};
 use crate::sys::socket::is_local_address;
 use crate::sys::thread::whole_cores;
 
@@ -30,12 +32,14 @@ use crate::sys::thread::whole_cores;
 /// A configuration that cannot be used (2), or a host that cannot run it (1).
 pub fn serve(options: &Serve) -> Result<(), Failure> {
     let mut settings = Settings::new(options)?;
+    somebody_may_come_in(&settings.authenticator)?;
     let cores = whole_cores();
     let Rules { listen_tls, admin, .. } = &options.rules;
     let listeners = Listeners::bind(&options.rules.listen(), listen_tls, *admin, &settings.client_leg, &cores);
     let listeners = listeners.map_err(Failure::Work)?;
     privileges::give_up(options, &mut settings)?;
     let _log = start_log(options.log, options.log_level)?;
+    log_bad_lines(&settings.authenticator);
     let metrics = admin::recorder();
     let control = Control::new(cores);
     let control = control.map_err(|error| Failure::Work(format!("no event loop: {error}; see `sluicegate doctor`")))?;
@@ -87,6 +91,12 @@ pub fn serve(options: &Serve) -> Result<(), Failure> {
     let admin = Admin::new(registry, readiness, metrics);
     let result = control.run(server, listeners, admin);
     result.map_err(|error| Failure::Work(error.to_string()))
+}
+
+/// Refuses to start where no line of the users file can be used and there is no other user.
+fn somebody_may_come_in(authenticator: &Authenticator) -> Result<(), ConfigErrors> {
+    let bad_lines = bad_lines(authenticator);
+    if bad_lines.is_empty() || !authenticator.rates().is_empty() { Ok(()) } else { Err(ConfigErrors(bad_lines)) }
 }
 
 /// Starts logging on a thread of its own, which writes the last lines when the guard is dropped.

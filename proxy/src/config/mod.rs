@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::Args;
 use ipnet::IpNet;
 
+use crate::auth::TrustedNetwork;
 use crate::dial::{LOOKUPS_EACH, SearchDomain};
 use crate::policy::Rule;
 use crate::proxy_protocol::Greeting;
@@ -20,7 +21,7 @@ pub use choices::{Engines, LogFormat, LogLevel, ResolverChoice, engines};
 
 use addresses::{ip, socket};
 use sources::ConfigSources;
-use values::{SEPARATOR, duration, former_users, network, parsed, positive, secret, size, spin, word};
+use values::{SEPARATOR, duration, former_users, network, parsed, positive, secret, size, spin, trusted_network, word};
 
 mod addresses;
 mod choices;
@@ -78,6 +79,10 @@ pub struct Rules {
     /// Complete names without a dot by this domain, unless they end in a dot or /etc/hosts lists them; the rules judge the completed name. Repeatable: the first domain in which the name exists counts
     #[arg(long, env = "SLUICEGATE_SEARCH_DOMAIN", value_name = "DOMAIN", value_delimiter = SEPARATOR, value_parser = word::<SearchDomain>)]
     pub search_domain: Vec<SearchDomain>,
+
+    /// Let clients from this network in that send no credentials, as a user of that name (`[users."10.1.2.0/24"]` says what it may); credentials that are sent are checked. A network or address, repeatable
+    #[arg(long, env = "SLUICEGATE_NO_AUTH_FROM", value_name = "NETWORK", value_delimiter = SEPARATOR, value_parser = trusted_network)]
+    pub no_auth_from: Vec<TrustedNetwork>,
 
     /// CA certificates for verifying https:// parents (PEM) [default: those of the host]
     #[arg(long, env = "SLUICEGATE_PARENT_CA", value_name = "FILE")]

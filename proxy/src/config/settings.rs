@@ -3,7 +3,7 @@
 use super::error::{ConfigError, ConfigErrors, Location};
 use super::{Engines, Rules, Serve};
 use crate::account::{Limits, Rates};
-use crate::auth::{Authenticator, Entry, UsersError, parse_user};
+use crate::auth::{Authenticator, Entry, Users, UsersError, parse_user};
 use crate::dial::{self, Parent, Parents};
 use crate::relay;
 use crate::server::descriptors;
@@ -124,10 +124,14 @@ fn authenticator(options: &Serve, complete: bool, errors: &mut ConfigErrors) -> 
         users.extend(errors.collect(user));
     }
     let entries = options.sources.users.clone();
-    let has_users = !options.user.is_empty() || options.users_file.is_some() || entries.iter().any(Entry::has_password);
+    let networks = options.rules.no_auth_from.clone();
+    let has_passwords =
+        !options.user.is_empty() || options.users_file.is_some() || entries.iter().any(Entry::has_password);
+    let has_users = has_passwords || !networks.is_empty();
     let no_auth = |cause: &str| ConfigError::about("no-auth", cause, "leave one of the two out");
     match (options.no_auth, has_users) {
-        (true, true) => errors.0.push(no_auth("--no-auth lets everybody in, but there are users")),
+        (true, true) if has_passwords => errors.0.push(no_auth("--no-auth lets everybody in, but there are users")),
+        (true, true) => errors.0.push(no_auth("--no-auth lets everybody in, but --no-auth-from names networks")),
         (true, false) if !entries.is_empty() => {
             errors.0.push(no_auth("--no-auth lets everybody in, but [users] says what some may"));
         }
@@ -143,13 +147,20 @@ fn authenticator(options: &Serve, complete: bool, errors: &mut ConfigErrors) -> 
         )),
         (false, false) => {}
         // Of those that are given none can be used, as is said already.
-        (false, true) if users.is_empty() && options.users_file.is_none() && entries.is_empty() => {}
+        (false, true) if users.is_empty() && options.users_file.is_none() && entries.is_empty() && networks.is_empty() => {}
         (false, true) => {
-            let authenticator = Authenticator::new(users, options.users_file.clone(), entries);
+            let users = Users { inline: users, file: options.users_file.clone(), entries, networks };
+            let authenticator = Authenticator::new(users);
             return errors.collect(authenticator.map_err(|error| of_users("users-file", &error)));
         }
     }
     options.no_auth.then(Authenticator::open)
+}
+
+/// Errors of the lines of the users file that let nobody in, while the others do.
+#[must_use]
+pub fn bad_lines(authenticator: &Authenticator) -> Vec<ConfigError> {
+    authenticator.bad_lines().iter().map(|error| of_users("users-file", error)).collect()
 }
 
 /// An error about users, which names its place itself.

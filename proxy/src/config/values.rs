@@ -9,6 +9,7 @@ use ipnet::{IpNet, Ipv4Net};
 
 use super::addresses::separated;
 use super::error::InvalidValue;
+use crate::auth::TrustedNetwork;
 use crate::secret::Secret;
 
 /// Separates the values of a list in a variable; no value of a list has it.
@@ -92,6 +93,11 @@ pub(super) fn size(text: &str) -> Parsed<u64> {
         Some(bytes) if BACKLOG.contains(&bytes) => Ok(bytes),
         Some(_) => Err(InvalidValue::new("it is not from 64KiB to 256MiB", "write a size in between")),
     }
+}
+
+/// Parses a network whose clients are the user that is named like the text.
+pub(super) fn trusted_network(text: &str) -> Parsed<TrustedNetwork> {
+    network(text.trim()).map(|network| TrustedNetwork::new(network, text))
 }
 
 pub(super) fn network(text: &str) -> Parsed<IpNet> {

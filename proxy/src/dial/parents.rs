@@ -187,6 +187,10 @@ fn authorization(userinfo: &str) -> Result<Secret, String> {
     let (name, password) = userinfo.split_once(':').ok_or("the user has no password; write USER:PASSWORD@")?;
     let broken = || "a % in the user or the password begins no code; write %25 for it".to_owned();
     let (name, password) = (decoded(name).ok_or_else(broken)?, decoded(password).ok_or_else(broken)?);
+    if name.iter().chain(&password).any(u8::is_ascii_control) {
+        let cause = "the user or the password has a control character in it, which Basic credentials cannot (RFC 7617)";
+        return Err(format!("{cause}; write another one"));
+    }
     if name.is_empty() || name.contains(&b':') {
         return Err("the user is empty, or has a colon in it, which Basic authentication cannot tell; give the parent a user with another name".into());
     }
@@ -284,6 +288,18 @@ mod tests {
         assert!(!format!("{parents:?} {parent}").contains("s3cret") && !format!("{parents:?}").contains("bW92"));
     }
 
+    /// A variable that is filled from a mounted file.
+    #[test]
+    fn the_line_end_of_a_mounted_secret_is_no_part_of_the_url() {
+        for end in ["\n", "\r\n"] {
+            for url in ["http://u:p@h:1", "http://u:p@h:1 for *:443"] {
+                let parents = read(&[&format!("{url}{end}")]).unwrap();
+                let authorization = parents.all().next().unwrap().authorization.clone();
+                assert_eq!(authorization, Some(Secret::new(format!("Basic {}", BASE64_STANDARD.encode("u:p")))));
+            }
+        }
+    }
+
     #[test]
     fn what_is_wrong_is_said_without_the_password() {
         for (value, words) in [
@@ -294,6 +310,7 @@ mod tests {
             ("socks5://u:s3cret@h:1", "write http://"),
             ("http://s3cret@h:1", "no password"),
             ("http://u:s3cret%@h:1", "%25"),
+            ("http://u:s3cret%0A@h:1", "control character"),
             ("http://u:s3cret%+1@h:1", "%25"),
             ("http://:s3cret@h:1", "user is empty"),
             ("http://u:s3cret@h:1 h:443", "for HOST:PORTS"),

@@ -37,7 +37,7 @@ mod reload;
 
 pub use control::Control;
 pub use listen::Listeners;
-pub use reload::Reloader;
+pub use reload::{Reloader, log_bad_lines};
 
 use control::Worker;
 

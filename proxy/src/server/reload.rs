@@ -13,7 +13,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tracing::{error, info, warn};
 
 use crate::account::Registry;
-use crate::auth::{UsersError, name_list};
+use crate::auth::{Authenticator, UsersError, name_list};
 use crate::connection::Gateway;
 use crate::metrics::{CERTIFICATE_EXPIRY, CONFIG_RELOAD_SUCCESSFUL, CONFIG_RELOAD_TIME};
 use crate::tls::Identity;
@@ -106,6 +106,7 @@ impl Reload {
                     changed = changed.as_deref(),
                     "users re-read"
                 );
+                log_bad_lines(authenticator);
             }
             Err(error) if !asked && self.users_error.as_ref() == Some(&error) => {}
             Err(error) => {
@@ -157,6 +158,13 @@ fn show_reload(successful: bool) {
 fn show_expiry(identity: &Identity) {
     let since = identity.until().and_then(|until| until.duration_since(UNIX_EPOCH).ok());
     CERTIFICATE_EXPIRY.gauge(&[]).set(since.map_or(f64::NAN, |since| since.as_secs_f64()));
+}
+
+/// Logs each line of the users file that lets nobody in.
+pub fn log_bad_lines(authenticator: &Authenticator) {
+    for error in authenticator.bad_lines() {
+        error!(%error, "a line of the users file does not count");
+    }
 }
 
 #[cfg(test)]
