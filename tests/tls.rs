@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::process::Command;
 
 use rustix::process::Signal;
@@ -187,7 +187,7 @@ fn an_end_that_was_not_announced_is_a_reset() {
     let at_origin = origin.accept();
     stream.write_all(&Noise::new(5).take(100_000)).unwrap();
     // Somebody on the way could do as much.
-    stream.sock.shutdown(std::net::Shutdown::Write).unwrap();
+    stream.sock.shutdown(Shutdown::Write).unwrap();
     assert_eq!(Noise::new(5).expect(&at_origin), (100_000, End::Reset));
     let line = gateway.closing_line(from);
     assert_eq!((line.text("outcome"), line.number("to_origin")), ("client_reset", 100_000), "{}", line.raw);
@@ -206,6 +206,34 @@ fn an_end_that_was_not_announced_is_a_reset() {
         .unwrap();
     assert_eq!(client::end_of(&at_origin), End::Reset);
     assert_eq!(gateway.closing_line(from).text("outcome"), "client_reset");
+}
+
+/// Many clients close without a close_notify when they have what they wanted.
+#[test]
+fn an_end_that_was_not_announced_behind_the_origins_is_no_cut() {
+    let Some(certificate) = Certificate::make() else { return };
+    let (gateway, origin) = (gateway(&certificate), Origin::new());
+    for _ in 0..10 {
+        let position = gateway.log.position();
+        let (mut stream, from) = tunnel(&gateway, &certificate, origin.address);
+        let mut at_origin = origin.accept();
+        stream.write_all(b"question").unwrap();
+        at_origin.read_exact(&mut [0; 8]).unwrap();
+        at_origin.write_all(b"answer").unwrap();
+        at_origin.shutdown(Shutdown::Write).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("the end is announced to the client");
+        assert_eq!(answer, "answer");
+        stream.sock.shutdown(Shutdown::Write).unwrap();
+        // It could have been cut all the same, for all that the origin knows.
+        assert_eq!(client::end_of(&at_origin), End::Reset);
+        let line = gateway.closing_line(from);
+        assert_eq!((line.text("outcome"), line.number("to_client")), ("origin_closed", 6), "{}", line.raw);
+        let said = |line: &Line| line.message().starts_with("TLS ended without close_notify");
+        assert_eq!(gateway.log.line_from(position, "one line", said).level(), "DEBUG");
+    }
+    assert_eq!(gateway.log.count(|line| line.message().contains("TLS of a tunnel")), 0);
+    assert_eq!(gateway.log.count(|line| line.message().starts_with("TLS ended without close_notify")), 10);
 }
 
 /// Whether the gateway reads them together with the reset or before.
@@ -395,7 +423,7 @@ fn between_two_haproxies() {
         for (seed, from, to) in [(1, &client, &at_origin), (2, &at_origin, &client)] {
             scope.spawn(move || {
                 Noise::new(seed).send(from, bytes);
-                from.shutdown(std::net::Shutdown::Write).expect("an open stream");
+                from.shutdown(Shutdown::Write).expect("an open stream");
             });
             scope.spawn(move || assert_eq!(Noise::new(seed).expect(to), (bytes, End::Clean)));
         }

@@ -18,6 +18,7 @@ use super::watch::ActivityMeter;
 use super::{Adopted, Fault, Options, clean_end, pace};
 use crate::reason::Reason;
 use crate::sys::tcp;
+use crate::tls;
 use crate::tunnel::{Direction, Flow, Order, Tunnel};
 
 mod buffer;
@@ -182,7 +183,14 @@ impl Pair {
             Broken::Stopped(why) => return why,
             Broken::Fault(fault) => fault,
         };
-        if fault.error.get_ref().is_some() {
+        let is_truncation = tls::is_truncation(&fault.error);
+        if is_truncation {
+            let peer = if fault.source_of == Direction::ToOrigin { "client" } else { "origin" };
+            tracing::debug!(
+                peer,
+                "TLS ended without close_notify: the other side is reset, as for a stream that was cut"
+            );
+        } else if fault.error.get_ref().is_some() {
             // Not the kernel's word, but that of the TLS inside.
             tracing::info!(error = %fault.error, "the TLS of a tunnel broke");
         }
@@ -193,7 +201,10 @@ impl Pair {
             Direction::ToClient => down,
         };
         self.pass_last(fault.source_of, last).await;
-        fault.reason()
+        match first_end.get() {
+            Some(first) if is_truncation && self.is_answered(fault.source_of, *first) => clean_end(Some(*first)),
+            _ => fault.reason(),
+        }
     }
 
     /// Waits until both sides have acknowledged all that was passed on to them: sockets closed earlier

@@ -3,12 +3,14 @@
 //! | file | what is in it |
 //! |---|---|
 //! | `mod` | a session: what goes in and comes out, whoever waits for the socket |
+//! | `failure` | errors of a session, an end that was not announced among them |
 //! | `hello` | the ClientHello, read ahead of its session |
 //! | `identity` | the certificate that clients are shown, and its key |
 //! | `validity` | until when that certificate counts |
 //! | `trust` | whom parents are believed to be |
 //! | `suites` | which cipher suites, best first |
 
+mod failure;
 mod hello;
 mod identity;
 mod suites;
@@ -23,9 +25,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, Connection, ProtocolVersion, ServerConfig, ServerConnection};
 
+pub use failure::is_truncation;
 pub use hello::Hello;
 pub use identity::Identity;
 pub use trust::{Trust, server_name};
+
+use failure::{broken, once_more, truncated};
 
 /// What is read of a socket at once.
 const PIECE: usize = 64 << 10;
@@ -146,7 +151,7 @@ impl Session {
             let room = piece.len().min(out.len() - filled);
             let mut bytes = match socket.read(&mut piece[..room]) {
                 Ok(0) => {
-                    state.failed = Some(broken("it ended without close_notify"));
+                    state.failed = Some(truncated());
                     break;
                 }
                 Ok(bytes) => &piece[..bytes],
@@ -199,7 +204,7 @@ impl Session {
             }
             let mut bytes = match socket.read(&mut piece) {
                 Ok(0) => {
-                    state.failed = Some(broken("it ended without close_notify"));
+                    state.failed = Some(truncated());
                     return Ok(true);
                 }
                 Ok(bytes) => &piece[..bytes],
@@ -276,15 +281,6 @@ impl State {
     fn is_closed(&mut self) -> bool {
         self.plain == 0 && matches!(self.connection.reader().read(&mut [0]), Ok(0))
     }
-}
-
-/// The same error for who asks again.
-fn once_more(error: &io::Error) -> io::Error {
-    error.raw_os_error().map_or_else(|| io::Error::new(error.kind(), error.to_string()), io::Error::from_raw_os_error)
-}
-
-fn broken(how: &str) -> io::Error {
-    io::Error::new(ErrorKind::ConnectionReset, format!("TLS: {how}"))
 }
 
 impl fmt::Debug for Session {

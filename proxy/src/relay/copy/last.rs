@@ -38,4 +38,15 @@ impl Pair {
         };
         tokio::select! { () = arrived => {} () = standstill => {} }
     }
+
+    /// Tells whether the source of a direction, which ended unannounced, had all of the other direction by then, the end
+    /// that came `first` included: then it left a tunnel that was over, and was not cut off.
+    pub(super) fn is_answered(&self, direction: Direction, first: Direction) -> bool {
+        let (left, _) = self.ends(direction);
+        let other = direction.opposite();
+        first == other
+            && self.passed[other.index()].load(Ordering::Relaxed)
+            && !self.broken[other.index()].load(Ordering::Relaxed)
+            && tcp::is_delivered(left)
+    }
 }
