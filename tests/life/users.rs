@@ -60,6 +60,7 @@ fn the_users_file_is_read_again_when_asked_and_when_it_changes() {
     let bad = gateway.log.line_from(position, "bad", |line| line.message().starts_with("a line of the users file"));
     assert!(bad.level() == "ERROR" && bad.text("error").contains(":2: 'bob': {SHA} hashes"), "{}", bad.raw);
     assert_eq!([get("alice:one"), get("bob:two")], ["200", "407"]);
+    gateway.wait_for_metric(&CONFIG_RELOAD_SUCCESSFUL, &[], 0);
 
     // Two passwords at once while they are rotated.
     position = gateway.log.position();

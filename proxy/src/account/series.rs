@@ -54,6 +54,7 @@ pub fn register_series(engines: &[&str]) {
     for by in metrics::Carrier::ALL {
         metrics::SOCKMAP_SECONDS.counter(&[by.label()]).increment(0);
     }
+    metrics::SOCKMAP_SPILLED_BYTES.gauge(&[]).increment(0.0);
     // The exporter shows a histogram as soon as it is asked for.
     for metric in [metrics::HANDSHAKE_DURATION, metrics::DIAL_DURATION, metrics::TUNNEL_DURATION] {
         drop(metric.histogram());

@@ -33,9 +33,10 @@ impl Reloader {
     /// # Errors
     /// The error of starting a thread.
     pub fn start(gateway: Arc<Gateway>, registry: Arc<Registry>) -> io::Result<Self> {
+        let is_whole = gateway.authenticator.bad_lines().is_empty();
         let mut reload = Reload { gateway, registry, users_error: None, certificate_error: None, concern: None };
         // What the gateway starts with has just been read.
-        show_reload(true);
+        show_reload(is_whole);
         Self::with(move |asked| reload.look(asked))
     }
 
@@ -79,7 +80,8 @@ impl Reload {
             read |= self.look_at_certificate(identity, asked);
         }
         if read {
-            show_reload(self.users_error.is_none() && self.certificate_error.is_none());
+            let is_whole = gateway.authenticator.bad_lines().is_empty();
+            show_reload(is_whole && self.users_error.is_none() && self.certificate_error.is_none());
         }
         gateway.dialer.reread(asked);
     }
