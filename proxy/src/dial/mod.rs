@@ -242,8 +242,9 @@ impl Dialer {
 /// The value of the `outcome` label of a tunnel that a parent opened.
 const ESTABLISHED: &str = "established";
 
-/// Puts the series of each parent at zero.
+/// Puts the series of look-ups and of each parent at zero.
 pub fn register_series(parents: &Parents) {
+    resolve::register_series();
     for parent in parents.all() {
         PARENT_REQUESTS.counter(&[&parent.label, ESTABLISHED]).increment(0);
     }

@@ -44,6 +44,9 @@ impl LookupError {
         }
     }
 
+    /// All values of [`LookupError::label`].
+    pub(super) const LABELS: [&str; 5] = ["not_found", "failed", "timeout", "limited", "exhausted"];
+
     /// The value of the `outcome` label.
     pub(super) const fn label(&self) -> &'static str {
         match self {

@@ -31,7 +31,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use super::race::interleave;
-use crate::metrics::LOOKUPS;
+use crate::metrics::{LOOKUPS, LOOKUPS_ACTIVE};
 use answer::Answer;
 use dns::Dns;
 use files::Files;
@@ -160,6 +160,14 @@ impl Resolver {
         let flight = Flight { shared: shared.clone(), name: name.to_owned(), sender };
         tokio::spawn(flight.run(slot));
         Source::Pending(receiver)
+    }
+}
+
+/// Puts the series of look-ups at zero.
+pub(super) fn register_series() {
+    LOOKUPS_ACTIVE.gauge(&[]).increment(0.0);
+    for outcome in LookupError::LABELS.into_iter().chain(["resolved", "abandoned"]) {
+        LOOKUPS.counter(&[outcome]).increment(0);
     }
 }
 
