@@ -151,7 +151,7 @@ pub struct Serve {
     #[arg(long, env = "SLUICEGATE_IDLE_TIMEOUT", value_name = "TIME", value_parser = duration)]
     pub idle_timeout: Option<Duration>,
 
-    /// How long a client may take to send its request, an origin to answer an Upgrade, and either to go on with what it sends or takes meanwhile
+    /// How long a client may take to send its request, and the whole exchange of an Upgrade, answer included, until the 101
     #[arg(long, env = "SLUICEGATE_HANDSHAKE_TIMEOUT", value_name = "TIME", default_value = "30s", value_parser = duration)]
     pub handshake_timeout: Duration,
 
