@@ -10,9 +10,11 @@
 /// A socket has one slot, which is that of the direction that it is the source of; the two of a tunnel differ in the
 /// lowest bit.
 pub const DIRECTIONS: &str = "DIRECTIONS";
-/// The map of slots, by the cookies of sources.
+/// The map of what the program needs of a source, by its cookie (`SO_COOKIE`, socket(7)), which no other socket ever
+/// has: that cookie again, the cookie of the destination, and the slot of the source.
 pub const SLOTS: &str = "SLOTS";
-/// The map of sockets to redirect to, by their slots. No program is attached to it.
+/// The map of sockets to redirect to, by their cookies, so that a segment can reach no other socket than the one that
+/// was meant, whatever becomes of slots meanwhile. No program is attached to it.
 pub const DESTINATIONS: &str = "DESTINATIONS";
 /// The map of sockets whose segments the program judges, by their slots.
 pub const SOURCES: &str = "SOURCES";
@@ -57,8 +59,8 @@ pub struct Direction {
     pub limit: u64,
     /// What the destination's peer had acknowledged when nothing was under way and all counts were zero.
     pub acked_before: u64,
-    /// Nothing is redirected if it is zero.
-    pub engaged: u64,
+    /// Twice the cookie of the source, and one more while its segments may be redirected.
+    pub owner: u64,
     /// `write_seq` of the destination when nothing was under way; the program alone writes it, with the first segment,
     /// as it does the next.
     pub written_before: u32,
@@ -94,6 +96,12 @@ pub enum Verdict {
 const LARGE: u64 = 2048;
 
 impl Direction {
+    /// The direction is that of the source with this cookie, and not of another tunnel that has the slot by now.
+    #[inline(always)]
+    pub fn is_of(&self, cookie: u64) -> bool {
+        self.owner >> 1 == cookie
+    }
+
     /// No segment has been judged yet.
     #[inline(always)]
     pub fn is_fresh(&self) -> bool {
@@ -145,7 +153,7 @@ impl Direction {
         let (limit, buffer) = if self.redirects == 0 { (limit / 2, buffer / 2) } else { (limit, buffer) };
         let fits = under_way == 0 || under_way.wrapping_add(length) <= limit && memory <= buffer;
         let nothing_left = self.relayed == self.passed;
-        if fits && self.engaged != 0 && (self.redirects != 0 || nothing_left) {
+        if fits && self.owner & 1 != 0 && (self.redirects != 0 || nothing_left) {
             self.redirects = 1;
             self.redirected += length;
             return Verdict::Redirect;
@@ -162,7 +170,7 @@ mod tests {
     use std::mem::offset_of;
 
     fn direction(limit: u64) -> Direction {
-        Direction { limit, acked_before: 1_000, engaged: 1, ..Direction::default() }
+        Direction { limit, acked_before: 1_000, owner: 7 << 1 | 1, ..Direction::default() }
     }
 
     /// One with room for anything that has acknowledged so much, which nothing waits for.
@@ -245,12 +253,13 @@ mod tests {
 
     #[test]
     fn a_direction_that_is_not_engaged_counts_what_it_leaves() {
-        let mut off = Direction { engaged: 0, ..direction(100) };
+        let mut off = Direction { owner: 7 << 1, ..direction(100) };
+        assert!(off.is_of(7) && direction(100).is_of(7) && !off.is_of(3) && !off.is_of(14));
         assert_eq!([judge(&mut off, 3, 1_000), judge(&mut off, 4, 1_000)], [Verdict::Full, Verdict::Pass]);
         assert_eq!((off.redirected, off.passed), (0, 7));
-        (off.engaged, off.relayed) = (1, 7);
+        (off.owner, off.relayed) = (7 << 1 | 1, 7);
         assert_eq!(judge(&mut off, 5, 1_007), Verdict::Redirect);
-        off.engaged = 0;
+        off.owner = 7 << 1;
         assert_eq!(judge(&mut off, 6, 1_012), Verdict::Full, "at once");
         assert_eq!((off.redirected, off.passed), (5, 13));
     }
@@ -269,7 +278,7 @@ mod tests {
         assert_eq!(direction.repeated(start.wrapping_sub(7), 40), Some(40), "nothing new");
         assert_eq!(direction.repeated(start.wrapping_add(101), 10), None, "a byte is missing");
         // Those that stay count as well.
-        let stays = Direction { engaged: 0, ..direction };
+        let stays = Direction { owner: 7 << 1, ..direction };
         let mut stays = Direction { redirects: 0, ..stays };
         assert_eq!(judge(&mut stays, 50, 1_000), Verdict::Full);
         assert_eq!(stays.repeated(start.wrapping_add(149), 10), Some(1));
@@ -287,7 +296,7 @@ mod tests {
             offset_of!(Direction, relayed),
             offset_of!(Direction, limit),
             offset_of!(Direction, acked_before),
-            offset_of!(Direction, engaged),
+            offset_of!(Direction, owner),
             offset_of!(Direction, written_before),
             offset_of!(Direction, next),
         ];

@@ -13,7 +13,7 @@ use aya_ebpf::helpers::{
     bpf_skc_to_tcp_sock,
 };
 use aya_ebpf::macros::{map, stream_verdict};
-use aya_ebpf::maps::{Array, HashMap, RingBuf, SockMap};
+use aya_ebpf::maps::{Array, HashMap, RingBuf, SockHash, SockMap};
 use aya_ebpf::programs::SkBuffContext;
 use aya_ebpf::{EbpfContext as _, Global};
 use sluicegate_ebpf::{Destination, Direction, FIELDS, TORN, Verdict};
@@ -24,9 +24,9 @@ const MAPPED: u32 = 1 << 10;
 #[map]
 static DIRECTIONS: Array<Direction> = Array::with_max_entries(1, MAPPED);
 #[map]
-static SLOTS: HashMap<u64, u32> = HashMap::with_max_entries(1, 0);
+static SLOTS: HashMap<u64, [u64; 3]> = HashMap::with_max_entries(1, 0);
 #[map]
-static DESTINATIONS: SockMap = SockMap::with_max_entries(1, 0);
+static DESTINATIONS: SockHash<u64> = SockHash::with_max_entries(1, 0);
 #[map]
 static SOURCES: SockMap = SockMap::with_max_entries(1, 0);
 #[map]
@@ -43,12 +43,17 @@ fn redirect(context: SkBuffContext) -> u32 {
     }
     // SAFETY: the context is the one that the kernel called this with, as the verifier checks.
     let cookie = unsafe { bpf_get_socket_cookie(context.as_ptr()) };
-    // SAFETY: userspace takes an entry out only after its socket has left SOURCES, so that it lives while it is read.
-    let Some(slot) = (unsafe { SLOTS.get(cookie) }).copied() else { return SK_PASS };
+    // SAFETY: entries of a map are never unmapped while the program runs.
+    let Some(entry) = (unsafe { SLOTS.get(cookie) }) else { return SK_PASS };
+    let Some((mut destination, slot)) = of_source(entry, cookie) else { return SK_PASS };
     let Some(direction) = DIRECTIONS.get_ptr_mut(slot) else { return SK_PASS };
     // SAFETY: entries of an array are never freed and are aligned to 8 bytes; the program runs for one segment of a
     // source at a time, under its lock, and userspace writes fields of its own alone, each in one store.
     let direction = unsafe { &mut *direction };
+    // The slot of a tunnel that has ended on another core since may be another's already.
+    if !direction.is_of(cookie) {
+        return SK_PASS;
+    }
     if trim(&context, direction).is_none() {
         direction.redirects = TORN;
         let _ = FULL.output::<u32>(slot, 0);
@@ -59,18 +64,30 @@ fn redirect(context: SkBuffContext) -> u32 {
     if length == 0 {
         return SK_DROP;
     }
-    let destination = slot ^ 1;
     // A destination that is gone was reset, and its source is about to be: nothing can be given to it, or is counted.
-    let Some(found) = look_at(destination) else { return SK_DROP };
+    let Some(found) = look_at(&destination) else { return SK_DROP };
     match direction.judge(length, found) {
-        // SAFETY: the context is the kernel's, and the flags are none.
-        Verdict::Redirect => (unsafe { DESTINATIONS.redirect_skb(&context, destination, 0) }) as u32,
+        Verdict::Redirect => DESTINATIONS.redirect_skb(&context, &mut destination, 0) as u32,
         Verdict::Pass => SK_PASS,
         Verdict::Full => {
             let _ = FULL.output::<u32>(slot, 0);
             SK_PASS
         }
     }
+}
+
+/// The cookie of the destination and the slot in an entry of [`SLOTS`], if it is that of the source with this cookie.
+///
+/// A preallocated entry that is taken out while it is read may be that of another socket the next moment
+/// (`kernel/bpf/hashtab.c`, `htab_map_delete_elem`). Its first word is written first, and so is read last.
+#[inline(always)]
+fn of_source(entry: &[u64; 3], cookie: u64) -> Option<(u64, u32)> {
+    let word = |place: usize| {
+        // SAFETY: the place is one of the three of a value that is mapped.
+        unsafe { (&raw const entry[place]).read_volatile() }
+    };
+    let (slot, destination) = (word(2), word(1));
+    if word(0) == cookie { Some((destination, slot as u32)) } else { None }
 }
 
 /// Takes off a segment what was judged already; `None` if that cannot be, or a part of the stream is missing.
@@ -118,12 +135,12 @@ const STEP: u32 = 0xfff;
 /// As often as the longest segment wants it (`include/linux/netdevice.h`, `GRO_MAX_SIZE`).
 const MOST_STEPS: u32 = (8 * 65_535_u32).div_ceil(STEP);
 
-/// What there is to know of the destination in `slot`; `None` if there is no such socket.
-fn look_at(slot: u32) -> Option<Destination> {
+/// What there is to know of the destination with this cookie; `None` if there is no such socket.
+fn look_at(cookie: &u64) -> Option<Destination> {
     let map = (&raw const DESTINATIONS).cast_mut().cast();
-    // SAFETY: the map is one of sockets and `slot` a key of its type; what is found is a socket with a reference, which
+    // SAFETY: the map is one of sockets and `cookie` a key of its type; what is found is a socket with a reference, which
     // is given back below on every way.
-    let socket = unsafe { bpf_map_lookup_elem(map, (&raw const slot).cast()) };
+    let socket = unsafe { bpf_map_lookup_elem(map, (&raw const *cookie).cast()) };
     if socket.is_null() {
         return None;
     }

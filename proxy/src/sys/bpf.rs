@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use aya::maps::{HashMap, Map, MapData, MapError, RingBuf, SockMap};
+use aya::maps::{HashMap, Map, MapData, MapError, RingBuf, SockHash, SockMap};
 use aya::programs::{ProgramError, SkSkb};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use sluicegate_ebpf::{DESTINATIONS, DIRECTIONS, FIELDS, FULL, OBJECT, OFFSETS, PROGRAM, SLOTS, SOURCES};
@@ -25,8 +25,8 @@ pub struct Redirector {
 }
 
 struct Maps {
-    slots: HashMap<MapData, u64, u32>,
-    destinations: SockMap<MapData>,
+    slots: HashMap<MapData, u64, [u64; 3]>,
+    destinations: SockHash<MapData, u64>,
     sources: SockMap<MapData>,
 }
 
@@ -97,15 +97,23 @@ impl Redirector {
         &self.directions
     }
 
-    /// Makes a socket one that can be redirected to, under its slot; `cookie` is its own (`SO_COOKIE`, socket(7)).
+    /// Makes a socket one that can be redirected to, and its slot that of the direction from it. The cookies are its own
+    /// (`SO_COOKIE`, socket(7)) and that of the socket which it is redirected to.
     ///
     /// # Errors
     /// That of bpf(2): EOPNOTSUPP where its connection is not established, or its end was received already
     /// (`net/core/sock_map.c`, `sock_map_sk_state_allowed`).
-    pub fn add_destination(&self, slot: u32, socket: &TcpStream, cookie: u64) -> io::Result<()> {
+    pub fn add_destination(&self, slot: u32, socket: &TcpStream, [cookie, other]: [u64; 2]) -> io::Result<()> {
+        self.directions.set_owner(slot, cookie);
         let mut maps = self.maps();
-        maps.slots.insert(cookie, slot, 0).map_err(error_of)?;
-        maps.destinations.set(slot, socket, 0).map_err(error_of)
+        maps.slots.insert(cookie, [cookie, other, slot.into()], 0).map_err(error_of)?;
+        maps.destinations.insert(cookie, socket.as_raw_fd(), 0).map_err(error_of)
+    }
+
+    /// Has the program find this in the place of what it needs of the source with this cookie.
+    #[cfg(test)]
+    pub(crate) fn forge(&self, cookie: u64, entry: [u64; 3]) {
+        self.maps().slots.insert(cookie, entry, 0).expect("a map with room");
     }
 
     /// Has the program judge what a socket receives; it has to be among the destinations already.
@@ -131,10 +139,8 @@ impl Redirector {
         for slot in slots {
             let _ = maps.sources.clear_index(&slot);
         }
-        for slot in slots {
-            let _ = maps.destinations.clear_index(&slot);
-        }
         for cookie in cookies {
+            let _ = maps.destinations.remove(&cookie);
             let _ = maps.slots.remove(&cookie);
         }
     }
@@ -151,8 +157,9 @@ impl Redirector {
         let Maps { destinations, sources, .. } = &mut *self.maps();
         // An array has every index, whether something is there or not; only taking it out tells.
         let slots: Vec<u32> = sources.indices().filter_map(Result::ok).collect();
-        let cleared = |map: &mut SockMap<MapData>| slots.iter().filter(|slot| map.clear_index(slot).is_ok()).count();
-        cleared(destinations) + cleared(sources)
+        let cleared = slots.iter().filter(|slot| sources.clear_index(slot).is_ok()).count();
+        let cookies: Vec<u64> = destinations.keys().filter_map(Result::ok).collect();
+        cleared + cookies.iter().filter(|cookie| destinations.remove(cookie).is_ok()).count()
     }
 
     /// Appends the slots of those directions that became full since the last call.

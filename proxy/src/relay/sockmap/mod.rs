@@ -179,7 +179,7 @@ impl Pair {
         }
         for direction in Direction::BOTH {
             let (slot, place) = (pair.slot(direction), direction.index());
-            redirector.add_destination(slot, sockets[place], cookies[place])?;
+            redirector.add_destination(slot, sockets[place], [cookies[place], cookies[1 - place]])?;
         }
         let mut refused = None;
         for direction in Direction::BOTH {

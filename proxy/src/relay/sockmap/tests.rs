@@ -236,3 +236,41 @@ fn redirected(program: &Program, client: &TcpStream, origin: &TcpStream) -> Vec<
 fn slots() -> std::ops::Range<u32> {
     0..2 * u32::try_from(ROOM).unwrap()
 }
+
+/// As when a tunnel ends on one core and its slot is another's while the program still runs for it on a second core.
+#[test]
+fn a_segment_never_goes_to_another_tunnel_that_has_the_slot() {
+    let Some((program, _loops)) = engine() else { return };
+    let options = Options::default();
+    let pairs = [(pair(), pair()), (pair(), pair())];
+    let [(own, own_slot), (other, other_slot)] = [0, 1].map(|number| {
+        let ((client, near), (origin, far)) = &pairs[number];
+        [client, near, origin, far].iter().for_each(|socket| socket.set_read_timeout(Some(DEADLINE)).unwrap());
+        let engaged = Pair::engage(&program, number as u64 + 1, [near, far], &Arc::default(), &options).unwrap();
+        let slot = engaged.first;
+        (engaged, slot)
+    });
+    let ((client, near), (origin, _)) = &pairs[0];
+    let [mut client, mut near, mut origin] = [client, near, origin];
+    let (_, (other_origin, _)) = &pairs[1];
+    let mut other_origin = other_origin;
+    let entry = |pair: &Pair, slot: u32| [pair.cookies[0], pair.cookies[1], slot.into()];
+    let [[source, ..], right, recycled] = [entry(&own, own_slot), entry(&own, own_slot), entry(&other, other_slot)];
+    let half_written = [source, recycled[1], recycled[2]];
+    for wrong in [recycled, half_written] {
+        program.redirector.forge(source, wrong);
+        client.write_all(b"mine").unwrap();
+        // It stays where userspace reads it.
+        let mut read = [0; 4];
+        near.read_exact(&mut read).unwrap();
+        assert_eq!(&read, b"mine");
+        assert_eq!(program.redirector.directions().counts(other_slot), Default::default());
+    }
+    program.redirector.forge(source, right);
+    client.write_all(b"on").unwrap();
+    origin.read_exact(&mut [0; 2]).unwrap();
+    assert_eq!(program.redirector.directions().counts(own_slot).redirected, 2);
+    other_origin.set_nonblocking(true).unwrap();
+    assert_eq!(other_origin.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    drop((own, other));
+}

@@ -48,7 +48,7 @@ impl Directions {
 
     /// Makes a direction ready: nothing is counted, and nothing redirected until [`Directions::engage`].
     pub fn reset(&self, slot: u32, limit: u64, acked_before: u64) {
-        for field in [Field::Engaged, Field::Redirects, Field::Redirected, Field::Passed, Field::Relayed] {
+        for field in [Field::Owner, Field::Redirects, Field::Redirected, Field::Passed, Field::Relayed] {
             self.at(slot, field).store(0, Ordering::Relaxed);
         }
         self.at(slot, Field::Limit).store(limit, Ordering::Relaxed);
@@ -57,7 +57,15 @@ impl Directions {
 
     /// Lets the program redirect from now on, or has it leave all to userspace.
     pub fn engage(&self, slot: u32, redirects: bool) {
-        self.at(slot, Field::Engaged).store(redirects.into(), Ordering::Release);
+        let owner = self.at(slot, Field::Owner);
+        // Userspace alone writes it.
+        let now = owner.load(Ordering::Relaxed) & !1 | u64::from(redirects);
+        owner.store(now, Ordering::Release);
+    }
+
+    /// Gives the slot to the source with this cookie: segments of any other are not judged by it.
+    pub(super) fn set_owner(&self, slot: u32, cookie: u64) {
+        self.at(slot, Field::Owner).store(cookie << 1, Ordering::Release);
     }
 
     /// What the program has counted.
@@ -116,7 +124,7 @@ enum Field {
     Relayed = 3,
     Limit = 4,
     AckedBefore = 5,
-    Engaged = 6,
+    Owner = 6,
     #[cfg(test)]
     WrittenBeforeAndNext = 7,
 }
@@ -129,5 +137,5 @@ const _: () = {
     assert!(offset_of!(Direction, relayed) == 8 * Field::Relayed as usize);
     assert!(offset_of!(Direction, limit) == 8 * Field::Limit as usize);
     assert!(offset_of!(Direction, acked_before) == 8 * Field::AckedBefore as usize);
-    assert!(offset_of!(Direction, engaged) == 8 * Field::Engaged as usize);
+    assert!(offset_of!(Direction, owner) == 8 * Field::Owner as usize);
 };
