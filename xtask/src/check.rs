@@ -1,6 +1,6 @@
 //! `cargo xtask test`: what a change has to pass, in the order in which it fails soonest.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
@@ -20,6 +20,7 @@ pub fn test() -> Result<()> {
     step("format", || cargo(&["fmt", "--all", "--check"]))?;
     step("clippy", || cargo(&["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     step("licences", || cargo(&["deny", "--log-level", "error", "check", "bans", "licenses", "sources"]))?;
+    step("advisories", advisories)?;
     step("tidy", || tidy::run(false))?;
     let program = step("kernel program", ebpf::check)?;
     step("fuzz", || fuzz(FUZZ_SECONDS))?;
@@ -41,6 +42,29 @@ fn install() -> Result<()> {
     }
     tools::cargo_subcommand("deny")?;
     tools::cargo_subcommand("fuzz")
+}
+
+/// Compares the dependencies with the RustSec database, where `cargo deny fetch db` has brought it; deny.toml says why
+/// it is not part of this repository.
+fn advisories() -> Result<()> {
+    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cargo")));
+    let databases = home.map(|home| home.join("advisory-dbs")).unwrap_or_default();
+    if !has_database(&databases) {
+        println!(
+            "xtask: no advisory database in {}: not checked; `cargo deny fetch db` brings it",
+            databases.display()
+        );
+        return Ok(());
+    }
+    // What is compared was downloaded by the step before.
+    cargo(&["deny", "--log-level", "error", "--offline", "check", "advisories"])
+}
+
+/// A folder that `cargo deny` keeps databases in has one.
+fn has_database(folder: &Path) -> bool {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path().join(".git")).any(|repository| repository.exists())
 }
 
 fn step<T>(name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
@@ -100,6 +124,14 @@ pub(crate) fn succeed(command: &mut Command) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_database_is_a_repository_in_the_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(!has_database(&folder.path().join("none")) && !has_database(folder.path()));
+        std::fs::create_dir_all(folder.path().join("advisory-db-1/.git")).unwrap();
+        assert!(has_database(folder.path()));
+    }
 
     #[test]
     fn a_step_that_fails_is_named_with_its_command() {
