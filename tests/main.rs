@@ -5,6 +5,7 @@
 //! | `support` | what the others share: the gateway, origins, clients, waiting |
 //! | `handshake` | everything before the 200: requests, answers, users, limits, and those who mean no good |
 //! | `budgets` | what strangers and users may take from each other: nothing |
+//! | `control` | who may see and change something of a running gateway |
 //! | `policy` | where tunnels may not go |
 //! | `grants` | what each user may: where from, where to, until when, how much |
 //! | `names` | how the names of targets are resolved, and by whose word |
@@ -20,6 +21,7 @@
 
 mod budgets;
 mod clients;
+mod control;
 mod engines;
 mod grants;
 mod handshake;

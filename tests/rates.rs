@@ -60,7 +60,7 @@ fn gateway(engine: Engine, rates: &[&str]) -> Gateway {
 }
 
 fn change(gateway: &Gateway, change: &Value) -> Value {
-    let answer = admin::patch(gateway.admin, "/api/rates", &change.to_string());
+    let answer = admin::patch(&gateway.control, "/api/rates", &change.to_string());
     assert_eq!(answer.status, 200, "{}", answer.body);
     serde_json::from_str(&answer.body).expect("JSON")
 }
@@ -142,9 +142,9 @@ fn an_operator_sees_and_changes_rates() {
     let paced = Paced::new(&gateway, &origin);
     eventually("it is listed", || gateway.tunnels().len() == 1);
     let id = gateway.tunnels()[0]["id"].to_string();
-    let admin = gateway.admin.to_string();
+    let control = gateway.control.to_str().expect("a plain path");
     let command = |words: &[&str]| {
-        let outcome = sluicegate(&[&["rates", "--admin", &admin], words].concat(), &[]);
+        let outcome = sluicegate(&[&["rates", "--control", control], words].concat(), &[]);
         (outcome.code.unwrap_or(-1), outcome.out + &outcome.err)
     };
     assert_eq!(command(&[]), (0, "each tunnel: 50MiB/s\neach user: none\n".to_owned()));
@@ -161,6 +161,7 @@ fn an_operator_sees_and_changes_rates() {
     for (words, said) in [
         (&["--user", "nobody", "1Gbit"][..], "no user is called 'nobody'"),
         (&["--tunnel", "4711", "1Gbit"], "no tunnel 4711 is open"),
+        (&["--tunnel", "all", "1Gbit"], "a tunnel is named by its number"),
         (&["--tunnel", &id, "fast"], "write it as 100MiB, 1Gbit"),
     ] {
         let (code, text) = command(words);
@@ -180,12 +181,12 @@ fn only_an_operator_changes_rates() {
     for (body, status) in
         [("{}", 200), ("", 400), ("{\"tunnel\": 1}", 400), ("7", 400), ("[\"7MiB\"]", 400), (&"x".repeat(300_000), 400)]
     {
-        let answer = admin::patch(gateway.admin, "/api/rates", body);
+        let answer = admin::patch(&gateway.control, "/api/rates", body);
         assert_eq!(answer.status, status, "{}", answer.body);
     }
     let foreign = "PATCH /api/rates HTTP/1.1\r\nHost: gateway.example\r\nContent-Length: 16\r\n\r\n{\"tunnel\": 5000}";
     let (_, answer) = client::ask(gateway.admin, foreign.as_bytes());
-    assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 405 "), "{answer}");
     assert_eq!(serde_json::from_str::<Value>(&admin::get(gateway.admin, "/api/rates").body).unwrap()["tunnel"], "none");
-    assert_eq!(admin::delete(gateway.admin, "/api/rates").status, 405);
+    assert_eq!(admin::delete(&gateway.control, "/api/rates").status, 405);
 }

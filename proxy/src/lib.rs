@@ -30,7 +30,7 @@
 //! | 2 | `dial` | resolve, Happy Eyeballs, parent proxies, deadlines; accepts only a `Permit` | `policy` `message` `reason` `secret` `source` `stamp` `file` `target` `sys` `metrics` `tls` | `auth` |
 //! | 2 | `relay` | choose an engine, adopt, fall back; one file an engine | `tunnel` `rate` `reason` `metrics` `sys` `tls` | `http` `auth` `policy` `config` |
 //! | 1 | `account` | drop-guard: one log line and the counters, exactly once | `tunnel` `rate` `reason` `metrics` `source` `target` | `TcpStream` `socket2` |
-//! | 1 | `admin` | metrics, health, the API of tunnels and rates over HTTP | `account` `metrics` `rate` `reason` `tunnel` | `relay` |
+//! | 1 | `admin` | metrics, health, the API of tunnels and rates over HTTP, and the control socket | `account` `metrics` `rate` `reason` `tunnel` | `relay` |
 //! | 1 | `sys` | the only `unsafe`: descriptors in, `io::Result` out | `tls` | `tracing` `policy` |
 //! | 0 | `tunnel` | the hand-off type and its live counts | `rate` `reason` `tls` | `tokio` |
 //! | 0 | `target` | where a client wants to go, in one normal form | | `tokio` |

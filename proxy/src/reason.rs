@@ -179,7 +179,7 @@ reasons! {
     OriginLost => "origin_lost", Origin, NO_ANSWER;
     /// No byte either way for `--idle-timeout`.
     Idle => "idle", Gateway, NO_ANSWER;
-    /// `sluicegate kill`, or a DELETE on the admin address.
+    /// `sluicegate kill`, or a DELETE over the control socket.
     Killed => "killed", Operator, NO_ANSWER;
     /// The time of its user was over, and the configuration says that his tunnels end then.
     Expired => "expired", Operator, NO_ANSWER;

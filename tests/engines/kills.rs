@@ -57,7 +57,7 @@ fn kill(rig: &Rig, ends: &Ends, seed: u64) {
     let mut random = Noise::new(seed);
     // From the very beginning to the midst of things; a moment, not a condition, is what is wanted here.
     thread::park_timeout(Duration::from_micros(random.below(8_000)));
-    let answer = admin::delete(rig.gateway.admin, &format!("/api/tunnels/{}", id.number("id")));
+    let answer = admin::delete(&rig.gateway.control, &format!("/api/tunnels/{}", id.number("id")));
     assert_eq!(answer.status, 204, "seed {seed}");
 }
 

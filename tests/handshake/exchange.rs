@@ -193,7 +193,7 @@ fn it_is_listed_counted_and_killed_as_a_tunnel_is() {
         assert_eq!(listed["bytes_to_client"].as_u64() > Some(100_000), sends, "{listed}");
         assert_eq!(gateway.metric(&TUNNELS_ACTIVE, &["exchange"]), 1);
         let id = listed["id"].as_u64().expect("a number");
-        assert_eq!(admin::delete(gateway.admin, &format!("/api/tunnels/{id}")).status, 204);
+        assert_eq!(admin::delete(&gateway.control, &format!("/api/tunnels/{id}")).status, 204);
         assert_eq!([client::end_of(&stream), client::end_of(&at_origin)], [End::Reset; 2]);
         let line = gateway.refusal_line(from);
         assert_eq!((line.text("reason"), line.number("id"), line.level()), ("killed", id, "INFO"), "{}", line.raw);
@@ -321,7 +321,7 @@ fn it_is_held_to_the_rate_of_a_tunnel() {
     };
     becomes(Some(RATE));
     let change = |rate: &str| {
-        let answer = admin::patch(gateway.admin, "/api/rates", &format!("{{\"users\": {{\"mover\": {rate}}}}}"));
+        let answer = admin::patch(&gateway.control, "/api/rates", &format!("{{\"users\": {{\"mover\": {rate}}}}}"));
         assert_eq!(answer.status, 200, "{}", answer.body);
     };
     change("2000000");

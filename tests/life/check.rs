@@ -200,6 +200,12 @@ fn what_is_probably_not_meant_is_a_warning_and_strict_refuses_it() {
             "no-auth",
             "--no-auth: everybody who reaches 0.0.0.0:0 may use",
         ),
+        (
+            users(&["--no-auth", "--admin", "0.0.0.0:9128"]),
+            "admin",
+            "--admin 0.0.0.0:9128: everybody who reaches it reads users, clients",
+        ),
+        (users(&["--no-auth", "--metrics", "0.0.0.0:9129"]), "", ""),
         (users(&["--no-auth", "--listen", "[::]:0"]), "no-auth", "--no-auth: everybody who reaches [::]:0 may use"),
     ] {
         let mut arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();

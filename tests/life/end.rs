@@ -141,9 +141,9 @@ fn one_tunnel_is_killed_and_another_lives_on() {
     let lives = connect(gateway.address, echo.address);
     let (killed, origin) = tunnel(&gateway);
     let from = killed.local_addr().unwrap().to_string();
-    let admin = gateway.admin.to_string();
+    let (admin, control) = (gateway.admin.to_string(), gateway.control.to_str().expect("a plain path"));
 
-    let listed = sluicegate(&["tunnels", "--json", "--admin", &admin], &[]);
+    let listed = sluicegate(&["tunnels", "--json", "--control", control], &[]);
     assert_eq!(listed.code, Some(0), "{listed:?}");
     let listed: Vec<Value> = serde_json::from_str(&listed.out).expect("an array");
     assert_eq!(listed.len(), 2);
@@ -151,11 +151,15 @@ fn one_tunnel_is_killed_and_another_lives_on() {
     assert_eq!((&of_killed["bytes_to_origin"], &of_killed["user"]), (&1.into(), &Value::Null));
     let id = of_killed["id"].to_string();
 
-    // In a table as well, and by the variable that also starts the gateway.
-    let table = sluicegate(&["tunnels"], &[("SLUICEGATE_ADMIN", &admin)]);
-    assert!(table.out.lines().count() == 3 && table.out.contains(&from), "{table:?}");
+    // In a table as well, by the variable that also starts the gateway and by its admin address.
+    for table in [
+        sluicegate(&["tunnels"], &[("SLUICEGATE_CONTROL", control)]),
+        sluicegate(&["tunnels", "--admin", &admin], &[("SLUICEGATE_CONTROL", "/nonexistent/control.sock")]),
+    ] {
+        assert!(table.out.lines().count() == 3 && table.out.contains(&from), "{table:?}");
+    }
 
-    let outcome = sluicegate(&["kill", &id, "--admin", &admin], &[]);
+    let outcome = sluicegate(&["kill", &id, "--control", control], &[]);
     assert_eq!((outcome.code, outcome.out), (Some(0), format!("tunnel {id} is ended\n")));
     assert_eq!(client::end_of(&killed), End::Reset);
     assert_eq!(client::end_of(&origin), End::Reset);
@@ -165,7 +169,7 @@ fn one_tunnel_is_killed_and_another_lives_on() {
     assert_eq!(gateway.metric(&metrics::TUNNELS, &["", "killed"]), 1);
     eventually("it is gone", || gateway.tunnels().len() == 1);
 
-    let again = sluicegate(&["kill", &id, "--admin", &admin], &[]);
+    let again = sluicegate(&["kill", &id, "--control", control], &[]);
     assert!(again.code == Some(1) && again.err.contains(&format!("no tunnel {id} is open")), "{again:?}");
     client::echoes(&lives, 1 << 20);
 }

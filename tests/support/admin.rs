@@ -1,7 +1,9 @@
-//! The admin address, asked by hand, so that no library hides what it answers.
+//! The admin address and the control socket, asked by hand, so that no library hides what they answer.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 use sluicegate::metrics::Metric;
 
@@ -16,31 +18,41 @@ pub(crate) struct Answer {
 
 /// GET, at an address that has to answer.
 pub(crate) fn get(admin: SocketAddr, path: &str) -> Answer {
-    ask(admin, "GET", path, "")
+    let stream = TcpStream::connect(admin).expect("the admin address accepts");
+    stream.set_read_timeout(Some(DEADLINE)).expect("a time-out");
+    ask(stream, "GET", path, "")
 }
 
-/// PATCH with this body, likewise.
-pub(crate) fn patch(admin: SocketAddr, path: &str, body: &str) -> Answer {
-    ask(admin, "PATCH", path, body)
+/// Any request, over the control socket.
+pub(crate) fn control(socket: &Path, method: &str, path: &str, body: &str) -> Answer {
+    let stream = UnixStream::connect(socket).expect("the control socket accepts");
+    stream.set_read_timeout(Some(DEADLINE)).expect("a time-out");
+    ask(stream, method, path, body)
+}
+
+/// PATCH with this body, over the control socket.
+pub(crate) fn patch(socket: &Path, path: &str, body: &str) -> Answer {
+    control(socket, "PATCH", path, body)
 }
 
 /// DELETE, likewise.
-pub(crate) fn delete(admin: SocketAddr, path: &str) -> Answer {
-    ask(admin, "DELETE", path, "")
+pub(crate) fn delete(socket: &Path, path: &str) -> Answer {
+    control(socket, "DELETE", path, "")
 }
 
-fn ask(admin: SocketAddr, method: &str, path: &str, body: &str) -> Answer {
-    let mut stream = TcpStream::connect(admin).expect("the admin address accepts");
-    stream.set_read_timeout(Some(DEADLINE)).expect("a time-out");
+/// Sends a request and reads the answer to its end.
+pub(crate) fn ask(mut stream: impl Read + Write, method: &str, path: &str, body: &str) -> Answer {
     let length = body.len();
-    write!(
+    // A content that is too long may be answered before it has all been sent.
+    let _ = write!(
         stream,
-        "{method} {path} HTTP/1.1\r\nHost: {admin}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
-    )
-    .expect("it reads");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("an answer");
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer to {path}: {answer:?}"));
+        "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+    );
+    let mut answer = Vec::new();
+    let ended = stream.read_to_end(&mut answer);
+    let answer = String::from_utf8(answer).expect("text");
+    let (head, body) =
+        answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer to {path}: {answer:?}, {ended:?}"));
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
     Answer { status, body: body.to_owned() }
 }

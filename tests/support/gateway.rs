@@ -1,6 +1,9 @@
 //! The binary under test, started with ports of the kernel's choice and killed when dropped.
 
+use std::fs::{Permissions, set_permissions};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -10,6 +13,7 @@ use serde_json::Value;
 use sluicegate::metrics::Metric;
 use sluicegate::relay::Engine;
 use sluicegate::sys::capabilities::{FOR_BPF, missing};
+use tempfile::TempDir;
 
 use super::log::{Line, Log};
 use super::process::{Outcome, run};
@@ -92,16 +96,19 @@ impl Setup {
         gateway.address = gateway.listeners[0];
         gateway.secure = line.text("listen_tls").split(',').next().and_then(|address| address.parse().ok());
         gateway.admin = line.text("admin").parse().expect("the admin address");
+        gateway.metrics = line.text("metrics").parse().ok();
         gateway
     }
 
     /// Starts it where it has to refuse to run, and waits for that.
     pub(crate) fn refused(self) -> Outcome {
-        run(self.command(), b"")
+        let folder = folder_for_all();
+        run(self.command(&folder), b"")
     }
 
     fn spawn(self) -> Gateway {
-        let mut child = self.command().stderr(Stdio::piped()).spawn().expect("the gateway starts");
+        let folder = folder_for_all();
+        let mut child = self.command(&folder).stderr(Stdio::piped()).spawn().expect("the gateway starts");
         let log = Arc::new(Log::default());
         let stderr = child.stderr.take().expect("a pipe");
         let collector = thread::spawn({
@@ -115,31 +122,47 @@ impl Setup {
             secure: None,
             listeners: Vec::new(),
             admin: nowhere,
+            metrics: None,
+            control: control_in(&folder),
+            _folder: folder,
             log,
             collector: Some(collector),
         }
     }
 
-    fn command(self) -> Command {
+    fn command(self, folder: &TempDir) -> Command {
         let words: Vec<_> = self.wrapper.iter().map(String::as_str).chain([BINARY]).collect();
         let mut command = Command::new(words[0]);
         command.args(&words[1..]);
         let address = format!("{}:0", if self.address.is_empty() { "127.0.0.1" } else { &self.address });
         command.args(["serve", "--listen", &address, "--admin", &address, "--log", "json"]);
         command.args(self.arguments);
-        in_clean_environment(&mut command).envs(self.variables).stdin(Stdio::null());
+        in_clean_environment(&mut command).env("SLUICEGATE_CONTROL", control_in(folder));
+        command.envs(self.variables).stdin(Stdio::null());
         command
     }
 }
 
-/// Without the variables that whoever runs the tests may have set for a gateway of their own.
+/// A folder for the control socket, of whatever user the gateway is.
+fn folder_for_all() -> TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    set_permissions(folder.path(), Permissions::from_mode(0o1777)).expect("our own folder");
+    folder
+}
+
+fn control_in(folder: &TempDir) -> PathBuf {
+    folder.path().join("control.sock")
+}
+
+/// Without the variables that whoever runs the tests may have set for a gateway of their own, and without a control
+/// socket at the default path, which belongs to the host.
 pub(crate) fn in_clean_environment(command: &mut Command) -> &mut Command {
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("SLUICEGATE_") {
             command.env_remove(name);
         }
     }
-    command
+    command.env("SLUICEGATE_CONTROL", "none")
 }
 
 /// A gateway that runs.
@@ -154,6 +177,11 @@ pub(crate) struct Gateway {
     pub(crate) listeners: Vec<SocketAddr>,
     /// Where it shows metrics and tunnels.
     pub(crate) admin: SocketAddr,
+    /// Where it shows metrics alone.
+    pub(crate) metrics: Option<SocketAddr>,
+    /// Where it is told to change something.
+    pub(crate) control: PathBuf,
+    _folder: TempDir,
     pub(crate) log: Arc<Log>,
     collector: Option<JoinHandle<()>>,
 }

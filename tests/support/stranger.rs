@@ -44,6 +44,10 @@ impl Stranger {
         Some(stranger)
     }
 
+    pub(crate) const fn uid(&self) -> u32 {
+        self.uid
+    }
+
     fn prefix(&self) -> [String; 3] {
         [format!("--reuid={}", self.uid), format!("--regid={}", self.uid), "--clear-groups".to_owned()]
     }

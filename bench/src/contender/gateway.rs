@@ -21,7 +21,17 @@ pub(super) fn start(program: &Path, engine: &str, origin: SocketAddr) -> io::Res
     let user = format!("{USER}:{USER}");
     let mut command = Command::new(program);
     command
-        .args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--allow", &rule(origin)])
+        .args([
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--admin",
+            "127.0.0.1:0",
+            "--control",
+            "none",
+            "--allow",
+            &rule(origin),
+        ])
         .args(["--engine", name, "--log", "json"])
         .args(options)
         .env("SLUICEGATE_USER", &user)

@@ -1,14 +1,19 @@
 //! From a request to its answer.
 
+use std::time::Duration;
+
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Request, Response, StatusCode};
 use serde::Serialize;
 use serde_json::json;
+use tokio::time::timeout;
 
-use super::{Admin, Ready, guard};
-use crate::account::Unknown;
+use super::connections::Connection;
+use super::routes::{Action, Resource, Route};
+use super::{Access, Admin, DrainView, Ready, guard, recorder};
+use crate::account::{Change, Unknown};
 
 pub(super) type Answer = Response<Full<Bytes>>;
 
@@ -21,32 +26,97 @@ const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 /// The text format of Prometheus, version 0.0.4.
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
-const READ: &str = "GET, HEAD";
-const READ_OR_KILL: &str = "GET, HEAD, DELETE";
-const READ_OR_CHANGE: &str = "GET, HEAD, PATCH";
-/// The most that a change may hold: some thousand users.
-const CHANGE_BYTES: usize = 256 << 10;
+/// Most bytes of a change: some thousand users.
+const MAX_CHANGE_BYTES: usize = 256 << 10;
+/// How long the answer to a POST of a drain waits for the listeners to close, which takes a moment.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Admin {
-    /// Answers a request, whose body is read if it says what to change.
-    pub(super) async fn respond(&self, request: Request<Incoming>) -> Answer {
-        if request.uri().path() != "/api/rates" || request.method() != Method::PATCH {
-            return self.answer(&request);
+    /// Answers a request, whose content is read if it changes something.
+    pub(super) async fn respond(&self, connection: &Connection, request: Request<Incoming>) -> Answer {
+        let answer = self.answer(connection, request).await;
+        connection.set_complete();
+        answer
+    }
+
+    async fn answer(&self, connection: &Connection, request: Request<Incoming>) -> Answer {
+        let access = connection.access;
+        if !connection.permitted {
+            return error(StatusCode::FORBIDDEN, "the control socket serves the user of the gateway and root alone");
         }
-        let (head, body) = request.into_parts();
-        if let Err(why) = guard::may_change(&head.headers) {
+        let (head, content) = request.into_parts();
+        let Some((route, id)) = Route::find(access, head.uri.path()) else {
+            let paths = Route::paths(access);
+            return text(StatusCode::NOT_FOUND, format!("not found on the {}; try {paths}\n", access.listener()));
+        };
+        if route.is_api()
+            && let Some(query) = head.uri.query().filter(|query| !query.is_empty())
+        {
+            return unknown_parameters(route, query);
+        }
+        let action = route.action(access, &head.method);
+        match action {
+            Action::NeedsControl => return needs_control(route, access),
+            Action::NotAllowed => {
+                return not_allowed(route, access, text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n"));
+            }
+            Action::Read | Action::Change => {}
+        }
+        if let Err(why) = guard::may_read(access, route, &head.headers) {
             return error(StatusCode::FORBIDDEN, why);
         }
-        match Limited::new(body, CHANGE_BYTES).collect().await {
-            Ok(body) => self.change_rates(&body.to_bytes()),
-            Err(broken) => error(StatusCode::BAD_REQUEST, &format!("the body was not read: {broken}")),
+        if action == Action::Read {
+            return self.read(route.resource, id);
+        }
+        let content = Limited::new(content, MAX_CHANGE_BYTES).collect();
+        let content = match timeout(connection.deadlines.content, content).await {
+            Ok(Ok(content)) => content.to_bytes(),
+            Ok(Err(broken)) => return error(StatusCode::BAD_REQUEST, &format!("the content was not read: {broken}")),
+            Err(_) => return error(StatusCode::REQUEST_TIMEOUT, "the content did not arrive in time"),
+        };
+        connection.set_complete();
+        self.change(route.resource, id, &content).await
+    }
+
+    fn read(&self, resource: Resource, id: &str) -> Answer {
+        match resource {
+            Resource::Page => page(),
+            Resource::Metrics => self.metrics(),
+            Resource::Health => text(StatusCode::OK, "ok\n"),
+            Resource::Readiness => self.ready(),
+            Resource::Tunnels => to_json(StatusCode::OK, &self.registry.tunnels()),
+            Resource::Tunnel => match number(id) {
+                Err(why) => error(StatusCode::BAD_REQUEST, &why),
+                Ok(id) => match self.registry.tunnel(id) {
+                    Some(tunnel) => to_json(StatusCode::OK, &tunnel),
+                    None => no_tunnel(id),
+                },
+            },
+            Resource::Rates => to_json(StatusCode::OK, &self.registry.rates()),
+            Resource::Drain => to_json(StatusCode::OK, &self.drain_view()),
         }
     }
 
-    fn change_rates(&self, body: &[u8]) -> Answer {
-        // An object alone: serde would take a list for the fields in their order.
-        let object = serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(body);
-        let changed = match object.and_then(|object| serde_json::from_value(object.into())) {
+    async fn change(&self, resource: Resource, id: &str, content: &[u8]) -> Answer {
+        match resource {
+            Resource::Rates => self.change_rates(content),
+            Resource::Tunnel => match (number(id), no_members(content)) {
+                (Err(why), _) | (_, Err(why)) => error(StatusCode::BAD_REQUEST, &why),
+                (Ok(id), Ok(())) if self.registry.kill(id) => with_type(StatusCode::NO_CONTENT, JSON, Bytes::new()),
+                (Ok(id), Ok(())) => no_tunnel(id),
+            },
+            Resource::Drain => match no_members(content) {
+                Err(why) => error(StatusCode::BAD_REQUEST, &why),
+                Ok(()) => self.start_drain().await,
+            },
+            Resource::Page | Resource::Metrics | Resource::Health | Resource::Readiness | Resource::Tunnels => {
+                self.read(resource, id)
+            }
+        }
+    }
+
+    fn change_rates(&self, content: &[u8]) -> Answer {
+        let changed = match object::<Change>(content) {
             Ok(change) => self.registry.change_rates(&change),
             Err(wrong) => {
                 let form = r#"write {"tunnel": "100MiB", "users": {"ann": "none"}, "tunnels": {"17": 1048576}}"#;
@@ -64,36 +134,28 @@ impl Admin {
         }
     }
 
-    /// Answers a request without a look at its body.
-    pub(super) fn answer<B>(&self, request: &Request<B>) -> Answer {
-        let path = request.uri().path();
-        if let Some(id) = path.strip_prefix("/api/tunnels/") {
-            return self.tunnel(request, id);
-        }
-        let answer: &dyn Fn() -> Answer = match path {
-            "/" => &page,
-            "/metrics" => &|| self.metrics(),
-            "/healthz" => &|| text(StatusCode::OK, "ok\n"),
-            "/readyz" => &|| self.ready(),
-            "/api/tunnels" => &|| to_json(StatusCode::OK, &self.registry.tunnels()),
-            "/api/rates" => &|| to_json(StatusCode::OK, &self.registry.rates()),
-            _ => {
-                return text(
-                    StatusCode::NOT_FOUND,
-                    "not found; try / /metrics /healthz /readyz /api/tunnels /api/rates\n",
-                );
-            }
-        };
-        match (reads(request.method()), path) {
-            (true, _) => answer(),
-            (false, "/api/rates") => not_allowed(READ_OR_CHANGE),
-            (false, _) => not_allowed(READ),
+    /// Asks for a drain, and answers once the listeners for clients are closed.
+    async fn start_drain(&self) -> Answer {
+        tracing::info!("asked to drain over the control socket");
+        self.readiness.request_drain();
+        let _ = timeout(CLOSE_TIMEOUT, self.readiness.closed()).await;
+        to_json(StatusCode::ACCEPTED, &DrainView { draining: true, ..self.drain_view() })
+    }
+
+    fn drain_view(&self) -> DrainView {
+        let tunnels = self.registry.active();
+        let connections = *self.registry.connections().borrow();
+        DrainView {
+            draining: self.readiness.get() == Ready::Draining,
+            accepting: self.readiness.get() != Ready::Starting && !self.readiness.is_closed(),
+            tunnels,
+            handshakes: connections.saturating_sub(tunnels),
         }
     }
 
     fn metrics(&self) -> Answer {
         self.registry.publish();
-        with_type(StatusCode::OK, PROMETHEUS, self.metrics.render())
+        with_type(StatusCode::OK, PROMETHEUS, recorder::render(&self.metrics))
     }
 
     fn ready(&self) -> Answer {
@@ -108,42 +170,70 @@ impl Admin {
             Ready::Draining => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
         }
     }
-
-    fn tunnel<B>(&self, request: &Request<B>, id: &str) -> Answer {
-        let kills = request.method() == Method::DELETE;
-        if !kills && !reads(request.method()) {
-            return not_allowed(READ_OR_KILL);
-        }
-        if kills && let Err(why) = guard::may_change(request.headers()) {
-            return error(StatusCode::FORBIDDEN, why);
-        }
-        // u64's parser takes a leading '+', which is not how a tunnel is numbered.
-        let Some(id) = id.bytes().all(|digit| digit.is_ascii_digit()).then(|| id.parse().ok()).flatten() else {
-            return error(StatusCode::BAD_REQUEST, "the id of a tunnel is a number, as in /api/tunnels/17");
-        };
-        if kills && self.registry.kill(id) {
-            return with_type(StatusCode::NO_CONTENT, JSON, Bytes::new());
-        }
-        match self.registry.tunnel(id).filter(|_| !kills) {
-            Some(tunnel) => to_json(StatusCode::OK, &tunnel),
-            None => error(StatusCode::NOT_FOUND, &format!("no tunnel {id} is open")),
-        }
-    }
 }
 
-fn reads(method: &Method) -> bool {
-    method == Method::GET || method == Method::HEAD
+/// Number of a tunnel in a path.
+fn number(id: &str) -> Result<u64, String> {
+    // u64's parser takes a leading '+', which no tunnel's number has.
+    let number = id.bytes().all(|digit| digit.is_ascii_digit()).then(|| id.parse().ok()).flatten();
+    number.ok_or_else(|| "the id of a tunnel is a number, as in /api/tunnels/17".to_owned())
+}
+
+/// Reads a JSON object.
+fn object<'a, T: serde::Deserialize<'a>>(content: &'a [u8]) -> Result<T, String> {
+    // serde would take a list for the fields in their order.
+    if content.trim_ascii_start().first().is_some_and(|first| *first != b'{') {
+        return Err("a JSON object is wanted".to_owned());
+    }
+    serde_json::from_slice(content).map_err(|wrong| wrong.to_string())
+}
+
+/// Passes no content, or an object without members.
+fn no_members(content: &[u8]) -> Result<(), String> {
+    #[derive(serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Empty {}
+    if content.trim_ascii().is_empty() {
+        return Ok(());
+    }
+    object::<Empty>(content).map(|Empty {}| ()).map_err(|wrong| format!("{wrong}; send no content"))
+}
+
+fn unknown_parameters(route: &Route, query: &str) -> Answer {
+    let names: Vec<_> = query
+        .split('&')
+        .filter(|parameter| !parameter.is_empty())
+        .map(|parameter| format!("'{}'", parameter.split('=').next().unwrap_or_default()))
+        .collect();
+    let plural = if names.len() == 1 { "" } else { "s" };
+    let (names, path) = (names.join(", "), route.path);
+    error(StatusCode::BAD_REQUEST, &format!("unknown query parameter{plural} {names}: {path} takes none; remove it"))
+}
+
+fn needs_control(route: &Route, access: Access) -> Answer {
+    let words = format!(
+        "the {} only reads: changes go through the control socket (--control PATH), which `sluicegate kill`, `rates` \
+         and `drain` use, or curl --unix-socket PATH http://localhost{}",
+        access.listener(),
+        route.path
+    );
+    not_allowed(route, access, error(StatusCode::METHOD_NOT_ALLOWED, &words))
+}
+
+fn not_allowed(route: &Route, access: Access, mut answer: Answer) -> Answer {
+    if let Ok(allowed) = HeaderValue::from_str(&route.allowed(access)) {
+        answer.headers_mut().insert(ALLOW, allowed);
+    }
+    answer
+}
+
+fn no_tunnel(id: u64) -> Answer {
+    error(StatusCode::NOT_FOUND, &format!("no tunnel {id} is open"))
 }
 
 fn page() -> Answer {
     let mut answer = with_type(StatusCode::OK, HTML, PAGE);
     answer.headers_mut().insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(PAGE_POLICY));
-    answer
-}
-
-fn not_allowed(allowed: &'static str) -> Answer {
-    let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n");
-    answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
     answer
 }
 

@@ -1,6 +1,10 @@
-//! The other end of the admin address: what `sluicegate tunnels`, `kill` and `rates` ask with.
+//! The other end of the control socket and of the admin address: what `sluicegate tunnels`, `kill`, `rates` and `drain`
+//! ask with.
 
+use std::fmt;
+use std::io;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, Limited};
@@ -9,35 +13,116 @@ use hyper::client::conn::http1;
 use hyper::header::HOST;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
-use tokio::net::{TcpStream, lookup_host};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio::time::timeout;
 
 /// An answer takes no longer than this, or the gateway hangs.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 /// More than the JSON of 100,000 tunnels.
-const MOST_BYTES: usize = 64 * 1024 * 1024;
+const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
 
-/// Asks the gateway whose admin address is `admin`, as `HOST:PORT`, and returns its status and body.
-///
-/// # Errors
-/// What went wrong and what to do about it, fit to be shown as it is.
-pub async fn ask(admin: &str, method: Method, path: &str) -> Result<(StatusCode, Bytes), String> {
-    ask_with(admin, method, path, Bytes::new()).await
+/// Listener of a gateway that is to be asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// The control socket at this path.
+    Control(PathBuf),
+    /// The admin address, as `HOST:PORT`.
+    Admin(String),
 }
 
-/// The same with a body.
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Control(path) => path.display().fmt(f),
+            Self::Admin(address) => address.fmt(f),
+        }
+    }
+}
+
+/// A gateway that did not answer, in words for the user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AskError {
+    /// Nothing accepts there.
+    NotRunning(String),
+    /// The listener could not be used, or gave no answer.
+    Failed(String),
+}
+
+impl From<AskError> for String {
+    fn from(error: AskError) -> Self {
+        match error {
+            AskError::NotRunning(what) | AskError::Failed(what) => what,
+        }
+    }
+}
+
+/// Asks the gateway that listens on `endpoint`, and returns its status and content.
 ///
 /// # Errors
-/// As [`ask`].
-pub async fn ask_with(admin: &str, method: Method, path: &str, body: Bytes) -> Result<(StatusCode, Bytes), String> {
-    let (stream, address) = timeout(PATIENCE, connect(admin))
-        .await
-        .unwrap_or_else(|_| Err("it does not accept the connection".to_owned()))
-        .map_err(|why| format!("no gateway answers on {admin}: {why}; is it running? name its address with --admin"))?;
-    timeout(PATIENCE, exchange(stream, address, method, path, body))
-        .await
-        .unwrap_or_else(|_| Err(format!("no answer within {} s", PATIENCE.as_secs())))
-        .map_err(|why| format!("what listens on {admin} did not answer: {why}; is it a gateway's admin address?"))
+/// The cause and the remedy, for the user.
+pub async fn ask(
+    endpoint: &Endpoint,
+    method: Method,
+    path: &str,
+    content: Bytes,
+) -> Result<(StatusCode, Bytes), AskError> {
+    let request = |host: String| {
+        let request = Request::builder().method(method).uri(path).header(HOST, host).body(Full::new(content));
+        request.map_err(|error| AskError::Failed(error.to_string()))
+    };
+    match endpoint {
+        Endpoint::Control(path) => {
+            let stream = match timeout(TIMEOUT, UnixStream::connect(path)).await {
+                Ok(Ok(stream)) => stream,
+                Ok(Err(error)) => return Err(not_connected(path, &error)),
+                Err(_) => return Err(AskError::Failed(format!("{} does not accept the connection", path.display()))),
+            };
+            within(endpoint, exchange(stream, request("localhost".to_owned())?)).await
+        }
+        Endpoint::Admin(admin) => {
+            let connected = timeout(TIMEOUT, connect(admin)).await;
+            let (stream, address) =
+                connected.unwrap_or_else(|_| Err("it does not accept the connection".to_owned())).map_err(|why| {
+                    let remedy = "is it running? name its address with --admin";
+                    AskError::NotRunning(format!("no gateway answers on {admin}: {why}; {remedy}"))
+                })?;
+            // The address rather than the name, by which the API is not read.
+            within(endpoint, exchange(stream, request(address.to_string())?)).await
+        }
+    }
+}
+
+/// Explains why the control socket could not be connected to.
+fn not_connected(path: &Path, error: &io::Error) -> AskError {
+    let socket = path.display();
+    match error.kind() {
+        io::ErrorKind::NotFound => AskError::NotRunning(format!(
+            "no control socket at {socket}: {error}; is the gateway running, as this user and without another \
+             --control? name its socket with --control PATH"
+        )),
+        io::ErrorKind::ConnectionRefused => AskError::NotRunning(format!(
+            "nothing listens on {socket}: {error}; the gateway that made it has ended: start one, or name another \
+             socket with --control PATH"
+        )),
+        io::ErrorKind::PermissionDenied => AskError::Failed(format!(
+            "the control socket {socket} is not yours: {error}; it serves the user of the gateway and root alone: \
+             use sudo, or `tunnels --admin ADDR:PORT` to read"
+        )),
+        _ => AskError::Failed(format!(
+            "the control socket {socket} cannot be used: {error}; name the gateway's with --control PATH"
+        )),
+    }
+}
+
+async fn within(
+    endpoint: &Endpoint,
+    exchange: impl Future<Output = Result<(StatusCode, Bytes), String>>,
+) -> Result<(StatusCode, Bytes), AskError> {
+    let answer = timeout(TIMEOUT, exchange).await;
+    answer.unwrap_or_else(|_| Err(format!("no answer within {} s", TIMEOUT.as_secs()))).map_err(|why| {
+        AskError::Failed(format!("the listener on {endpoint} did not answer: {why}; is it a gateway's?"))
+    })
 }
 
 /// Connects to the first address that takes it, as `localhost` may be two.
@@ -52,28 +137,18 @@ async fn connect(admin: &str) -> Result<(TcpStream, SocketAddr), String> {
     Err(failed)
 }
 
-/// One request. Its `Host` is the address rather than the name, because a gateway lets nobody end a
-/// tunnel by way of a name.
-async fn exchange(
-    stream: TcpStream,
-    address: SocketAddr,
-    method: Method,
-    path: &str,
-    body: Bytes,
-) -> Result<(StatusCode, Bytes), String> {
+/// One request.
+async fn exchange<S>(stream: S, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), String>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let failed = |error: hyper::Error| error.to_string();
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
-    let request = Request::builder()
-        .method(method)
-        .uri(path)
-        .header(HOST, address.to_string())
-        .body(Full::new(body))
-        .map_err(|error| error.to_string())?;
     let answer = async {
         let response = sender.send_request(request).await.map_err(failed)?;
         let status = response.status();
-        let body = Limited::new(response.into_body(), MOST_BYTES).collect().await.map_err(|error| error.to_string())?;
-        Ok((status, body.to_bytes()))
+        let content = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await;
+        Ok((status, content.map_err(|error| error.to_string())?.to_bytes()))
     };
     // The connection does nothing unless it is polled beside the request. When it ends first, either
     // the answer is complete or the connection knows better than the request what went wrong.

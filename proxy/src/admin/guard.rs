@@ -1,34 +1,52 @@
-//! Who may end a tunnel or change rates: a tool on the admin network, or the gateway's own page; never a page of
-//! somebody else that happens to run in the operator's browser.
+//! Web pages are kept from reading the API through an operator's browser.
 //!
-//! Reading stays open to any `Host`, since Prometheus scrapes by the name of a service.
+//! What changes something needs the control socket, which no browser connects to. Metrics and health are open to any
+//! `Host`, since Prometheus scrapes by the name of a service.
 
 use hyper::HeaderMap;
 use hyper::header::{HOST, HeaderName, ORIGIN};
 
+use super::Access;
+use super::routes::{Resource, Route};
+
 /// `Sec-Fetch-Site` (W3C Fetch Metadata, 2.4): the browser's word on where a request comes from.
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// Passes a request that changes something, or says why not.
-///
+/// Passes a request that reads, or says why not.
+pub(super) fn may_read(access: Access, route: &Route, headers: &HeaderMap) -> Result<(), &'static str> {
+    match route.resource {
+        _ if access == Access::Control => Ok(()),
+        Resource::Metrics | Resource::Health | Resource::Readiness => Ok(()),
+        // A link leads here from any page.
+        Resource::Page => has_local_host(headers).map(drop),
+        Resource::Tunnels | Resource::Tunnel | Resource::Rates | Resource::Drain => is_own_page_or_tool(headers),
+    }
+}
+
 /// `Sec-Fetch-Site` and `Origin` stop a foreign page. A page can make its own name resolve to this
 /// address (DNS rebinding), which makes its request look like one from the same origin: hence the
 /// `Host` must be an address or `localhost`, which no such page can have for a name.
-pub(super) fn may_change(headers: &HeaderMap) -> Result<(), &'static str> {
-    let mut hosts = headers.get_all(HOST).iter();
-    let (Some(host), None) = (hosts.next().and_then(|host| host.to_str().ok()), hosts.next()) else {
-        return Err("a request that changes something needs exactly one Host");
-    };
-    if !is_local_or_address(host) {
-        return Err("this is changed only by way of an IP address or localhost, not of a name: this keeps \
-                    web pages out that make their own name point here (DNS rebinding)");
-    }
+fn is_own_page_or_tool(headers: &HeaderMap) -> Result<(), &'static str> {
+    let host = has_local_host(headers)?;
     let same_site = |value: &[u8]| matches!(value, b"same-origin" | b"none");
     let same_origin =
         |value: &[u8]| value.strip_prefix(b"http://").is_some_and(|o| o.eq_ignore_ascii_case(host.as_bytes()));
     let sites = headers.get_all(FETCH_SITE).iter().all(|value| same_site(value.as_bytes()));
     let origins = headers.get_all(ORIGIN).iter().all(|value| same_origin(value.as_bytes()));
-    if sites && origins { Ok(()) } else { Err("a web page of another origin must not change anything here") }
+    if sites && origins { Ok(()) } else { Err("a web page of another origin must not read the API") }
+}
+
+/// The `Host` of a request if it is an address or `localhost`.
+fn has_local_host(headers: &HeaderMap) -> Result<&str, &'static str> {
+    let mut hosts = headers.get_all(HOST).iter();
+    let (Some(host), None) = (hosts.next().and_then(|host| host.to_str().ok()), hosts.next()) else {
+        return Err("a request for the status page or the API needs exactly one Host");
+    };
+    if is_local_or_address(host) {
+        return Ok(host);
+    }
+    Err("the status page and the API are read by IP address or localhost, not by a name: this keeps web pages out \
+         that make their own name point here (DNS rebinding)")
 }
 
 fn is_local_or_address(authority: &str) -> bool {
@@ -53,7 +71,7 @@ mod tests {
         headers.for_each(|(name, value)| {
             map.append(name, value);
         });
-        may_change(&map).is_ok()
+        is_own_page_or_tool(&map).is_ok()
     }
 
     #[test]

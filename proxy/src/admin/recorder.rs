@@ -31,3 +31,47 @@ pub fn build() -> PrometheusRecorder {
         })
         .build_recorder()
 }
+
+/// The text of all metrics, sorted by name and labels.
+///
+/// The exporter collects metrics and series in a new `HashMap` for each scrape, whose order is random.
+pub(super) fn render(handle: &PrometheusHandle) -> String {
+    sorted(&handle.render())
+}
+
+fn sorted(text: &str) -> String {
+    // The exporter ends each metric by an empty line; in label values and help a line feed is escaped.
+    let mut metrics: Vec<Vec<&str>> = text
+        .split("\n\n")
+        .map(|metric| metric.lines().filter(|line| !line.is_empty()).collect())
+        .filter(|lines: &Vec<_>| !lines.is_empty())
+        .collect();
+    for lines in &mut metrics {
+        let is_histogram = lines.iter().any(|line| line.starts_with("# TYPE ") && line.ends_with(" histogram"));
+        if !is_histogram {
+            // Comments first; HELP is before TYPE as it was.
+            lines.sort_by_key(|line| if line.starts_with('#') { "" } else { line });
+        }
+    }
+    // By the line of its type, which every metric has.
+    metrics.sort_by_key(|lines| lines.iter().find_map(|line| line.strip_prefix("# TYPE ")).unwrap_or_default());
+    let metrics = metrics.iter().map(|lines| lines.iter().map(|line| format!("{line}\n")).collect::<String>());
+    metrics.collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_and_series_are_sorted_and_buckets_stay() {
+        let text = "# HELP b b\n# TYPE b counter\nb{x=\"2\"} 1\nb{x=\"1\"} 7\n\n\
+                    # HELP a a\n# TYPE a histogram\na_bucket{le=\"5\"} 0\na_bucket{le=\"10\"} 1\na_sum 6\na_count 1\n\n\
+                    # TYPE a_b gauge\na_b 3\n\n";
+        let expected = "# HELP a a\n# TYPE a histogram\na_bucket{le=\"5\"} 0\na_bucket{le=\"10\"} 1\na_sum 6\na_count 1\n\n\
+                        # TYPE a_b gauge\na_b 3\n\n\
+                        # HELP b b\n# TYPE b counter\nb{x=\"1\"} 7\nb{x=\"2\"} 1\n";
+        assert_eq!(sorted(text), expected);
+        assert_eq!(sorted(""), "");
+    }
+}

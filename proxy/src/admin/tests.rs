@@ -1,13 +1,20 @@
 use std::collections::HashSet;
 use std::io::{ErrorKind, Write as _};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 
 use metrics::LocalRecorderGuard;
 use metrics_exporter_prometheus::PrometheusRecorder;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tempfile::TempDir;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 
+use super::connections::{Connection, Deadlines};
 use super::*;
 use crate::account::{Account, Limits, TunnelView, register_series};
 use crate::metrics::{ALL, Kind, describe};
@@ -15,14 +22,29 @@ use crate::reason::Reason;
 use crate::target::Target;
 use crate::tunnel::{Direction, Flow, Order};
 
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
 /// No answer takes this long on any machine that is worth a test.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// An admin server on loopback with a recorder of this thread's own.
+/// Deadlines that no test waits for.
+const NEVER: Deadlines = Deadlines {
+    head: Duration::from_secs(3_600),
+    content: Duration::from_secs(3_600),
+    whole: Duration::from_secs(3_600),
+};
+
+/// The three listeners on loopback, with a recorder of this thread's own.
 struct Scene {
     admin: Admin,
     address: SocketAddr,
-    _server: JoinSet<()>,
+    metrics: SocketAddr,
+    control: PathBuf,
+    stop: watch::Sender<bool>,
+    servers: JoinSet<()>,
+    _directory: TempDir,
     _recorder: LocalRecorderGuard<'static>,
 }
 
@@ -34,17 +56,34 @@ impl Scene {
         register_series(&["splice", "copy"]);
         let registry = Registry::new(Limits { tunnels: 9, per_user: None, per_source: None, ..Limits::default() });
         let admin = Admin::new(registry, Arc::default(), recorder.handle());
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let mut server = JoinSet::new();
-        server.spawn(admin.clone().run_with(listener, Patience { head: DEADLINE * 2, whole: DEADLINE * 2 }));
-        Self { admin, address, _server: server, _recorder: guard }
+        let (read, metrics_only) =
+            (TcpListener::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap());
+        let (address, metrics) = (read.local_addr().unwrap(), metrics_only.local_addr().unwrap());
+        let directory = tempfile::tempdir().unwrap();
+        let control = directory.path().join("control.sock");
+        let listeners = [
+            Listener::Tcp(read, Access::Read),
+            Listener::Tcp(metrics_only, Access::Metrics),
+            Listener::Control(UnixListener::bind(&control).unwrap()),
+        ];
+        let (stop, stopping) = watch::channel(false);
+        let servers = listeners.map(|listener| admin.clone().run_with(listener, stopping.clone(), NEVER));
+        let servers = servers.into_iter().collect();
+        Self { admin, address, metrics, control, stop, servers, _directory: directory, _recorder: guard }
+    }
+
+    async fn connect(&self, access: Access) -> Box<dyn Stream> {
+        match access {
+            Access::Metrics => Box::new(TcpStream::connect(self.metrics).await.unwrap()),
+            Access::Read => Box::new(TcpStream::connect(self.address).await.unwrap()),
+            Access::Control => Box::new(UnixStream::connect(&self.control).await.unwrap()),
+        }
     }
 
     /// Sends bytes as they are, and returns all that comes back until the server closes.
-    async fn raw(&self, request: impl AsRef<[u8]>) -> String {
+    async fn raw_to(&self, access: Access, request: impl AsRef<[u8]>) -> String {
         let exchange = async {
-            let mut stream = TcpStream::connect(self.address).await.unwrap();
+            let mut stream = self.connect(access).await;
             // The server may have answered and closed before it saw all of a request that is too long.
             let _ = stream.write_all(request.as_ref()).await;
             let mut answer = Vec::new();
@@ -54,8 +93,25 @@ impl Scene {
         timeout(DEADLINE, exchange).await.expect("the server neither answers nor closes")
     }
 
+    async fn raw(&self, request: impl AsRef<[u8]>) -> String {
+        self.raw_to(Access::Read, request).await
+    }
+
+    async fn send(&self, access: Access, method: &str, path: &str, content: &str) -> String {
+        let (host, length) = (self.address, content.len());
+        self.raw_to(
+            access,
+            format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\n\r\n{content}"),
+        )
+        .await
+    }
+
     async fn ask(&self, method: &str, path: &str) -> String {
-        self.raw(format!("{method} {path} HTTP/1.1\r\nHost: {}\r\n\r\n", self.address)).await
+        self.send(Access::Read, method, path, "").await
+    }
+
+    async fn control(&self, method: &str, path: &str) -> String {
+        self.send(Access::Control, method, path, "").await
     }
 
     /// A live tunnel, and what its engine is told.
@@ -91,35 +147,145 @@ async fn every_path_answers_what_it_is_for() {
     for (path, code, content_type) in [
         ("/", 200, "text/html; charset=utf-8"),
         ("/metrics", 200, "text/plain; version=0.0.4; charset=utf-8"),
+        ("/metrics?module=x", 200, "text/plain; version=0.0.4; charset=utf-8"),
         ("/healthz", 200, "text/plain; charset=utf-8"),
         ("/readyz", 503, "text/plain; charset=utf-8"),
         ("/api/tunnels", 200, "application/json"),
-        ("/api/tunnels?x=1", 200, "application/json"),
+        ("/api/tunnels?", 200, "application/json"),
+        ("/api/tunnels?x=1", 400, "application/json"),
         ("/api/tunnels/1", 404, "application/json"),
         ("/api/tunnels/x", 400, "application/json"),
         ("/api/tunnels/", 400, "application/json"),
         ("/api/tunnels/+1", 400, "application/json"),
         ("/api/tunnels/18446744073709551616", 400, "application/json"),
         ("/api/tunnels/1/x", 400, "application/json"),
+        ("/api/rates", 200, "application/json"),
+        ("/api/drain", 200, "application/json"),
         ("/nothing", 404, "text/plain; charset=utf-8"),
         ("/../metrics", 404, "text/plain; charset=utf-8"),
     ] {
-        let answer = scene.ask("GET", path).await;
-        assert_eq!((status(&answer), header(&answer, "content-type")), (code, Some(content_type)), "{path}");
-        if content_type == "application/json" && code >= 400 {
-            let error: serde_json::Value = serde_json::from_str(body(&answer)).unwrap();
-            assert!(error["error"].is_string(), "{path}: {error}");
+        for access in [Access::Read, Access::Control] {
+            let answer = scene.send(access, "GET", path, "").await;
+            assert_eq!((status(&answer), header(&answer, "content-type")), (code, Some(content_type)), "{path}");
+            if content_type == "application/json" && code >= 400 {
+                error(&answer);
+            }
+            let head = scene.send(access, "HEAD", path, "").await;
+            assert_eq!((status(&head), body(&head)), (code, ""), "HEAD {path}");
         }
-        let head = scene.ask("HEAD", path).await;
-        assert_eq!((status(&head), body(&head)), (code, ""), "HEAD {path}");
-        let allowed = header(&scene.ask("POST", path).await, "allow").map(str::to_owned);
-        let expected = match path {
-            "/nothing" | "/../metrics" => None,
-            _ if path.starts_with("/api/tunnels/") => Some("GET, HEAD, DELETE".to_owned()),
-            _ => Some("GET, HEAD".to_owned()),
-        };
-        assert_eq!(allowed, expected, "POST {path}");
+        let path = path.split('?').next().unwrap();
+        let allowed = header(&scene.ask("PUT", path).await, "allow").map(str::to_owned);
+        let expected = if code == 404 && !path.starts_with("/api/") { None } else { Some("GET, HEAD".to_owned()) };
+        assert_eq!(allowed, expected, "PUT {path}");
     }
+}
+
+/// The words of an error in JSON.
+fn error(answer: &str) -> String {
+    let error: serde_json::Value = serde_json::from_str(body(answer)).unwrap();
+    error["error"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned()
+}
+
+#[tokio::test]
+async fn the_metrics_address_serves_metrics_and_health_alone() {
+    let scene = Scene::new().await;
+    for (path, code) in [("/metrics", 200), ("/healthz", 200), ("/readyz", 503)] {
+        assert_eq!(status(&scene.send(Access::Metrics, "GET", path, "").await), code, "{path}");
+    }
+    for path in ["/", "/api/tunnels", "/api/tunnels/1", "/api/rates", "/api/drain"] {
+        let answer = scene.send(Access::Metrics, "GET", path, "").await;
+        let expected = "not found on the metrics address; try /metrics /healthz /readyz\n";
+        assert_eq!((status(&answer), body(&answer)), (404, expected), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn tcp_only_reads() {
+    let scene = Scene::new().await;
+    let (account, _flow, told) = scene.tunnel();
+    let path = format!("/api/tunnels/{}", account.id());
+    for (method, path, content) in
+        [("DELETE", &*path, ""), ("PATCH", "/api/rates", "{\"tunnel\": 5000}"), ("POST", "/api/drain", "")]
+    {
+        let answer = scene.send(Access::Read, method, path, content).await;
+        assert_eq!((status(&answer), header(&answer, "allow")), (405, Some("GET, HEAD")), "{method} {path}");
+        let words = error(&answer);
+        assert!(words.contains("control socket (--control PATH)") && words.contains("`sluicegate kill`"), "{words}");
+        assert_eq!(status(&scene.send(Access::Metrics, method, path, content).await), 404, "{method} {path}");
+    }
+    assert_eq!(*told.lock().unwrap(), None);
+    assert_eq!(scene.admin.registry.rates().tunnel.0, None);
+    assert!(timeout(Duration::ZERO, scene.admin.readiness.drain_requested()).await.is_err());
+    account.closed(Reason::ClientClosed);
+}
+
+#[tokio::test]
+async fn what_the_api_does_not_know_is_refused_by_name() {
+    let scene = Scene::new().await;
+    for (method, path, content, said) in [
+        (
+            "GET",
+            "/api/tunnels?user=ann&limit=5",
+            "",
+            "unknown query parameters 'user', 'limit': /api/tunnels takes none",
+        ),
+        ("GET", "/api/tunnels/1?x", "", "unknown query parameter 'x': /api/tunnels/ID takes none"),
+        ("DELETE", "/api/tunnels/1?force=1", "", "unknown query parameter 'force'"),
+        ("POST", "/api/drain?timeout=5s", "", "unknown query parameter 'timeout'"),
+        ("PATCH", "/api/rates", "{\"each\": 5000}", "unknown field `each`"),
+        ("PATCH", "/api/rates", "{\"tunnel\": 5000, \"tunnel\": 6000}", "duplicate field `tunnel`"),
+        ("PATCH", "/api/rates", "[5000]", "a JSON object is wanted"),
+        ("POST", "/api/drain", "{\"timeout\": 5}", "unknown field `timeout`"),
+        ("POST", "/api/drain", "now", "a JSON object is wanted"),
+        ("DELETE", "/api/tunnels/1", "{\"force\": true}", "unknown field `force`"),
+    ] {
+        let answer = scene.send(Access::Control, method, path, content).await;
+        assert_eq!(status(&answer), 400, "{method} {path} {content}");
+        assert!(error(&answer).contains(said), "{answer}");
+    }
+    assert!(timeout(Duration::ZERO, scene.admin.readiness.drain_requested()).await.is_err());
+    for content in ["", "{}", " {} "] {
+        assert_eq!(status(&scene.send(Access::Control, "DELETE", "/api/tunnels/1", content).await), 404, "{content}");
+    }
+}
+
+#[tokio::test]
+async fn a_drain_is_answered_when_the_listeners_are_closed() {
+    let scene = Scene::new().await;
+    scene.admin.readiness.set(Ready::Ready);
+    let view = |answer: &str| serde_json::from_str::<DrainView>(body(answer)).unwrap();
+    let open = DrainView { draining: false, accepting: true, tunnels: 0, handshakes: 0 };
+    assert_eq!(view(&scene.ask("GET", "/api/drain").await), open);
+    let (account, _flow, _) = scene.tunnel();
+    let handshake = scene.admin.registry.accepted("192.0.2.7:40001".parse().unwrap());
+    let drains = scene.control("POST", "/api/drain");
+    let closes = async {
+        scene.admin.readiness.drain_requested().await;
+        scene.admin.readiness.set(Ready::Draining);
+        scene.admin.readiness.set_closed();
+    };
+    let (answer, ()) = tokio::join!(drains, closes);
+    let draining = DrainView { draining: true, accepting: false, tunnels: 1, handshakes: 1 };
+    assert_eq!((status(&answer), view(&answer)), (202, draining));
+    assert_eq!(view(&scene.control("POST", "/api/drain").await), draining, "a second one changes nothing");
+    drop(handshake);
+    account.closed(Reason::ClientClosed);
+    assert_eq!(view(&scene.control("GET", "/api/drain").await).tunnels, 0);
+}
+
+#[tokio::test]
+async fn the_last_answer_is_written_before_the_server_ends() {
+    let mut scene = Scene::new().await;
+    let mut stream = scene.connect(Access::Control).await;
+    let _idle = scene.connect(Access::Control).await;
+    stream.write_all(b"POST /api/drain HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    timeout(DEADLINE, scene.admin.readiness.drain_requested()).await.unwrap();
+    scene.stop.send_replace(true);
+    scene.admin.readiness.set_closed();
+    timeout(DEADLINE, async { while scene.servers.join_next().await.is_some() {} }).await.expect("they end");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert_eq!(status(&answer), 202);
 }
 
 #[tokio::test]
@@ -156,20 +322,21 @@ async fn a_live_tunnel_is_shown_counted_and_killed() {
         assert!(metrics.contains("sluicegate_user_bytes_total{user=\"ann\",direction=\"to_origin\"} 5000\n"));
     }
 
-    let foreign = format!("DELETE {path} HTTP/1.1\r\nHost: {}\r\nOrigin: http://evil.example\r\n\r\n", scene.address);
-    let rebound = format!("DELETE {path} HTTP/1.1\r\nHost: evil.example:9128\r\n\r\n");
-    for request in [&foreign, &rebound] {
-        assert_eq!(status(&scene.raw(request).await), 403, "{request}");
-        assert_eq!(*told.lock().unwrap(), None);
+    for foreign in ["Host: 127.0.0.1:1\r\nOrigin: http://evil.example", "Host: evil.example:9128"] {
+        let request = format!("GET {path} HTTP/1.1\r\n{foreign}\r\n\r\n");
+        assert_eq!(status(&scene.raw(&request).await), 403, "{request}");
+        // No browser connects to a unix socket.
+        assert_eq!(status(&scene.raw_to(Access::Control, &request).await), 200, "{request}");
     }
+    assert_eq!(status(&scene.raw("GET / HTTP/1.1\r\nHost: evil.example:9128\r\n\r\n").await), 403);
     let scrape = scene.raw("GET /metrics HTTP/1.1\r\nHost: gateway.monitoring.svc:9128\r\n\r\n").await;
     assert_eq!(status(&scrape), 200, "Prometheus scrapes by name");
 
-    let killed = scene.ask("DELETE", &path).await;
+    let killed = scene.control("DELETE", &path).await;
     assert_eq!((status(&killed), body(&killed)), (204, ""));
     assert_eq!(*told.lock().unwrap(), Some(Order::Stop(Reason::Killed)));
     account.closed(Reason::Killed);
-    assert_eq!(status(&scene.ask("DELETE", &path).await), 404);
+    assert_eq!(status(&scene.control("DELETE", &path).await), 404);
 }
 
 #[tokio::test]
@@ -206,37 +373,102 @@ async fn a_half_closed_tool_gets_its_answer_and_one_request_is_all() {
     assert_eq!(body(&answer), "ok\n");
 }
 
-/// Neither a head that never ends nor an answer that nobody reads holds a place for good.
+/// Neither silence nor a request that never ends nor an answer that its peer does not read holds a place for good.
 #[tokio::test]
 async fn slow_peers_are_cut() {
     let scene = Scene::new().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let (short, long) = (Duration::from_millis(20), Duration::from_secs(3_600));
-    for (head, whole) in [(short, long), (long, short)] {
+    let short = Duration::from_millis(20);
+    let patch = "PATCH /api/rates HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{";
+    for (sent, deadlines) in [
+        ("", Deadlines { head: short, ..NEVER }),
+        ("GET / HTTP/1.1\r\nHos", Deadlines { head: short, ..NEVER }),
+        (patch, Deadlines { content: short, ..NEVER }),
+        (patch, Deadlines { whole: short, ..NEVER }),
+    ] {
         let mut peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, _) = listener.accept().await.unwrap();
-        peer.write_all(b"GET / HTTP/1.1\r\nHos").await.unwrap();
-        timeout(DEADLINE, scene.admin.clone().serve(stream, Patience { head, whole })).await.expect("it is cut");
+        peer.write_all(sent.as_bytes()).await.unwrap();
+        let connection = Connection::new(Access::Control, true, deadlines);
+        timeout(DEADLINE, scene.admin.clone().serve(stream, connection)).await.expect("it is cut");
     }
 }
 
 #[tokio::test]
-async fn places_are_limited_and_come_back() {
+async fn nobody_is_shut_out_by_idle_connections_and_unfinished_requests() {
     let scene = Scene::new().await;
+    for access in [Access::Metrics, Access::Read, Access::Control] {
+        for sent in ["", "G", "PATCH /api/rates HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{"] {
+            let mut crowd = Vec::new();
+            for _ in 0..3 * MAX_CONNECTIONS {
+                let mut stream = scene.connect(access).await;
+                // One that had to make room reads nothing any more.
+                let _ = stream.write_all(sent.as_bytes()).await;
+                crowd.push(stream);
+            }
+            // No deadline ends any of them.
+            assert_eq!(status(&scene.send(access, "GET", "/healthz", "").await), 200, "{access:?} {sent}");
+            assert_eq!(status(&scene.send(access, "GET", "/metrics", "").await), 200, "{access:?} {sent}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_oldest_unfinished_request_makes_room() {
+    let scene = Scene::new().await;
+    // Complete, and kept waiting by the drain.
+    let mut drains = scene.connect(Access::Control).await;
+    drains.write_all(b"POST /api/drain HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    timeout(DEADLINE, scene.admin.readiness.drain_requested()).await.unwrap();
     let mut idle = Vec::new();
-    for _ in 0..CONNECTIONS {
-        idle.push(TcpStream::connect(scene.address).await.unwrap());
+    for _ in 1..MAX_CONNECTIONS {
+        idle.push(scene.connect(Access::Control).await);
     }
-    let ask = scene.ask("GET", "/healthz");
-    tokio::pin!(ask);
-    // The one too many waits until somebody leaves.
-    tokio::select! {
-        biased;
-        answer = &mut ask => panic!("served beyond the limit: {answer}"),
-        () = async { for _ in 0..200 { tokio::task::yield_now().await } } => {}
+    assert_eq!(status(&scene.control("GET", "/healthz").await), 200);
+    let mut oldest = idle.remove(0);
+    assert_eq!(timeout(DEADLINE, oldest.read(&mut [0; 1])).await.expect("it made room").unwrap(), 0);
+    for mut stream in idle {
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        timeout(DEADLINE, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+        assert_eq!(status(&answer), 200);
     }
-    idle.pop();
-    assert_eq!(status(&ask.await), 200);
+    scene.admin.readiness.set_closed();
+    let mut answer = String::new();
+    timeout(DEADLINE, drains.read_to_string(&mut answer)).await.unwrap().unwrap();
+    assert_eq!(status(&answer), 202);
+}
+
+#[tokio::test]
+async fn strangers_to_the_control_socket_are_refused() {
+    let scene = Scene::new().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (stream, _) = listener.accept().await.unwrap();
+    peer.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    scene.admin.clone().serve(stream, Connection::new(Access::Control, false, NEVER)).await;
+    let mut answer = String::new();
+    peer.read_to_string(&mut answer).await.unwrap();
+    assert_eq!(status(&answer), 403);
+    assert!(error(&answer).contains("the user of the gateway and root alone"), "{answer}");
+}
+
+#[tokio::test]
+async fn metrics_keep_their_order() {
+    let scene = Scene::new().await;
+    let (account, flow, _) = scene.tunnel();
+    flow.add(Direction::ToClient, 1, std::time::Instant::now());
+    let series = |answer: &str| {
+        let lines =
+            body(answer).lines().map(|line| line.rsplit_once(' ').map_or(line, |(series, _)| series).to_owned());
+        lines.collect::<Vec<_>>()
+    };
+    let first = series(&scene.ask("GET", "/metrics").await);
+    assert!(first.len() > 50);
+    for access in [Access::Metrics, Access::Read, Access::Control] {
+        assert_eq!(series(&scene.send(access, "GET", "/metrics", "").await), first);
+    }
+    account.closed(Reason::ClientClosed);
 }
 
 #[tokio::test]

@@ -89,6 +89,7 @@ fn warnings(options: &Serve, settings: Option<&Settings>, now: SystemTime) -> Ve
         let cause = format!("--no-auth-from {}: every client of that address family needs no password", network.name());
         ConfigError::warning("no-auth-from", cause, "name the networks of the clients that cannot send one")
     }));
+    warnings.extend(shown_to_others(options));
     warnings.into_iter().map(|warning| options.sources.with_location(warning)).collect()
 }
 
@@ -151,6 +152,16 @@ fn open_to_others(options: &Serve) -> Option<ConfigError> {
     let cause = format!("--no-auth: everybody who reaches {address} may use this gateway");
     let remedy = "name users, listen on 127.0.0.1, or see that only those reach it who may";
     Some(ConfigError::warning("no-auth", cause, remedy))
+}
+
+/// Warns of an admin address that others than this host can connect to.
+fn shown_to_others(options: &Serve) -> Option<ConfigError> {
+    let admin = Some(options.rules.admin).filter(|address| !address.ip().to_canonical().is_loopback())?;
+    let cause = format!(
+        "--admin {admin}: everybody who reaches it reads users, clients, targets, rates and metrics without a password"
+    );
+    let remedy = "let it be on loopback, and give scrapers and probes --metrics ADDR:PORT";
+    Some(ConfigError::warning("admin", cause, remedy))
 }
 
 #[cfg(test)]

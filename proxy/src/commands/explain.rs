@@ -26,7 +26,8 @@ pub async fn run(options: &Explain) -> Result<String, Failure> {
     let wrong = |error| Failure::Usage(format!("{}: {error}", options.target));
     let target = Target::parse(&options.target).map_err(wrong)?;
     let rules = &options.rules;
-    let own = rules.listen().into_iter().chain(rules.listen_tls.iter().copied()).chain([rules.admin]).collect();
+    let own =
+        rules.listen().into_iter().chain(rules.listen_tls.iter().copied()).chain(rules.readers().copied()).collect();
     let policy = Policy::new(rules.allow.clone(), rules.deny.clone(), own, is_local_address);
     let grant = grant(options);
     let mut text = question(options, &target, grant);

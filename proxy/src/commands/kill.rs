@@ -1,34 +1,47 @@
-//! `sluicegate kill`: ends one tunnel of a running gateway.
+//! `sluicegate kill`: ends tunnels of a running gateway.
 
 use clap::Args;
+use hyper::body::Bytes;
 use hyper::{Method, StatusCode};
 
-use super::tunnels::{AdminAddress, explanation};
-use crate::admin::client;
+use super::endpoint::{ControlOption, refused, tunnel_id};
+use crate::admin::client::{Endpoint, ask};
 
-/// End one tunnel of a running gateway, with a reset to both sides
+/// End tunnels of a running gateway, with a reset to both sides
 #[derive(Args, Debug)]
 pub struct Kill {
-    /// The number of the tunnel, as `sluicegate tunnels` shows it
-    pub id: u64,
-    /// Where the gateway listens.
+    /// Numbers of the tunnels, as `sluicegate tunnels` shows them
+    #[arg(value_name = "ID", required = true, allow_negative_numbers = true, value_parser = tunnel_id)]
+    pub ids: Vec<u64>,
+    /// The gateway's control socket.
     #[command(flatten)]
-    pub admin: AdminAddress,
+    pub control: ControlOption,
 }
 
 impl Kill {
-    /// Ends the tunnel; the line to print.
+    /// Ends the tunnels; the lines to print.
     ///
     /// # Errors
-    /// Why it could not, for the user.
+    /// The tunnels that could not be ended and why, for the user; the others are ended.
     pub async fn run(&self) -> Result<String, String> {
-        let Self { id, admin: AdminAddress { admin } } = self;
-        match client::ask(admin, Method::DELETE, &format!("/api/tunnels/{id}")).await? {
-            (StatusCode::NO_CONTENT, _) => Ok(format!("tunnel {id} is ended\n")),
-            (StatusCode::NOT_FOUND, _) => {
-                Err(format!("no tunnel {id} is open on {admin}; `sluicegate tunnels` shows those that are"))
+        let endpoint = self.control.endpoint()?;
+        let (mut ended, mut failed) = (Vec::new(), Vec::new());
+        for id in &self.ids {
+            match kill(&endpoint, *id).await? {
+                Ok(()) => ended.push(format!("tunnel {id} is ended\n")),
+                Err(why) => failed.push(why),
             }
-            (status, body) => Err(format!("{admin} answered {status}: {}", explanation(&body))),
         }
+        if failed.is_empty() { Ok(ended.concat()) } else { Err(ended.concat() + &failed.join("\n")) }
     }
+}
+
+async fn kill(endpoint: &Endpoint, id: u64) -> Result<Result<(), String>, String> {
+    Ok(match ask(endpoint, Method::DELETE, &format!("/api/tunnels/{id}"), Bytes::new()).await? {
+        (StatusCode::NO_CONTENT, _) => Ok(()),
+        (StatusCode::NOT_FOUND, _) => {
+            Err(format!("no tunnel {id} is open on {endpoint}; `sluicegate tunnels` lists those that are"))
+        }
+        (status, body) => Err(refused(endpoint, status, &body)),
+    })
 }

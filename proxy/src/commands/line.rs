@@ -3,6 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use super::doctor::Doctor;
+use super::drain::Drain;
 use super::hash_password::HashPassword;
 use super::kill::Kill;
 use super::rates::Rates;
@@ -31,10 +32,12 @@ pub enum Command {
     Explain(Box<Explain>),
     /// List the live tunnels of a running gateway
     Tunnels(Tunnels),
-    /// End a live tunnel of a running gateway, by a reset to both sides
+    /// End live tunnels of a running gateway, by a reset to both sides
     Kill(Kill),
     /// Show how fast the tunnels of a running gateway may be, or change that
     Rates(Rates),
+    /// Have a running gateway take no more connections and end with its last tunnel, as SIGTERM does
+    Drain(Drain),
     /// Print a line for the users file; the password is read from the terminal or standard input
     HashPassword(HashPassword),
     /// Print the options of `serve` as a Markdown table, or the man page

@@ -12,6 +12,8 @@ use crate::config::table;
 
 mod check;
 pub mod doctor;
+pub mod drain;
+pub mod endpoint;
 pub mod explain;
 pub mod hash_password;
 pub mod kill;
@@ -98,6 +100,7 @@ pub fn run(command: Command) -> Result<(), Failure> {
         Command::Tunnels(command) => print(wait(command.run())?),
         Command::Kill(command) => print(wait(command.run())?),
         Command::Rates(command) => print(wait(command.run())?),
+        Command::Drain(command) => print(wait(command.run())?),
         Command::HashPassword(command) => print(command.run().map_err(|error| Failure::Usage(error.to_string()))),
         Command::Options { markdown: true } => print(Ok::<_, Failure>(table::markdown(&Cli::command()))),
         Command::Options { markdown: false } => {

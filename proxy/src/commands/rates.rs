@@ -3,19 +3,20 @@
 use std::fmt::Write as _;
 
 use clap::{ArgGroup, Args};
+use hyper::body::Bytes;
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use super::tunnels::{AdminAddress, explanation};
+use super::endpoint::{ControlOption, refused, tunnel_id};
 use crate::account::{Limit, RatesView, clean};
-use crate::admin::client;
+use crate::admin::client::ask;
 
 /// Show the rates of a running gateway, or change one until it ends
 #[derive(Args, Debug)]
 #[command(group = ArgGroup::new("whose").args(["tunnel", "user", "each_tunnel", "each_user"]).requires("rate"))]
 pub struct Rates {
     /// Of this tunnel, as `sluicegate tunnels` numbers it; it never has more than its share of what its user has
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = tunnel_id)]
     tunnel: Option<u64>,
     /// Of all tunnels of this user together
     #[arg(long, value_name = "NAME")]
@@ -29,9 +30,9 @@ pub struct Rates {
     /// Bytes a second each way, as 100MiB or 1Gbit; `none` for no limit; `configured` for what the configuration says
     #[arg(requires = "whose", value_parser = setting)]
     rate: Option<Setting>,
-    /// Where the gateway listens.
+    /// The gateway's control socket.
     #[command(flatten)]
-    admin: AdminAddress,
+    control: ControlOption,
 }
 
 /// What to change a rate to; nothing for what the configuration says.
@@ -48,16 +49,18 @@ impl Rates {
     /// # Errors
     /// Why it could not, for the user.
     pub async fn run(&self) -> Result<String, String> {
-        let admin = &self.admin.admin;
-        let (status, body) = match self.change() {
-            Some(change) => client::ask_with(admin, Method::PATCH, "/api/rates", change.to_string().into()).await?,
-            None => client::ask(admin, Method::GET, "/api/rates").await?,
+        let endpoint = self.control.endpoint()?;
+        let (method, content) = match self.change() {
+            Some(change) => (Method::PATCH, change.to_string().into()),
+            None => (Method::GET, Bytes::new()),
         };
+        let (status, body) = ask(&endpoint, method, "/api/rates", content).await?;
         if status != StatusCode::OK {
-            return Err(format!("{admin} answered {status}: {}", explanation(&body)));
+            return Err(refused(&endpoint, status, &body));
         }
-        let rates: RatesView = serde_json::from_slice(&body)
-            .map_err(|error| format!("{admin} answered with something else than rates ({error}); is it a gateway?"))?;
+        let rates: RatesView = serde_json::from_slice(&body).map_err(|error| {
+            format!("{endpoint} answered with something else than rates ({error}); is it a gateway?")
+        })?;
         Ok(shown(&rates))
     }
 

@@ -22,7 +22,7 @@ use crate::connection::Gateway;
 use crate::dial::{self, Dialer};
 use crate::policy::Policy;
 use crate::relay::{Engine, Relay, Unfit};
-use crate::server::{Control, Listeners, Reloader, Server, log_bad_lines};
+use crate::server::{Addresses, Control, ControlChoice, Listeners, Reloader, Server, log_bad_lines};
 use crate::sys::socket::is_local_address;
 use crate::sys::thread::whole_cores;
 
@@ -34,16 +34,15 @@ pub fn serve(options: &Serve) -> Result<(), Failure> {
     let mut settings = Settings::new(options)?;
     somebody_may_come_in(&settings.authenticator)?;
     let cores = whole_cores();
-    let Rules { listen_tls, admin, .. } = &options.rules;
-    let listeners = Listeners::bind(&options.rules.listen(), listen_tls, *admin, &settings.client_leg, &cores);
-    let listeners = listeners.map_err(Failure::Work)?;
+    let mut listeners = bind(options, &settings, &cores)?;
+    give_control(options, &mut listeners)?;
     privileges::give_up(options, &mut settings)?;
     let _log = start_log(options.log, options.log_level)?;
     log_bad_lines(&settings.authenticator);
     let metrics = admin::recorder();
     let control = Control::new(cores);
     let control = control.map_err(|error| Failure::Work(format!("no event loop: {error}; see `sluicegate doctor`")))?;
-    let Addresses { plain, secure, admin: admin_address } = Addresses::of(&listeners)?;
+    let Bound { plain, secure, admin: admin_address, metrics: metrics_address } = Bound::of(&listeners)?;
     settings.authenticator.start_hashing().map_err(|error| {
         Failure::Work(format!("no thread for password hashes can be started: {error}; raise pids.max or `ulimit -u`"))
     })?;
@@ -52,7 +51,7 @@ pub fn serve(options: &Serve) -> Result<(), Failure> {
     let copies = settings.relay.tls && relay.engine() != Some(Engine::Copy);
     account::register_series(&[engine].into_iter().chain(copies.then_some(Engine::Copy.label())).collect::<Vec<_>>());
     dial::register_series(settings.dial.parents());
-    let own = plain.iter().chain(&secure).copied().chain([admin_address]).collect();
+    let own = plain.iter().chain(&secure).copied().chain([admin_address]).chain(metrics_address).collect();
     let registry = Registry::with_rates(settings.limits, settings.rates);
     registry.publish_limits();
     let readiness = Arc::new(Readiness::default());
@@ -81,7 +80,13 @@ pub fn serve(options: &Serve) -> Result<(), Failure> {
     let [listen, listen_tls] =
         [&plain, &secure].map(|all| all.iter().map(ToString::to_string).collect::<Vec<_>>().join(","));
     let listen_tls = Some(listen_tls).filter(|all| !all.is_empty());
-    info!(listen, listen_tls, admin = %admin_address, engine, version = env!("CARGO_PKG_VERSION"), "listening");
+    let metrics_listen = metrics_address.map(|address| address.to_string());
+    let control_socket = listeners.control.as_ref().map(|socket| socket.path().display().to_string());
+    info!(listen, listen_tls, admin = %admin_address, metrics = metrics_listen, control = control_socket, engine, version = env!("CARGO_PKG_VERSION"), "listening");
+    say_who_reads(admin_address, metrics_address);
+    if let Some(why) = &listeners.no_control {
+        warn!("kill, rates and drain cannot be used, for there is no control socket: {why}");
+    }
     privileges::tell(options);
     if settings.relay.tls {
         info!(
@@ -119,17 +124,60 @@ fn start_log(format: LogFormat, level: LogLevel) -> Result<Flush, Failure> {
     Ok(flush)
 }
 
-/// Where the gateway listens.
-struct Addresses {
+/// Binds every address and the control socket.
+fn bind(options: &Serve, settings: &Settings, cores: &[usize]) -> Result<Listeners, Failure> {
+    let plain = options.rules.listen();
+    let Rules { listen_tls, admin, metrics, .. } = &options.rules;
+    let addresses =
+        Addresses { plain: &plain, secure: listen_tls, admin: *admin, metrics: *metrics, control: options.control() };
+    Listeners::bind(&addresses, &settings.client_leg, cores).map_err(Failure::Work)
+}
+
+/// Gives the control socket to the user that the gateway is about to become.
+fn give_control(options: &Serve, listeners: &mut Listeners) -> Result<(), Failure> {
+    let (Some(user), Some(socket)) = (&options.run_as, &listeners.control) else { return Ok(()) };
+    let Err(error) = socket.give_to(user.uid(), user.gid()) else { return Ok(()) };
+    let path = socket.path().display();
+    let why = format!("--control {path}: cannot be given to {user}: {error}; start with CAP_CHOWN, or --control none");
+    if options.control() != ControlChoice::Default {
+        return Err(Failure::Work(why));
+    }
+    (listeners.control, listeners.no_control) = (None, Some(why));
+    Ok(())
+}
+
+/// Says who reads what where others than this host's users may connect.
+fn say_who_reads(admin: SocketAddr, metrics: Option<SocketAddr>) {
+    let others = |address: &SocketAddr| !address.ip().to_canonical().is_loopback();
+    if others(&admin) {
+        warn!(
+            %admin,
+            "everybody who reaches the admin address reads users, clients, targets, rates and metrics without a \
+             password: let it be on loopback, and give scrapers and probes --metrics ADDR:PORT"
+        );
+    }
+    if let Some(metrics) = metrics.filter(others) {
+        info!(%metrics, "everybody who reaches the metrics address reads metrics, with the names of users and parents, and health");
+    }
+}
+
+/// Bound addresses, with the ports that the kernel chose for port 0.
+struct Bound {
     plain: Vec<SocketAddr>,
     secure: Vec<SocketAddr>,
     admin: SocketAddr,
+    metrics: Option<SocketAddr>,
 }
 
-impl Addresses {
+impl Bound {
     fn of(listeners: &Listeners) -> Result<Self, Failure> {
         let all = listeners.client_addresses(false).and_then(|plain| {
-            Ok(Self { plain, secure: listeners.client_addresses(true)?, admin: listeners.admin_address()? })
+            Ok(Self {
+                plain,
+                secure: listeners.client_addresses(true)?,
+                admin: listeners.admin_address()?,
+                metrics: listeners.metrics_address()?,
+            })
         });
         all.map_err(|error| Failure::Work(error.to_string()))
     }

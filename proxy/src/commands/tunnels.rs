@@ -3,10 +3,12 @@
 use std::fmt::Write;
 
 use clap::Args;
+use hyper::body::Bytes;
 use hyper::{Method, StatusCode};
 
+use super::endpoint::{ControlOption, refused};
 use crate::account::{TunnelView, clean};
-use crate::admin::client;
+use crate::admin::client::{Endpoint, ask};
 
 /// Show the live tunnels of a running gateway
 #[derive(Args, Debug)]
@@ -14,43 +16,33 @@ pub struct Tunnels {
     /// Print JSON, as /api/tunnels gives it, instead of a table
     #[arg(long)]
     pub json: bool,
-    /// Where the gateway listens.
+    /// The gateway's control socket.
     #[command(flatten)]
-    pub admin: AdminAddress,
-}
-
-/// Where the gateway to be asked has its admin address.
-#[derive(Args, Debug)]
-pub struct AdminAddress {
-    /// Admin address of the gateway
-    #[arg(long, value_name = "ADDR:PORT", env = "SLUICEGATE_ADMIN", default_value = "127.0.0.1:9128")]
-    pub admin: String,
+    pub control: ControlOption,
+    /// Ask the gateway's admin address instead of its control socket
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub admin: Option<String>,
 }
 
 impl Tunnels {
     /// Asks the gateway; the text to print.
     ///
     /// # Errors
-    /// Why there is no answer, for the user.
+    /// The reason why there is no answer, for the user.
     pub async fn run(&self) -> Result<String, String> {
-        let admin = &self.admin.admin;
-        let (status, body) = client::ask(admin, Method::GET, "/api/tunnels").await?;
+        let endpoint = match &self.admin {
+            Some(admin) => Endpoint::Admin(admin.clone()),
+            None => self.control.endpoint()?,
+        };
+        let (status, body) = ask(&endpoint, Method::GET, "/api/tunnels", Bytes::new()).await?;
         if status != StatusCode::OK {
-            return Err(format!("{admin} answered {status}: {}", explanation(&body)));
+            return Err(refused(&endpoint, status, &body));
         }
         let tunnels: Vec<TunnelView> = serde_json::from_slice(&body).map_err(|error| {
-            format!("{admin} answered with something else than tunnels ({error}); is it a gateway?")
+            format!("{endpoint} answered with something else than tunnels ({error}); is it a gateway?")
         })?;
         if self.json { Ok(format!("{}\n", String::from_utf8_lossy(&body))) } else { Ok(table(&tunnels)) }
     }
-}
-
-/// What an answer that is no success says: the `error` of its JSON, or its first line.
-pub(super) fn explanation(body: &[u8]) -> String {
-    let json = serde_json::from_slice::<serde_json::Value>(body).ok();
-    let error = json.as_ref().and_then(|json| json.get("error")?.as_str());
-    let text = String::from_utf8_lossy(body);
-    clean(error.unwrap_or_else(|| text.lines().next().unwrap_or_default())).into_owned()
 }
 
 /// What the table has of a tunnel.
@@ -124,33 +116,66 @@ fn bytes(count: u64) -> String {
 mod tests {
     use super::*;
     use std::net::SocketAddr;
+    use std::path::Path;
     use std::sync::{Arc, Mutex};
     use std::time::Instant;
 
     use clap::Parser;
+    use tempfile::TempDir;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
+    use tokio::sync::watch;
     use tokio::task::JoinSet;
 
     use crate::account::{Account, Limits, Registry};
-    use crate::admin::{self, Admin};
+    use crate::admin::{self, Access, Admin, ControlSocket, Listener};
     use crate::commands::kill::Kill;
     use crate::rate::Rate;
     use crate::reason::Reason;
     use crate::target::Target;
     use crate::tunnel::{Direction, Flow, Order};
 
-    fn at(admin: SocketAddr) -> AdminAddress {
-        AdminAddress { admin: admin.to_string() }
+    fn by_socket(path: &Path) -> ControlOption {
+        ControlOption { control: Some(path.to_owned()) }
     }
 
-    /// A gateway's admin address that shows `registry`.
-    async fn gateway(registry: &Arc<Registry>) -> (SocketAddr, JoinSet<()>) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let mut server = JoinSet::new();
-        server.spawn(Admin::new(Arc::clone(registry), Arc::default(), admin::build().handle()).run(listener));
-        (address, server)
+    fn by_address(admin: &impl ToString) -> Tunnels {
+        Tunnels { json: false, control: ControlOption::default(), admin: Some(admin.to_string()) }
+    }
+
+    /// A gateway that shows `registry`.
+    struct Asked {
+        address: SocketAddr,
+        directory: TempDir,
+        _stop: watch::Sender<bool>,
+        _servers: JoinSet<()>,
+    }
+
+    impl Asked {
+        async fn new(registry: &Arc<Registry>) -> Self {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let directory = tempfile::tempdir().unwrap();
+            let (control, file) =
+                ControlSocket::bind(&directory.path().join("control.sock")).unwrap().into_parts().unwrap();
+            let (stop, stopping) = watch::channel(false);
+            let admin = Admin::new(Arc::clone(registry), Arc::default(), admin::build().handle());
+            let mut servers = JoinSet::new();
+            servers.spawn(admin.clone().run(Listener::Tcp(listener, Access::Read), stopping.clone()));
+            servers.spawn(async move {
+                let _file = file;
+                admin.run(Listener::Control(control), stopping).await;
+            });
+            Self { address, directory, _stop: stop, _servers: servers }
+        }
+
+        fn control(&self) -> ControlOption {
+            by_socket(&self.directory.path().join("control.sock"))
+        }
+    }
+
+    fn registry() -> Arc<Registry> {
+        Registry::new(Limits { tunnels: 9, per_user: None, per_source: None, ..Limits::default() })
     }
 
     fn tunnel(registry: &Arc<Registry>, flow: &Arc<Flow>) -> Account {
@@ -163,39 +188,46 @@ mod tests {
 
     #[tokio::test]
     async fn the_commands_show_and_end_a_tunnel() {
-        let registry = Registry::new(Limits { tunnels: 9, per_user: None, per_source: None, ..Limits::default() });
-        let (address, _server) = gateway(&registry).await;
+        let registry = registry();
+        let gateway = Asked::new(&registry).await;
         let (flow, told) = (Arc::new(Flow::default()), Arc::new(Mutex::new(None)));
         let engine = Arc::clone(&told);
         flow.on_order(move |order| *engine.lock().unwrap() = Some(order));
         let account = tunnel(&registry, &flow);
         flow.add(Direction::ToClient, 3 << 20, Instant::now());
 
-        let shown = Tunnels { json: false, admin: at(address) }.run().await.unwrap();
-        assert_eq!(shown.lines().count(), 2, "{shown}");
-        assert!(
-            shown.lines().nth(1).is_some_and(|line| line.contains("  ann  ") && line.ends_with(" 3.0 MiB")),
-            "{shown}"
-        );
-        let json = Tunnels { json: true, admin: at(address) }.run().await.unwrap();
+        let by_control = Tunnels { json: false, control: gateway.control(), admin: None };
+        for tunnels in [by_control, by_address(&gateway.address)] {
+            let shown = tunnels.run().await.unwrap();
+            assert_eq!(shown.lines().count(), 2, "{shown}");
+            assert!(
+                shown.lines().nth(1).is_some_and(|line| line.contains("  ann  ") && line.ends_with(" 3.0 MiB")),
+                "{shown}"
+            );
+        }
+        let json = Tunnels { json: true, control: gateway.control(), admin: None }.run().await.unwrap();
         let views: Vec<TunnelView> = serde_json::from_str(&json).unwrap();
         assert_eq!((views.len(), views[0].bytes_to_client), (1, 3 << 20));
 
-        let kill = |id| async move { Kill { id, admin: at(address) }.run().await };
-        assert_eq!(kill(account.id()).await.unwrap(), "tunnel 1 is ended\n");
+        let kill = |ids: &[u64]| Kill { ids: ids.to_vec(), control: gateway.control() };
+        let missing = kill(&[98, 99]).run().await.unwrap_err();
+        let [first, second] = missing.lines().collect::<Vec<_>>()[..] else { panic!("{missing}") };
+        assert!(first.starts_with("no tunnel 98 is open on /"), "{missing}");
+        assert!(second.starts_with("no tunnel 99 ") && second.ends_with("lists those that are"), "{missing}");
+        assert_eq!(*told.lock().unwrap(), None);
+        assert_eq!(kill(&[account.id()]).run().await.unwrap(), "tunnel 1 is ended\n");
         assert_eq!(*told.lock().unwrap(), Some(Order::Stop(Reason::Killed)));
-        let missing = kill(99).await.unwrap_err();
-        assert!(missing.starts_with(&format!("no tunnel 99 is open on {address}")), "{missing}");
+        let both = kill(&[99, account.id()]).run().await.unwrap_err();
+        assert!(both.starts_with("tunnel 1 is ended\nno tunnel 99 is open"), "{both}");
         drop(account);
     }
 
     /// The name in --admin is resolved here, so that the guard against foreign pages sees an address.
     #[tokio::test]
     async fn a_gateway_may_be_named() {
-        let registry = Registry::new(Limits { tunnels: 9, per_user: None, per_source: None, ..Limits::default() });
-        let (address, _server) = gateway(&registry).await;
-        let admin = AdminAddress { admin: format!("localhost:{}", address.port()) };
-        assert!(Kill { id: 4, admin }.run().await.unwrap_err().starts_with("no tunnel 4 is open"));
+        let gateway = Asked::new(&registry()).await;
+        let shown = by_address(&format!("localhost:{}", gateway.address.port())).run().await.unwrap();
+        assert_eq!(shown.lines().count(), 1, "{shown}");
     }
 
     #[tokio::test]
@@ -203,12 +235,21 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         drop(listener);
-        let error = Tunnels { json: false, admin: at(address) }.run().await.unwrap_err();
+        let error = by_address(&address).run().await.unwrap_err();
         assert!(error.starts_with(&format!("no gateway answers on {address}: ")), "{error}");
         assert!(error.ends_with("is it running? name its address with --admin"), "{error}");
-        let nonsense = AdminAddress { admin: "9128".into() };
-        let error = Kill { id: 1, admin: nonsense }.run().await.unwrap_err();
+        let error = by_address(&"9128").run().await.unwrap_err();
         assert!(error.contains("no gateway answers on 9128: "), "{error}");
+
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("control.sock");
+        let kill = || async { Kill { ids: vec![1], control: by_socket(&path) }.run().await.unwrap_err() };
+        let missing = kill().await;
+        assert!(missing.starts_with(&format!("no control socket at {}: ", path.display())), "{missing}");
+        assert!(missing.contains("as this user") && missing.ends_with("with --control PATH"), "{missing}");
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        let dead = kill().await;
+        assert!(dead.contains("the gateway that made it has ended"), "{dead}");
     }
 
     #[tokio::test]
@@ -220,7 +261,7 @@ mod tests {
             ("HTTP/1.1 502 x\r\ncontent-length: 9\r\n\r\n\u{1b}[2Jdown\n", "502 Bad Gateway: \u{fffd}[2Jdown"),
         ] {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let admin = at(listener.local_addr().unwrap());
+            let asks = by_address(&listener.local_addr().unwrap());
             let serve = async {
                 let (mut stream, _) = listener.accept().await.unwrap();
                 let mut request = Vec::new();
@@ -231,7 +272,6 @@ mod tests {
                 stream.shutdown().await.unwrap();
                 stream
             };
-            let asks = Tunnels { json: false, admin };
             let (asked, _stream) = tokio::join!(asks.run(), serve);
             let error = asked.unwrap_err();
             assert!(error.contains(expected), "{answer:?}: {error}");
@@ -295,8 +335,11 @@ mod tests {
     }
 
     #[test]
-    fn the_address_has_a_default() {
-        assert_eq!(Line::parse_from(["x", "--json"]).tunnels.admin.admin, "127.0.0.1:9128");
-        assert_eq!(Line::parse_from(["x", "--admin", "[::1]:1"]).tunnels.admin.admin, "[::1]:1");
+    fn the_control_socket_is_asked_unless_an_address_is_named() {
+        let parsed = |line: &[&str]| Line::try_parse_from(line).unwrap().tunnels;
+        let default = parsed(&["x", "--json"]);
+        assert_eq!((default.control.control, default.admin), (None, None));
+        assert_eq!(parsed(&["x", "--admin", "[::1]:1"]).admin.as_deref(), Some("[::1]:1"));
+        assert_eq!(parsed(&["x", "--control", "/a"]).control.control.as_deref(), Some(Path::new("/a")));
     }
 }

@@ -3,7 +3,7 @@
 
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
@@ -15,6 +15,7 @@ use crate::policy::Rule;
 use crate::proxy_protocol::Greeting;
 use crate::rate::Rate;
 use crate::secret::Secret;
+use crate::server::ControlChoice;
 use crate::sys::user::RunAs;
 
 pub use choices::{Engines, LogFormat, LogLevel, ResolverChoice, engines};
@@ -49,9 +50,13 @@ pub struct Rules {
     #[arg(long, env = "SLUICEGATE_LISTEN_TLS", value_name = "ADDR:PORT", value_delimiter = SEPARATOR, value_parser = socket)]
     pub listen_tls: Vec<SocketAddr>,
 
-    /// Address of /metrics, /healthz, /readyz, /api/tunnels and the status page
+    /// Address of the status page and of all that can be read: /metrics, /healthz, /readyz and the API (users, clients, targets)
     #[arg(long, env = "SLUICEGATE_ADMIN", value_name = "ADDR:PORT", default_value = "127.0.0.1:9128", value_parser = socket)]
     pub admin: SocketAddr,
+
+    /// Address of /metrics, /healthz and /readyz alone, for one that others reach [default: none]
+    #[arg(long, env = "SLUICEGATE_METRICS", value_name = "ADDR:PORT", value_parser = socket)]
+    pub metrics: Option<SocketAddr>,
 
     /// What may be dialled.
     #[arg(
@@ -97,6 +102,11 @@ impl Rules {
     #[must_use]
     pub fn listen(&self) -> Vec<SocketAddr> {
         if self.listen.is_empty() && self.listen_tls.is_empty() { vec![LISTEN] } else { self.listen.clone() }
+    }
+
+    /// Addresses that are no clients' but those of metrics and of the API.
+    pub fn readers(&self) -> impl Iterator<Item = &SocketAddr> {
+        [&self.admin].into_iter().chain(&self.metrics)
     }
 }
 
@@ -212,6 +222,10 @@ pub struct Serve {
     #[arg(long, env = "SLUICEGATE_PROXY_PROTOCOL_TO", value_name = "VERSION for RULE", value_delimiter = SEPARATOR, value_parser = parsed::<Greeting>)]
     pub proxy_protocol_to: Vec<Greeting>,
 
+    /// Unix socket by which `kill`, `rates` and `drain` change something, open to the gateway's user and root; `none`: no socket [default: /run/sluicegate/control.sock for root, else $XDG_RUNTIME_DIR/sluicegate/control.sock]
+    #[arg(long, env = "SLUICEGATE_CONTROL", value_name = "PATH")]
+    pub control: Option<PathBuf>,
+
     /// Format of the log on standard error
     #[arg(long, env = "SLUICEGATE_LOG", value_name = "FORMAT", default_value = "text")]
     pub log: LogFormat,
@@ -239,6 +253,18 @@ pub struct Check {
     /// Exit with 2 also when there are only warnings
     #[arg(long)]
     pub strict: bool,
+}
+
+impl Serve {
+    /// The control socket that was chosen.
+    #[must_use]
+    pub fn control(&self) -> ControlChoice {
+        match &self.control {
+            None => ControlChoice::Default,
+            Some(path) if path == Path::new("none") => ControlChoice::None,
+            Some(path) => ControlChoice::At(path.clone()),
+        }
+    }
 }
 
 /// The options of `explain`.

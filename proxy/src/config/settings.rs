@@ -229,7 +229,7 @@ pub fn parents(rules: &Rules) -> Result<Parents, ConfigErrors> {
     let listen = rules.listen();
     let is_own = |parent: &Parent| match parent.target.host {
         Host::Name(_) => false,
-        Host::Address(address) => listen.iter().chain(&rules.listen_tls).chain([&rules.admin]).any(|own| {
+        Host::Address(address) => listen.iter().chain(&rules.listen_tls).chain(rules.readers()).any(|own| {
             let here = own.ip() == address || own.ip().is_unspecified() && is_local_address(address);
             own.port() == parent.target.port && here
         }),
@@ -247,7 +247,8 @@ fn not_distinct(rules: &Rules) -> Vec<ConfigError> {
     let listen = rules.listen();
     let named = listen.iter().map(|address| ("listen", address));
     let named = named.chain(rules.listen_tls.iter().map(|address| ("listen-tls", address)));
-    let named: Vec<_> = named.chain([("admin", &rules.admin)]).filter(|(_, address)| address.port() != 0).collect();
+    let named = named.chain([("admin", &rules.admin)]).chain(rules.metrics.iter().map(|address| ("metrics", address)));
+    let named: Vec<_> = named.filter(|(_, address)| address.port() != 0).collect();
     let twice = named.iter().enumerate().filter_map(|(index, (option, address))| {
         let (first, _) = named[..index].iter().find(|(_, other)| other == address)?;
         let cause = format!("--{option} {address} is named twice, first by --{first}");

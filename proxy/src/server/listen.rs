@@ -2,15 +2,43 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 
 use rustix::net::sockopt::set_socket_reuseport;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::admin::{ControlSocket, default_path};
 use crate::sys::socket::{LegOptions, apply, prefer_core};
 
 /// Connections that wait to be accepted, bounded by `net.core.somaxconn`: all the volumes of a
 /// migration connect at once.
 const BACKLOG: i32 = 4096;
+
+/// Choice of the control socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ControlChoice {
+    /// At a path that was named: a failure to bind it is an error.
+    At(PathBuf),
+    /// At the default path; without a socket, and with a warning, where that cannot be.
+    Default,
+    /// No socket.
+    None,
+}
+
+/// Addresses to bind.
+#[derive(Clone, Debug)]
+pub struct Addresses<'a> {
+    /// For clients: `--listen`.
+    pub plain: &'a [SocketAddr],
+    /// For clients that speak TLS: `--listen-tls`.
+    pub secure: &'a [SocketAddr],
+    /// For all that can be read: `--admin`.
+    pub admin: SocketAddr,
+    /// For metrics and health alone: `--metrics`.
+    pub metrics: Option<SocketAddr>,
+    /// For changes: `--control`.
+    pub control: ControlChoice,
+}
 
 /// The bound sockets, which accept nothing before the server runs.
 #[derive(Debug)]
@@ -18,21 +46,21 @@ pub struct Listeners {
     /// For each core, or for all of them together, one at each address, and whether TLS is spoken there.
     pub(super) clients: Vec<Vec<(TcpListener, bool)>>,
     pub(super) admin: TcpListener,
+    pub(super) metrics: Option<TcpListener>,
+    /// The control socket. It belongs to the user that bound it until [`ControlSocket::give_to`].
+    pub control: Option<ControlSocket>,
+    /// Why there is no control socket, although none was declined.
+    pub no_control: Option<String>,
 }
 
 impl Listeners {
-    /// Binds all addresses, those for clients, who speak TLS at those of `secure`, once for each of `cores`; options of accepted connections are set on
+    /// Binds all addresses, those for clients once for each of `cores`; options of accepted connections are set on
     /// the listeners, from which Linux copies them (`net/ipv4/inet_connection_sock.c`, `inet_csk_clone_lock`).
     ///
     /// # Errors
-    /// The address, the cause and the remedy.
-    pub fn bind(
-        plain: &[SocketAddr],
-        secure: &[SocketAddr],
-        admin: SocketAddr,
-        leg: &LegOptions,
-        cores: &[usize],
-    ) -> Result<Self, String> {
+    /// The address or the path, the cause and the remedy.
+    pub fn bind(addresses: &Addresses<'_>, leg: &LegOptions, cores: &[usize]) -> Result<Self, String> {
+        let Addresses { plain, secure, admin, metrics, control } = addresses;
         let clients =
             || plain.iter().map(|address| (*address, false)).chain(secure.iter().map(|address| (*address, true)));
         // `[::]:3128` takes IPv4 as well, unless that has a listener of its own.
@@ -44,9 +72,14 @@ impl Listeners {
             let bound = bound.map_err(|error| explain(option, address, &error))?;
             by_core.iter_mut().zip(bound).for_each(|(listeners, listener)| listeners.push((listener, secure)));
         }
-        let admin_listener = bind(admin, false, None, false).and_then(listen);
-        let admin = admin_listener.map_err(|error| explain("--admin", admin, &error))?;
-        Ok(Self { clients: by_core, admin })
+        let reader = |option: &str, address| {
+            let bound = bind(address, false, None, false).and_then(listen);
+            bound.map_err(|error| explain(option, address, &error))
+        };
+        let admin = reader("--admin", *admin)?;
+        let metrics = metrics.map(|address| reader("--metrics", address)).transpose()?;
+        let (control, no_control) = bind_control(control)?;
+        Ok(Self { clients: by_core, admin, metrics, control, no_control })
     }
 
     /// Where clients are accepted that speak TLS, or none, with the ports that the kernel chose for port 0.
@@ -64,6 +97,34 @@ impl Listeners {
     /// The error of getsockname(2).
     pub fn admin_address(&self) -> io::Result<SocketAddr> {
         self.admin.local_addr()
+    }
+
+    /// Address of `--metrics`.
+    ///
+    /// # Errors
+    /// The error of getsockname(2).
+    pub fn metrics_address(&self) -> io::Result<Option<SocketAddr>> {
+        self.metrics.as_ref().map(TcpListener::local_addr).transpose()
+    }
+}
+
+/// Binds the control socket, or says why there is none.
+///
+/// Without being asked for one, a second gateway of a host starts beside the first.
+fn bind_control(choice: &ControlChoice) -> Result<(Option<ControlSocket>, Option<String>), String> {
+    let path = match choice {
+        ControlChoice::None => return Ok((None, None)),
+        ControlChoice::At(path) => Some(path.clone()),
+        ControlChoice::Default => default_path(),
+    };
+    let Some(path) = path else {
+        let why = "no default control socket: XDG_RUNTIME_DIR is not set; name one with --control PATH, or none";
+        return Ok((None, Some(why.to_owned())));
+    };
+    match (ControlSocket::bind(&path), choice) {
+        (Ok(socket), _) => Ok((Some(socket), None)),
+        (Err(error), ControlChoice::Default) => Ok((None, Some(error.to_string()))),
+        (Err(error), _) => Err(error.to_string()),
     }
 }
 
@@ -132,19 +193,23 @@ mod tests {
     use super::*;
     use crate::sys::thread::{keep_to, whole_cores};
 
+    fn addresses<'a>(plain: &'a [SocketAddr], secure: &'a [SocketAddr]) -> Addresses<'a> {
+        let admin = "127.0.0.1:0".parse().unwrap();
+        Addresses { plain, secure, admin, metrics: None, control: ControlChoice::None }
+    }
+
     #[test]
     fn both_families_share_a_port_and_a_taken_one_is_explained() {
-        let admin: SocketAddr = "127.0.0.1:0".parse().unwrap();
         for cores in [&[][..], &[0], &[0, 1, 2]] {
             let leg = LegOptions::default();
-            let bind = |clients: &[SocketAddr]| Listeners::bind(clients, &[], admin, &leg, cores);
+            let bind = |clients: &[SocketAddr]| Listeners::bind(&addresses(clients, &[]), &leg, cores);
             let first = bind(&["0.0.0.0:0".parse().unwrap()]).unwrap();
             let port = first.client_addresses(false).unwrap()[0].port();
             for other in [&[][..], &[0, 1]] {
                 let taken = SocketAddr::new("0.0.0.0".parse().unwrap(), port);
                 for (option, plain, secure) in [("--listen ", &[taken][..], &[][..]), ("--listen-tls ", &[], &[taken])]
                 {
-                    let taken = Listeners::bind(plain, secure, admin, &leg, other).unwrap_err();
+                    let taken = Listeners::bind(&addresses(plain, secure), &leg, other).unwrap_err();
                     assert!(taken.starts_with(option) && taken.contains("another process listens there"), "{taken}");
                 }
             }
@@ -187,8 +252,8 @@ mod tests {
         if cores.len() < 2 || !kernel_prefers_cores() {
             return;
         }
-        let any = ["127.0.0.1:0", "[::1]:0"].map(|address| address.parse().unwrap());
-        let listeners = Listeners::bind(&any, &[], any[0], &LegOptions::default(), &cores).unwrap();
+        let any = ["127.0.0.1:0", "[::1]:0"].map(|address| address.parse::<SocketAddr>().unwrap());
+        let listeners = Listeners::bind(&addresses(&any, &[]), &LegOptions::default(), &cores).unwrap();
         let addresses = listeners.client_addresses(false).unwrap();
         for (number, core) in cores.iter().enumerate().cycle().take(3 * cores.len()) {
             for (place, address) in addresses.iter().enumerate() {

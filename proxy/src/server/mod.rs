@@ -23,7 +23,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tracing::{info, warn};
 
 use crate::account::Registry;
-use crate::admin::{Admin, Readiness, Ready};
+use crate::admin::{Access, Admin, ControlSocket, Listener as AdminListener, Readiness, Ready};
 use crate::connection::Gateway;
 use crate::reason::Reason;
 use crate::sys::signals;
@@ -36,7 +36,7 @@ mod listen;
 mod reload;
 
 pub use control::Control;
-pub use listen::Listeners;
+pub use listen::{Addresses, ControlChoice, Listeners};
 pub use reload::{Reloader, log_bad_lines};
 
 use control::Worker;
@@ -63,16 +63,23 @@ pub struct Server {
 }
 
 impl Server {
-    /// Accepts connections until the first SIGTERM or SIGINT, then drains: the listeners are closed,
+    /// Accepts connections until the first SIGTERM or SIGINT, or `sluicegate drain`, then drains: the listeners are closed,
     /// so that clients with several gateways go to the next; open tunnels live on until they end,
     /// `drain_timeout` is over, or a second signal comes.
     ///
     /// The first listeners are this thread's, the others have a worker each.
     async fn run(self, signals: Signals, listeners: Listeners, admin: Admin, workers: &[Worker]) -> io::Result<()> {
         let Signals { mut stop, hangup } = signals;
-        let Listeners { clients, admin: admin_listener } = listeners;
+        let Listeners { clients, admin: read, metrics, control, .. } = listeners;
         let mut background = JoinSet::new();
-        background.spawn(admin.run(TcpListener::from_std(admin_listener)?));
+        background.spawn(admin.clone().upkeep());
+        let (end, ending) = watch::channel(false);
+        let (control, _control_file) = control.map(ControlSocket::into_parts).transpose()?.unzip();
+        let metrics = metrics.map(TcpListener::from_std).transpose()?;
+        let admins = [AdminListener::Tcp(TcpListener::from_std(read)?, Access::Read)].into_iter();
+        let admins = admins.chain(metrics.map(|metrics| AdminListener::Tcp(metrics, Access::Metrics)));
+        let admins = admins.chain(control.map(AdminListener::Control));
+        let mut admins: JoinSet<()> = admins.map(|listener| admin.clone().run(listener, ending.clone())).collect();
         let registry = self.registry.clone();
         background.spawn(async move { registry.keep_divided().await });
         background.spawn(housekeeping(self.gateway.clone(), self.registry.clone(), self.reloader.clone(), hangup));
@@ -91,13 +98,21 @@ impl Server {
         self.readiness.set(Ready::Ready);
         notify(&[NotifyState::Ready]);
 
-        let signal = stop.next().await;
+        let signal = tokio::select! {
+            signal = stop.next() => Some(signal),
+            () = self.readiness.drain_requested() => None,
+        };
         self.readiness.set(Ready::Draining);
         notify(&[NotifyState::Stopping]);
         drain.send_replace(true);
         while accepting.join_next().await.is_some() {}
-        info!(signal, tunnels = self.registry.active(), "draining: no more connections are accepted");
+        self.readiness.set_closed();
+        let by = signal.is_none().then_some("sluicegate drain");
+        info!(signal, by, tunnels = self.registry.active(), "draining: no more connections are accepted");
         self.drain(&mut stop).await;
+        // Who asked for the drain is answered.
+        end.send_replace(true);
+        while admins.join_next().await.is_some() {}
         info!("stopped");
         Ok(())
     }

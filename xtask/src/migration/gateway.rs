@@ -49,7 +49,7 @@ impl Gateway {
     pub fn start_with(binary: &Path, dir: &Path, ports: impl Display, variables: &[(&str, &str)]) -> Result<Self> {
         let mut command = Command::new(binary);
         command
-            .args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log", "json"])
+            .args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--control", "none", "--log", "json"])
             .args(["--allow", &format!("127.0.0.0/8:{ports}")])
             .env("SLUICEGATE_USER", format!("{USER}:{PASSWORD}"))
             .envs(variables.iter().copied());

@@ -1,0 +1,211 @@
+//! Connections to the listeners of [`Admin`]: accepted, bounded, ended.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinSet, yield_now};
+use tokio::time::{sleep, timeout};
+use tracing::warn;
+
+use super::control::may_control;
+use super::{Access, Admin};
+
+/// Most connections of each listener. A further one takes the place of the oldest whose request is not
+/// complete, or, where all are being answered, of the oldest.
+pub const MAX_CONNECTIONS: usize = 64;
+
+/// Most bytes of a request head; hyper answers 431 past it.
+const MAX_HEAD_BYTES: usize = 16 * 1024;
+
+/// First and longest pause after a failed accept: the cause, such as too many open files, is not over at once.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+
+/// How long answers that are under way may take once the gateway ends.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
+
+const DEADLINES: Deadlines =
+    Deadlines { head: Duration::from_secs(5), content: Duration::from_secs(5), whole: Duration::from_secs(30) };
+
+/// Time that a connection may take, from its accept on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Deadlines {
+    /// Until its request head is complete.
+    pub(super) head: Duration,
+    /// From there until its content is complete.
+    pub(super) content: Duration,
+    /// Until it is over, however slowly its peer reads.
+    pub(super) whole: Duration,
+}
+
+/// A listener of [`Admin`].
+#[derive(Debug)]
+pub enum Listener {
+    /// A TCP address, and the access that it gives.
+    Tcp(TcpListener, Access),
+    /// The control socket.
+    Control(UnixListener),
+}
+
+/// A connection as the handler of its request sees it.
+#[derive(Clone, Debug)]
+pub(super) struct Connection {
+    pub(super) access: Access,
+    /// The peer may use the listener.
+    pub(super) permitted: bool,
+    pub(super) deadlines: Deadlines,
+    complete: Arc<AtomicBool>,
+}
+
+impl Connection {
+    pub(super) fn new(access: Access, permitted: bool, deadlines: Deadlines) -> Self {
+        Self { access, permitted, deadlines, complete: Arc::default() }
+    }
+
+    /// Notes that the request has been read as a whole.
+    pub(super) fn set_complete(&self) {
+        self.complete.store(true, Ordering::Relaxed);
+    }
+
+    fn is_complete(&self) -> bool {
+        self.complete.load(Ordering::Relaxed)
+    }
+}
+
+/// The open connections of a listener.
+#[derive(Debug, Default)]
+struct Connections {
+    tasks: JoinSet<()>,
+    /// The same in the order of their accepts.
+    order: VecDeque<(AbortHandle, Connection)>,
+}
+
+impl Connections {
+    fn add(&mut self, connection: Connection, task: impl Future<Output = ()> + Send + 'static) {
+        self.order.retain(|(task, _)| !task.is_finished());
+        if self.order.len() >= MAX_CONNECTIONS {
+            let oldest = self.order.iter().position(|(_, other)| !other.is_complete()).unwrap_or(0);
+            if let Some((task, _)) = self.order.remove(oldest) {
+                task.abort();
+            }
+        }
+        self.order.push_back((self.tasks.spawn(task), connection));
+    }
+
+    /// Ends one connection, for want of descriptors.
+    fn make_room(&mut self) {
+        self.order.retain(|(task, _)| !task.is_finished());
+        if let Some(oldest) = self.order.iter().position(|(_, other)| !other.is_complete()) {
+            self.order.remove(oldest).into_iter().for_each(|(task, _)| task.abort());
+        }
+    }
+
+    /// Lets answers that are under way be written, and ends the rest.
+    async fn finish(mut self) {
+        self.order.iter().filter(|(_, connection)| !connection.is_complete()).for_each(|(task, _)| task.abort());
+        let _ = timeout(LAST_ANSWERS, async { while self.tasks.join_next().await.is_some() {} }).await;
+    }
+}
+
+impl Admin {
+    /// Serves `listener` until `stopping` is true, and until the answers that are under way then are written.
+    pub async fn run(self, listener: Listener, stopping: watch::Receiver<bool>) {
+        self.run_with(listener, stopping, DEADLINES).await;
+    }
+
+    pub(super) async fn run_with(self, listener: Listener, mut stopping: watch::Receiver<bool>, deadlines: Deadlines) {
+        let mut connections = Connections::default();
+        let (mut pause, mut failing) = (BACK_OFF.0, None);
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                _ = stopping.wait_for(|stopping| *stopping) => break,
+                Some(_) = connections.tasks.join_next() => continue,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok(accepted) => {
+                    (pause, failing) = (BACK_OFF.0, None);
+                    self.start(accepted, deadlines, &mut connections);
+                    // The request of this one may have come already: it is read before more are accepted,
+                    // which could otherwise take its place at once.
+                    yield_now().await;
+                }
+                Err(error) => {
+                    // Once for as long as it stays the same.
+                    if failing != error.raw_os_error() {
+                        failing = error.raw_os_error();
+                        warn!(%error, "the {} cannot accept, trying again", listener.access().listener());
+                    }
+                    connections.make_room();
+                    sleep(pause).await;
+                    pause = (pause * 2).min(BACK_OFF.1);
+                }
+            }
+        }
+        drop(listener);
+        connections.finish().await;
+    }
+
+    fn start(&self, accepted: Accepted, deadlines: Deadlines, among: &mut Connections) {
+        match accepted {
+            Accepted::Tcp(stream, access) => {
+                let connection = Connection::new(access, true, deadlines);
+                among.add(connection.clone(), self.clone().serve(stream, connection));
+            }
+            Accepted::Control(stream) => {
+                let connection = Connection::new(Access::Control, may_control(&stream), deadlines);
+                among.add(connection.clone(), self.clone().serve(stream, connection));
+            }
+        }
+    }
+
+    /// Serves one connection. An error of it concerns its peer alone.
+    pub(super) async fn serve<S>(self, stream: S, connection: Connection)
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let Deadlines { head, whole, .. } = connection.deadlines;
+        let service = service_fn(|request| async { Ok::<_, Infallible>(self.respond(&connection, request).await) });
+        let served = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(head)
+            .max_buf_size(MAX_HEAD_BYTES)
+            .keep_alive(false)
+            .half_close(true)
+            .serve_connection(TokioIo::new(stream), service);
+        let ended = timeout(whole, served).await;
+        tracing::trace!(?ended, listener = connection.access.listener(), "an admin connection ended");
+    }
+}
+
+/// A connection that no request has come on yet.
+enum Accepted {
+    Tcp(TcpStream, Access),
+    Control(UnixStream),
+}
+
+impl Listener {
+    async fn accept(&self) -> io::Result<Accepted> {
+        match self {
+            Self::Tcp(listener, access) => Ok(Accepted::Tcp(listener.accept().await?.0, *access)),
+            Self::Control(listener) => Ok(Accepted::Control(listener.accept().await?.0)),
+        }
+    }
+
+    const fn access(&self) -> Access {
+        match self {
+            Self::Tcp(_, access) => *access,
+            Self::Control(_) => Access::Control,
+        }
+    }
+}

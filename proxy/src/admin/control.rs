@@ -1,0 +1,318 @@
+//! The control socket: a unix socket for the user of the gateway and root.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _};
+use std::os::unix::net::UnixListener as StdListener;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, Mode, flock};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::process::geteuid;
+use tokio::net::{UnixListener, UnixStream};
+
+/// The socket's mode: its user alone.
+const MODE: u32 = 0o600;
+
+/// Mode of its folder where that has to be made. Others may look in, so that a gateway that has become another user
+/// (`--run-as`) reaches its socket; the socket's own mode keeps them out.
+const FOLDER_MODE: u32 = 0o755;
+
+/// Connections that wait to be accepted. More would not be served sooner.
+const BACKLOG: i32 = 128;
+
+/// How long another gateway may take to bind in the same folder.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A bound control socket, whose file goes when this is dropped.
+#[derive(Debug)]
+pub struct ControlSocket {
+    // Dropped before the file, which is removed only if nothing listens on it.
+    listener: StdListener,
+    file: SocketFile,
+}
+
+/// The file of a socket, to be dropped after its listener.
+#[derive(Debug)]
+pub(crate) struct SocketFile(PathBuf);
+
+/// A control socket that could not be bound: the path, the cause and the remedy.
+#[derive(Debug)]
+pub struct BindError {
+    path: PathBuf,
+    cause: String,
+    remedy: &'static str,
+}
+
+impl fmt::Display for BindError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "--control {}: {}; {}", self.path.display(), self.cause, self.remedy)
+    }
+}
+
+impl std::error::Error for BindError {}
+
+/// Path of the control socket where none is named: `/run/sluicegate/control.sock` for root, else
+/// `sluicegate/control.sock` in `$XDG_RUNTIME_DIR`, and nothing where that is not set.
+#[must_use]
+pub fn default_path() -> Option<PathBuf> {
+    default_path_of(geteuid().is_root(), std::env::var_os("XDG_RUNTIME_DIR").as_deref())
+}
+
+fn default_path_of(is_root: bool, runtime_folder: Option<&OsStr>) -> Option<PathBuf> {
+    let folder = if is_root { Some(Path::new("/run")) } else { runtime_folder.map(Path::new) };
+    // A relative one is to be ignored (XDG Base Directory Specification 0.8).
+    folder.filter(|folder| folder.is_absolute()).map(|folder| folder.join("sluicegate").join("control.sock"))
+}
+
+/// The peer is root or the user that this process is.
+///
+/// The kernel notes who it is when it connects (`SO_PEERCRED`, unix(7)).
+pub(super) fn may_control(stream: &UnixStream) -> bool {
+    let Ok(peer) = stream.peer_cred() else { return false };
+    let permitted = peer.uid() == 0 || peer.uid() == geteuid().as_raw();
+    if !permitted {
+        tracing::warn!(uid = peer.uid(), pid = peer.pid(), "the control socket refused a user");
+    }
+    permitted
+}
+
+impl ControlSocket {
+    /// Binds `path`, in the place of a socket that nothing listens on any more, and makes its folder if there is none.
+    ///
+    /// # Errors
+    /// A socket that something listens on, a file that is no socket, and the errors of the system calls.
+    pub fn bind(path: &Path) -> Result<Self, BindError> {
+        let failed = |(cause, remedy): (String, &'static str)| BindError { path: path.to_owned(), cause, remedy };
+        Self::bind_in(folder(path), path).map_err(failed)
+    }
+
+    fn bind_in(folder: &Path, path: &Path) -> Result<Self, (String, &'static str)> {
+        let of_folder = |error: io::Error| (format!("{}: {error}", folder.display()), remedy(&error));
+        DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder).map_err(of_folder)?;
+        // Held until the new socket listens: of two gateways that see the same dead socket, one would remove what the
+        // other has just put in its place.
+        let _lock = lock(folder)?;
+        match look(path)? {
+            Found::Nothing => {}
+            Found::Dead => fs::remove_file(path).map_err(|error| (error.to_string(), remedy(&error)))?,
+        }
+        let listener = bind(path).map_err(|error| {
+            let error = io::Error::from(error);
+            (error.to_string(), remedy(&error))
+        })?;
+        Ok(Self { listener, file: SocketFile(path.to_owned()) })
+    }
+
+    /// Path of the socket.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.file.0
+    }
+
+    /// Gives the socket's file to another user, for a gateway that is about to become that user.
+    ///
+    /// # Errors
+    /// Those of lchown(2).
+    pub fn give_to(&self, uid: u32, gid: u32) -> io::Result<()> {
+        std::os::unix::fs::lchown(&self.file.0, Some(uid), Some(gid))
+    }
+
+    /// The listener, and the file, which goes when that is dropped.
+    ///
+    /// # Errors
+    /// Those of epoll_ctl(2).
+    pub(crate) fn into_parts(self) -> io::Result<(UnixListener, SocketFile)> {
+        Ok((UnixListener::from_std(self.listener)?, self.file))
+    }
+}
+
+impl Drop for SocketFile {
+    /// Removes the file, unless another gateway has put a live socket in its place.
+    fn drop(&mut self) {
+        let Ok(_lock) = lock(folder(&self.0)) else { return };
+        if let Ok(Found::Dead) = look(&self.0) {
+            // Not permitted to a gateway that has become another user; the next one takes its place.
+            let _ = fs::remove_file(&self.0);
+        }
+    }
+}
+
+fn folder(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        Some(_) | None => Path::new("."),
+    }
+}
+
+/// Locks a folder against other gateways (flock(2)) until the file is dropped.
+fn lock(folder: &Path) -> Result<File, (String, &'static str)> {
+    let file = File::open(folder).map_err(|error| (format!("{}: {error}", folder.display()), remedy(&error)))?;
+    let deadline = Instant::now() + LOCK_TIMEOUT;
+    while let Err(error) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        if Instant::now() >= deadline {
+            let cause = format!("{} stays locked: {error}", folder.display());
+            return Err((cause, "see with `lslocks` which process holds it, or name a path in another folder"));
+        }
+        thread::park_timeout(Duration::from_millis(5));
+    }
+    Ok(file)
+}
+
+/// What is at the path that may be replaced.
+enum Found {
+    Nothing,
+    /// A socket that nothing listens on.
+    Dead,
+}
+
+fn look(path: &Path) -> Result<Found, (String, &'static str)> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
+        Err(error) => return Err((error.to_string(), remedy(&error))),
+        Ok(found) if !found.file_type().is_socket() => {
+            return Err(("a file that is no socket is there".to_owned(), "remove it, or name another path"));
+        }
+        Ok(_) => {}
+    }
+    let live = "another gateway listens there".to_owned();
+    let stop_it = "stop it, or give this one a socket of its own: --control PATH, or none";
+    match connect(path) {
+        // Its backlog is full.
+        Ok(()) | Err(Errno::AGAIN) => Err((live, stop_it)),
+        Err(Errno::CONNREFUSED | Errno::PROTOTYPE) => Ok(Found::Dead),
+        Err(Errno::NOENT) => Ok(Found::Nothing),
+        Err(error) => {
+            let error = io::Error::from(error);
+            Err((error.to_string(), remedy(&error)))
+        }
+    }
+}
+
+fn connect(path: &Path) -> Result<(), Errno> {
+    let socket = socket()?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)
+}
+
+fn socket() -> Result<rustix::fd::OwnedFd, Errno> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+}
+
+/// Binds and listens.
+///
+/// The mode is set before the file is there: bind(2) gives the file the mode of the socket, less the umask
+/// (`net/unix/af_unix.c`, `unix_bind_bsd`), so that at no moment another user can connect, whatever the umask.
+fn bind(path: &Path) -> Result<StdListener, Errno> {
+    let socket = socket()?;
+    rustix::fs::fchmod(&socket, Mode::from_raw_mode(MODE))?;
+    rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(socket.into())
+}
+
+fn remedy(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::ENAMETOOLONG) => "the path of a unix socket has 107 bytes at most: name a shorter one",
+        Some(libc::EACCES | libc::EPERM | libc::EROFS) => {
+            "name a path in a folder that this user may write, or `--control none` for no socket"
+        }
+        Some(libc::ENOTDIR | libc::ENOENT | libc::EEXIST) => "name a path in a folder",
+        _ => "name another path, or `--control none` for no socket",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    fn message(bound: Result<ControlSocket, BindError>) -> String {
+        bound.expect_err("it cannot be bound").to_string()
+    }
+
+    #[test]
+    fn the_path_follows_the_user() {
+        let path = |is_root, folder: Option<&str>| default_path_of(is_root, folder.map(OsStr::new));
+        let root = PathBuf::from("/run/sluicegate/control.sock");
+        assert_eq!(path(true, None), Some(root.clone()));
+        assert_eq!(path(true, Some("/run/user/7")), Some(root));
+        assert_eq!(path(false, Some("/run/user/7")), Some("/run/user/7/sluicegate/control.sock".into()));
+        for unset in [None, Some(""), Some("run/user/7")] {
+            assert_eq!(path(false, unset), None, "{unset:?}");
+        }
+    }
+
+    #[test]
+    fn a_socket_is_its_users_alone_and_goes_with_its_gateway() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a/b/control.sock");
+        let socket = ControlSocket::bind(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, MODE);
+        assert_eq!(socket.path(), path);
+        drop(socket);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_live_socket_stays_and_a_dead_one_is_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("control.sock");
+        let first = ControlSocket::bind(&path).unwrap();
+        let live = message(ControlSocket::bind(&path));
+        let start = format!("--control {}: another gateway listens there; stop it", path.display());
+        assert!(live.starts_with(&start), "{live}");
+        // As after kill -9.
+        let ControlSocket { listener, file } = first;
+        drop(listener);
+        assert!(path.exists());
+        let second = ControlSocket::bind(&path).unwrap();
+        // The first one leaves alone what is the second one's.
+        drop(file);
+        assert!(path.exists());
+        drop(second);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn of_many_that_start_at_once_beside_a_dead_socket_one_has_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("control.sock");
+        for _ in 0..20 {
+            drop(StdListener::bind(&path).unwrap());
+            let bound: Vec<_> = thread::scope(|scope| {
+                let starts: Vec<_> = (0..4).map(|_| scope.spawn(|| ControlSocket::bind(&path))).collect();
+                starts.into_iter().map(|start| start.join().unwrap()).collect()
+            });
+            let winners: Vec<_> = bound.into_iter().filter_map(Result::ok).collect();
+            assert_eq!(winners.len(), 1);
+            assert_eq!(connect(&path), Ok(()));
+            drop(winners);
+            assert!(!path.exists());
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_bound_is_explained() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("file");
+        fs::write(&file, "kept").unwrap();
+        assert!(
+            message(ControlSocket::bind(&file))
+                .ends_with("a file that is no socket is there; remove it, or name another path")
+        );
+        assert_eq!(fs::read_to_string(&file).unwrap(), "kept");
+        let link = directory.path().join("link");
+        std::os::unix::fs::symlink(directory.path().join("nowhere"), &link).unwrap();
+        assert!(message(ControlSocket::bind(&link)).contains("no socket is there"));
+        let below = message(ControlSocket::bind(&file.join("control.sock")));
+        assert!(below.ends_with("name a path in a folder"), "{below}");
+        let long = message(ControlSocket::bind(&directory.path().join("x".repeat(108))));
+        assert!(long.contains("107 bytes at most"), "{long}");
+    }
+}

@@ -1,0 +1,71 @@
+//! Whether the gateway takes new tunnels, and requests to take no more.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use tokio::sync::{Notify, watch};
+
+/// Whether the gateway takes new tunnels.
+#[derive(Debug, Default)]
+pub struct Readiness {
+    state: AtomicU8,
+    drain: Notify,
+    closed: watch::Sender<bool>,
+}
+
+/// A state of [`Readiness`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Ready {
+    /// Not listening yet.
+    Starting = 0,
+    /// Taking tunnels.
+    Ready = 1,
+    /// Taking no more until some of those that are open end: `--max-tunnels`.
+    Full = 3,
+    /// Taking no more, and waiting for those that are open.
+    Draining = 2,
+}
+
+impl Readiness {
+    /// Enters a state.
+    pub fn set(&self, state: Ready) {
+        self.state.store(state as u8, Ordering::Release);
+    }
+
+    /// The state.
+    #[must_use]
+    pub fn get(&self) -> Ready {
+        match self.state.load(Ordering::Acquire) {
+            0 => Ready::Starting,
+            1 => Ready::Ready,
+            _ => Ready::Draining,
+        }
+    }
+
+    /// Asks for a drain. A further request while one is under way changes nothing.
+    pub fn request_drain(&self) {
+        self.drain.notify_one();
+    }
+
+    /// Waits for [`Readiness::request_drain`].
+    pub async fn drain_requested(&self) {
+        self.drain.notified().await;
+    }
+
+    /// Notes that the listeners for clients are closed.
+    pub fn set_closed(&self) {
+        self.closed.send_replace(true);
+    }
+
+    /// The listeners for clients are closed.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        *self.closed.borrow()
+    }
+
+    /// Waits for [`Readiness::set_closed`].
+    pub async fn closed(&self) {
+        // The sender outlives this call.
+        let _ = self.closed.subscribe().wait_for(|closed| *closed).await;
+    }
+}
