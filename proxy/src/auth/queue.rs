@@ -1,8 +1,8 @@
 //! Password checks that wait for a hashing thread, in a line for each source.
 //!
-//! The source with the fewest recent failures is next, so that a first login never waits behind a
-//! guesser's backlog; every fourth check goes by rotation alone, so that no source is locked out by
-//! those that fail less.
+//! Sources take turns; those with the fewest recent failures come first, and of these the ones with a
+//! single check, so that a first login never waits behind a guesser's backlog. Every fourth check goes
+//! by rotation alone, so that no source is locked out by others.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -92,7 +92,10 @@ impl<T> Queue<T> {
         let by_rotation = self.popped % ROTATION == ROTATION - 1;
         let place = match by_rotation {
             true => 0,
-            false => self.rotation.iter().enumerate().min_by_key(|(_, source)| failures(**source))?.0,
+            false => {
+                let load = |source: Source| (failures(source), self.length(source) > 1);
+                self.rotation.iter().enumerate().min_by_key(|(_, source)| load(**source))?.0
+            }
         };
         let source = self.rotation.remove(place)?;
         let line = self.lines.get_mut(&source)?;
@@ -158,14 +161,23 @@ mod tests {
     #[test]
     fn sources_take_turns_and_each_line_keeps_its_order() {
         let mut queue = Queue::default();
-        for check in [10, 11, 12] {
-            push(&mut queue, 1, check);
+        for check in 0..5 {
+            (1..=3).for_each(|from| assert!(push(&mut queue, from, 10 * from + check) > 0));
         }
-        push(&mut queue, 2, 20);
-        push(&mut queue, 3, 30);
-        push(&mut queue, 2, 21);
-        assert_eq!(drain(&mut queue, |_| 0), [10, 20, 30, 11, 21, 12]);
+        // The last of a line has none of its own source behind it.
+        let expected = [10, 20, 30, 11, 21, 31, 12, 22, 32, 13, 14, 23, 24, 33, 34];
+        assert_eq!(drain(&mut queue, |_| 0), expected);
         assert!(queue.len() == 0 && queue.lines.is_empty() && queue.rotation.is_empty());
+    }
+
+    #[test]
+    fn a_first_check_is_next_whatever_the_backlog_of_others() {
+        let mut queue = Queue::default();
+        for check in 0..16 * 60 {
+            push(&mut queue, check % 16, check);
+        }
+        push(&mut queue, 100, 9_999);
+        assert_eq!(queue.pop(|_| 0).unwrap().1, 9_999);
     }
 
     #[test]
