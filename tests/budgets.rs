@@ -2,7 +2,9 @@
 
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use rustls::StreamOwned;
 use rustls::version::{TLS12, TLS13};
 use sluicegate::metrics::{CONNECT_REQUESTS, HANDSHAKES, LIMIT};
@@ -192,6 +194,29 @@ fn a_client_that_ended_its_direction_behind_early_bytes_is_served() {
     assert_eq!(client::answer(stream), format!("{}an answer", client::ESTABLISHED));
 }
 
+/// A client sends and a parent answers while the gateway is stopped, for longer than either has time.
+#[test]
+fn a_handshake_goes_on_where_the_gateway_stood_still() {
+    let parent = Origin::new();
+    let url = format!("http://{}", parent.address);
+    let limits = ["--handshake-timeout", "1s", "--dial-timeout", "400ms"];
+    let gateway = Setup::new(&["--no-auth", "--parent", &url]).args(limits).start();
+    let stand_still = |work: &mut dyn FnMut()| {
+        gateway.signal(Signal::STOP);
+        work();
+        let until = Instant::now() + Duration::from_secs(2);
+        eventually("time goes by", || Instant::now() >= until);
+        gateway.signal(Signal::CONT);
+    };
+    let mut stream = dial(gateway.address);
+    gateway.wait_for_metric(&HANDSHAKES, &["request"], 1);
+    stand_still(&mut || stream.write_all(request("127.0.0.1:443", None).as_bytes()).expect("it reads"));
+    let mut at_parent = parent.accept();
+    client::read_head(&at_parent);
+    stand_still(&mut || at_parent.write_all(b"HTTP/1.1 200 OK\r\n\r\n").expect("it reads"));
+    assert_eq!(client::read_head(&stream), client::ESTABLISHED);
+}
+
 #[test]
 fn dials_of_one_user_that_come_to_nothing_hold_up_no_other() {
     let (full, _queue) = full_listener();
@@ -236,7 +261,7 @@ fn an_accept_that_is_forbidden_is_told_once() {
     let told = |line: &crate::support::log::Line| line.message().starts_with("cannot accept");
     let line = gateway.log_line("it cannot accept", told);
     assert!(line.message().contains("a filter of the host"), "{}", line.raw);
-    gateway.signal(rustix::process::Signal::TERM);
+    gateway.signal(Signal::TERM);
     assert!(gateway.wait().success());
     assert_eq!(gateway.log.count(told), 1);
 }

@@ -9,13 +9,14 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::Instant;
 use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::message::{self, Foreign, Opening};
 use crate::proxy_protocol;
 use crate::reason::{Reason, Refusal};
 use crate::request::{self, MAX_HEAD, Request};
+use crate::sys::deadline::{timeout, timeout_at};
 use crate::sys::stream::{BothWays, Stream};
 use crate::tls::{Hello, Identity, Session};
 

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::timeout;
 
+use crate::sys::deadline::timeout;
 use super::basic::Credentials;
 use super::digest::Digest;
 use super::flight::{Lead, Outcome};

@@ -5,11 +5,11 @@ use std::io;
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
-use tokio::time::timeout;
 
 use super::parents::Parent;
 use crate::message::{self, MAX_HEAD, MAX_INTERIM_ANSWERS, append};
 use crate::reason::{Reason, Refusal};
+use crate::sys::deadline::timeout;
 use crate::sys::stream::Stream;
 use crate::tls::Trust;
 

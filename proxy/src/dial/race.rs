@@ -8,9 +8,10 @@ use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep};
 
 use super::cause::Failure;
+use crate::sys::deadline::{reached, timeout};
 
 /// How long the next address waits for an answer of the ones before (RFC 8305, 8).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
@@ -68,7 +69,7 @@ where
                 Err(error) => failures.push(Failure { address, error }),
             },
             () = sleep(ATTEMPT_DELAY), if more => {}
-            () = sleep_until(end) => return Err(with_time_out(addresses, failures)),
+            () = reached(end) => return Err(with_time_out(addresses, failures)),
         }
     }
 }

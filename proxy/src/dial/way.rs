@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::{Parent, cause};
 use crate::policy::Permit;
 use crate::reason::Refusal;
+use crate::sys::deadline::timeout;
 use crate::sys::stream::Stream;
 use crate::tls::Session;
 
@@ -53,7 +54,7 @@ impl Reached {
     pub async fn told(self, bytes: &[u8], limit: Duration) -> Result<Self, Refusal> {
         let Self { socket, tls, address, .. } = self;
         let mut stream = Stream::with(socket, tls);
-        let told = tokio::time::timeout(limit, stream.write_all(bytes)).await;
+        let told = timeout(limit, stream.write_all(bytes)).await;
         let told = told.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).and_then(|()| stream.into_parts());
         let (socket, tls) = told.map_err(|error| cause::of_told(address, &error))?;
         Ok(Self { socket, tls, ..self })

@@ -5,6 +5,7 @@
 pub mod bare;
 pub mod bpf;
 pub mod capabilities;
+pub mod deadline;
 pub mod descriptors;
 mod option;
 pub mod pacing;

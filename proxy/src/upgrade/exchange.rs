@@ -4,9 +4,10 @@ use std::fmt;
 use std::io::{self, ErrorKind};
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep};
 
 use crate::message::{BadContent, Content};
+use crate::sys::deadline::timeout_at;
 use crate::sys::stream::BothWays;
 use crate::sys::tcp::{self, reset_on_close};
 use crate::tunnel::{Direction, Flow};

@@ -11,8 +11,8 @@ use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts,
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RecordType};
-use tokio::time::timeout;
 
+use crate::sys::deadline::timeout;
 use super::answer::{Answer, LookupError};
 use super::families::{Found, side_by_side};
 use super::files::ResolvConf;

@@ -28,8 +28,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
+use crate::sys::deadline::timeout;
 use super::race::interleave;
 use crate::metrics::{LOOKUPS, LOOKUPS_ACTIVE};
 use answer::Answer;
