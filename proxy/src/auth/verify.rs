@@ -4,8 +4,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-
-use crate::sys::deadline::timeout;
 use super::basic::Credentials;
 use super::digest::Digest;
 use super::flight::{Lead, Outcome};
@@ -14,6 +12,7 @@ use super::pool::{Pool, Ticket, busy};
 use super::table::Table;
 use crate::reason::{Reason, Refusal};
 use crate::source::Source;
+use crate::sys::deadline::timeout;
 
 /// Time that a check may take, waiting for a thread included. A hash that runs at its end goes on,
 /// and a right password is known when the client comes again.

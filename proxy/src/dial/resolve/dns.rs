@@ -12,11 +12,11 @@ use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RecordType};
 
-use crate::sys::deadline::timeout;
 use super::answer::{Answer, LookupError};
 use super::families::{Found, side_by_side};
 use super::files::ResolvConf;
 use super::sockets::Provider;
+use crate::sys::deadline::timeout;
 
 /// Sockets that one look-up may hold: a query is sent three times over UDP, from another port each
 /// time (`UdpClientStream`), for A and for AAAA.

@@ -30,9 +30,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::sys::deadline::timeout;
 use super::race::interleave;
 use crate::metrics::{LOOKUPS, LOOKUPS_ACTIVE};
+use crate::sys::deadline::timeout;
 use answer::Answer;
 use dns::Dns;
 use files::Files;
