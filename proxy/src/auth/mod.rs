@@ -36,12 +36,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::account::Limit;
 use crate::metrics;
-use crate::reason::Reason;
+use crate::reason::{Reason, Refusal};
 use crate::secret::Secret;
 
 use guard::Guard;
@@ -53,6 +54,22 @@ pub use guard::{Failure, User, Users};
 pub use make::{Recipe, make_line};
 pub use network::TrustedNetwork;
 pub use users::{UsersError, parse_user};
+
+/// Reads the value of a `Proxy-Authorization` header as [`Authenticator::check`] does, and compares it with nothing.
+///
+/// # Errors
+/// Credentials that no user can have. The words hold nothing of them.
+pub fn check_credentials(value: &Secret) -> Result<(), Refusal> {
+    basic::parse(value).map(drop)
+}
+
+/// Reads the bytes of a users file: the number of lines that count, and an error for each that does not. `path` is for
+/// those; the lines themselves are not repeated.
+#[must_use]
+pub fn check_users(path: &Path, bytes: &[u8]) -> (usize, Vec<UsersError>) {
+    let lines = users::parse_lines(path, bytes);
+    (lines.good.len(), lines.bad)
+}
 
 /// Decides who may use the gateway.
 pub struct Authenticator {
