@@ -80,7 +80,7 @@ mod tests {
         let is_left = |info: &String| info.contains("map_type:\t18\n") && info.contains("max_entries:\t1\n");
         let infos = || std::fs::read_dir("/proc/self/fdinfo").unwrap().flatten();
         let left = || infos().filter_map(|info| std::fs::read_to_string(info.path()).ok()).filter(is_left).count();
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
         while left() > 0 {
             assert!(std::time::Instant::now() < deadline, "a map is left");
             std::thread::yield_now();
