@@ -6,6 +6,7 @@ use super::host::Host;
 use super::refusal::{self, Refusal, Trials};
 use super::row::Row;
 use crate::relay::{Engine, Options, Relay, Unfit};
+use crate::sys::capabilities::with_only;
 
 /// An engine and what its self-test came to. The names of the fields are the keys of `--json`.
 #[derive(Debug, Serialize)]
@@ -33,7 +34,15 @@ pub(super) fn try_engines(host: &Host, options: &Options, trials: &Trials, may_s
         return options.engines.iter().map(|engine| Tried::not(*engine)).collect();
     }
     // One by one: `serve` leaves out what comes behind the first that works.
-    let alone = |engine: Engine| Relay::start(&Options { engines: vec![engine], ..options.clone() });
+    let alone = |engine: Engine| {
+        let options = Options { engines: vec![engine], ..options.clone() };
+        let start = || Relay::start(&options);
+        match engine {
+            // What takes capabilities is loaded in the start.
+            Engine::Sockmap => start(),
+            _ => with_only(options.capabilities(), start).unwrap_or_else(|_| start()),
+        }
+    };
     let unfit = |engine| alone(engine).err().and_then(|mut unfit| unfit.pop());
     options.engines.iter().map(|engine| tried(host, *engine, unfit(*engine).as_ref(), trials)).collect()
 }
