@@ -209,6 +209,9 @@ impl Account {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
+        // Before it is logged and unlisted: whoever sees that finds the slot free.
+        self.permit = None;
+        drop(self.slot.take());
         if let Some(live) = &self.live {
             live.close(reason);
             self.registry.remove(self.id);
@@ -231,8 +234,6 @@ impl Account {
                 detail,
             });
         }
-        self.permit = None;
-        drop(self.slot.take());
         if self.live.is_none() && !self.evicted {
             self.enter(Stage::Answer);
             // It takes room again until its client has read the answer.
@@ -272,6 +273,8 @@ impl Drop for Account {
             let left = self.registry.handshakes.leave(self.id);
             self.evicted |= left.is_err_and(|absence| absence == Absence::Evicted);
         }
+        // Nobody is left to read an answer.
+        self.task = None;
         if !self.ended {
             let (reason, detail) = self.abandoned();
             self.end(reason, &detail);
