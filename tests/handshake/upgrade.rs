@@ -288,7 +288,8 @@ fn an_answer_that_breaks_off_is_cut_for_the_client_too() {
             stream.read_exact(&mut [0; 4]).unwrap();
             client::reset(&at_origin);
         } else {
-            at_origin.shutdown(Shutdown::Write).unwrap();
+            // An answer that is wrong in itself is cut before it ends: then this comes too late.
+            let _ = at_origin.shutdown(Shutdown::Write);
         }
         let mut rest = Vec::new();
         let error = stream.read_to_end(&mut rest).expect_err("not the end of it");
