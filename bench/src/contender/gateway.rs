@@ -79,7 +79,8 @@ mod tests {
     #[test]
     fn an_engine_that_is_refused_is_named() {
         let folder = folder().unwrap();
-        let script = "#!/bin/sh\necho \"no engine is called '$9'\"; exit 2\n";
+        let script =
+            "#!/bin/sh\nwhile [ \"$1\" != --engine ]; do shift; done\necho \"no engine is called '$2'\"; exit 2\n";
         let program = folder.path().join("gateway");
         std::fs::write(&program, script).unwrap();
         std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
