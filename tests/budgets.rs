@@ -104,7 +104,7 @@ struct Wait {
     _held: Vec<Box<dyn std::any::Any>>,
 }
 
-fn waits() -> [Wait; 4] {
+fn waits() -> [Wait; 6] {
     let wait = |stage, arguments: &[&str], head: String, held| Wait {
         stage,
         arguments: arguments.iter().map(ToString::to_string).collect(),
@@ -114,12 +114,18 @@ fn waits() -> [Wait; 4] {
     let (full, queue) = full_listener();
     let target = full.local_addr().expect("an address").as_socket().expect("an IP address");
     let (parent, origin) = (Origin::new(), Origin::new());
+    let (stalling, asked) = (Origin::new(), Origin::new());
+    let stalled = format!("http://{}", stalling.address);
+    let with_content = |target| client::upgrade(target, None, "Content-Length: 5\r\n") + "bytes";
     let (url, upgrade) = (format!("http://{}", parent.address), client::upgrade(origin.address, None, ""));
     [
         wait("request", &[], "CONNECT 127.0.0.1:443 HTTP/1.1\r\n".to_owned(), vec![]),
         wait("dial", &[], request(target, None), vec![Box::new(full), Box::new(queue)]),
         wait("dial", &["--parent", &url], request("127.0.0.1:443", None), vec![Box::new(parent)]),
         wait("upgrade", &[], upgrade, vec![Box::new(origin)]),
+        // The content of a request is no part of a tunnel, in which an end would be one of two.
+        wait("dial", &["--parent", &stalled], with_content(target), vec![Box::new(stalling)]),
+        wait("upgrade", &[], with_content(asked.address), vec![Box::new(asked)]),
     ]
 }
 
@@ -200,12 +206,12 @@ fn a_client_that_ended_its_direction_behind_early_bytes_is_served() {
 fn a_handshake_goes_on_where_the_gateway_stood_still() {
     let parent = Origin::new();
     let url = format!("http://{}", parent.address);
-    let limits = ["--handshake-timeout", "1s", "--dial-timeout", "400ms"];
+    let limits = ["--handshake-timeout", "3s", "--dial-timeout", "2s"];
     let gateway = Setup::new(&["--no-auth", "--parent", &url]).args(limits).start();
     let stand_still = |work: &mut dyn FnMut()| {
         gateway.signal(Signal::STOP);
         work();
-        let until = Instant::now() + Duration::from_secs(2);
+        let until = Instant::now() + Duration::from_secs(4);
         eventually("time goes by", || Instant::now() >= until);
         gateway.signal(Signal::CONT);
     };

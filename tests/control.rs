@@ -179,7 +179,7 @@ fn a_drain_is_asked_for_and_waited_for() {
     TcpStream::connect(gateway.address).expect_err("the listener is closed");
     assert_eq!(admin::get(gateway.admin, "/readyz").body, "draining\n");
     let line = gateway.log_line("draining", |line| line.message().starts_with("draining"));
-    assert_eq!(line.text("by"), "sluicegate drain", "{}", line.raw);
+    assert_eq!(line.text("command"), "drain", "{}", line.raw);
     // A second one is no second signal.
     let again = sluicegate(&["drain", "--control", text(&gateway.control)], &[]);
     assert_eq!((again.code, again.out.as_str()), (Some(0), said), "{again:?}");

@@ -6,13 +6,14 @@ use std::future::poll_fn;
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpStream};
 use std::pin::pin;
+use std::sync::atomic::AtomicBool;
 use std::task::Poll;
 use std::time::Duration;
 
 use tokio::time::Instant;
 use zeroize::{Zeroize as _, Zeroizing};
 
-use crate::message::{self, Foreign, Opening};
+use crate::message::{self, Content, Foreign, Opening};
 use crate::proxy_protocol;
 use crate::reason::{Reason, Refusal};
 use crate::request::{self, MAX_HEAD, Request};
@@ -215,18 +216,25 @@ impl Client {
         }
     }
 
-    /// Does `work`, which does not use the client, unless that leaves first: `work` is dropped then.
+    /// Does `work`, which does not use the client, unless that leaves first: `work` is dropped then. `content` is that of
+    /// the request; bytes behind it are the tunnel's.
     ///
     /// # Errors
     /// That of `work`; [`Reason::ClientGone`]; [`Reason::Exhausted`] if the socket cannot be waited for.
-    pub async fn unless_left<T>(&mut self, work: impl Future<Output = Result<T, Refusal>>) -> Result<T, Refusal> {
+    pub async fn unless_left<T>(
+        &mut self,
+        content: Option<&Content>,
+        work: impl Future<Output = Result<T, Refusal>>,
+    ) -> Result<T, Refusal> {
         let mut work = pin!(work);
         // Most of it never waits. Only a client that has to is registered and watched.
         if let Poll::Ready(done) = poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await {
             return done;
         }
-        let (client, early) = self.both_ways()?;
-        unless_left(client, !early.is_empty(), work).await
+        let (client, pending) = self.both_ways()?;
+        let taken = content.map_or(Ok(0), |content| content.clone().take(pending));
+        let early = taken.map_or(true, |taken| taken < pending.len());
+        unless_left(client, &AtomicBool::new(early), work).await
     }
 
     /// Answers a refusal, and closes when the client has read it, as it does behind an answer of the origin's. Where

@@ -13,14 +13,14 @@ use ipnet::IpNet;
 use crate::account::{Account, Stage};
 use crate::auth::Authenticator;
 use crate::client::Client;
-use crate::dial::{Candidates, Dialer, Location, Reached, Requester};
+use crate::dial::{Candidates, Dialer, Location, Reached};
 use crate::policy::Policy;
+use crate::principal::Principal;
 use crate::proxy_protocol::{Greeting, header, version_for};
 use crate::reason::Refusal;
 use crate::relay::{Carried, Relay};
 use crate::request::{Ask, Request};
 use crate::secret::Secret;
-use crate::source::Source;
 use crate::target::Target;
 use crate::tls::Identity;
 use crate::tunnel::{Flow, Tunnel};
@@ -109,7 +109,11 @@ async fn handshake(
     };
     let Request { target, via, proxy_authorization, ask, .. } = request;
     let reaching = reach(gateway, target, &via, proxy_authorization.as_ref(), to, account);
-    let reached = Box::pin(client.unless_left(reaching)).await?;
+    let content = match &ask {
+        Ask::Connect => None,
+        Ask::Upgrade(asked) => Some(&asked.content),
+    };
+    let reached = Box::pin(client.unless_left(content, reaching)).await?;
     match ask {
         Ask::Connect => Ok(Origin { reached, switched: false }),
         Ask::Upgrade(asked) => {
@@ -144,7 +148,7 @@ async fn reach(
     if let (Some(name), Some(grant)) = (&name, &grant) {
         grant.admit(name, account.source(), SystemTime::now())?;
     }
-    let requester = name.map_or_else(|| Requester::Source(Source::from(account.source())), Requester::User);
+    let requester = Principal::of(name, account.source());
     let Candidates { first, others } = gateway.dialer.candidates(target);
     account.target(&first);
     let named = gateway.policy.check_name(first, grant.as_ref().and_then(|grant| grant.scope.as_ref()))?;

@@ -10,7 +10,7 @@ use super::rig::{self, Ends, Rig};
 use crate::support::gateway::engines;
 use crate::support::kernel_log::KernelLog;
 use crate::support::noise::End;
-use crate::support::process::descriptors;
+use crate::support::process::{descriptors, sees_descriptors};
 use crate::support::{Noise, client, eventually};
 
 const TUNNELS: u64 = 2_000;
@@ -115,7 +115,7 @@ fn crowd(engine: Engine) {
 
 fn crowd_of(tunnels: u64, engine: Engine) {
     let rig = Rig::new(engine);
-    let before = descriptors(rig.gateway.pid());
+    let before = sees_descriptors().then(|| descriptors(rig.gateway.pid()));
     rig::crowd(tunnels, |origin, seed| {
         let plan = Plan::new(seed + 1_000_000 * engine as u64);
         let ends = rig.tunnel_to(origin, b"");
@@ -131,8 +131,10 @@ fn crowd_of(tunnels: u64, engine: Engine) {
     assert_eq!(rig.counters(), (sums, sums));
     assert_eq!(rig.gateway.metric(&metrics::TUNNELS, &[engine.label(), ""]), tunnels);
     assert_eq!(rig.gateway.metric(&metrics::TUNNELS_ACTIVE, &[engine.label()]), 0);
-    let held = || descriptors(rig.gateway.pid());
-    eventually("the descriptors are given back, and the pipes for the next burst soon after", || held() <= before);
+    if let Some(before) = before {
+        let held = || descriptors(rig.gateway.pid());
+        eventually("the descriptors are given back, and the pipes for the next burst soon after", || held() <= before);
+    }
 }
 
 #[test]
@@ -164,6 +166,9 @@ fn copy_in_a_crowd() {
 #[test]
 fn an_idle_tunnel_costs_two_descriptors() {
     const TUNNELS: usize = 200;
+    if !sees_descriptors() {
+        return;
+    }
     for &engine in engines() {
         let rig = Rig::new(engine);
         let before = descriptors(rig.gateway.pid());

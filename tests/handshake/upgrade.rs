@@ -198,6 +198,23 @@ fn the_content_of_a_request_is_carried_first() {
     }
 }
 
+/// Bytes of the tunnel that come with the last of the content, and the end of the client behind them.
+#[test]
+fn a_client_may_end_its_direction_of_the_tunnel_before_the_101() {
+    let gateway = Gateway::open(&[]);
+    let (mut stream, mut at_origin) = asking(&gateway, "Content-Length: 5\r\n");
+    stream.write_all(&[b"12345", EARLY].concat()).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    at_origin.read_exact(&mut [0; 5]).unwrap();
+    assert!(client::is_silent(&at_origin));
+    at_origin.write_all(&[SWITCHING.as_bytes(), b"down"].concat()).unwrap();
+    let mut early = Vec::new();
+    at_origin.read_to_end(&mut early).unwrap();
+    assert_eq!(early, EARLY);
+    drop(at_origin);
+    assert_eq!(client::answer(stream), format!("{SWITCHED}down"));
+}
+
 /// A 101 does not cut off a request of which a part is still to come.
 #[test]
 fn a_101_before_the_content_is_whole_waits_for_it() {

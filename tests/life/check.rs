@@ -295,7 +295,7 @@ fn lists_in_variables_are_separated_by_semicolons() {
         ("SLUICEGATE_PROXY_PROTOCOL_FROM", "10.0.0.0/8;fd00::/8"),
         ("SLUICEGATE_PROXY_PROTOCOL_TO", "v1 for a:1;v2 for b:1,2"),
         ("SLUICEGATE_ENGINE", "splice;copy"),
-        ("SLUICEGATE_CONGESTION_CONTROL", "client=cubic;origin=cubic"),
+        ("SLUICEGATE_CONGESTION_CONTROL", "client=reno;origin=reno"),
         ("SLUICEGATE_NO_AUTH", "true"),
     ];
     let outcome = sluicegate(&["check"], &[("SLUICEGATE_NO_AUTH", "yes")]);

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{Read, Write};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -98,9 +99,19 @@ pub(crate) fn raise_descriptor_limit() {
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).expect("always permitted (getrlimit(2))");
 }
 
+/// Tells whether the descriptors of a gateway can be seen: it is not dumpable, so that its own user cannot
+/// (ptrace(2), "Ptrace access mode checking"). Says so where they cannot.
+pub(crate) fn sees_descriptors() -> bool {
+    let is_root = rustix::process::geteuid().is_root();
+    if !is_root {
+        skipped("the descriptors of a gateway are root's to see");
+    }
+    is_root
+}
+
 /// Descriptors that a process holds.
 pub(crate) fn descriptors(pid: Pid) -> usize {
-    fs::read_dir(format!("/proc/{pid}/fd")).expect("a process of ours").count()
+    fs::read_dir(format!("/proc/{pid}/fd")).expect("root sees them").count()
 }
 
 /// The most bytes of memory that a process ever occupied (`VmHWM`, proc(5)).
@@ -109,6 +120,18 @@ pub(crate) fn peak_memory(pid: Pid) -> usize {
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a line of its memory");
     let kibibytes: usize = line.trim().trim_end_matches(" kB").parse().expect("a number");
     kibibytes << 10
+}
+
+/// Sockets of a process that are connected to these addresses, in this one's hands too.
+pub(crate) fn sockets_to(pid: Pid, peers: [SocketAddr; 2]) -> [OwnedFd; 2] {
+    let open = shared_descriptors(pid);
+    peers.map(|peer| {
+        let to_it = |socket: &&OwnedFd| {
+            let address = socket2::SockRef::from(socket).peer_addr();
+            address.is_ok_and(|address| address.as_socket() == Some(peer))
+        };
+        open.iter().find(to_it).expect("its end").try_clone().expect("a descriptor")
+    })
 }
 
 /// All of a process but its standard streams, in this one's hands too.

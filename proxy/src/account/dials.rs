@@ -7,21 +7,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::source::Source;
-
-/// Owner of a connection that is being opened: its user, or its source where nobody has to
-/// authenticate.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Owner {
-    User(Arc<str>),
-    Source(Source),
-}
+use crate::principal::Principal;
 
 /// Permits to open a connection, owner by owner. An owner without connections is not remembered.
 #[derive(Debug)]
 pub(super) struct Dials {
     most: usize,
-    owners: Mutex<HashMap<Owner, Share>>,
+    owners: Mutex<HashMap<Principal, Share>>,
 }
 
 #[derive(Debug)]
@@ -42,13 +34,13 @@ pub(super) struct DialPermit {
 #[derive(Debug)]
 struct Interest {
     dials: Arc<Dials>,
-    owner: Owner,
+    owner: Principal,
 }
 
 impl Dials {
-    /// `most` for each owner at a time.
+    /// `most` for each owner at a time; as good as no limit where a semaphore cannot count so far.
     pub(super) fn new(most: usize) -> Arc<Self> {
-        Arc::new(Self { most, owners: Mutex::default() })
+        Arc::new(Self { most: most.min(Semaphore::MAX_PERMITS), owners: Mutex::default() })
     }
 
     /// Permits for each owner.
@@ -58,14 +50,14 @@ impl Dials {
 
     /// Waits for a permit, in the order of arrival; `None` once the gateway ends. Dropping the future
     /// gives up the place in the queue.
-    pub(super) async fn take(self: &Arc<Self>, owner: Owner) -> Option<DialPermit> {
+    pub(super) async fn take(self: &Arc<Self>, owner: Principal) -> Option<DialPermit> {
         let permits = self.share(&owner);
         let interest = Interest { dials: Arc::clone(self), owner };
         let permit = permits.acquire_owned().await.ok()?;
         Some(DialPermit { _permit: permit, _interest: interest })
     }
 
-    fn share(&self, owner: &Owner) -> Arc<Semaphore> {
+    fn share(&self, owner: &Principal) -> Arc<Semaphore> {
         let mut owners = self.lock();
         let new = || Share { permits: Arc::new(Semaphore::new(self.most)), interested: 0 };
         let share = owners.entry(owner.clone()).or_insert_with(new);
@@ -73,7 +65,7 @@ impl Dials {
         Arc::clone(&share.permits)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Owner, Share>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Principal, Share>> {
         self.owners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -99,7 +91,7 @@ mod tests {
     #[test]
     fn a_user_waits_behind_their_own_dials_alone() {
         let dials = Dials::new(2);
-        let owner = |name: &str| Owner::User(name.into());
+        let owner = |name: &str| Principal::User(name.into());
         let mut context = Context::from_waker(Waker::noop());
         let mut take = |owner| match pin!(dials.take(owner)).poll(&mut context) {
             Poll::Ready(permit) => permit,
@@ -108,17 +100,24 @@ mod tests {
         let held: Vec<_> = [take(owner("ann")), take(owner("ann")), take(owner("ann"))].into_iter().collect();
         assert_eq!(held.iter().map(Option::is_some).collect::<Vec<_>>(), [true, true, false]);
         assert!(take(owner("bob")).is_some());
-        assert!(take(Owner::Source(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST).into())).is_some());
+        assert!(take(Principal::of(None, std::net::IpAddr::V4(Ipv4Addr::LOCALHOST))).is_some());
         drop(held);
         assert!(take(owner("ann")).is_some());
         assert!(dials.lock().is_empty());
     }
 
     #[test]
+    fn a_limit_beyond_all_bounds_is_none() {
+        let dials = Dials::new(usize::MAX);
+        let taken = pin!(dials.take(Principal::User("ann".into()))).poll(&mut Context::from_waker(Waker::noop()));
+        assert!(matches!(taken, Poll::Ready(Some(_))));
+    }
+
+    #[test]
     fn who_waits_is_served_when_a_permit_comes_back() {
         let dials = Dials::new(1);
         let mut context = Context::from_waker(Waker::noop());
-        let owner = || Owner::User("ann".into());
+        let owner = || Principal::User("ann".into());
         let first = pin!(dials.take(owner())).poll(&mut context);
         let mut second = pin!(dials.take(owner()));
         assert!(second.as_mut().poll(&mut context).is_pending());

@@ -1,12 +1,10 @@
 //! How many tunnels there may be at once, counted from the reservation to the end.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
-use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::principal::Counts;
 use crate::reason::{Reason, Refusal};
 use crate::source::Source;
 
@@ -56,8 +54,8 @@ pub(super) struct Slots {
 #[derive(Debug, Default)]
 struct Taken {
     all: usize,
-    users: HashMap<Arc<str>, usize>,
-    sources: HashMap<Source, usize>,
+    users: Counts<Arc<str>>,
+    sources: Counts<Source>,
 }
 
 /// One taken slot; dropping it gives it back.
@@ -96,8 +94,8 @@ impl Slots {
         let Limits { tunnels, per_user, per_source, .. } = self.limits;
         let source = per_source.map(|_| Source::from(source));
         let mut taken = self.lock();
-        let of_user = user.as_ref().and_then(|user| taken.users.get(user)).copied().unwrap_or(0);
-        let of_source = source.and_then(|source| taken.sources.get(&source)).copied().unwrap_or(0);
+        let of_user = user.as_ref().map_or(0, |user| taken.users.get(user));
+        let of_source = source.map_or(0, |source| taken.sources.get(&source));
         room(taken.all, Some(tunnels), Reason::TunnelLimit, |most| format!("--max-tunnels {most}"))?;
         match (own, &user) {
             (Some(_), Some(user)) => {
@@ -114,10 +112,10 @@ impl Slots {
             self.full.store(true, Ordering::Relaxed);
         }
         if let Some(user) = &user {
-            *taken.users.entry(Arc::clone(user)).or_default() += 1;
+            taken.users.add(user);
         }
         if let Some(source) = source {
-            *taken.sources.entry(source).or_default() += 1;
+            taken.sources.add(&source);
         }
         drop(taken);
         Ok(Slot { slots: Arc::clone(self), user, source })
@@ -137,10 +135,10 @@ impl Drop for Slot {
             self.slots.full.store(false, Ordering::Relaxed);
         }
         if let Some(user) = self.user.take() {
-            give_back(&mut taken.users, user);
+            taken.users.remove(user);
         }
         if let Some(source) = self.source {
-            give_back(&mut taken.sources, source);
+            taken.sources.remove(source);
         }
     }
 }
@@ -154,16 +152,6 @@ fn room(
     match limit {
         Some(limit) if taken >= limit => Err(Refusal::new(reason, format!("{} reached", named(limit)))),
         Some(_) | None => Ok(()),
-    }
-}
-
-/// An entry goes with its last tunnel, so that the maps never hold more than there are tunnels.
-fn give_back<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: K) {
-    if let Entry::Occupied(mut entry) = counts.entry(key) {
-        *entry.get_mut() -= 1;
-        if *entry.get() == 0 {
-            entry.remove();
-        }
     }
 }
 

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::dials::Owner;
 use super::handshakes::Absence;
 use super::{Account, Connection, Stage, canonical};
+use crate::principal::Principal;
 use crate::reason::{Reason, Refusal};
 
 impl Account {
@@ -44,7 +44,7 @@ impl Account {
     /// # Errors
     /// [`Reason::DialLimit`] when that takes longer than `limit`.
     pub async fn wait_to_dial(&mut self, limit: Duration) -> Result<(), Refusal> {
-        let owner = self.user.clone().map_or_else(|| Owner::Source(self.client.ip().into()), Owner::User);
+        let owner = Principal::of(self.user.clone(), self.client.ip());
         let dials = Arc::clone(&self.registry.dials);
         let mut taking = pin!(dials.take(owner));
         let permit = match poll_fn(|context| Poll::Ready(taking.as_mut().poll(context))).await {

@@ -1,17 +1,19 @@
 //! The race of whatever a client waits for against its end.
 
+use std::sync::atomic::AtomicBool;
+
 use crate::reason::{Reason, Refusal};
 use crate::sys::stream::{BothWays, Departure};
 
 /// Does `work` unless the client leaves first: `work` is dropped then. It is polled first, so that it
-/// may read from the client as well. With `early` bytes of the client at hand the end of what it sends
-/// is not its departure.
+/// may read from the client as well, and set `early` once it has bytes of the client's tunnel: from then
+/// on the end of what the client sends is not its departure.
 ///
 /// # Errors
 /// That of `work`, or [`Reason::ClientGone`].
 pub async fn unless_left<T>(
     client: BothWays<'_>,
-    early: bool,
+    early: &AtomicBool,
     work: impl Future<Output = Result<T, Refusal>>,
 ) -> Result<T, Refusal> {
     tokio::select! {

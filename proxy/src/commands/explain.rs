@@ -10,9 +10,10 @@ use super::Failure;
 use crate::auth::{Entry, TrustedNetwork};
 use crate::config::settings::parents;
 use crate::config::{Explain, Rules};
-use crate::dial::{self, Candidates, Dialer, LOOKUPS_EACH, Location, Requester};
+use crate::dial::{self, Candidates, Dialer, LOOKUPS_EACH, Location};
 use crate::grant::Grant;
 use crate::policy::{Named, Policy};
+use crate::principal::Principal;
 use crate::reason::{Reason, Refusal};
 use crate::sys::socket::{LegOptions, is_local_address};
 use crate::target::Target;
@@ -47,7 +48,7 @@ pub async fn run(options: &Explain) -> Result<String, Failure> {
     let judging = |target: &Target| {
         let _ = writeln!(text, "  there is none; then {target}");
     };
-    let (named, addresses) = match dialer.locate(&policy, named, others, &Requester::Gateway, judging).await {
+    let (named, addresses) = match dialer.locate(&policy, named, others, &Principal::Gateway, judging).await {
         Ok((named, Location::AtParent)) => return by_parent(text, &policy, &dialer, named),
         Ok((named, Location::Addresses(addresses))) => (named, addresses),
         Err(refusal) if refusal.reason == Reason::Denied => {

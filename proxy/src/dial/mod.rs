@@ -26,6 +26,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::metrics::{DIAL_DURATION, PARENT_REQUESTS};
 use crate::policy::{Named, Permit};
+use crate::principal::Principal;
 use crate::reason::{Reason, Refusal};
 use crate::sys::descriptors::{self, Purpose};
 use crate::sys::socket::{LegOptions, apply, bind_source, is_local_address};
@@ -34,7 +35,7 @@ use crate::target::{Host, Target};
 use crate::tls::Trust;
 
 pub use parents::{Parent, Parents, Route};
-pub use resolve::{LOOKUPS_EACH, Requester, ResolverKind};
+pub use resolve::{LOOKUPS_EACH, ResolverKind};
 pub use search::{Candidates, Location, SearchDomain};
 pub use way::{Reached, Way};
 
@@ -218,7 +219,7 @@ impl Dialer {
         let mut addresses = match &parent.target.host {
             Host::Address(address) => vec![SocketAddr::new(*address, 0)],
             Host::Name(name) => {
-                let found = self.resolver.resolve(name, &Requester::Gateway).await;
+                let found = self.resolver.resolve(name, &Principal::Gateway).await;
                 found.map_err(|error| of_parent(error.refusal(name)))?
             }
         };

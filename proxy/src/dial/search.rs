@@ -6,8 +6,9 @@ use std::str::FromStr;
 use std::vec;
 
 use super::Dialer;
-use super::resolve::{LookupError, Requester};
+use super::resolve::LookupError;
 use crate::policy::{Named, Policy};
+use crate::principal::Principal;
 use crate::reason::Refusal;
 use crate::target::{Host, MAX_LABEL, MAX_NAME, Target, normal_name};
 
@@ -79,7 +80,7 @@ impl Dialer {
         policy: &Policy,
         mut named: Named,
         mut others: vec::IntoIter<Target>,
-        requester: &Requester,
+        requester: &Principal,
         mut judging: impl FnMut(&Target),
     ) -> Result<(Named, Location), Refusal> {
         let mut missing = String::new();
@@ -104,7 +105,7 @@ impl Dialer {
 
     /// The addresses of a target with its port, at most 16, families alternating; a literal address
     /// is its own.
-    pub(super) async fn look_up(&self, target: &Target, requester: &Requester) -> Result<Vec<SocketAddr>, LookupError> {
+    pub(super) async fn look_up(&self, target: &Target, requester: &Principal) -> Result<Vec<SocketAddr>, LookupError> {
         let mut addresses = match &target.host {
             Host::Address(address) => vec![SocketAddr::new(*address, target.port)],
             Host::Name(name) => Box::pin(self.resolver.resolve(name, requester)).await?,

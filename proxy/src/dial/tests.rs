@@ -37,7 +37,7 @@ async fn dial(dialer: &Dialer, permit: Permit) -> Result<(TcpStream, SocketAddr)
 }
 
 async fn addresses(dialer: &Dialer, target: &Target) -> Vec<SocketAddr> {
-    dialer.look_up(target, &Requester::Gateway).await.unwrap()
+    dialer.look_up(target, &Principal::Gateway).await.unwrap()
 }
 
 /// An address that is taken, so that nobody else listens there, and where nobody listens.

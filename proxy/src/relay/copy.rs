@@ -239,9 +239,9 @@ impl Pair {
         loop {
             source.readable().await.map_err(lost)?;
             let mut buffer = Buffer::take();
-            match source.try_read(&mut buffer.0) {
+            match source.try_read(&mut buffer.bytes) {
                 Ok(0) => break,
-                Ok(bytes) => self.send(direction, &buffer.0[..bytes]).await?,
+                Ok(bytes) => self.send(direction, &buffer.bytes[..bytes]).await?,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 Err(error) => return Err(lost(error)),
             }

@@ -107,8 +107,8 @@ impl Server {
         drain.send_replace(true);
         while accepting.join_next().await.is_some() {}
         self.readiness.set_closed();
-        let by = signal.is_none().then_some("sluicegate drain");
-        info!(signal, by, tunnels = self.registry.active(), "draining: no more connections are accepted");
+        let command = signal.is_none().then_some("drain");
+        info!(signal, command, tunnels = self.registry.active(), "draining: no more connections are accepted");
         self.drain(&mut stop).await;
         // Who asked for the drain is answered.
         end.send_replace(true);

@@ -96,9 +96,10 @@ async fn run(
     limit: Duration,
 ) -> Result<(), Refusal> {
     let Exchange { client, origin, .. } = exchange;
-    let early = !from_client.is_empty();
-    let answering = answered(exchange, from_client, from_origin, asked, limit);
-    let answer = unless_left(client, early, answering).await?;
+    // Set with the last byte of the request, when the client has sent more than that.
+    let early = AtomicBool::new(false);
+    let answering = answered(exchange, from_client, from_origin, asked, limit, &early);
+    let answer = unless_left(client, &early, answering).await?;
     // From here on what the client has is a part of something, until it has all of it.
     cut_on_close(client, true);
     exchange.send(Direction::ToClient, &answer.head).await.map_err(|error| took_no_answer(&error))?;
@@ -117,11 +118,16 @@ async fn answered(
     from_origin: &mut Vec<u8>,
     asked: Upgrade,
     limit: Duration,
+    early: &AtomicBool,
 ) -> Result<Answer, Refusal> {
     exchange.send(Direction::ToOrigin, asked.head.expose()).await.map_err(|error| took_nothing(&error))?;
     let mut content = asked.content.clone();
     // Both at once: an origin may answer before it has all, and a client may wait for a 100 before it sends any.
-    let mut carrying = pin!(exchange.carry(Direction::ToOrigin, from_client, &mut content, MAX_CONTENT_BYTES));
+    let mut carrying = pin!(async {
+        exchange.carry(Direction::ToOrigin, from_client, &mut content, MAX_CONTENT_BYTES).await?;
+        early.store(!from_client.is_empty(), Ordering::Relaxed);
+        Ok(())
+    });
     let interim = AtomicBool::new(false);
     let mut answering = pin!(read_answer(exchange, from_origin, &asked, &interim, limit));
     // `Some` when it is over, with what the origin did not take the rest for.

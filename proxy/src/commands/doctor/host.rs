@@ -23,8 +23,6 @@ const FIRST_USER_NAMESPACE: &str = "user:[4026531837]";
 pub(super) enum Capability {
     /// CAP_NET_ADMIN.
     NetAdmin = 12,
-    /// CAP_SYS_ADMIN.
-    SysAdmin = 21,
     /// CAP_SYS_RESOURCE.
     SysResource = 24,
     /// CAP_PERFMON.

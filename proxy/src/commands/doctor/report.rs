@@ -17,6 +17,7 @@ use super::verdict::{Outcome, Tried, Verdict, engine_of, try_engines};
 use crate::commands::log::Lines;
 use crate::relay::{Engine, Options};
 use crate::server::Control;
+use crate::sys::capabilities::with_only;
 use crate::sys::probe;
 use crate::sys::thread::whole_cores;
 
@@ -46,12 +47,12 @@ impl Report {
     pub(super) fn new(host: &Host, engines: Vec<Engine>, chosen: &Chosen) -> Self {
         let limit = Limit::raised();
         let threads = available_parallelism().map_or(1, Into::into);
+        let options = Options { engines, threads, ..Options::default() };
         // Before the engines, whose loop threads may hold pipes for a moment after they were told to leave.
-        let pipes = Pipes::tried();
+        let pipes = with_only(options.capabilities(), Pipes::tried).unwrap_or_else(|_| Pipes::tried());
         let trials = Trials::made();
         // Held while the engines are tried, since `serve` has them by then: threads may be few.
         let control = Control::new(whole_cores()).and_then(|control| Ok((control, Lines::start(io::sink())?)));
-        let options = Options { engines, threads, ..Options::default() };
         let tried = try_engines(host, &options, &trials, control.is_ok() && limit.has_room());
         let mut checks = calls(host, &trials);
         checks.push(kernel::event_loop(host, control.as_ref().err()));

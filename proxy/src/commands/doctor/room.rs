@@ -74,15 +74,11 @@ pub(super) fn pipes(host: &Host, pipes: &Pipes, engine: Option<Engine>) -> Row {
     })
 }
 
-/// What decides (pipe(7)): who has CAP_SYS_RESOURCE or CAP_SYS_ADMIN is not bound by the pages of a user
-/// (`pipe_is_unprivileged_user`, `fs/pipe.c`).
+/// Settings that bound the pipes of a user (pipe(7)). CAP_SYS_RESOURCE lifts them; CAP_SYS_ADMIN would too
+/// (`pipe_is_unprivileged_user`, `fs/pipe.c`), and `serve` gives that up.
 fn limits(host: &Host) -> Result<String, Unread> {
     let value = |name| host.sysctl(name);
-    let lifted = match (host.has(Capability::SysResource)?, host.has(Capability::SysAdmin)?) {
-        (true, _) => ", lifted by CAP_SYS_RESOURCE",
-        (false, true) => ", lifted by CAP_SYS_ADMIN",
-        (false, false) => "",
-    };
+    let lifted = if host.has(Capability::SysResource)? { ", lifted by CAP_SYS_RESOURCE" } else { "" };
     Ok(format!(
         "pipe-max-size {}, pipe-user-pages-soft {}, -hard {}{}",
         value("fs.pipe-max-size")?,

@@ -32,6 +32,7 @@ use tokio::time::Instant;
 
 use super::race::interleave;
 use crate::metrics::{LOOKUPS, LOOKUPS_ACTIVE};
+use crate::principal::Principal;
 use crate::sys::deadline::timeout;
 use answer::Answer;
 use dns::Dns;
@@ -42,7 +43,6 @@ use system::Lookup;
 
 pub(super) use answer::LookupError;
 pub use limits::{LOOKUPS_EACH, ResolverKind};
-pub use share::Requester;
 
 /// Addresses of a name that are used; each may cost a time-out.
 const MAX_ADDRESSES: usize = 16;
@@ -119,7 +119,7 @@ impl Resolver {
 
     /// The addresses of `name`, with port 0. Dropping the future gives up a look-up that nobody else
     /// waits for, and with it the requester's share.
-    pub(super) async fn resolve(&self, name: &str, requester: &Requester) -> Outcome {
+    pub(super) async fn resolve(&self, name: &str, requester: &Principal) -> Outcome {
         let mut answer = match self.find(name, requester) {
             Source::Known(outcome) => return outcome,
             Source::Pending(answer) => answer,
@@ -134,7 +134,7 @@ impl Resolver {
     }
 
     /// The answer, or the look-up to wait for, which is begun if there is none.
-    fn find(&self, name: &str, requester: &Requester) -> Source {
+    fn find(&self, name: &str, requester: &Principal) -> Source {
         let shared = &self.shared;
         if let Some(addresses) = shared.in_files(name) {
             return Source::Known(Ok(usable(&addresses)));

@@ -1,32 +1,9 @@
 //! Shares of the look-ups in progress, so that one user's slow names delay nobody else's.
 
-use std::collections::HashMap;
-use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::metrics::LOOKUPS_ACTIVE;
-use crate::source::Source;
-
-/// Party on whose behalf a name is looked up.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Requester {
-    /// An authenticated user.
-    User(Arc<str>),
-    /// The source of a connection without a user.
-    Source(Source),
-    /// The gateway itself, for the names of parents.
-    Gateway,
-}
-
-impl fmt::Display for Requester {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::User(name) => write!(f, "user {name}"),
-            Self::Source(source) => write!(f, "source {source}"),
-            Self::Gateway => f.write_str("the gateway"),
-        }
-    }
-}
+use crate::principal::{Counts, Principal};
 
 /// Look-ups in progress, in all and by requester.
 ///
@@ -43,14 +20,14 @@ pub(super) struct Shares {
 #[derive(Debug, Default)]
 struct Held {
     total: usize,
-    by_requester: HashMap<Requester, usize>,
+    by_requester: Counts<Principal>,
 }
 
 /// Permission for one look-up, given back when dropped.
 #[derive(Debug)]
 pub(super) struct Slot {
     shares: Arc<Shares>,
-    requester: Requester,
+    requester: Principal,
 }
 
 impl Shares {
@@ -62,9 +39,9 @@ impl Shares {
     ///
     /// # Errors
     /// The limit that is reached.
-    pub(super) fn take(self: &Arc<Self>, requester: &Requester) -> Result<Slot, String> {
+    pub(super) fn take(self: &Arc<Self>, requester: &Principal) -> Result<Slot, String> {
         let mut held = self.held();
-        let own = held.by_requester.get(requester).copied().unwrap_or_default();
+        let own = held.by_requester.get(requester);
         let free = self.total.saturating_sub(held.total);
         if own >= self.each {
             return Err(format!("--max-lookups-per-user {} is reached by {requester}", self.each));
@@ -76,7 +53,7 @@ impl Shares {
             ));
         }
         held.total += 1;
-        held.by_requester.insert(requester.clone(), own + 1);
+        held.by_requester.add(requester);
         LOOKUPS_ACTIVE.gauge(&[]).increment(1.0);
         Ok(Slot { shares: self.clone(), requester: requester.clone() })
     }
@@ -91,12 +68,7 @@ impl Drop for Slot {
     fn drop(&mut self) {
         let mut held = self.shares.held();
         held.total -= 1;
-        if let Some(own) = held.by_requester.get_mut(&self.requester) {
-            *own -= 1;
-            if *own == 0 {
-                held.by_requester.remove(&self.requester);
-            }
-        }
+        held.by_requester.remove(self.requester.clone());
         LOOKUPS_ACTIVE.gauge(&[]).decrement(1.0);
     }
 }
@@ -105,8 +77,8 @@ impl Drop for Slot {
 mod tests {
     use super::*;
 
-    fn user(name: &str) -> Requester {
-        Requester::User(name.into())
+    fn user(name: &str) -> Principal {
+        Principal::User(name.into())
     }
 
     #[test]
@@ -115,12 +87,14 @@ mod tests {
         let slots = [shares.take(&user("ann")).unwrap(), shares.take(&user("ann")).unwrap()];
         let refused = shares.take(&user("ann")).unwrap_err();
         assert_eq!(refused, "--max-lookups-per-user 2 is reached by user ann");
-        let other = Requester::Source(Source::from("192.0.2.1".parse::<std::net::IpAddr>().unwrap()));
+        let other = Principal::of(None, "192.0.2.1".parse::<std::net::IpAddr>().unwrap());
         let _other = shares.take(&other).unwrap();
         drop(slots);
         drop(shares.take(&user("ann")).unwrap());
         assert_eq!(shares.held().total, 1);
-        assert_eq!(shares.held().by_requester.len(), 1);
+        let held = shares.held();
+        assert_eq!([&other, &user("ann")].map(|requester| held.by_requester.get(requester)), [1, 0]);
+        drop(held);
     }
 
     #[test]

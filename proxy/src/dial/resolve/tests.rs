@@ -15,8 +15,8 @@ fn parse(texts: &[&str]) -> Vec<SocketAddr> {
     texts.iter().map(|text| text.parse().unwrap()).collect()
 }
 
-fn user(name: &str) -> Requester {
-    Requester::User(name.into())
+fn user(name: &str) -> Principal {
+    Principal::User(name.into())
 }
 
 async fn resolve(resolver: &Resolver, name: &str) -> Outcome {

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::net::RecvFlags;
@@ -24,18 +25,13 @@ const UNREAD_RECHECK: Duration = Duration::from_millis(250);
 
 impl BothWays<'_> {
     /// Waits until the peer has left. A reset counts at once; the end of what it sends counts when
-    /// nothing before it is left to be read and none of its early bytes is kept elsewhere, since a peer
+    /// nothing before it is left to be read and none of its `early` bytes is kept elsewhere, since a peer
     /// may send all that it has, end its direction and still wait.
     ///
     /// Polled behind a reader of the same socket it takes nothing from that, so that both may wait in
     /// one task: bytes of a plain socket stay where they are, and of a session they stay in it.
-    pub async fn departure(self, has_early_bytes: bool) -> Departure {
-        if has_early_bytes {
-            // It fails when the runtime ends.
-            let _ = self.socket.ready(Interest::ERROR).await;
-            return Departure::Reset;
-        }
-        loop {
+    pub async fn departure(self, early: &AtomicBool) -> Departure {
+        while !early.load(Ordering::Relaxed) {
             // It fails when the runtime ends.
             let Ok(mut guard) = self.socket.ready(Interest::READABLE).await else { return Departure::Reset };
             let socket = self.socket.get_ref();
@@ -44,7 +40,8 @@ impl BothWays<'_> {
                 None => peek(socket).map(|bytes| (bytes == 0).then_some(Departure::Closed)),
             };
             match ended {
-                Ok(Some(departure)) => return departure,
+                Ok(Some(departure)) if !early.load(Ordering::Relaxed) => return departure,
+                Ok(Some(_)) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => guard.clear_ready(),
                 // A session that took in all there was left the socket empty.
                 Ok(None) if self.tls.is_some_and(|tls| !tls.is_ready()) => guard.clear_ready(),
@@ -58,6 +55,9 @@ impl BothWays<'_> {
                 Err(_) => return Departure::Reset,
             }
         }
+        // It fails when the runtime ends.
+        let _ = self.socket.ready(Interest::ERROR).await;
+        Departure::Reset
     }
 }
 
@@ -89,7 +89,8 @@ mod tests {
         {
             let (mut stream, mut peer) = pair();
             peer.write_all(early).unwrap();
-            let left = stream.both_ways().unwrap().departure(false);
+            let none = AtomicBool::new(false);
+            let left = stream.both_ways().unwrap().departure(&none);
             let mut left = pin!(left);
             let early_on = std::future::poll_fn(|context| Poll::Ready(left.as_mut().poll(context))).await;
             assert!(early_on.is_pending(), "{departure:?}");
@@ -107,7 +108,8 @@ mod tests {
         peer.write_all(b"early").unwrap();
         peer.shutdown(Shutdown::Write).unwrap();
         let both = stream.both_ways().unwrap();
-        let mut left = pin!(both.departure(false));
+        let none = AtomicBool::new(false);
+        let mut left = pin!(both.departure(&none));
         assert!(timeout(Duration::from_millis(5), &mut left).await.is_err());
         let mut buffer = Vec::with_capacity(9);
         assert_eq!(both.read_buf(&mut buffer).await.unwrap(), 5);
@@ -117,7 +119,7 @@ mod tests {
     #[tokio::test]
     async fn a_reader_beside_it_has_every_byte() {
         let (mut stream, mut peer) = pair();
-        let both = stream.both_ways().unwrap();
+        let (both, none) = (stream.both_ways().unwrap(), AtomicBool::new(false));
         let reading = async {
             let mut buffer = Vec::with_capacity(1 << 10);
             while both.read_buf(&mut buffer).await? > 0 {
@@ -129,7 +131,7 @@ mod tests {
         let read = tokio::select! {
             biased;
             read = reading => read.unwrap(),
-            left = both.departure(false) => panic!("{left:?} before all was read"),
+            left = both.departure(&none) => panic!("{left:?} before all was read"),
         };
         writer.join().unwrap();
         assert_eq!(read.len(), 20_000);
