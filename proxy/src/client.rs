@@ -13,20 +13,22 @@ use std::time::Duration;
 use tokio::time::Instant;
 use zeroize::{Zeroize as _, Zeroizing};
 
-use crate::message::{self, Content, Foreign, Opening};
+use crate::message::Content;
 use crate::proxy_protocol;
 use crate::reason::{Reason, Refusal};
 use crate::request::{self, MAX_HEAD, Request};
 use crate::sys::deadline::{timeout, timeout_at};
 use crate::sys::stream::{BothWays, Stream};
-use crate::tls::{Hello, Identity, Session};
+use crate::tls::{Identity, Session};
 
 mod answer;
+mod hello;
 mod leaving;
 
 pub use leaving::unless_left;
 
 use answer::answer;
+use hello::hello;
 
 /// The answer behind which the tunnel begins. stunnel skips header lines but takes a body for the
 /// peer's TLS, so there is neither.
@@ -272,25 +274,6 @@ impl Client {
             }
         }
         Ok(())
-    }
-}
-
-/// The ClientHello at the start of what a client has sent to a TLS listener; `None`: more is needed.
-fn hello(bytes: &[u8]) -> Result<Option<Hello>, Refusal> {
-    const PLAIN: &str = "plain HTTP on a TLS port; use https:// not http:// in the proxy URL";
-    let is_http = match message::opening(bytes) {
-        Opening::Known(Foreign::Tls) => Some(false),
-        Opening::Known(Foreign::Http2) => Some(true),
-        Opening::Known(foreign) => return Err(request::other_protocol(foreign)),
-        Opening::Undecided => None,
-        Opening::Unknown => message::opens_as_request(bytes),
-    };
-    match is_http {
-        Some(true) => Err(Refusal::new(Reason::PlainHttp, PLAIN)),
-        // A session refuses what is no ClientHello, by an alert, and so one of more bytes than are kept here.
-        Some(false) if bytes.len() < MAX_HEAD => Ok(Hello::parse(bytes)),
-        Some(false) => Ok(Some(Hello { offers_http: false })),
-        None => Ok(None),
     }
 }
 
