@@ -18,7 +18,7 @@ use crate::policy::Policy;
 use crate::principal::Principal;
 use crate::proxy_protocol::{Greeting, header, version_for};
 use crate::reason::Refusal;
-use crate::relay::{Carried, Relay};
+use crate::relay::{Relay, RelayedTunnel};
 use crate::request::{Ask, Request};
 use crate::secret::Secret;
 use crate::target::Target;
@@ -185,7 +185,7 @@ async fn hand_off(
     client: Client,
     origin: Origin,
     account: &mut Account,
-) -> Result<Carried, Refusal> {
+) -> Result<RelayedTunnel, Refusal> {
     let Origin { reached, switched } = origin;
     let client =
         if switched { client.into_parts()? } else { client.into_established(gateway.handshake_timeout).await? };

@@ -62,7 +62,7 @@ pub struct Tunnel {
     /// What the client, and the origin, speak TLS by, where they do: the engine is in it then.
     pub tls: [Option<Box<Session>>; 2],
     /// Bytes that were read past a head, by the direction they still have to go
-    /// ([`Direction::index`]); they come before anything that the sockets hold.
+    /// ([`Direction::index`]); they come before anything that the sockets control.
     pub prefix: [Vec<u8>; 2],
     /// Where the engine writes down what it moved.
     pub flow: Arc<Flow>,
@@ -87,17 +87,17 @@ pub struct Flow {
     /// Milliseconds after `started` at which a byte last moved, as far as that is known here.
     last_moved: AtomicU64,
     activity: Mutex<Option<Arc<dyn ActivitySource>>>,
-    hold: Mutex<Hold>,
+    control: Mutex<ControlState>,
     /// There is, or was, somebody else who counts.
-    counted: AtomicBool,
-    counts: Mutex<Option<Arc<dyn Counts>>>,
+    has_counter: AtomicBool,
+    counter: Mutex<Option<Arc<dyn ByteCounter>>>,
 }
 
 /// An activity that is more recent than this needs no source to be asked.
 const FRESH: Duration = Duration::from_millis(50);
 
 /// What counts bytes that the engine does not see.
-pub trait Counts: std::fmt::Debug + Send + Sync {
+pub trait ByteCounter: std::fmt::Debug + Send + Sync {
     /// Bytes that went in `direction` so far; never less than before.
     fn moved(&self, direction: Direction) -> u64;
 }
@@ -115,9 +115,9 @@ impl Default for Flow {
             moved: Default::default(),
             last_moved: AtomicU64::new(0),
             activity: Mutex::default(),
-            hold: Mutex::default(),
-            counted: AtomicBool::new(false),
-            counts: Mutex::default(),
+            control: Mutex::default(),
+            has_counter: AtomicBool::new(false),
+            counter: Mutex::default(),
         }
     }
 }
@@ -142,23 +142,23 @@ impl Flow {
     #[must_use]
     pub fn moved(&self, direction: Direction) -> u64 {
         let moved = || self.moved[direction.index()].load(Ordering::Relaxed);
-        if !self.counted.load(Ordering::Acquire) {
+        if !self.has_counter.load(Ordering::Acquire) {
             return moved();
         }
         // Both figures under the lock, since one becomes part of the other.
-        let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let counts = self.counter.lock().unwrap_or_else(PoisonError::into_inner);
         moved() + counts.as_ref().map_or(0, |counts| counts.moved(direction))
     }
 
     /// Has what `counts` says added to what the engine does.
-    pub fn counted_by(&self, counts: Arc<dyn Counts>) {
-        *self.counts.lock().unwrap_or_else(PoisonError::into_inner) = Some(counts);
-        self.counted.store(true, Ordering::Release);
+    pub fn attach_counter(&self, counts: Arc<dyn ByteCounter>) {
+        *self.counter.lock().unwrap_or_else(PoisonError::into_inner) = Some(counts);
+        self.has_counter.store(true, Ordering::Release);
     }
 
     /// Takes over for good what was counted by somebody else, who counts no longer.
-    pub fn counted(&self) {
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+    pub fn detach_counter(&self) {
+        let mut counts = self.counter.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(counts) = counts.take() {
             for direction in Direction::BOTH {
                 self.moved[direction.index()].fetch_add(counts.moved(direction), Ordering::Relaxed);
@@ -211,88 +211,88 @@ impl Flow {
     /// there goes on being reached through the first.
     ///
     /// What was ordered before there was an engine is passed on from here.
-    pub fn on_order(&self, obey: impl Fn(Order) + Send + Sync + 'static) {
-        let mut hold = self.hold();
-        if hold.engine.is_some() {
+    pub fn attach_control(&self, obey: impl Fn(Command) + Send + Sync + 'static) {
+        let mut control = self.control();
+        if control.engine.is_some() {
             return;
         }
-        let engine = hold.engine.insert(Arc::new(obey)).clone();
-        let (stop, rate) = (hold.stop, hold.rate);
-        drop(hold);
+        let engine = control.engine.insert(Arc::new(obey)).clone();
+        let (stop, rate) = (control.stop, control.rate);
+        drop(control);
         if let Some(why) = stop {
-            engine(Order::Stop(why));
+            engine(Command::Stop(why));
         } else if rate.is_some() {
-            engine(Order::Pace);
+            engine(Command::ApplyRate);
         }
     }
 
-    /// Detaches what [`Flow::on_order`] attached: commands wait for what is attached next.
-    pub fn detach(&self) {
-        self.hold().engine = None;
+    /// Detaches what [`Flow::attach_control`] attached: commands wait for what is attached next.
+    pub fn detach_control(&self) {
+        self.control().engine = None;
     }
 
     /// What [`Flow::stop`] was called with, if it was.
     #[must_use]
     pub fn stopped(&self) -> Option<Reason> {
-        self.hold().stop
+        self.control().stop
     }
 
     /// Asks the engine to end the tunnel at once, with a reset to both sides; one that has not taken
     /// the tunnel yet is asked as soon as it does.
     pub fn stop(&self, why: Reason) {
-        let mut hold = self.hold();
-        let why = *hold.stop.get_or_insert(why);
-        let engine = hold.engine.clone();
-        drop(hold);
+        let mut control = self.control();
+        let why = *control.stop.get_or_insert(why);
+        let engine = control.engine.clone();
+        drop(control);
         if let Some(engine) = engine {
-            engine(Order::Stop(why));
+            engine(Command::Stop(why));
         }
     }
 
     /// How fast the tunnel may be, each way; `None`: as fast as it can.
     #[must_use]
     pub fn rate(&self) -> Option<Rate> {
-        self.hold().rate
+        self.control().rate
     }
 
     /// Has the engine hold the tunnel to a rate, or to none any more.
-    pub fn pace(&self, rate: Option<Rate>) {
-        let mut hold = self.hold();
-        if std::mem::replace(&mut hold.rate, rate) == rate {
+    pub fn set_rate(&self, rate: Option<Rate>) {
+        let mut control = self.control();
+        if std::mem::replace(&mut control.rate, rate) == rate {
             return;
         }
-        let engine = hold.engine.clone();
-        drop(hold);
+        let engine = control.engine.clone();
+        drop(control);
         if let Some(engine) = engine {
-            engine(Order::Pace);
+            engine(Command::ApplyRate);
         }
     }
 
-    fn hold(&self) -> MutexGuard<'_, Hold> {
-        self.hold.lock().unwrap_or_else(PoisonError::into_inner)
+    fn control(&self) -> MutexGuard<'_, ControlState> {
+        self.control.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// What an engine is told of a tunnel that it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Order {
+pub enum Command {
     /// End it at once, with a reset to both sides.
     Stop(Reason),
-    /// Hold it to [`Flow::rate`], which is another one now.
-    Pace,
+    /// ControlState it to [`Flow::rate`], which is another one now.
+    ApplyRate,
 }
 
 /// How to reach the engine, and what it was told or is to be told.
 #[derive(Default)]
-struct Hold {
-    engine: Option<Arc<dyn Fn(Order) + Send + Sync>>,
+struct ControlState {
+    engine: Option<Arc<dyn Fn(Command) + Send + Sync>>,
     stop: Option<Reason>,
     rate: Option<Rate>,
 }
 
-impl std::fmt::Debug for Hold {
+impl std::fmt::Debug for ControlState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Hold").field("stop", &self.stop).field("rate", &self.rate).finish_non_exhaustive()
+        f.debug_struct("ControlState").field("stop", &self.stop).field("rate", &self.rate).finish_non_exhaustive()
     }
 }
 
@@ -307,16 +307,16 @@ mod tests {
             let seen = Arc::new(Mutex::new(Vec::new()));
             let engine = {
                 let seen = Arc::clone(&seen);
-                move |order| seen.lock().unwrap().push(order)
+                move |command| seen.lock().unwrap().push(command)
             };
             if stop_first {
                 flow.stop(Reason::Killed);
-                flow.on_order(engine);
+                flow.attach_control(engine);
             } else {
-                flow.on_order(engine);
+                flow.attach_control(engine);
                 flow.stop(Reason::Killed);
             }
-            assert_eq!(*seen.lock().unwrap(), [Order::Stop(Reason::Killed)], "stop first: {stop_first}");
+            assert_eq!(*seen.lock().unwrap(), [Command::Stop(Reason::Killed)], "stop first: {stop_first}");
         }
     }
 
@@ -324,7 +324,7 @@ mod tests {
     fn what_others_count_is_part_of_the_whole_while_they_do_and_after() {
         #[derive(Debug)]
         struct Seven;
-        impl Counts for Seven {
+        impl ByteCounter for Seven {
             fn moved(&self, direction: Direction) -> u64 {
                 7 + direction.index() as u64
             }
@@ -333,10 +333,10 @@ mod tests {
         flow.add(Direction::ToOrigin, 100, Instant::now());
         let moved = || Direction::BOTH.map(|direction| flow.moved(direction));
         assert_eq!(moved(), [100, 0]);
-        flow.counted_by(Arc::new(Seven));
+        flow.attach_counter(Arc::new(Seven));
         assert_eq!(moved(), [107, 8]);
         for _ in 0..2 {
-            flow.counted();
+            flow.detach_counter();
             assert_eq!(moved(), [107, 8]);
         }
     }
@@ -374,19 +374,19 @@ mod tests {
         flow.stop(Reason::Shutdown);
         let seen = Arc::new(Mutex::new(None));
         let copy = Arc::clone(&seen);
-        flow.on_order(move |order| *copy.lock().unwrap() = Some(order));
-        assert_eq!(*seen.lock().unwrap(), Some(Order::Stop(Reason::Killed)));
+        flow.attach_control(move |command| *copy.lock().unwrap() = Some(command));
+        assert_eq!(*seen.lock().unwrap(), Some(Command::Stop(Reason::Killed)));
     }
 
     #[test]
     fn commands_wait_while_nothing_is_attached() {
         let (exchange, tunnel) = (Flow::default(), Arc::new(Flow::default()));
-        exchange.on_order(|_| panic!("it was detached"));
-        exchange.detach();
+        exchange.attach_control(|_| panic!("it was detached"));
+        exchange.detach_control();
         exchange.stop(Reason::Killed);
         let next = Arc::clone(&tunnel);
-        exchange.on_order(move |order| {
-            if let Order::Stop(why) = order {
+        exchange.attach_control(move |command| {
+            if let Command::Stop(why) = command {
                 next.stop(why);
             }
         });
@@ -397,17 +397,17 @@ mod tests {
     fn a_rate_reaches_the_engine_when_it_changes() {
         let flow = Flow::default();
         let rate = Rate::new(5_000).ok();
-        flow.pace(rate);
+        flow.set_rate(rate);
         let told = Arc::new(Mutex::new(0));
         let copy = Arc::clone(&told);
-        flow.on_order(move |order| {
-            assert_eq!(order, Order::Pace);
+        flow.attach_control(move |command| {
+            assert_eq!(command, Command::ApplyRate);
             *copy.lock().unwrap() += 1;
         });
         assert_eq!(*told.lock().unwrap(), 1);
-        flow.pace(rate);
+        flow.set_rate(rate);
         assert_eq!(*told.lock().unwrap(), 1);
-        flow.pace(None);
+        flow.set_rate(None);
         assert_eq!((*told.lock().unwrap(), flow.rate()), (2, None));
     }
 }

@@ -13,17 +13,17 @@ use crate::support::stranger::Stranger;
 use crate::support::{Gateway, Noise, Origin, Setup, client, connect, eventually};
 
 /// Engines that cannot work, in their order, what of each is refused, and the cause that is counted.
-type Unfit = [(&'static str, &'static str, &'static str)];
+type EngineUnavailable = [(&'static str, &'static str, &'static str)];
 
-const NO_RING: &Unfit = &[("uring", "io_uring", "not_permitted")];
-const NO_CALL: &Unfit = &[("uring", "io_uring", "not_supported")];
-const NO_MEMORY: &Unfit = &[("uring", "io_uring", "memory")];
-const NO_SPLICING: &Unfit = &[("uring", "splice", "not_permitted"), ("splice", "splice", "not_permitted")];
-const NO_PIPES: &Unfit = &[("uring", "splice", "pipe_budget"), ("splice", "splice", "pipe_budget")];
+const NO_RING: &EngineUnavailable = &[("uring", "io_uring", "not_permitted")];
+const NO_CALL: &EngineUnavailable = &[("uring", "io_uring", "not_supported")];
+const NO_MEMORY: &EngineUnavailable = &[("uring", "io_uring", "memory")];
+const NO_SPLICING: &EngineUnavailable = &[("uring", "splice", "not_permitted"), ("splice", "splice", "not_permitted")];
+const NO_PIPES: &EngineUnavailable = &[("uring", "splice", "pipe_budget"), ("splice", "splice", "pipe_budget")];
 
 /// A gateway runs that engine, has logged and counted why it is no better one, and moves bytes by it.
-fn falls_back(gateway: &Gateway, engine: &str, unfit: &Unfit) {
-    for (from, what, cause) in unfit {
+fn falls_back(gateway: &Gateway, engine: &str, unavailable: &EngineUnavailable) {
+    for (from, what, cause) in unavailable {
         let is_it = |line: &crate::support::log::Line| {
             line.message().contains("failed its self-test") && line.text("engine") == *from
         };
@@ -32,7 +32,7 @@ fn falls_back(gateway: &Gateway, engine: &str, unfit: &Unfit) {
         assert!(!line.text("error").is_empty(), "{}", line.raw);
         assert_eq!(gateway.metric(&metrics::ENGINE_FALLBACKS, &[from, engine, cause]), 1);
     }
-    assert_eq!(gateway.metric(&metrics::ENGINE_FALLBACKS, &["", "", ""]), unfit.len() as u64);
+    assert_eq!(gateway.metric(&metrics::ENGINE_FALLBACKS, &["", "", ""]), unavailable.len() as u64);
 
     let origin = Origin::echo();
     let stream = connect(gateway.address, origin.address);

@@ -8,7 +8,7 @@ use std::thread;
 use rustix::process::Signal;
 use serde_json::Value;
 use sluicegate::metrics;
-use sluicegate::sys::thread::{keep_to, whole_cores};
+use sluicegate::sys::thread::{pin_to_cpus, unthrottled_cpus};
 
 use crate::support::noise::End;
 use crate::support::process::sluicegate;
@@ -45,14 +45,14 @@ fn a_drain_waits_for_open_tunnels() {
 fn whoever_is_in_the_queue_when_a_drain_begins_is_served() {
     let origin = Origin::echo();
     let request = client::request(origin.address, None);
-    let cores = whole_cores();
+    let cores = unthrottled_cpus();
     for _ in 0..8 {
         let mut gateway = Gateway::open(&["--listen", "[::1]:0"]);
         // It does not get the processor for a moment.
         gateway.signal(Signal::STOP);
         let dial = |number: usize| {
             if let Some(core) = cores.get(number % cores.len().max(1)) {
-                keep_to([*core]).unwrap();
+                pin_to_cpus([*core]).unwrap();
             }
             gateway.listeners.iter().map(|listener| client::dial(*listener)).collect::<Vec<_>>()
         };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Account;
 use super::live::{Asked, EXCHANGE, Live};
-use crate::tunnel::{Flow, Order};
+use crate::tunnel::{Command, Flow};
 
 impl Account {
     /// Registers an exchange with `origin` under [`Account::id`]. The flow counts its bytes, gives it its rate and its end;
@@ -37,8 +37,8 @@ impl Account {
         self.registry.replace(tunnel);
         // Also what was commanded between the two.
         let flow = Arc::clone(&tunnel.flow);
-        exchange.flow.on_order(move |order| {
-            if let Order::Stop(why) = order {
+        exchange.flow.attach_control(move |command| {
+            if let Command::Stop(why) = command {
                 flow.stop(why);
             }
         });

@@ -217,7 +217,7 @@ impl Registry {
 
     fn pace(&self, live: &Live) {
         let user = live.user().map(|user| (&*user.name, || user.live.load(Ordering::Relaxed)));
-        self.rates.tell(live.id, user, |rate| live.flow.pace(rate));
+        self.rates.tell(live.id, user, |rate| live.flow.set_rate(rate));
     }
 
     /// Tells a tunnel that is about to be one of `user`'s what it is held to from its first byte on.
@@ -227,7 +227,7 @@ impl Registry {
         let others = |user: &Arc<str>| self.meters.user(Arc::clone(user)).live.load(Ordering::Relaxed);
         let many = |user: &Arc<str>| others(user) + usize::from(!counted);
         let user = user.map(|user| (&**user, move || many(user)));
-        self.rates.tell(id, user, |rate| flow.pace(rate));
+        self.rates.tell(id, user, |rate| flow.set_rate(rate));
     }
 
     /// Has the other tunnels of its user told, if there is something that they share.

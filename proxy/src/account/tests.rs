@@ -10,8 +10,8 @@ use tracing::level_filters::LevelFilter;
 use super::*;
 use crate::rate::Rate;
 use crate::target::Host;
+use crate::tunnel::Command;
 use crate::tunnel::Direction;
-use crate::tunnel::Order;
 
 const LIMITS: Limits = Limits { tunnels: 10, ..Limits::NONE };
 
@@ -545,14 +545,14 @@ fn kill_and_stop_reach_the_engine() {
         let told = Arc::new(Mutex::new(Vec::new()));
         let listen = |flow: &Flow| {
             let told = Arc::clone(&told);
-            flow.on_order(move |order| told.lock().unwrap().push(order));
+            flow.attach_control(move |command| told.lock().unwrap().push(command));
         };
         let flows: [Arc<Flow>; 2] = Default::default();
         let first = established(registry, &flows[0]);
         listen(&flows[0]);
         assert!(!registry.kill(77));
         assert!(registry.kill(first.id()));
-        assert_eq!(*told.lock().unwrap(), [Order::Stop(Reason::Killed)]);
+        assert_eq!(*told.lock().unwrap(), [Command::Stop(Reason::Killed)]);
         first.closed(Reason::Killed);
         assert!(!registry.kill(1), "it is gone");
         registry.stop_all(Reason::Shutdown);
@@ -560,7 +560,7 @@ fn kill_and_stop_reach_the_engine() {
         listen(&flows[1]);
         assert_eq!(
             *told.lock().unwrap(),
-            [Reason::Killed, Reason::Shutdown].map(Order::Stop),
+            [Reason::Killed, Reason::Shutdown].map(Command::Stop),
             "one established after the stop"
         );
         late.closed(Reason::Shutdown);

@@ -20,7 +20,7 @@ use crate::account::{Account, Limits, TunnelView, register_series};
 use crate::metrics::{ALL, Kind, describe};
 use crate::reason::Reason;
 use crate::target::Target;
-use crate::tunnel::{Direction, Flow, Order};
+use crate::tunnel::{self, Direction, Flow};
 
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 
@@ -115,11 +115,11 @@ impl Scene {
     }
 
     /// A live tunnel, and what its engine is told.
-    fn tunnel(&self) -> (Account, Arc<Flow>, Arc<Mutex<Option<Order>>>) {
+    fn tunnel(&self) -> (Account, Arc<Flow>, Arc<Mutex<Option<tunnel::Command>>>) {
         let told = Arc::new(Mutex::new(None));
         let flow = Arc::new(Flow::default());
         let engine = Arc::clone(&told);
-        flow.on_order(move |order| *engine.lock().unwrap() = Some(order));
+        flow.attach_control(move |command| *engine.lock().unwrap() = Some(command));
         let mut account = self.admin.registry.accepted("192.0.2.7:40000".parse().unwrap());
         account.user(Some("ann".into()));
         account.target(&Target::from("198.51.100.1:443".parse::<SocketAddr>().unwrap()));
@@ -334,7 +334,7 @@ async fn a_live_tunnel_is_shown_counted_and_killed() {
 
     let killed = scene.control("DELETE", &path).await;
     assert_eq!((status(&killed), body(&killed)), (204, ""));
-    assert_eq!(*told.lock().unwrap(), Some(Order::Stop(Reason::Killed)));
+    assert_eq!(*told.lock().unwrap(), Some(tunnel::Command::Stop(Reason::Killed)));
     account.closed(Reason::Killed);
     assert_eq!(status(&scene.control("DELETE", &path).await), 404);
 }

@@ -21,10 +21,10 @@ use crate::config::{LogFormat, LogLevel, Rules, Serve};
 use crate::connection::Gateway;
 use crate::dial::{self, Dialer};
 use crate::policy::Policy;
-use crate::relay::{Engine, Relay, Unfit};
+use crate::relay::{Engine, EngineUnavailable, Relay};
 use crate::server::{Addresses, Control, ControlChoice, Listeners, Reloader, Server, log_bad_lines};
 use crate::sys::socket::is_local_address;
-use crate::sys::thread::whole_cores;
+use crate::sys::thread::unthrottled_cpus;
 
 /// Runs the gateway until it is told to stop.
 ///
@@ -33,7 +33,7 @@ use crate::sys::thread::whole_cores;
 pub fn serve(options: &Serve) -> Result<(), Failure> {
     let mut settings = Settings::new(options)?;
     somebody_may_come_in(&settings.authenticator)?;
-    let cores = whole_cores();
+    let cores = unthrottled_cpus();
     let mut listeners = bind(options, &settings, &cores)?;
     give_control(options, &mut listeners)?;
     privileges::give_up(options, &mut settings)?;
@@ -184,14 +184,15 @@ impl Bound {
 }
 
 fn start_relay(settings: &Settings) -> Result<Relay, Failure> {
-    let said = |unfit: &[Unfit]| unfit.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+    let said =
+        |unavailable: &[EngineUnavailable]| unavailable.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
     let relay = Relay::start(&settings.relay).map_err(|unfit| {
         Failure::Work(format!(
             "no engine of --engine works on this host ({}); see what `sluicegate doctor` says, or try --engine auto",
             said(&unfit)
         ))
     })?;
-    for unfit in &relay.unfit {
+    for unfit in &relay.unavailable {
         let what = unfit.what();
         warn!(engine = %unfit.engine, what, error = %unfit.error, "an engine failed its self-test and is not used; `sluicegate doctor` says what to do");
     }

@@ -133,7 +133,7 @@ mod tests {
     use crate::rate::Rate;
     use crate::reason::Reason;
     use crate::target::Target;
-    use crate::tunnel::{Direction, Flow, Order};
+    use crate::tunnel::{Command, Direction, Flow};
 
     fn by_socket(path: &Path) -> ControlOption {
         ControlOption { control: Some(path.to_owned()) }
@@ -192,7 +192,7 @@ mod tests {
         let gateway = Asked::new(&registry).await;
         let (flow, told) = (Arc::new(Flow::default()), Arc::new(Mutex::new(None)));
         let engine = Arc::clone(&told);
-        flow.on_order(move |order| *engine.lock().unwrap() = Some(order));
+        flow.attach_control(move |command| *engine.lock().unwrap() = Some(command));
         let account = tunnel(&registry, &flow);
         flow.add(Direction::ToClient, 3 << 20, Instant::now());
 
@@ -216,7 +216,7 @@ mod tests {
         assert!(second.starts_with("no tunnel 99 ") && second.ends_with("lists those that are"), "{missing}");
         assert_eq!(*told.lock().unwrap(), None);
         assert_eq!(kill(&[account.id()]).run().await.unwrap(), "tunnel 1 is ended\n");
-        assert_eq!(*told.lock().unwrap(), Some(Order::Stop(Reason::Killed)));
+        assert_eq!(*told.lock().unwrap(), Some(Command::Stop(Reason::Killed)));
         let both = kill(&[99, account.id()]).run().await.unwrap_err();
         assert!(both.starts_with("tunnel 1 is ended\nno tunnel 99 is open"), "{both}");
         drop(account);

@@ -4,15 +4,15 @@
 //! |---|---|
 //! | `engine` | the engines there are |
 //! | `options` | what they are told at start |
-//! | `loops` | loop threads, which the engines `uring` and `splice` are: turns, classes, moves, ends |
-//! | `poller` | where a loop's readiness comes from, io_uring or epoll: all that these two differ in |
-//! | `pump` | what a loop does for one tunnel: splice(2) through a pipe, half-close, failure |
-//! | `pipes` | a loop's stock of pipes |
+//! | `workers` | worker threads, which the engines `uring` and `splice` are: turns, classes, moves, ends |
+//! | `poller` | where a worker's readiness comes from, io_uring or epoll: all that these two differ in |
+//! | `pump` | what a worker does for one tunnel: splice(2) through a pipe, half-close, failure |
+//! | `pipes` | a worker's stock of pipes |
 //! | `sockmap` | what has the kernel redirect, and what the pump does for it then |
 //! | `copy` | the portable engine: read and write, on tokio; also for what speaks TLS |
 //! | `selftest` | whether an engine works on this host |
-//! | `unfit` | why one does not |
-//! | `watch` | periodic samples of TCP's counters: what limits a tunnel, whether it is idle, whether a peer is gone |
+//! | `unavailable` | why one does not |
+//! | `timeouts` | periodic samples of TCP's counters: what limits a tunnel, whether it is idle, whether a peer is gone |
 
 use std::io;
 use std::net::TcpStream;
@@ -31,30 +31,30 @@ use crate::tunnel::{Direction, Flow, Tunnel};
 
 mod copy;
 mod engine;
-mod loops;
 mod options;
 mod pipes;
 mod poller;
 mod pump;
 mod selftest;
 mod sockmap;
-mod unfit;
-mod watch;
+mod timeouts;
+mod unavailable;
+mod workers;
 
 pub use engine::Engine;
-pub use loops::pace::Thresholds;
 pub use options::{Options, SOCKMAP_BACKLOG, SPIN};
 pub use sockmap::Program;
-pub use unfit::{Part, Unfit};
+pub use unavailable::{Component, EngineUnavailable};
+pub use workers::traffic_class::ClassThresholds;
 
 use poller::{Epoll, Uring};
-use unfit::cause;
+use unavailable::cause;
 
 #[cfg(test)]
 mod tests;
 
 /// Bytes that a direction may move before the others have their turn.
-const TURN: usize = 1 << 20;
+const QUANTUM: usize = 1 << 20;
 
 /// How long what was received before a reset may stand still on its way to the other side, before that
 /// one is reset too. A reader that stops is not worth a longer wait, and a retry waits for the reset.
@@ -70,32 +70,32 @@ fn acknowledged(flow: &Flow, direction: Direction, destination: &impl AsFd) -> u
 
 /// What a socket that is held to a rate has to send for so long, while whoever fills it waits for a core: what the kernel
 /// has not had in time it does not send sooner later.
-const PACED_AHEAD: Duration = Duration::from_millis(20);
+const RATE_AHEAD: Duration = Duration::from_millis(20);
 
 /// Holds what is sent on a socket to a rate.
-fn pace(socket: &impl AsFd, rate: Option<Rate>) {
+fn set_rate(socket: &impl AsFd, rate: Option<Rate>) {
     // The kernel refuses only what is no socket.
     let _ = pacing::set_max_pacing_rate(socket, rate.map(Rate::bytes));
-    let ahead = rate.map_or(0, |rate| u128::from(rate.bytes()) * PACED_AHEAD.as_millis() / 1_000);
+    let ahead = rate.map_or(0, |rate| u128::from(rate.bytes()) * RATE_AHEAD.as_millis() / 1_000);
     // Below that a buffer grows by itself to what is wanted.
-    if let Some(ahead) = usize::try_from(ahead).ok().filter(|ahead| *ahead > MUCH_AHEAD) {
-        let _ = set_send_buffer(socket, ahead.min(MOST_AHEAD));
+    if let Some(ahead) = usize::try_from(ahead).ok().filter(|ahead| *ahead > MIN_SET_BUFFER_BYTES) {
+        let _ = set_send_buffer(socket, ahead.min(MAX_SET_BUFFER_BYTES));
     }
 }
 
 /// From here on the send buffer of a socket that is held to a rate is given to it.
-const MUCH_AHEAD: usize = 4 << 20;
+const MIN_SET_BUFFER_BYTES: usize = 4 << 20;
 
 /// The most that it is given.
-const MOST_AHEAD: usize = 64 << 20;
+const MAX_SET_BUFFER_BYTES: usize = 64 << 20;
 
 /// Takes away from a source what was seen there and given to its destination.
-fn take_away(source: &TcpStream, scratch: &mut [u8]) -> io::Result<()> {
+fn discard(source: &TcpStream, scratch: &mut [u8]) -> io::Result<()> {
     let mut left = scratch.len();
     while left > 0 {
         let (taken, _) = recv(source, &mut scratch[..left], RecvFlags::DONTWAIT)?;
         if taken == 0 {
-            // It was seen a moment ago; waiting for it here would hold up every tunnel of the loop.
+            // It was seen a moment ago; waiting for it here would hold up every tunnel of the worker.
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         left -= taken;
@@ -110,25 +110,25 @@ pub struct Relay {
     /// What tunnels go to that speak TLS, whatever else runs.
     tls: Option<copy::Copy>,
     /// Engines that were wanted and did not pass.
-    pub unfit: Vec<Unfit>,
+    pub unavailable: Vec<EngineUnavailable>,
 }
 
 #[derive(Debug)]
 enum Running {
     /// `uring`, `splice` or `sockmap`.
-    Loops(Engine, loops::Loops),
+    Workers(Engine, workers::Workers),
     Copy(copy::Copy),
 }
 
 /// A tunnel in the hands of an engine.
 #[derive(Debug)]
-pub struct Carried {
+pub struct RelayedTunnel {
     /// Which engine has it.
     pub engine: Engine,
     end: oneshot::Receiver<Reason>,
 }
 
-impl Carried {
+impl RelayedTunnel {
     /// Waits until the tunnel has ended.
     pub async fn end(self) -> Reason {
         self.end.await.unwrap_or(Reason::EngineFailed)
@@ -141,25 +141,25 @@ impl Relay {
     ///
     /// # Errors
     /// Every engine's own error, when none passed.
-    pub fn start(options: &Options) -> Result<Self, Vec<Unfit>> {
-        let mut relay = Self { running: Vec::new(), tls: None, unfit: Vec::new() };
+    pub fn start(options: &Options) -> Result<Self, Vec<EngineUnavailable>> {
+        let mut relay = Self { running: Vec::new(), tls: None, unavailable: Vec::new() };
         for &engine in &options.engines {
             if let (Engine::Sockmap, Some(Err(unfit))) = (engine, &options.program) {
-                relay.unfit.push(unfit.again());
+                relay.unavailable.push(unfit.again());
             } else if relay.running.is_empty() || engine == Engine::Copy {
                 match Running::start(engine, options) {
                     Ok(running) => relay.running.push(running),
-                    Err(refused) if engine == Engine::Sockmap => relay.unfit.push(sockmap::unfit(refused)),
-                    Err((part, error)) => relay.unfit.push(Unfit { engine, part, error, hint: None }),
+                    Err(refused) if engine == Engine::Sockmap => relay.unavailable.push(sockmap::unavailable(refused)),
+                    Err((part, error)) => relay.unavailable.push(EngineUnavailable { engine, part, error, hint: None }),
                 }
             }
         }
         if options.tls {
-            let failed = |(part, error)| vec![Unfit { engine: Engine::Copy, part, error, hint: None }];
-            relay.tls = Some(copy::Copy::start(options).map_err(|error| failed((Part::Threads, error)))?);
+            let failed = |(part, error)| vec![EngineUnavailable { engine: Engine::Copy, part, error, hint: None }];
+            relay.tls = Some(copy::Copy::start(options).map_err(|error| failed((Component::Threads, error)))?);
         }
-        let Some(chosen) = relay.engine() else { return Err(relay.unfit) };
-        for unfit in &relay.unfit {
+        let Some(chosen) = relay.engine() else { return Err(relay.unavailable) };
+        for unfit in &relay.unavailable {
             metrics::ENGINE_FALLBACKS.counter(&[unfit.engine.label(), chosen.label(), unfit.cause()]).increment(1);
         }
         Ok(relay)
@@ -175,7 +175,7 @@ impl Relay {
     ///
     /// # Errors
     /// [`Reason::EngineFailed`] when none does; the tunnel is reset then.
-    pub fn adopt(&self, mut tunnel: Tunnel) -> Result<Carried, Reason> {
+    pub fn adopt(&self, mut tunnel: Tunnel) -> Result<RelayedTunnel, Reason> {
         if tunnel.tls.iter().any(Option::is_some) {
             return self.adopt_tls(tunnel);
         }
@@ -186,28 +186,28 @@ impl Relay {
                 metrics::ENGINE_FALLBACKS.counter(&[from.label(), engine.label(), cause(error)]).increment(1);
             }
             match running.adopt(tunnel) {
-                Ok(end) => return Ok(Carried { engine, end }),
+                Ok(end) => return Ok(RelayedTunnel { engine, end }),
                 Err((back, error)) => {
                     tunnel = *back;
                     refused = Some((engine, error));
                 }
             }
         }
-        Err(torn_off(&tunnel))
+        Err(reset_both(&tunnel))
     }
 
     /// Bytes that are encrypted are nothing that the kernel could move from socket to socket.
-    fn adopt_tls(&self, tunnel: Tunnel) -> Result<Carried, Reason> {
+    fn adopt_tls(&self, tunnel: Tunnel) -> Result<RelayedTunnel, Reason> {
         let adopted = match &self.tls {
             Some(copy) => copy.adopt(tunnel).map_err(|(tunnel, _)| tunnel),
             None => Err(Box::new(tunnel)),
         };
-        adopted.map(|end| Carried { engine: Engine::Copy, end }).map_err(|tunnel| torn_off(&tunnel))
+        adopted.map(|end| RelayedTunnel { engine: Engine::Copy, end }).map_err(|tunnel| reset_both(&tunnel))
     }
 }
 
 /// Resets a tunnel that nobody takes.
-fn torn_off(tunnel: &Tunnel) -> Reason {
+fn reset_both(tunnel: &Tunnel) -> Reason {
     let _ = tcp::reset(&tunnel.client);
     let _ = tcp::reset(&tunnel.origin);
     Reason::EngineFailed
@@ -217,31 +217,31 @@ type Adopted = Result<oneshot::Receiver<Reason>, (Box<Tunnel>, io::Error)>;
 
 impl Running {
     /// Starts an engine and tries it.
-    fn start(engine: Engine, options: &Options) -> Result<Self, (Part, io::Error)> {
+    fn start(engine: Engine, options: &Options) -> Result<Self, (Component, io::Error)> {
         if engine != Engine::Copy {
-            selftest::splice().map_err(|error| (Part::Splice, error))?;
+            selftest::splice().map_err(|error| (Component::Splice, error))?;
         }
         let running = match engine {
-            Engine::Uring => loops::Loops::start::<Uring>(options).map(|loops| Self::Loops(engine, loops)),
-            Engine::Splice => loops::Loops::start::<Epoll>(options).map(|loops| Self::Loops(engine, loops)),
-            Engine::Sockmap => return sockmap::start(options).map(|loops| Self::Loops(engine, loops)),
+            Engine::Uring => workers::Workers::start::<Uring>(options).map(|loops| Self::Workers(engine, loops)),
+            Engine::Splice => workers::Workers::start::<Epoll>(options).map(|loops| Self::Workers(engine, loops)),
+            Engine::Sockmap => return sockmap::start(options).map(|loops| Self::Workers(engine, loops)),
             Engine::Copy => copy::Copy::start(options).map(Self::Copy),
         };
-        let running = running.map_err(|error| (Part::Threads, error))?;
-        selftest::run(|tunnel| running.adopt(tunnel)).map_err(|error| (Part::Tunnel, error))?;
+        let running = running.map_err(|error| (Component::Threads, error))?;
+        selftest::run(|tunnel| running.adopt(tunnel)).map_err(|error| (Component::Tunnel, error))?;
         Ok(running)
     }
 
     const fn engine(&self) -> Engine {
         match self {
-            Self::Loops(engine, _) => *engine,
+            Self::Workers(engine, _) => *engine,
             Self::Copy(_) => Engine::Copy,
         }
     }
 
     fn adopt(&self, tunnel: Tunnel) -> Adopted {
         match self {
-            Self::Loops(_, loops) => loops.adopt(tunnel),
+            Self::Workers(_, loops) => loops.adopt(tunnel),
             Self::Copy(copy) => copy.adopt(tunnel),
         }
     }

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use rustix::thread::CapabilitySet;
 
-use super::{Engine, Program, Thresholds, Unfit, sockmap, watch};
+use super::{ClassThresholds, Engine, EngineUnavailable, Program, sockmap, timeouts};
 use crate::sys::thread;
 
-/// How long an interactive loop spins unless told otherwise: about the time in which a peer on the same
+/// How long an interactive worker spins unless told otherwise: about the time in which a peer on the same
 /// host, or in the same rack, answers.
 pub const SPIN: Duration = Duration::from_micros(50);
 
@@ -22,14 +22,14 @@ pub struct Options {
     pub idle_timeout: Option<Duration>,
     /// Gives up a peer that was asked and has answered nothing for so long; zero: the kernel decides.
     pub user_timeout: Duration,
-    /// Loop threads of each class, or threads of the copy engine.
+    /// Worker threads of each class, or threads of the copy engine.
     pub threads: usize,
-    /// The cores that interactive loops keep to, if there are as many as threads; otherwise the scheduler places them.
+    /// The cores that interactive workers keep to, if there are as many as threads; otherwise the scheduler places them.
     pub cores: Vec<usize>,
-    /// How long an interactive loop looks for work before it sleeps, where that pays; zero: not at all.
+    /// How long an interactive worker looks for work before it sleeps, where that pays; zero: not at all.
     pub spin: Duration,
     /// Where bulk begins.
-    pub thresholds: Thresholds,
+    pub thresholds: ClassThresholds,
     /// Bytes of one direction that the engine `sockmap` gives to a side that has not acknowledged them, at most.
     pub sockmap_backlog: u64,
     /// Tunnels that it has room for.
@@ -38,7 +38,7 @@ pub struct Options {
     pub tls: bool,
     /// The program of the engine `sockmap`, or why it was refused, where the process has given its capabilities up
     /// since ([`Options::load`]); otherwise it is loaded when the engine starts.
-    pub program: Option<Result<Arc<Program>, Arc<Unfit>>>,
+    pub program: Option<Result<Arc<Program>, Arc<EngineUnavailable>>>,
 }
 
 /// Unless told otherwise, enough for 1 Gbit/s over a round trip of 130 ms, and what a stopped reader may cost.
@@ -54,9 +54,9 @@ impl Default for Options {
             idle_timeout: None,
             user_timeout: Duration::ZERO,
             threads: available_parallelism().map_or(1, Into::into),
-            cores: thread::whole_cores(),
+            cores: thread::unthrottled_cpus(),
             spin: SPIN,
-            thresholds: Thresholds::default(),
+            thresholds: ClassThresholds::default(),
             sockmap_backlog: SOCKMAP_BACKLOG,
             tunnels: SOCKMAP_TUNNELS,
             tls: false,
@@ -71,7 +71,7 @@ impl Options {
     pub fn load(&mut self) {
         if self.engines.contains(&Engine::Sockmap) {
             let loaded = Program::load(self.tunnels).map(Arc::new);
-            self.program = Some(loaded.map_err(|refused| Arc::new(sockmap::unfit(refused))));
+            self.program = Some(loaded.map_err(|refused| Arc::new(sockmap::unavailable(refused))));
         }
     }
 
@@ -93,7 +93,7 @@ impl Options {
     /// How often each tunnel is sampled: often enough for every time-out.
     pub(super) fn sample_interval(&self) -> Duration {
         let limits = [self.idle_timeout, Some(self.user_timeout).filter(|timeout| !timeout.is_zero())];
-        let interval = limits.into_iter().flatten().map(|limit| limit / 4).fold(watch::INTERVAL, Duration::min);
+        let interval = limits.into_iter().flatten().map(|limit| limit / 4).fold(timeouts::INTERVAL, Duration::min);
         interval.max(Duration::from_millis(1))
     }
 }

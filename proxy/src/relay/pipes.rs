@@ -1,4 +1,4 @@
-//! A loop's stock of empty pipes. A pipe is borrowed only while bytes are in flight, so that an idle
+//! A worker's stock of empty pipes. A pipe is borrowed only while bytes are in flight, so that an idle
 //! tunnel costs none.
 
 use std::io;
@@ -11,7 +11,7 @@ use crate::metrics;
 use crate::sys::descriptors::{self, Purpose};
 use crate::sys::pipe::{Pipe, WANTED_CAPACITY};
 
-/// Empty pipes that a loop keeps for the next burst; more are closed when they come back.
+/// Empty pipes that a worker keeps for the next burst; more are closed when they come back.
 const KEPT: usize = 32;
 
 /// How often the stock is looked at: what was not needed between two looks goes.
@@ -21,7 +21,7 @@ const TRIMMING: Duration = Duration::from_secs(2);
 /// what is short stays short for a while.
 const PATIENCE: u32 = 64;
 
-/// The pipes of one loop thread.
+/// The pipes of one worker thread.
 #[derive(Debug)]
 pub(super) struct Pipes {
     engine: Engine,
@@ -84,7 +84,7 @@ impl Pipes {
         (!self.free.is_empty()).then(|| self.next_trim.saturating_duration_since(now))
     }
 
-    /// Closes what nobody has needed for a while: the user's pipe pages are not this loop's alone.
+    /// Closes what nobody has needed for a while: the user's pipe pages are not this worker's alone.
     pub(super) fn trim(&mut self, now: Instant) {
         if now < self.next_trim {
             return;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{Carried, Engine, Fault, Options, Relay, Thresholds};
+use super::{ClassThresholds, Engine, Fault, Options, Relay, RelayedTunnel};
 use crate::reason::Reason;
 use crate::sys::capabilities::{FOR_BPF, missing};
 use crate::sys::socket::{LegOptions, apply};
@@ -25,7 +25,7 @@ struct Rig {
     client: TcpStream,
     origin: TcpStream,
     flow: Arc<Flow>,
-    carried: Carried,
+    carried: RelayedTunnel,
     _relay: Relay,
 }
 
@@ -290,14 +290,14 @@ fn a_reader_that_stalls_when_all_has_ended_loses_nothing() {
     }
 }
 
-/// The engines whose loops hand tunnels to each other.
+/// The engines whose workers hand tunnels to each other.
 const OF_LOOPS: [Engine; 2] = [Engine::Uring, Engine::Splice];
 
 impl Rig {
-    /// Times that a tunnel went from loop to loop, the self-test's included.
+    /// Times that a tunnel went from worker to worker, the self-test's included.
     fn moves(&self) -> u64 {
         match &self._relay.running[0] {
-            super::Running::Loops(_, loops) => loops.moves(),
+            super::Running::Workers(_, loops) => loops.moves(),
             super::Running::Copy(_) => 0,
         }
     }
@@ -346,7 +346,7 @@ fn bytes_are_exact_while_their_tunnel_moves_a_thousand_times() {
     for engine in OF_LOOPS {
         // Every byte is bulk, and every tunnel is calm a moment later.
         let moment = Duration::from_micros(200);
-        let thresholds = Thresholds { bulk: 1, window: DEADLINE, calm: u64::MAX, rest: moment };
+        let thresholds = ClassThresholds { bulk: 1, window: DEADLINE, calm: u64::MAX, rest: moment };
         let rig =
             Rig::with(&Options { engines: vec![engine], threads: 2, thresholds, ..Options::default() }, [b"", b""]);
         let start = Instant::now();
@@ -398,11 +398,11 @@ fn a_tunnel_moves_when_it_becomes_bulk_and_back_when_it_is_calm() {
     }
 }
 
-/// One loop, and nobody is ever bulk: only fair turns let the small one through.
+/// One worker, and nobody is ever bulk: only fair turns let the small one through.
 #[test]
 fn a_small_tunnel_has_its_turn_beside_those_that_never_stop() {
     for engine in OF_LOOPS {
-        let thresholds = Thresholds { bulk: u64::MAX, ..Thresholds::default() };
+        let thresholds = ClassThresholds { bulk: u64::MAX, ..ClassThresholds::default() };
         let options = Options { engines: vec![engine], threads: 1, thresholds, ..Options::default() };
         let rig = Rig::with(&options, [b"", b""]);
         let bulk: Vec<_> = (0..3).map(|_| more(&rig)).collect();
@@ -432,14 +432,14 @@ fn a_small_tunnel_has_its_turn_beside_those_that_never_stop() {
 #[test]
 fn bulk_tunnels_share_the_loops_evenly_whoever_came_between() {
     for engine in OF_LOOPS {
-        let thresholds = Thresholds { bulk: 1 << 20, window: DEADLINE, calm: 0, rest: Duration::from_millis(20) };
+        let thresholds = ClassThresholds { bulk: 1 << 20, window: DEADLINE, calm: 0, rest: Duration::from_millis(20) };
         let options = Options { engines: vec![engine], threads: 2, thresholds, ..Options::default() };
         let rig = Rig::with(&options, [b"", b""]);
-        // An idle one behind each: by their numbers all four belong to the same loop.
+        // An idle one behind each: by their numbers all four belong to the same worker.
         let bulk: Vec<_> = (0..4).map(|_| [more(&rig), more(&rig)]).collect();
         let over = std::sync::atomic::AtomicBool::new(false);
         let shares = || match &rig._relay.running[0] {
-            super::Running::Loops(_, loops) => loops.bulk(),
+            super::Running::Workers(_, loops) => loops.bulk(),
             super::Running::Copy(_) => Vec::new(),
         };
         thread::scope(|scope| {
@@ -472,13 +472,14 @@ fn more(rig: &Rig) -> (TcpStream, TcpStream, Arc<Flow>) {
 #[test]
 fn a_tunnel_is_stopped_wherever_it_is() {
     for engine in OF_LOOPS {
-        let thresholds = Thresholds { bulk: 1, window: DEADLINE, calm: u64::MAX, rest: Duration::from_micros(200) };
+        let thresholds =
+            ClassThresholds { bulk: 1, window: DEADLINE, calm: u64::MAX, rest: Duration::from_micros(200) };
         let options = Options { engines: vec![engine], threads: 2, thresholds, ..Options::default() };
         let rig = Rig::with(&options, [b"", b""]);
         for round in 0..300_u64 {
             let (client, origin, flow) = more(&rig);
             thread::scope(|scope| {
-                // It moves from loop to loop all the time, and is stopped in the midst of that.
+                // It moves from worker to worker all the time, and is stopped in the midst of that.
                 scope.spawn(|| while (&client).write(&[7; 10_000]).is_ok() {});
                 scope.spawn(|| while (&origin).read(&mut [0; 65_536]).is_ok_and(|bytes| bytes > 0) {});
                 let wanted = round * 1_999;

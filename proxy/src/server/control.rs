@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use super::{Listeners, Server, Signals};
 use crate::admin::Admin;
-use crate::sys::thread::{keep_to, permitted};
+use crate::sys::thread::{permitted, pin_to_cpus};
 
 /// What everything runs on but the bytes of tunnels.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ impl Control {
         let Self { runtime, signals, cores, workers } = self;
         if let Some(core) = cores.first() {
             // What other threads there have to be were started before.
-            let _ = keep_to([*core]);
+            let _ = pin_to_cpus([*core]);
         }
         let result = runtime.block_on(server.run(signals, listeners, admin, &workers));
         // A look-up that hangs in the resolver is not waited for.
@@ -71,7 +71,7 @@ impl Worker {
         let (end, ended) = oneshot::channel();
         let thread = thread::Builder::new().name(format!("control-{core}")).spawn(move || {
             // Refused, as by a seccomp filter, it runs where the scheduler lets it.
-            let _ = keep_to([core]);
+            let _ = pin_to_cpus([core]);
             let _ = own.block_on(ended);
             own.shutdown_background();
         })?;
@@ -91,7 +91,7 @@ fn runtime(core: Option<usize>, cores: &[usize]) -> io::Result<Runtime> {
     let cores = cores.to_vec();
     let let_off = move || {
         if permitted().is_ok_and(|permitted| core.is_some_and(|core| permitted == [core])) {
-            let _ = keep_to(cores.iter().copied());
+            let _ = pin_to_cpus(cores.iter().copied());
         }
     };
     Builder::new_current_thread().enable_all().on_thread_start(let_off).build()
@@ -102,34 +102,34 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
-    use crate::sys::thread::{here, whole_cores};
+    use crate::sys::thread::{current_cpu, unthrottled_cpus};
 
     #[test]
     fn a_worker_is_on_its_core_and_what_blocks_is_where_there_is_room() {
-        let cores = whole_cores();
-        let control = Control::new(whole_cores()).unwrap();
+        let cores = unthrottled_cpus();
+        let control = Control::new(unthrottled_cpus()).unwrap();
         assert_eq!(control.workers.len(), cores.len().saturating_sub(1));
         for (worker, core) in control.workers.into_iter().zip(cores.iter().skip(1)) {
             let (report, reports) = mpsc::channel();
             worker.runtime.spawn(async move {
                 let let_off = tokio::task::spawn_blocking(permitted).await.unwrap().unwrap();
-                report.send((here(), permitted().unwrap(), let_off)).unwrap();
+                report.send((current_cpu(), permitted().unwrap(), let_off)).unwrap();
             });
             assert_eq!(reports.recv().unwrap(), (*core, vec![*core], cores.clone()));
             worker.join();
         }
         // Workers that had nothing to do keep nobody waiting.
-        Control::new(whole_cores()).unwrap().workers.into_iter().for_each(Worker::join);
-        assert_eq!(whole_cores(), cores, "the calling thread keeps to a core before it has a gateway to run");
+        Control::new(unthrottled_cpus()).unwrap().workers.into_iter().for_each(Worker::join);
+        assert_eq!(unthrottled_cpus(), cores, "the calling thread keeps to a core before it has a gateway to run");
     }
 
     #[test]
     fn what_blocks_is_not_let_off_from_where_somebody_else_has_put_the_thread() {
-        let cores = whole_cores();
+        let cores = unthrottled_cpus();
         let [core, other, ..] = cores[..] else { return };
         let thread = thread::spawn(move || {
             let runtime = runtime(Some(core), &cores).unwrap();
-            keep_to([other]).unwrap();
+            pin_to_cpus([other]).unwrap();
             runtime.block_on(runtime.spawn_blocking(permitted)).unwrap().unwrap()
         });
         assert_eq!(thread.join().unwrap(), [other]);

@@ -191,7 +191,7 @@ mod tests {
     use std::thread;
 
     use super::*;
-    use crate::sys::thread::{keep_to, whole_cores};
+    use crate::sys::thread::{pin_to_cpus, unthrottled_cpus};
 
     fn addresses<'a>(plain: &'a [SocketAddr], secure: &'a [SocketAddr]) -> Addresses<'a> {
         let admin = "127.0.0.1:0".parse().unwrap();
@@ -248,7 +248,7 @@ mod tests {
 
     #[test]
     fn a_connection_comes_to_the_listener_of_the_core_that_its_packets_come_to() {
-        let cores = whole_cores();
+        let cores = unthrottled_cpus();
         if cores.len() < 2 || !kernel_prefers_cores() {
             return;
         }
@@ -259,7 +259,7 @@ mod tests {
             for (place, address) in addresses.iter().enumerate() {
                 let connect = || {
                     // What is sent over loopback is received on the core of the sender.
-                    keep_to([*core]).unwrap();
+                    pin_to_cpus([*core]).unwrap();
                     TcpStream::connect(address).unwrap()
                 };
                 let client = thread::scope(|scope| scope.spawn(connect).join().unwrap());

@@ -10,7 +10,7 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity}
 /// time than that, since threads that keep to cores then do so among strangers; and none if there is only one, which
 /// leaves no choice now, and may later.
 #[must_use]
-pub fn whole_cores() -> Vec<usize> {
+pub fn unthrottled_cpus() -> Vec<usize> {
     let cores = permitted().unwrap_or_default();
     // What a quota leaves is counted in (cgroup-v2.rst, `cpu.max`).
     let whole = available_parallelism().is_ok_and(|parallel| parallel.get() == cores.len());
@@ -30,7 +30,7 @@ pub fn permitted() -> io::Result<Vec<usize>> {
 ///
 /// # Errors
 /// That of sched_setaffinity(2): none of them is permitted, or a seccomp filter refuses the call.
-pub fn keep_to(cores: impl IntoIterator<Item = usize>) -> io::Result<()> {
+pub fn pin_to_cpus(cores: impl IntoIterator<Item = usize>) -> io::Result<()> {
     let mut set = CpuSet::new();
     cores.into_iter().for_each(|core| set.set(core));
     Ok(sched_setaffinity(None, &set)?)
@@ -38,7 +38,7 @@ pub fn keep_to(cores: impl IntoIterator<Item = usize>) -> io::Result<()> {
 
 /// The core that the calling thread runs on.
 #[must_use]
-pub fn here() -> usize {
+pub fn current_cpu() -> usize {
     sched_getcpu()
 }
 
@@ -48,7 +48,7 @@ pub fn here() -> usize {
 ///
 /// # Errors
 /// That of sched_setscheduler(2), as where a seccomp filter refuses it.
-pub fn never_push_in() -> io::Result<()> {
+pub fn set_sched_batch() -> io::Result<()> {
     let parameters = libc::sched_param { sched_priority: 0 };
     // SAFETY: the kernel reads the struct, which outlives the call, and keeps no pointer; 0 is the calling
     // thread itself.
@@ -75,22 +75,22 @@ mod tests {
 
     #[test]
     fn a_thread_keeps_to_the_cores_that_it_is_given_and_is_let_off_again() {
-        let cores = whole_cores();
+        let cores = unthrottled_cpus();
         let thread = std::thread::spawn(move || {
             for core in &cores {
-                keep_to([*core]).unwrap();
-                assert_eq!((here(), permitted().unwrap()), (*core, vec![*core]));
-                assert!(whole_cores().is_empty(), "a thread that is kept to one core has no choice");
+                pin_to_cpus([*core]).unwrap();
+                assert_eq!((current_cpu(), permitted().unwrap()), (*core, vec![*core]));
+                assert!(unthrottled_cpus().is_empty(), "a thread that is kept to one core has no choice");
             }
-            keep_to(cores.clone()).unwrap();
-            assert_eq!(whole_cores(), cores);
+            pin_to_cpus(cores.clone()).unwrap();
+            assert_eq!(unthrottled_cpus(), cores);
         });
         thread.join().unwrap();
     }
 
     #[test]
     fn a_thread_may_always_ask_for_less() {
-        std::thread::spawn(|| never_push_in().unwrap()).join().unwrap();
+        std::thread::spawn(|| set_sched_batch().unwrap()).join().unwrap();
     }
 
     #[test]

@@ -21,7 +21,7 @@ impl<'a> Control<'a> {
     pub(super) fn of(flow: &'a Flow) -> Self {
         let told = Arc::new(Notify::new());
         let tell = Arc::clone(&told);
-        flow.on_order(move |_| tell.notify_one());
+        flow.attach_control(move |_| tell.notify_one());
         Self { flow, told, is_paced: false }
     }
 
@@ -48,7 +48,7 @@ impl<'a> Control<'a> {
 
 impl Drop for Control<'_> {
     fn drop(&mut self) {
-        self.flow.detach();
+        self.flow.detach_control();
     }
 }
 

@@ -19,7 +19,7 @@ use crate::relay::{Engine, Options};
 use crate::server::Control;
 use crate::sys::capabilities::with_only;
 use crate::sys::probe;
-use crate::sys::thread::whole_cores;
+use crate::sys::thread::unthrottled_cpus;
 
 /// The object that `--json` prints; its keys are an interface.
 #[derive(Debug, Serialize)]
@@ -52,7 +52,7 @@ impl Report {
         let pipes = with_only(options.capabilities(), Pipes::tried).unwrap_or_else(|_| Pipes::tried());
         let trials = Trials::made();
         // Held while the engines are tried, since `serve` has them by then: threads may be few.
-        let control = Control::new(whole_cores()).and_then(|control| Ok((control, Lines::start(io::sink())?)));
+        let control = Control::new(unthrottled_cpus()).and_then(|control| Ok((control, Lines::start(io::sink())?)));
         let tried = try_engines(host, &options, &trials, control.is_ok() && limit.has_room());
         let mut checks = calls(host, &trials);
         checks.push(kernel::event_loop(host, control.as_ref().err()));

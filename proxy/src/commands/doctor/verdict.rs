@@ -5,7 +5,7 @@ use serde::{Serialize, Serializer};
 use super::host::Host;
 use super::refusal::{self, Refusal, Trials};
 use super::row::Row;
-use crate::relay::{Engine, Options, Relay, Unfit};
+use crate::relay::{Engine, EngineUnavailable, Options, Relay};
 use crate::sys::capabilities::with_only;
 
 /// An engine and what its self-test came to. The names of the fields are the keys of `--json`.
@@ -43,8 +43,8 @@ pub(super) fn try_engines(host: &Host, options: &Options, trials: &Trials, may_s
             _ => with_only(options.capabilities(), start).unwrap_or_else(|_| start()),
         }
     };
-    let unfit = |engine| alone(engine).err().and_then(|mut unfit| unfit.pop());
-    options.engines.iter().map(|engine| tried(host, *engine, unfit(*engine).as_ref(), trials)).collect()
+    let unavailable = |engine| alone(engine).err().and_then(|mut unavailable| unavailable.pop());
+    options.engines.iter().map(|engine| tried(host, *engine, unavailable(*engine).as_ref(), trials)).collect()
 }
 
 impl Tried {
@@ -53,16 +53,16 @@ impl Tried {
     }
 }
 
-fn tried(host: &Host, engine: Engine, unfit: Option<&Unfit>, trials: &Trials) -> Tried {
-    let Refusal { cause, fix } = match unfit {
-        Some(Unfit { hint: Some(hint), .. }) => Refusal::new(hint, Vec::new()),
-        Some(Unfit { error, .. }) => refusal::of_engine(host, engine.label(), error, trials),
+fn tried(host: &Host, engine: Engine, unavailable: Option<&EngineUnavailable>, trials: &Trials) -> Tried {
+    let Refusal { cause, fix } = match unavailable {
+        Some(EngineUnavailable { hint: Some(hint), .. }) => Refusal::new(hint, Vec::new()),
+        Some(EngineUnavailable { error, .. }) => refusal::of_engine(host, engine.label(), error, trials),
         None => Refusal::default(),
     };
     Tried {
         engine,
-        passed: Some(unfit.is_none()),
-        error: unfit.map(|unfit| unfit.error.to_string()),
+        passed: Some(unavailable.is_none()),
+        error: unavailable.map(|unavailable| unavailable.error.to_string()),
         cause: Some(cause).filter(|cause| !cause.is_empty()),
         fix,
     }
@@ -137,14 +137,19 @@ mod tests {
     use super::super::row::State;
     use super::super::tree::Tree;
     use super::*;
-    use crate::relay::Part;
+    use crate::relay::Component;
 
     fn tried(engine: Engine, error: Option<rustix::io::Errno>) -> Tried {
         let filter = Tree::new(&[("proc/self/status", "Seccomp:\t2\n")]);
         let refused = |errno: rustix::io::Errno| Err(std::io::Error::from(errno));
-        let unfit = |errno: rustix::io::Errno| Unfit { engine, part: Part::Splice, error: errno.into(), hint: None };
+        let unavailable = |errno: rustix::io::Errno| EngineUnavailable {
+            engine,
+            part: Component::Splice,
+            error: errno.into(),
+            hint: None,
+        };
         let trials = Trials { ring: error.map_or(Ok(()), refused), splice: error.map_or(Ok(()), refused) };
-        super::tried(&filter.host(), engine, error.map(unfit).as_ref(), &trials)
+        super::tried(&filter.host(), engine, error.map(unavailable).as_ref(), &trials)
     }
 
     #[test]

@@ -10,7 +10,7 @@ use tokio::time::{self, MissedTickBehavior, interval_at};
 use super::{Broken, Pair};
 use crate::reason::Reason;
 use crate::relay::Fault;
-use crate::relay::watch::{Expired, Timeouts, Watch};
+use crate::relay::timeouts::{Expired, Timeouts, Watch};
 use crate::tunnel::ActivitySource;
 
 /// A tunnel as the source of [`Flow::last_activity`](crate::tunnel::Flow::last_activity), which does not keep it alive.

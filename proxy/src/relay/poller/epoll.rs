@@ -65,7 +65,7 @@ impl Poller for Epoll {
         Ok(())
     }
 
-    fn glance(&mut self, events: &mut Vec<Event>) -> io::Result<()> {
+    fn poll_now(&mut self, events: &mut Vec<Event>) -> io::Result<()> {
         self.wait(Some(Duration::ZERO), events)
     }
 }

@@ -8,9 +8,9 @@ use std::time::Duration;
 use super::{Event, Key, Poller};
 use crate::relay::Engine;
 
-/// What is done to the reports of one loop.
+/// What is done to the reports of one worker.
 pub(in crate::relay) trait Tamper: Default {
-    /// Sees what was reported before the loop does; an error is one of the wait.
+    /// Sees what was reported before the worker does; an error is one of the wait.
     fn tamper(&mut self, events: &mut Vec<Event>) -> io::Result<()>;
 }
 
@@ -52,8 +52,8 @@ impl<P: Poller, T: Tamper> Poller for Tampered<P, T> {
         self.tamper.tamper(events)
     }
 
-    fn glance(&mut self, events: &mut Vec<Event>) -> io::Result<()> {
-        self.sound.glance(events)?;
+    fn poll_now(&mut self, events: &mut Vec<Event>) -> io::Result<()> {
+        self.sound.poll_now(events)?;
         self.tamper.tamper(events)
     }
 }

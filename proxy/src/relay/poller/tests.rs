@@ -26,7 +26,7 @@ fn reports<P: Poller>() {
     let wake = eventfd(0, EventfdFlags::NONBLOCK).unwrap();
     let mut poller = P::new(&wake).unwrap();
     let (one, mut two) = pair();
-    let key = Key { tunnel: 5, stay: 3, direction: Direction::ToClient };
+    let key = Key { tunnel: 5, generation: 3, direction: Direction::ToClient };
     // What is so already, then what becomes so.
     two.write_all(b"x").unwrap();
     poller.watch(&one, key).unwrap();
@@ -45,11 +45,11 @@ fn reports<P: Poller>() {
     let (one, mut two) = pair();
     poller.watch(&one, key).unwrap();
     poller.unwatch(&one, key);
-    let again = Key { stay: 4, ..key };
+    let again = Key { generation: 4, ..key };
     poller.watch(&one, again).unwrap();
     until(&mut poller, again, Mask::writable);
     poller.settle();
-    poller.glance(&mut Vec::new()).unwrap();
+    poller.poll_now(&mut Vec::new()).unwrap();
     two.write_all(b"z").unwrap();
     let mut events = Vec::new();
     poller.wait(Some(DEADLINE), &mut events).unwrap();
@@ -85,7 +85,7 @@ fn a_released_socket_is_closed_for_good_when_its_poller_has_settled() {
         let wake = eventfd(0, EventfdFlags::NONBLOCK).unwrap();
         let mut poller = P::new(&wake).unwrap();
         let (one, mut two) = pair();
-        let key = Key { tunnel: 1, stay: 0, direction: Direction::ToOrigin };
+        let key = Key { tunnel: 1, generation: 0, direction: Direction::ToOrigin };
         poller.watch(&one, key).unwrap();
         until(&mut poller, key, Mask::writable);
         poller.release(&one, key);
@@ -101,8 +101,8 @@ fn a_released_socket_is_closed_for_good_when_its_poller_has_settled() {
 #[test]
 fn a_key_survives_the_kernel() {
     for key in [
-        Key { tunnel: 1, stay: 0, direction: Direction::ToOrigin },
-        Key { tunnel: (1 << 54) - 1, stay: 255, direction: Direction::ToClient },
+        Key { tunnel: 1, generation: 0, direction: Direction::ToOrigin },
+        Key { tunnel: (1 << 54) - 1, generation: 255, direction: Direction::ToClient },
     ] {
         assert_eq!(Key::unpack(key.pack()), key);
         assert_ne!(key.pack(), WAKE);

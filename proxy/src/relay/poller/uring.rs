@@ -55,13 +55,13 @@ impl Poller for Uring {
 
     fn wait(&mut self, limit: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()> {
         if limit.is_some_and(|limit| limit.is_zero()) {
-            return self.glance(events);
+            return self.poll_now(events);
         }
         self.ring.wait(limit)?;
         self.take(events)
     }
 
-    fn glance(&mut self, events: &mut Vec<Event>) -> io::Result<()> {
+    fn poll_now(&mut self, events: &mut Vec<Event>) -> io::Result<()> {
         if self.ring.has_deferred() {
             self.ring.submit()?;
         }

@@ -6,10 +6,10 @@ use std::time::Instant;
 
 use rustix::io::Errno;
 
-use super::{Half, Pump, Turn};
+use super::{Half, Pump, Step};
 use crate::metrics;
 use crate::relay::sockmap::{Pair, Program, State};
-use crate::relay::{Options, unfit};
+use crate::relay::{Options, unavailable};
 use crate::sys::tcp;
 use crate::tunnel::Direction;
 
@@ -36,8 +36,8 @@ impl Pump {
         if self.asked {
             return Redirect::NotNow;
         }
-        if self.paced.is_some() {
-            return self.keep_paced();
+        if self.rate_limit.is_some() {
+            return self.hold_for_rate();
         }
         let over =
             self.legs.iter().any(|leg| leg.read_closed || leg.broken) || self.halves.iter().any(|half| half.ended);
@@ -60,7 +60,7 @@ impl Pump {
         let engaged = if over {
             Err(Errno::OPNOTSUPP.into())
         } else {
-            Pair::engage(program, id, self.sockets(), &self.flow, options)
+            Pair::offload(program, id, self.sockets(), &self.flow, options)
         };
         let refused = |cause| metrics::ENGINE_FALLBACKS.counter(&["sockmap", "splice", cause]).increment(1);
         match engaged {
@@ -71,7 +71,7 @@ impl Pump {
                 if left == 0 { Redirect::Both } else { Redirect::Refused }
             }
             Err(error) => {
-                refused(unfit::cause_of_tunnel(&error));
+                refused(unavailable::cause_of_tunnel(&error));
                 Redirect::Refused
             }
         }
@@ -80,7 +80,7 @@ impl Pump {
     /// Leaves a tunnel that is held to a rate with the pump for as long as it is. Its sender is faster as a rule: redirected
     /// it would be past the limit all the time and copied here, which costs twice the CPU of splice(2), and falls short
     /// of a GiB/s.
-    fn keep_paced(&mut self) -> Redirect {
+    fn hold_for_rate(&mut self) -> Redirect {
         if !std::mem::replace(&mut self.kept, true) {
             metrics::ENGINE_FALLBACKS.counter(&["sockmap", "splice", "rate"]).increment(1);
         }
@@ -93,7 +93,7 @@ impl Pump {
         self.pair.as_ref().is_some_and(|pair| pair.redirects(direction))
     }
 
-    /// Whether the kernel has any direction: the tunnel then stays with its loop.
+    /// Whether the kernel has any direction: the tunnel then stays with its worker.
     pub(in crate::relay) const fn is_redirected(&self) -> bool {
         self.pair.is_some()
     }
@@ -102,17 +102,17 @@ impl Pump {
         [&self.legs[0].socket, &self.legs[1].socket]
     }
 
-    pub(super) fn turn_of_kernel(&mut self, direction: Direction, scratch: &mut [u8], now: Instant) -> Turn {
+    pub(super) fn step_offloaded(&mut self, direction: Direction, scratch: &mut [u8], now: Instant) -> Step {
         let Self { legs, pair, halves, first_end, .. } = self;
-        let Some(pair) = pair else { return Turn::Waits };
+        let Some(pair) = pair else { return Step::Blocked };
         let leg = &legs[direction.index()];
         let state = State { read_closed: leg.read_closed, broken: leg.broken, scratch, now };
-        let turn = pair.turn(direction, [&legs[0].socket, &legs[1].socket], state);
-        if matches!(turn, Turn::Finished) {
+        let step = pair.step(direction, [&legs[0].socket, &legs[1].socket], state);
+        if matches!(step, Step::Finished) {
             halves[direction.index()].finished = true;
             first_end.get_or_insert(direction);
         }
-        turn
+        step
     }
 }
 

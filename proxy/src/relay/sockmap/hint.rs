@@ -5,7 +5,7 @@ use std::io;
 
 use rustix::io::Errno;
 
-use super::Part;
+use super::Component;
 use crate::sys::capabilities::{self, FOR_BPF};
 
 /// Says whether the kernel ends the machine at its first warning (Documentation/admin-guide/sysctl/kernel.rst).
@@ -34,24 +34,24 @@ struct Host {
 }
 
 /// What to do about `error`, as far as the host shows what it comes of.
-pub(super) fn hint(part: Part, error: &io::Error) -> Option<String> {
+pub(super) fn hint(part: Component, error: &io::Error) -> Option<String> {
     let lockdown = fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
     Host { missing: capabilities::missing(FOR_BPF), lockdown }.hint(part, error)
 }
 
 impl Host {
-    fn hint(&self, part: Part, error: &io::Error) -> Option<String> {
+    fn hint(&self, part: Component, error: &io::Error) -> Option<String> {
         let confidential = self.lockdown.contains("[confidentiality]");
         let said = match (part, Errno::from_io_error(error)) {
-            (Part::PanicOnWarn, _) => {
+            (Component::PanicOnWarn, _) => {
                 "set it by `sysctl -w kernel.panic_on_warn=0`, or choose another engine, as --engine auto does".to_owned()
             }
-            (Part::Types, _) if error.kind() == io::ErrorKind::NotFound => {
+            (Component::Types, _) if error.kind() == io::ErrorKind::NotFound => {
                 "this kernel does not describe its types: it wants CONFIG_DEBUG_INFO_BTF=y".to_owned()
             }
             // A helper that may not be called is one that does not exist, which is EINVAL.
-            (Part::Maps, Some(Errno::PERM | Errno::ACCESS))
-            | (Part::Program, Some(Errno::PERM | Errno::ACCESS | Errno::INVAL))
+            (Component::Maps, Some(Errno::PERM | Errno::ACCESS))
+            | (Component::Program, Some(Errno::PERM | Errno::ACCESS | Errno::INVAL))
                 if !self.missing.is_empty() =>
             {
                 format!(
@@ -61,24 +61,24 @@ impl Host {
                     capabilities::of_container(FOR_BPF),
                 )
             }
-            (Part::Program, _) if confidential => {
+            (Component::Program, _) if confidential => {
                 "the kernel is locked down (lockdown=confidentiality), so that no BPF program may read its memory: boot \
                  with lockdown=integrity or none"
                     .to_owned()
             }
-            (Part::Maps | Part::Program, Some(Errno::PERM | Errno::ACCESS)) => {
+            (Component::Maps | Component::Program, Some(Errno::PERM | Errno::ACCESS)) => {
                 "the capabilities are there: a seccomp filter or a security module refuses bpf(2), or they hold only in \
                  a user namespace, as in a rootless container; see `dmesg`, and try `--security-opt seccomp=...` with \
                  a profile that permits bpf"
                     .to_owned()
             }
-            (Part::Maps | Part::Program, Some(Errno::NOSYS)) => {
+            (Component::Maps | Component::Program, Some(Errno::NOSYS)) => {
                 "this kernel has no bpf(2), or a filter hides it: it wants CONFIG_BPF_SYSCALL=y".to_owned()
             }
-            (Part::Maps | Part::Program, Some(Errno::INVAL | Errno::OPNOTSUPP)) => {
+            (Component::Maps | Component::Program, Some(Errno::INVAL | Errno::OPNOTSUPP)) => {
                 "this kernel wants CONFIG_BPF_STREAM_PARSER=y, CONFIG_NET_SOCK_MSG=y and to be 5.10 or later".to_owned()
             }
-            (Part::Maps | Part::Program, Some(Errno::NOMEM)) => {
+            (Component::Maps | Component::Program, Some(Errno::NOMEM)) => {
                 "memory is short, or the limit of the control group: the maps take 80 bytes for each of --max-tunnels"
                     .to_owned()
             }
@@ -98,21 +98,31 @@ mod tests {
             |missing: &[&'static str], lockdown: &str| Host { missing: missing.to_vec(), lockdown: lockdown.into() };
         let (all, open) = (&[][..], "[none] integrity confidentiality");
         let table = [
-            (host(&["CAP_BPF"], open), Part::Maps, Errno::PERM, "without CAP_BPF: run as root"),
-            (host(&["CAP_BPF", "CAP_NET_ADMIN"], ""), Part::Program, Errno::PERM, "without CAP_BPF and CAP_NET_ADMIN:"),
-            (host(&["CAP_PERFMON"], open), Part::Program, Errno::INVAL, "without CAP_PERFMON: run as root"),
-            (host(all, "none integrity [confidentiality]"), Part::Program, Errno::INVAL, "lockdown=confidentiality"),
-            (host(all, open), Part::Maps, Errno::PERM, "a seccomp filter or a security module refuses bpf(2)"),
-            (host(all, open), Part::Maps, Errno::NOSYS, "CONFIG_BPF_SYSCALL"),
-            (host(all, open), Part::Maps, Errno::INVAL, "CONFIG_BPF_STREAM_PARSER"),
-            (host(all, open), Part::Program, Errno::NOMEM, "--max-tunnels"),
-            (host(all, open), Part::Types, Errno::NOENT, "CONFIG_DEBUG_INFO_BTF"),
+            (host(&["CAP_BPF"], open), Component::Maps, Errno::PERM, "without CAP_BPF: run as root"),
+            (
+                host(&["CAP_BPF", "CAP_NET_ADMIN"], ""),
+                Component::Program,
+                Errno::PERM,
+                "without CAP_BPF and CAP_NET_ADMIN:",
+            ),
+            (host(&["CAP_PERFMON"], open), Component::Program, Errno::INVAL, "without CAP_PERFMON: run as root"),
+            (
+                host(all, "none integrity [confidentiality]"),
+                Component::Program,
+                Errno::INVAL,
+                "lockdown=confidentiality",
+            ),
+            (host(all, open), Component::Maps, Errno::PERM, "a seccomp filter or a security module refuses bpf(2)"),
+            (host(all, open), Component::Maps, Errno::NOSYS, "CONFIG_BPF_SYSCALL"),
+            (host(all, open), Component::Maps, Errno::INVAL, "CONFIG_BPF_STREAM_PARSER"),
+            (host(all, open), Component::Program, Errno::NOMEM, "--max-tunnels"),
+            (host(all, open), Component::Types, Errno::NOENT, "CONFIG_DEBUG_INFO_BTF"),
         ];
         for (host, part, errno, words) in table {
             let said = host.hint(part, &errno.into());
             assert!(said.as_ref().is_some_and(|said| said.contains(words)), "{host:?} {part:?} {errno:?}: {said:?}");
         }
-        assert_eq!(host(all, open).hint(Part::Tunnel, &Errno::IO.into()), None);
+        assert_eq!(host(all, open).hint(Component::Tunnel, &Errno::IO.into()), None);
     }
 
     #[test]
@@ -120,7 +130,7 @@ mod tests {
         assert!(outlives_warnings("0\n").is_ok() && outlives_warnings("").is_ok());
         let error = outlives_warnings("1\n").unwrap_err();
         assert!(error.to_string().starts_with("it is 1: the kernel panics"), "{error}");
-        let hint = Host::default().hint(Part::PanicOnWarn, &error);
+        let hint = Host::default().hint(Component::PanicOnWarn, &error);
         assert!(hint.unwrap().contains("sysctl -w kernel.panic_on_warn=0"));
     }
 }

@@ -1,15 +1,15 @@
 //! The engine `sockmap`: the kernel redirects from one socket of a tunnel to the other, by a BPF program and two maps.
 //!
-//! A tunnel begins as with the engine `splice`, by whose loops it is carried: what the sockets hold already is passed
+//! A tunnel begins as with the engine `splice`, by whose workers it is carried: what the sockets hold already is passed
 //! on by the pump. As soon as nothing is under way there, and unless it is held to a rate
-//! ([`Pump::redirect`](super::pump::Pump::redirect)), the pair goes into the maps ([`Pair::engage`]), and from then on the loop hears only of ends, of failures, and of a destination that does not keep up ([`Way`]).
+//! ([`Pump::redirect`](super::pump::Pump::redirect)), the pair goes into the maps ([`Pair::offload`]), and from then on the worker hears only of ends, of failures, and of a destination that does not keep up ([`OffloadedDirection`]).
 //!
 //! | file | what is in it |
 //! |---|---|
-//! | `way` | one direction: where its streams are, and its end |
-//! | `way/behind` | what userspace does while its destination does not keep up |
-//! | `way/spill` | the memory that this takes, bounded for all tunnels together |
-//! | `watch` | the thread that hears of such directions from the program |
+//! | `offloaded` | one direction: where its streams are, and its end |
+//! | `offloaded/behind` | what userspace does while its destination does not keep up |
+//! | `offloaded/spill` | the memory that this takes, bounded for all tunnels together |
+//! | `backpressure` | the thread that hears of such directions from the program |
 //! | `btf` | where the program finds what it reads of the kernel's sockets |
 //! | `hint` | what a host lacks that refuses a part of it |
 //! | `selftest` | whether this kernel redirects as the engine needs it |
@@ -24,27 +24,27 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::io::Errno;
 use rustix::net::sockopt::socket_cookie;
 
-use super::loops::Loops;
 use super::poller::Epoll;
-use super::pump::Turn;
-use super::{Engine, Options, Part, Unfit};
+use super::pump::Step;
+use super::workers::Workers;
+use super::{Component, Engine, EngineUnavailable, Options};
 use crate::sys::bpf::{Directions, Redirector};
-use crate::tunnel::{Counts, Direction, Flow};
+use crate::tunnel::{ByteCounter, Direction, Flow};
 use sluicegate_ebpf::FIELDS;
 
+mod backpressure;
 mod btf;
 mod hint;
+mod offloaded;
 pub(super) mod selftest;
-mod watch;
-mod way;
 
 #[cfg(test)]
 mod tests;
 
-pub(super) use watch::Watch;
-pub(super) use way::send_buffer;
+pub(super) use backpressure::BackpressureWatch;
+pub(super) use offloaded::send_buffer;
 
-use way::{Ends, SpillBudget, Way};
+use offloaded::{Ends, OffloadedDirection, SpillBudget};
 
 /// The program, its maps, and who has which slots of theirs.
 #[derive(Debug)]
@@ -64,13 +64,13 @@ impl Program {
     ///
     /// # Errors
     /// What of it the kernel refused, and how.
-    pub(super) fn load(tunnels: usize) -> Result<Self, (Part, io::Error)> {
+    pub(super) fn load(tunnels: usize) -> Result<Self, (Component, io::Error)> {
         let setting = std::fs::read_to_string(hint::PANIC_ON_WARN).unwrap_or_default();
-        hint::outlives_warnings(&setting).map_err(|error| (Part::PanicOnWarn, error))?;
-        let pairs = u32::try_from(tunnels).unwrap_or(MOST_TUNNELS).min(MOST_TUNNELS);
-        let offsets = btf::offsets_in_kernel(FIELDS).map_err(|error| (Part::Types, error))?;
+        hint::outlives_warnings(&setting).map_err(|error| (Component::PanicOnWarn, error))?;
+        let pairs = u32::try_from(tunnels).unwrap_or(MAX_TUNNELS).min(MAX_TUNNELS);
+        let offsets = btf::offsets_in_kernel(FIELDS).map_err(|error| (Component::Types, error))?;
         let redirector = Redirector::load(pairs * 2, offsets).map_err(|refused| {
-            let part = if refused.what == "map" { Part::Maps } else { Part::Program };
+            let part = if refused.what == "map" { Component::Maps } else { Component::Program };
             let said =
                 if refused.detail.is_empty() { refused.error } else { detailed(&refused.error, &refused.detail) };
             (part, said)
@@ -115,25 +115,25 @@ impl Program {
 ///
 /// # Errors
 /// What of it did not work, and how.
-pub(super) fn start(options: &Options) -> Result<Loops, (Part, io::Error)> {
+pub(super) fn start(options: &Options) -> Result<Workers, (Component, io::Error)> {
     let program = match &options.program {
         Some(Ok(program)) => program.clone(),
         _ => Program::load(options.tunnels).map(Arc::new)?,
     };
-    let loops = Loops::start_redirecting::<Epoll>(program.clone(), options);
-    let loops = loops.map_err(|error| (Part::Threads, error))?;
+    let loops = Workers::start_redirecting::<Epoll>(program.clone(), options);
+    let loops = loops.map_err(|error| (Component::Threads, error))?;
     let tried = selftest::run(&program, options.sockmap_backlog, |tunnel| loops.adopt(tunnel));
-    tried.map_err(|error| (Part::Tunnel, error))?;
+    tried.map_err(|error| (Component::Tunnel, error))?;
     Ok(loops)
 }
 
 /// What is wrong with a host that refused a part of the engine.
-pub(super) fn unfit((part, error): (Part, io::Error)) -> Unfit {
-    Unfit { engine: Engine::Sockmap, part, hint: hint::hint(part, &error), error }
+pub(super) fn unavailable((part, error): (Component, io::Error)) -> EngineUnavailable {
+    EngineUnavailable { engine: Engine::Sockmap, part, hint: hint::hint(part, &error), error }
 }
 
 /// More tunnels than that are not redirected at once: the maps are made in one piece.
-const MOST_TUNNELS: u32 = 1 << 16;
+const MAX_TUNNELS: u32 = 1 << 16;
 
 /// An error of the kernel's with words of its own: its number stays, for what depends on it.
 fn detailed(error: &io::Error, detail: &str) -> io::Error {
@@ -148,7 +148,7 @@ pub(super) struct Pair {
     /// The slot of the client's socket; that of the origin's is the next.
     first: u32,
     cookies: [u64; 2],
-    ways: [Way; 2],
+    directions: [OffloadedDirection; 2],
     flow: Arc<Flow>,
 }
 
@@ -158,7 +158,7 @@ impl Pair {
     /// # Errors
     /// Neither direction is redirected then: EOPNOTSUPP where one has received its peer's end or a reset, ENOSPC where
     /// every slot is taken, or another error of bpf(2).
-    pub(super) fn engage(
+    pub(super) fn offload(
         program: &Arc<Program>,
         id: u64,
         sockets: [&TcpStream; 2],
@@ -170,12 +170,14 @@ impl Pair {
         let first = free().ok_or(Errno::NOSPC)?;
         program.owners[first as usize / 2].store(id, Ordering::Relaxed);
         // Gives its slots back whatever follows.
-        let mut pair = Self { program: program.clone(), first, cookies, ways: Default::default(), flow: flow.clone() };
+        let mut pair =
+            Self { program: program.clone(), first, cookies, directions: Default::default(), flow: flow.clone() };
         let Program { redirector, .. } = &**program;
         for direction in Direction::BOTH {
             let ends = pair.ends(direction, sockets);
             let (directions, limit) = (redirector.directions(), options.sockmap_backlog);
-            pair.ways[direction.index()] = Way::prepare(&ends, directions, limit, &program.budget)?;
+            pair.directions[direction.index()] =
+                OffloadedDirection::prepare(&ends, directions, limit, &program.budget)?;
         }
         for direction in Direction::BOTH {
             let (slot, place) = (pair.slot(direction), direction.index());
@@ -184,16 +186,16 @@ impl Pair {
         let mut refused = None;
         for direction in Direction::BOTH {
             let (slot, socket) = (pair.slot(direction), sockets[direction.index()]);
-            redirector.directions().engage(slot, true);
+            redirector.directions().enable(slot, true);
             match redirector.add_source(slot, socket) {
-                Ok(()) => pair.ways[direction.index()].redirects = true,
+                Ok(()) => pair.directions[direction.index()].redirects = true,
                 Err(error) => refused = Some(error),
             }
         }
-        if let (Some(error), [false, false]) = (refused, [0, 1].map(|way| pair.ways[way].redirects)) {
+        if let (Some(error), [false, false]) = (refused, [0, 1].map(|way| pair.directions[way].redirects)) {
             return Err(error);
         }
-        flow.counted_by(Arc::new(Counter { directions: redirector.directions().clone(), first }));
+        flow.attach_counter(Arc::new(Counter { directions: redirector.directions().clone(), first }));
         for direction in Direction::BOTH.into_iter().filter(|direction| pair.redirects(*direction)) {
             // It fails only for what is no TCP socket, which would not have come so far.
             let _ = Redirector::kick(sockets[direction.index()]);
@@ -203,19 +205,19 @@ impl Pair {
 
     /// Whether the kernel has this direction; otherwise it was refused, and the pump has it.
     pub(super) const fn redirects(&self, direction: Direction) -> bool {
-        self.ways[direction.index()].redirects
+        self.directions[direction.index()].redirects
     }
 
     /// Does what there is to do for a direction that is redirected.
-    pub(super) fn turn(&mut self, direction: Direction, sockets: [&TcpStream; 2], state: State<'_>) -> Turn {
+    pub(super) fn step(&mut self, direction: Direction, sockets: [&TcpStream; 2], state: State<'_>) -> Step {
         let ends = self.ends(direction, sockets);
-        self.ways[direction.index()].turn(&ends, self.program.redirector.directions(), &self.flow, state)
+        self.directions[direction.index()].step(&ends, self.program.redirector.directions(), &self.flow, state)
     }
 
     /// All that the source of a direction was redirected, or has left, is in the send buffer of the other side.
     pub(super) fn is_drained(&self, direction: Direction, sockets: [&TcpStream; 2]) -> bool {
         let ends = self.ends(direction, sockets);
-        self.ways[direction.index()].is_drained(&ends, self.program.redirector.directions())
+        self.directions[direction.index()].is_drained(&ends, self.program.redirector.directions())
     }
 
     fn slot(&self, direction: Direction) -> u32 {
@@ -230,7 +232,7 @@ impl Pair {
 
 impl Drop for Pair {
     fn drop(&mut self) {
-        self.flow.counted();
+        self.flow.detach_counter();
         let Program { redirector, free, owners, .. } = &*self.program;
         redirector.remove(Direction::BOTH.map(|direction| self.slot(direction)), self.cookies);
         owners[self.first as usize / 2].store(0, Ordering::Relaxed);
@@ -246,7 +248,7 @@ const fn slot_in(first: u32, direction: Direction) -> u32 {
     }
 }
 
-/// What the loop knows of a direction's source, and lends it.
+/// What the worker knows of a direction's source, and lends it.
 #[derive(Debug)]
 pub(super) struct State<'a> {
     /// The peer has sent FIN or a reset.
@@ -264,7 +266,7 @@ struct Counter {
     first: u32,
 }
 
-impl Counts for Counter {
+impl ByteCounter for Counter {
     fn moved(&self, direction: Direction) -> u64 {
         self.directions.counts(slot_in(self.first, direction)).redirected
     }

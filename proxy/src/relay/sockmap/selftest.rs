@@ -98,12 +98,12 @@ fn stopped_reader(program: &Program, length: usize, adopt: &impl Fn(Tunnel) -> A
 }
 
 /// Now that all has arrived, what comes next is redirected again, each way; then both ways end.
-fn goes_on(program: &Program, ways: [(&Pattern, &TcpStream, &TcpStream); 2], length: usize) -> io::Result<()> {
+fn goes_on(program: &Program, directions: [(&Pattern, &TcpStream, &TcpStream); 2], length: usize) -> io::Result<()> {
     let before = program.redirected();
     let start = Instant::now();
     let mut place = length;
     loop {
-        for (pattern, from, to) in ways {
+        for (pattern, from, to) in directions {
             pattern.send(from, place..place + 1)?;
             pattern.expect(to, place..place + 1)?;
         }
@@ -115,8 +115,8 @@ fn goes_on(program: &Program, ways: [(&Pattern, &TcpStream, &TcpStream); 2], len
             return Err(timeout("a direction whose reader had caught up was not redirected again"));
         }
     }
-    ways.iter().try_for_each(|(_, from, _)| from.shutdown(Shutdown::Write))?;
-    ways.iter().try_for_each(|(pattern, _, to)| pattern.expect_last(to, place..place))
+    directions.iter().try_for_each(|(_, from, _)| from.shutdown(Shutdown::Write))?;
+    directions.iter().try_for_each(|(pattern, _, to)| pattern.expect_last(to, place..place))
 }
 
 /// All was `received`, and by the threads too, and the tunnel ends by a FIN each way; or else what was seen of it, and

@@ -8,9 +8,9 @@ use std::thread;
 
 use super::*;
 use crate::reason::Reason;
-use crate::relay::loops::Loops;
 use crate::relay::poller::Epoll;
 use crate::relay::tests::{DEADLINE, pair};
+use crate::relay::workers::Workers;
 use crate::sys::capabilities::{FOR_BPF, missing};
 use crate::sys::tcp;
 use crate::tunnel::Tunnel;
@@ -18,23 +18,23 @@ use crate::tunnel::Tunnel;
 /// Pairs that there is room for, and threads that open tunnels.
 const ROOM: usize = 4;
 
-fn engine() -> Option<(Arc<Program>, Loops)> {
+fn engine() -> Option<(Arc<Program>, Workers)> {
     let missing = missing(FOR_BPF);
     if !missing.is_empty() {
         eprintln!("skipped: without {}", missing.join(" and "));
         return None;
     }
-    let program = Arc::new(Program::load(ROOM).map_err(unfit).unwrap());
+    let program = Arc::new(Program::load(ROOM).map_err(unavailable).unwrap());
     let options = Options { threads: 2, ..Options::default() };
-    let loops = Loops::start_redirecting::<Epoll>(program.clone(), &options).unwrap();
+    let loops = Workers::start_redirecting::<Epoll>(program.clone(), &options).unwrap();
     Some((program, loops))
 }
 
-fn open(loops: &Loops) -> (TcpStream, TcpStream, tokio::sync::oneshot::Receiver<Reason>) {
+fn open(loops: &Workers) -> (TcpStream, TcpStream, tokio::sync::oneshot::Receiver<Reason>) {
     open_as(loops, Arc::default())
 }
 
-fn open_as(loops: &Loops, flow: Arc<Flow>) -> (TcpStream, TcpStream, tokio::sync::oneshot::Receiver<Reason>) {
+fn open_as(loops: &Workers, flow: Arc<Flow>) -> (TcpStream, TcpStream, tokio::sync::oneshot::Receiver<Reason>) {
     let ((client, near), (origin, far)) = (pair(), pair());
     for socket in [&near, &far] {
         socket.set_nonblocking(true).unwrap();
@@ -123,19 +123,19 @@ fn a_tunnel_is_redirected_as_soon_as_it_is_held_to_no_rate() {
     let Some((program, loops)) = engine() else { return };
     let flow = Arc::<Flow>::default();
     let rate = crate::rate::Rate::new(1 << 30).ok();
-    flow.pace(rate);
+    flow.set_rate(rate);
     let (client, origin, ended) = open_as(&loops, flow.clone());
     (0..100).for_each(|_| hello(&client, &origin));
     assert_eq!(program.redirector.sockets(), 0);
     // Nothing comes that would give it a turn.
-    flow.pace(None);
+    flow.set_rate(None);
     let deadline = std::time::Instant::now() + DEADLINE;
     while program.redirector.sockets() == 0 {
         assert!(std::time::Instant::now() < deadline, "it is not redirected");
     }
     let slots = redirected(&program, &client, &origin);
     // What is redirected stays so.
-    flow.pace(rate);
+    flow.set_rate(rate);
     let counts = |slot: &u32| program.redirector.directions().counts(*slot).redirected;
     let before: Vec<u64> = slots.iter().map(counts).collect();
     let deadline = std::time::Instant::now() + DEADLINE;
@@ -190,7 +190,7 @@ fn a_direction_that_is_kept_with_userspace_goes_on_and_comes_back() {
     let counts = || slots.iter().map(|slot| directions.counts(*slot)).collect::<Vec<_>>();
     let mut before = counts();
     for redirects in [false, true, false, true] {
-        slots.iter().for_each(|slot| directions.engage(*slot, redirects));
+        slots.iter().for_each(|slot| directions.enable(*slot, redirects));
         // What comes next may find something of the turn before that userspace has yet to note as passed on.
         hello(&client, &origin);
         let start = counts();
@@ -246,7 +246,7 @@ fn a_segment_never_goes_to_another_tunnel_that_has_the_slot() {
     let [(own, own_slot), (other, other_slot)] = [0, 1].map(|number| {
         let ((client, near), (origin, far)) = &pairs[number];
         [client, near, origin, far].iter().for_each(|socket| socket.set_read_timeout(Some(DEADLINE)).unwrap());
-        let engaged = Pair::engage(&program, number as u64 + 1, [near, far], &Arc::default(), &options).unwrap();
+        let engaged = Pair::offload(&program, number as u64 + 1, [near, far], &Arc::default(), &options).unwrap();
         let slot = engaged.first;
         (engaged, slot)
     });

@@ -46,7 +46,7 @@ impl Directions {
         (entries as usize * size_of::<Direction>()).next_multiple_of(rustix::param::page_size())
     }
 
-    /// Makes a direction ready: nothing is counted, and nothing redirected until [`Directions::engage`].
+    /// Makes a direction ready: nothing is counted, and nothing redirected until [`Directions::enable`].
     pub fn reset(&self, slot: u32, limit: u64, acked_before: u64) {
         for field in [Field::Owner, Field::Redirects, Field::Redirected, Field::Passed, Field::Relayed] {
             self.at(slot, field).store(0, Ordering::Relaxed);
@@ -56,7 +56,7 @@ impl Directions {
     }
 
     /// Lets the program redirect from now on, or has it leave all to userspace.
-    pub fn engage(&self, slot: u32, redirects: bool) {
+    pub fn enable(&self, slot: u32, redirects: bool) {
         let owner = self.at(slot, Field::Owner);
         // Userspace alone writes it.
         let now = owner.load(Ordering::Relaxed) & !1 | u64::from(redirects);

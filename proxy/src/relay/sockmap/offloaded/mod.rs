@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::State;
 use crate::metrics::{self, Carrier};
 use crate::relay::Fault;
-use crate::relay::pump::Turn;
+use crate::relay::pump::Step;
 use crate::sys::bpf::{Counts, Directions};
 use crate::sys::socket::{bound_receive_buffer, receive_memory, set_send_buffer};
 use crate::sys::tcp;
@@ -44,7 +44,7 @@ pub(super) struct Ends<'a> {
 
 /// One direction of a tunnel in the maps.
 #[derive(Debug)]
-pub(super) struct Way {
+pub(super) struct OffloadedDirection {
     /// The kernel has it.
     pub(super) redirects: bool,
     /// [`tcp::acknowledged_in_the_end`] of the destination before the first byte.
@@ -57,7 +57,7 @@ pub(super) struct Way {
     spill: Spill,
     /// Segments that the source had dropped at the last look.
     dropped: u32,
-    /// The direction against this one is kept with userspace, see [`Way::hold`].
+    /// The direction against this one is kept with userspace, see [`OffloadedDirection::hold`].
     holds: bool,
     /// For how long the next look was put off.
     pause: Duration,
@@ -68,7 +68,7 @@ pub(super) struct Way {
     userspace: bool,
 }
 
-impl Default for Way {
+impl Default for OffloadedDirection {
     fn default() -> Self {
         Self {
             redirects: false,
@@ -87,7 +87,7 @@ impl Default for Way {
     }
 }
 
-impl Way {
+impl OffloadedDirection {
     /// Takes down where both streams are, and gives the sockets the buffers that redirecting wants.
     pub(super) fn prepare(
         ends: &Ends<'_>,
@@ -111,21 +111,21 @@ impl Way {
         })
     }
 
-    pub(super) fn turn(&mut self, ends: &Ends<'_>, directions: &Directions, flow: &Flow, state: State<'_>) -> Turn {
+    pub(super) fn step(&mut self, ends: &Ends<'_>, directions: &Directions, flow: &Flow, state: State<'_>) -> Step {
         let counts = directions.counts(ends.slot);
         self.note(&counts, state.now);
         if directions.is_torn(ends.slot) {
             let torn = io::Error::other("a part of the stream is missing, or came again and could not be taken off");
-            return Turn::Failed(Fault::of_source(ends.direction, torn));
+            return Step::Failed(Fault::of_source(ends.direction, torn));
         }
         if counts.passed > self.relayed || self.holds {
-            return self.relay(ends, directions, flow, state).unwrap_or_else(Turn::Failed);
+            return self.relay(ends, directions, flow, state).unwrap_or_else(Step::Failed);
         }
         if state.read_closed && !state.broken {
             return self.pass_end(ends, directions);
         }
         self.pause = SOONEST;
-        Turn::Waits
+        Step::Blocked
     }
 
     /// See [`super::Pair::is_drained`]. What was left with a source that broke is lost with it.
@@ -153,10 +153,10 @@ impl Way {
     }
 
     /// Passes the end on once all that came before it is in the destination's send buffer.
-    fn pass_end(&mut self, ends: &Ends<'_>, directions: &Directions) -> Turn {
+    fn pass_end(&mut self, ends: &Ends<'_>, directions: &Directions) -> Step {
         let source = match tcp::progress(ends.source) {
             Ok(source) => source,
-            Err(error) => return Turn::Failed(Fault::of_source(ends.direction, error)),
+            Err(error) => return Step::Failed(Fault::of_source(ends.direction, error)),
         };
         let received = source.received.wrapping_sub(self.received_before);
         // In this order: the kernel tells of the end before the program has seen what came with it, and keeps the socket
@@ -164,20 +164,20 @@ impl Way {
         // for.
         let counts = directions.counts(ends.slot);
         if counts.passed > self.relayed {
-            return Turn::Again(SOONEST);
+            return Step::RetryAfter(SOONEST);
         }
         // The FIN counts as one. Without it what was received is not all that there was.
         if received != counts.redirected + counts.passed + 1 {
             // The worker that gives to this socket may have taken the error that said so.
             let reset = || Fault::of_source(ends.direction, ErrorKind::ConnectionReset.into());
-            return if source.closed { Turn::Failed(reset()) } else { Turn::Again(SOONEST) };
+            return if source.closed { Step::Failed(reset()) } else { Step::RetryAfter(SOONEST) };
         }
         if !self.has_all(ends, &counts) {
-            return Turn::Again(self.put_off(self.acknowledged));
+            return Step::RetryAfter(self.put_off(self.acknowledged));
         }
         match ends.destination.shutdown(Shutdown::Write) {
-            Ok(()) => Turn::Finished,
-            Err(error) => Turn::Failed(Fault::of_destination(ends.direction, error)),
+            Ok(()) => Step::Finished,
+            Err(error) => Step::Failed(Fault::of_destination(ends.direction, error)),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What a loop is told by other threads, and how it is woken for that.
+//! What a worker is told by other threads, and how it is woken for that.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -7,36 +7,36 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::carried::Carried;
+use super::active_tunnel::ActiveTunnel;
 use crate::reason::Reason;
-use crate::tunnel::Order;
+use crate::tunnel::Command;
 
-/// What a loop is told.
+/// What a worker is told.
 #[derive(Debug)]
 pub(super) enum Message {
     /// Carry this tunnel from now on.
-    Adopt(Box<Carried>),
+    Adopt(Box<ActiveTunnel>),
     /// End this tunnel, if it is yours.
     Stop { id: u64, why: Reason },
     /// Hold this tunnel to its rate, if it is yours.
-    Pace { id: u64 },
+    ApplyRate { id: u64 },
     /// Give this tunnel a turn, if it is yours.
-    Turn { id: u64 },
+    Run { id: u64 },
     /// The engine is gone: leave when the last tunnel has.
     Retire,
 }
 
 impl Message {
-    /// What an order to the engine is for the loops.
-    pub(super) const fn of(id: u64, order: Order) -> Self {
-        match order {
-            Order::Stop(why) => Self::Stop { id, why },
-            Order::Pace => Self::Pace { id },
+    /// What an order to the engine is for the workers.
+    pub(super) const fn of(id: u64, command: Command) -> Self {
+        match command {
+            Command::Stop(why) => Self::Stop { id, why },
+            Command::ApplyRate => Self::ApplyRate { id },
         }
     }
 }
 
-/// The messages of one loop.
+/// The messages of one worker.
 #[derive(Debug)]
 pub(super) struct Inbox {
     state: Mutex<State>,
@@ -48,9 +48,9 @@ pub(super) struct Inbox {
 #[derive(Debug, Default)]
 struct State {
     messages: Vec<Message>,
-    /// The loop waits, or is about to, and has to be woken.
+    /// The worker waits, or is about to, and has to be woken.
     asleep: bool,
-    /// The loop is gone.
+    /// The worker is gone.
     closed: bool,
 }
 
@@ -60,12 +60,12 @@ impl Inbox {
         Ok(Self { state: Mutex::default(), full: AtomicBool::new(false), wake })
     }
 
-    /// What the loop's poller watches.
+    /// What the worker's poller watches.
     pub(super) const fn wake(&self) -> &OwnedFd {
         &self.wake
     }
 
-    /// Leaves a message, and wakes the loop if it sleeps; gives it back when the loop is gone.
+    /// Leaves a message, and wakes the worker if it sleeps; gives it back when the worker is gone.
     pub(super) fn tell(&self, message: Message) -> Result<(), Message> {
         let mut state = self.lock();
         if state.closed {
@@ -98,7 +98,7 @@ impl Inbox {
         std::mem::take(&mut state.messages)
     }
 
-    /// The loop is about to wait: false when there are messages to read first. From here on, until it
+    /// The worker is about to wait: false when there are messages to read first. From here on, until it
     /// says [`Inbox::woke`], each first message wakes it.
     pub(super) fn may_sleep(&self) -> bool {
         let mut state = self.lock();
@@ -106,12 +106,12 @@ impl Inbox {
         state.asleep
     }
 
-    /// The loop waits no longer.
+    /// The worker waits no longer.
     pub(super) fn woke(&self) {
         self.lock().asleep = false;
     }
 
-    /// The loop has left: what was not read is dropped.
+    /// The worker has left: what was not read is dropped.
     pub(super) fn close(&self) {
         let mut state = self.lock();
         state.closed = true;

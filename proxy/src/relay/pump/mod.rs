@@ -11,19 +11,19 @@ use std::time::{Duration, Instant};
 
 use super::pipes::Pipes;
 use super::sockmap::Pair;
-use super::watch::{ActivityMeter, Expired, Timeouts, Watch};
-use super::{Fault, pace};
+use super::timeouts::{ActivityMeter, Expired, Timeouts, Watch};
+use super::{Fault, set_rate};
 use crate::rate::Rate;
 use crate::sys::pipe::Pipe;
 use crate::sys::tcp;
 use crate::tunnel::{ActivitySource, Direction, Flow, Tunnel};
 
+mod direction;
 mod kernel;
-mod way;
 
 pub(super) use kernel::Redirect;
 
-use way::Way;
+use direction::DirectionPump;
 
 /// One end of a tunnel, as it is known to be.
 #[derive(Debug)]
@@ -37,7 +37,7 @@ pub(super) struct Leg {
     read_closed: bool,
     /// Urgent data may be in the stream. io_uring says so with every byte, since it tells what the
     /// waker woke for (`io_uring/poll.c`, `io_poll_wake`; `net/core/sock.c`, `sock_def_readable`).
-    suspect: bool,
+    maybe_urgent: bool,
     /// Urgent data is next in the stream: splice(2) stops before it (`net/ipv4/tcp.c`,
     /// `tcp_read_sock`), so it is passed without a pipe.
     urgent: bool,
@@ -61,12 +61,12 @@ impl ActivitySource for Sockets {
 
 /// Lends the sockets to a [`Flow`] until it is dropped: they are closed when their pump is.
 #[derive(Debug)]
-struct Lent {
+struct SharedSockets {
     flow: Arc<Flow>,
     sockets: Arc<Sockets>,
 }
 
-impl Lent {
+impl SharedSockets {
     fn new(flow: &Arc<Flow>, legs: &[Leg; 2]) -> Self {
         let sockets = legs.each_ref().map(|leg| leg.socket.clone());
         let sockets = Arc::new(Sockets { sockets, meter: ActivityMeter::default() });
@@ -75,7 +75,7 @@ impl Lent {
     }
 }
 
-impl Drop for Lent {
+impl Drop for SharedSockets {
     fn drop(&mut self) {
         self.flow.detach_activity();
     }
@@ -94,20 +94,20 @@ struct Half {
     /// The end of the stream was passed on.
     finished: bool,
     /// No pipe was to be had at the last try.
-    pipeless: bool,
+    no_pipe: bool,
     /// The source was seen empty, and nothing is read from it until the kernel has been asked to redirect.
     sealed: bool,
 }
 
 /// What a turn came to.
 #[derive(Debug)]
-pub(super) enum Turn {
+pub(super) enum Step {
     /// Nothing can be done until the kernel reports readiness.
-    Waits,
+    Blocked,
     /// The turn is over and there is, or may be, more to do; no event will tell.
-    More,
+    Yielded,
     /// There is something to do after so long, of which no event will tell.
-    Again(Duration),
+    RetryAfter(Duration),
     /// The end of this direction was passed on.
     Finished,
     /// A socket failed.
@@ -120,7 +120,7 @@ pub(super) struct Readiness {
     pub(super) readable: bool,
     pub(super) writable: bool,
     pub(super) read_closed: bool,
-    /// Perhaps: see [`Leg::suspect`].
+    /// Perhaps: see [`Leg::maybe_urgent`].
     pub(super) urgent: bool,
 }
 
@@ -137,10 +137,10 @@ pub(super) struct Pump {
     /// It was not asked, for the rate that the tunnel was held to.
     kept: bool,
     pub(super) flow: Arc<Flow>,
-    lent: Lent,
+    shared: SharedSockets,
     watch: Watch,
     /// The rate that both sockets are held to.
-    paced: Option<Rate>,
+    rate_limit: Option<Rate>,
     /// The direction whose end was read first.
     pub(super) first_end: Option<Direction>,
 }
@@ -149,7 +149,7 @@ impl Pump {
     pub(super) fn new(tunnel: Tunnel) -> Self {
         let legs = [Leg::new(tunnel.client), Leg::new(tunnel.origin)];
         Self {
-            lent: Lent::new(&tunnel.flow, &legs),
+            shared: SharedSockets::new(&tunnel.flow, &legs),
             watch: Watch::new(Instant::now()),
             legs,
             halves: tunnel.prefix.map(Half::new),
@@ -157,14 +157,14 @@ impl Pump {
             asked: false,
             kept: false,
             flow: tunnel.flow,
-            paced: None,
+            rate_limit: None,
             first_end: None,
         }
     }
 
     /// Gives the tunnel back; only before the first turn.
     pub(super) fn into_tunnel(self) -> Tunnel {
-        drop(self.lent);
+        drop(self.shared);
         let own = |leg: Leg| Arc::into_inner(leg.socket).expect("the only one that is left");
         let [client, origin] = self.legs.map(own);
         let prefix = self.halves.map(|mut half| std::mem::take(&mut half.prefix));
@@ -187,7 +187,7 @@ impl Pump {
         leg.readable |= said.readable;
         leg.writable |= said.writable;
         leg.read_closed |= said.read_closed;
-        leg.suspect |= said.urgent;
+        leg.maybe_urgent |= said.urgent;
     }
 
     /// The end of this direction was read, and all that came before it was passed on.
@@ -216,17 +216,17 @@ impl Pump {
     }
 
     /// Holds both sockets to the rate of the tunnel, if that is another one now.
-    pub(super) fn pace(&mut self) {
+    pub(super) fn apply_rate(&mut self) {
         let rate = self.flow.rate();
-        if rate != self.paced {
-            self.paced = rate;
-            self.legs.iter().for_each(|leg| pace(&leg.socket, rate));
+        if rate != self.rate_limit {
+            self.rate_limit = rate;
+            self.legs.iter().for_each(|leg| set_rate(&leg.socket, rate));
         }
     }
 
     /// Samples both connections ([`Watch::sample`]).
     pub(super) fn sample(&mut self, timeouts: Timeouts) -> Option<Expired> {
-        let Sockets { sockets, meter } = &*self.lent.sockets;
+        let Sockets { sockets, meter } = &*self.shared.sockets;
         self.watch.sample(sockets.each_ref(), meter, &self.flow, timeouts)
     }
 
@@ -239,36 +239,43 @@ impl Pump {
     }
 
     /// Moves bytes in `direction` until nothing more can be done or the turn is over.
-    pub(super) fn turn(&mut self, direction: Direction, pipes: &mut Pipes, scratch: &mut [u8], now: Instant) -> Turn {
+    pub(super) fn step(&mut self, direction: Direction, pipes: &mut Pipes, scratch: &mut [u8], now: Instant) -> Step {
         if self.halves[direction.index()].finished {
-            return Turn::Finished;
+            return Step::Finished;
         }
         if self.redirects(direction) {
-            return self.turn_of_kernel(direction, scratch, now);
+            return self.step_offloaded(direction, scratch, now);
         }
-        let mut way = self.way(direction, now);
-        let result = way.run(pipes, scratch);
-        way.settle(pipes);
-        let ended = way.half.ended;
+        let mut pump = self.direction(direction, now);
+        let result = pump.run(pipes, scratch);
+        pump.return_pipe(pipes);
+        let ended = pump.half.ended;
         if ended && self.first_end.is_none() {
             self.first_end = Some(direction);
         }
         result
     }
 
-    fn way(&mut self, direction: Direction, now: Instant) -> Way<'_> {
+    fn direction(&mut self, direction: Direction, now: Instant) -> DirectionPump<'_> {
         let [client, origin] = &mut self.legs;
         let (source, destination) = match direction {
             Direction::ToOrigin => (client, origin),
             Direction::ToClient => (origin, client),
         };
-        Way { direction, source, destination, half: &mut self.halves[direction.index()], flow: &self.flow, now }
+        DirectionPump {
+            direction,
+            source,
+            destination,
+            half: &mut self.halves[direction.index()],
+            flow: &self.flow,
+            now,
+        }
     }
 }
 
 impl Half {
     fn new(prefix: Vec<u8>) -> Self {
-        Self { prefix, pipe: None, held: 0, ended: false, finished: false, pipeless: false, sealed: false }
+        Self { prefix, pipe: None, held: 0, ended: false, finished: false, no_pipe: false, sealed: false }
     }
 }
 
@@ -287,7 +294,7 @@ impl Leg {
             readable: false,
             writable: false,
             read_closed: false,
-            suspect: false,
+            maybe_urgent: false,
             urgent: false,
             broken: false,
         }

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 /// Turns at a time of their own.
 #[derive(Debug, Default)]
-pub(super) struct Later(BinaryHeap<Reverse<(Instant, u64)>>);
+pub(super) struct TimerQueue(BinaryHeap<Reverse<(Instant, u64)>>);
 
-impl Later {
+impl TimerQueue {
     pub(super) fn add(&mut self, at: Instant, id: u64) {
         self.0.push(Reverse((at, id)));
     }
@@ -37,13 +37,13 @@ mod tests {
     fn turns_come_in_the_order_of_their_times_and_not_before() {
         let now = Instant::now();
         let after = |millis| now + Duration::from_millis(millis);
-        let mut later = Later::default();
-        assert_eq!((later.wait(now), later.due(now)), (None, None));
+        let mut timers = TimerQueue::default();
+        assert_eq!((timers.wait(now), timers.due(now)), (None, None));
         for (at, id) in [(3, 30), (1, 10), (2, 20)] {
-            later.add(after(at), id);
+            timers.add(after(at), id);
         }
-        assert_eq!((later.wait(now), later.due(now)), (Some(Duration::from_millis(1)), None));
-        assert_eq!([later.due(after(2)), later.due(after(2)), later.due(after(2))], [Some(10), Some(20), None]);
-        assert_eq!(later.wait(after(4)), Some(Duration::ZERO));
+        assert_eq!((timers.wait(now), timers.due(now)), (Some(Duration::from_millis(1)), None));
+        assert_eq!([timers.due(after(2)), timers.due(after(2)), timers.due(after(2))], [Some(10), Some(20), None]);
+        assert_eq!(timers.wait(after(4)), Some(Duration::ZERO));
     }
 }

@@ -16,10 +16,10 @@ use rustix::io::Errno;
 use rustix::net::sockopt::{set_tcp_quickack, socket_send_buffer_size};
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
-use super::{Ends, Way};
-use crate::relay::pump::Turn;
+use super::{Ends, OffloadedDirection};
+use crate::relay::pump::Step;
 use crate::relay::sockmap::State;
-use crate::relay::{Fault, TURN, take_away};
+use crate::relay::{Fault, QUANTUM, discard};
 use crate::sys::bpf::{Counts, Directions};
 use crate::sys::socket::{ReceiveMemory, receive_memory};
 use crate::sys::tcp;
@@ -38,7 +38,7 @@ const OPENS: u32 = 128 << 10;
 /// How long the kernel's worker is given that has yet to make bytes readable, a clock tick of the slowest kind.
 const WORKER: Duration = Duration::from_millis(4);
 
-impl Way {
+impl OffloadedDirection {
     /// Gives the destination what was left with the source.
     pub(super) fn relay(
         &mut self,
@@ -46,10 +46,10 @@ impl Way {
         directions: &Directions,
         flow: &Flow,
         state: State<'_>,
-    ) -> Result<Turn, Fault> {
+    ) -> Result<Step, Fault> {
         let State { broken, scratch, now, .. } = state;
         let mut moved = 0;
-        while moved < TURN {
+        while moved < QUANTUM {
             let counts = directions.counts(ends.slot);
             if counts.passed == self.relayed {
                 self.hold(ends, directions, false);
@@ -57,16 +57,16 @@ impl Way {
             }
             if let Some(pause) = self.behind(ends, &counts)? {
                 self.wait(ends, directions, scratch)?;
-                return Ok(Turn::Again(pause));
+                return Ok(Step::RetryAfter(pause));
             }
             let sent = match self.give(ends, &counts, scratch)? {
                 Given::Bytes(sent) => sent,
                 Given::Full => {
                     self.wait(ends, directions, scratch)?;
-                    return Ok(Turn::Again(self.put_off(self.acknowledged)));
+                    return Ok(Step::RetryAfter(self.put_off(self.acknowledged)));
                 }
                 // A connection that broke took along what was left.
-                Given::Nothing => return Ok(if broken { Turn::Waits } else { Turn::Again(WORKER) }),
+                Given::Nothing => return Ok(if broken { Step::Blocked } else { Step::RetryAfter(WORKER) }),
             };
             flow.add(ends.direction, sent.len() as u64, now);
             self.relayed += sent.len() as u64;
@@ -75,7 +75,7 @@ impl Way {
             match sent {
                 Sent::Spilled(bytes) => self.spill.give_up(bytes),
                 Sent::Seen(bytes) => {
-                    take_away(ends.source, &mut scratch[..bytes]).map_err(|error| of_source(ends, error))?;
+                    discard(ends.source, &mut scratch[..bytes]).map_err(|error| of_source(ends, error))?;
                 }
             }
             moved += sent.len();
@@ -84,7 +84,7 @@ impl Way {
         // The sender waits for a window that the next acknowledgement tells of, which may be put off otherwise. For speed
         // alone.
         let _ = set_tcp_quickack(ends.source, true);
-        Ok(Turn::More)
+        Ok(Step::Yielded)
     }
 
     /// How long the destination is left alone, if it has to be.
@@ -136,12 +136,12 @@ impl Way {
     fn hold(&mut self, ends: &Ends<'_>, directions: &Directions, holds: bool) {
         if std::mem::replace(&mut self.holds, holds) != holds {
             // The slots of a tunnel differ in the lowest bit.
-            directions.engage(ends.slot ^ 1, !holds);
+            directions.enable(ends.slot ^ 1, !holds);
         }
     }
 
     /// Sees to it that the source's receive buffer has room for all that its window had let through before it closed. As
-    /// a rule that is a few segments; where the kernel's worker was late it is more ([`Way::hold`]). So much that the
+    /// a rule that is a few segments; where the kernel's worker was late it is more ([`OffloadedDirection::hold`]). So much that the
     /// window does not open (`net/ipv4/tcp_output.c`, `__tcp_select_window`: until a sixteenth is free).
     ///
     /// Unless something was dropped, and this returns true. Then the window may have been taken back, with bytes on their
@@ -168,7 +168,7 @@ impl Way {
                 break;
             }
             self.spill.keep(&scratch[..seen]);
-            take_away(source, &mut scratch[..seen])?;
+            discard(source, &mut scratch[..seen])?;
             taken = receive_memory(source)?.taken;
         }
         Ok(has_dropped)
@@ -253,14 +253,14 @@ mod tests {
         set_socket_recv_buffer_size(&source, 128 << 10).unwrap();
         let mut scratch = vec![0; PIECE];
         // There is an end to it.
-        let mut way = Way::default();
+        let mut way = OffloadedDirection::default();
         while way.spill.reserve(PIECE, 0) {
             way.spill.keep(&[0; PIECE]);
         }
         let spilled = way.spill.len();
         way.make_room(&source, &mut scratch).unwrap();
         assert!(way.spill.len() < spilled + PIECE);
-        let mut way = Way::default();
+        let mut way = OffloadedDirection::default();
         assert!(!way.make_room(&source, &mut scratch).unwrap());
         let ReceiveMemory { taken, buffer, .. } = receive_memory(&source).unwrap();
         assert!(taken <= buffer, "{taken} of {buffer}");

@@ -1,34 +1,34 @@
 //! Looking for work for a moment before sleeping: a message that comes back within that moment does not
-//! wait for a thread to be woken. It is for interactive loops, and only while it pays.
+//! wait for a thread to be woken. It is for interactive workers, and only while it pays.
 
 use std::time::{Duration, Instant};
 
 use rustix::thread::sched_yield;
 
-use super::respite::Respite;
+use super::backoff::ExponentialBackoff;
 
 /// Spins of which is judged whether they pay.
-const JURY: u32 = 16;
+const SAMPLE_SIZE: u32 = 16;
 
 /// Waits without a spin after spins that did not pay: at first, and at most.
-const REST: (u32, u32) = (64, 4096);
+const BACKOFF: (u32, u32) = (64, 4096);
 
 /// Whoever has to wait for longer when he offers the core to others has given it to somebody.
 const CROWDED: Duration = Duration::from_micros(10);
 
 /// Whether and how to spin.
 #[derive(Debug)]
-pub(super) struct Spin {
+pub(super) struct BusyPoll {
     budget: Duration,
     spins: u32,
     won: u32,
-    respite: Respite,
+    backoff: ExponentialBackoff,
 }
 
-impl Spin {
+impl BusyPoll {
     /// A budget of zero is no spinning.
     pub(super) const fn new(budget: Duration) -> Self {
-        Self { budget, spins: 0, won: 0, respite: Respite::new(REST.0, REST.1) }
+        Self { budget, spins: 0, won: 0, backoff: ExponentialBackoff::new(BACKOFF.0, BACKOFF.1) }
     }
 
     /// Asks for work again and again, for as long as it is worth it; true when there was some.
@@ -36,7 +36,7 @@ impl Spin {
     /// Between two looks the core is offered to other threads, which may be the very ones that the work
     /// comes from: where one takes it, sleeping is better.
     pub(super) fn until(&mut self, mut found: impl FnMut() -> bool) -> bool {
-        if self.budget.is_zero() || self.respite.takes() {
+        if self.budget.is_zero() || self.backoff.skips() {
             return false;
         }
         let mut now = Instant::now();
@@ -63,19 +63,19 @@ impl Spin {
     fn ended(&mut self, with_work: bool) {
         self.spins += 1;
         self.won += u32::from(with_work);
-        if self.spins < JURY {
+        if self.spins < SAMPLE_SIZE {
             return;
         }
         if self.won * 2 < self.spins {
             return self.give_up();
         }
-        self.respite.forget();
+        self.backoff.reset();
         (self.spins, self.won) = (0, 0);
     }
 
     /// Does without for a while.
     fn give_up(&mut self) {
-        self.respite.begin();
+        self.backoff.back_off();
         (self.spins, self.won) = (0, 0);
     }
 }
@@ -85,11 +85,11 @@ mod tests {
     use super::*;
 
     /// The share of so many waits that is spun before, where each spin ends like this.
-    fn share(spin: &mut Spin, waits: u32, with_work: bool) -> f64 {
+    fn share(busy_poll: &mut BusyPoll, waits: u32, with_work: bool) -> f64 {
         let mut spun = 0;
         for _ in 0..waits {
-            if !spin.respite.takes() {
-                spin.ended(with_work);
+            if !busy_poll.backoff.skips() {
+                busy_poll.ended(with_work);
                 spun += 1;
             }
         }
@@ -98,18 +98,18 @@ mod tests {
 
     #[test]
     fn it_goes_on_while_it_pays_rests_when_it_does_not_and_comes_back() {
-        let mut spin = Spin::new(Duration::from_micros(50));
-        assert_eq!(share(&mut spin, 10_000, true), 1.0);
-        assert!(share(&mut spin, 100_000, false) < 0.01);
-        assert!(share(&mut spin, 10_000, true) > 0.5);
+        let mut busy_poll = BusyPoll::new(Duration::from_micros(50));
+        assert_eq!(share(&mut busy_poll, 10_000, true), 1.0);
+        assert!(share(&mut busy_poll, 100_000, false) < 0.01);
+        assert!(share(&mut busy_poll, 10_000, true) > 0.5);
     }
 
     #[test]
     fn a_crowded_core_is_left_to_others() {
-        let mut spin = Spin::new(Duration::from_secs(20));
+        let mut busy_poll = BusyPoll::new(Duration::from_secs(20));
         let start = Instant::now();
         // A look that takes so long is as a thread that has the core meanwhile.
-        assert!(!spin.until(|| {
+        assert!(!busy_poll.until(|| {
             let look = Instant::now();
             while look.elapsed() < CROWDED * 2 {
                 std::hint::spin_loop();
@@ -117,12 +117,12 @@ mod tests {
             false
         }));
         assert!(start.elapsed() < Duration::from_secs(10));
-        assert!(spin.respite.takes());
+        assert!(busy_poll.backoff.skips());
     }
 
     #[test]
     fn work_that_is_there_is_found_and_without_a_budget_nobody_looks() {
-        assert!(Spin::new(Duration::from_secs(20)).until(|| true));
-        assert!(!Spin::new(Duration::ZERO).until(|| unreachable!("nobody looks")));
+        assert!(BusyPoll::new(Duration::from_secs(20)).until(|| true));
+        assert!(!BusyPoll::new(Duration::ZERO).until(|| unreachable!("nobody looks")));
     }
 }

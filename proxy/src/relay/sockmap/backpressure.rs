@@ -1,4 +1,4 @@
-//! The thread that hears of directions that have become full, and has their loops look at them.
+//! The thread that hears of directions that have become full, and has their workers look at them.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -12,12 +12,12 @@ use super::Program;
 
 /// The thread; dropped, it has left.
 #[derive(Debug)]
-pub(in crate::relay) struct Watch {
+pub(in crate::relay) struct BackpressureWatch {
     leave: OwnedFd,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Watch {
+impl BackpressureWatch {
     /// Starts it. `tell` is called with the number of each tunnel of which a direction has become full.
     ///
     /// # Errors
@@ -32,7 +32,7 @@ impl Watch {
                 match poll(&mut watched, None) {
                     Ok(_) if watched[1].revents().is_empty() => {}
                     Err(Errno::INTR) => continue,
-                    // Told to leave; or it cannot wait, and the loops' own rounds have to do.
+                    // Told to leave; or it cannot wait, and the workers' own rounds have to do.
                     Ok(_) | Err(_) => return,
                 }
                 program.take_full(&mut tunnels);
@@ -43,7 +43,7 @@ impl Watch {
     }
 }
 
-impl Drop for Watch {
+impl Drop for BackpressureWatch {
     fn drop(&mut self) {
         let _ = rustix::io::write(&self.leave, &1_u64.to_ne_bytes());
         if let Some(thread) = self.thread.take() {

@@ -2,7 +2,7 @@
 //! tunnel is idle or a peer gone.
 //!
 //! Both time-outs judge what the peers did, by the counters of TCP, which are read before they are judged: bytes move also
-//! while the loop has nothing to do, out of a socket's buffer, at a paced rate, or by the BPF program.
+//! while the worker has nothing to do, out of a socket's buffer, at a paced rate, or by the BPF program.
 
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};

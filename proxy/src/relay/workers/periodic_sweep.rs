@@ -1,4 +1,4 @@
-//! The order in which a loop looks at its tunnels: all of them within an interval, a few at a time, so
+//! The order in which a worker looks at its tunnels: all of them within an interval, a few at a time, so
 //! that ten thousand idle ones never hold up the one that is busy.
 
 use std::collections::VecDeque;
@@ -12,13 +12,13 @@ pub(super) type Visit = (u64, u8);
 
 /// Whom to look at, and when.
 #[derive(Debug)]
-pub(super) struct Rounds {
+pub(super) struct PeriodicSweep {
     order: VecDeque<Visit>,
     interval: Duration,
     next: Instant,
 }
 
-impl Rounds {
+impl PeriodicSweep {
     pub(super) fn new(interval: Duration) -> Self {
         Self { order: VecDeque::new(), interval, next: Instant::now() }
     }
@@ -52,18 +52,18 @@ mod tests {
     #[test]
     fn everybody_is_looked_at_once_an_interval_and_few_at_a_time() {
         let interval = Duration::from_secs(10);
-        let mut rounds = Rounds::new(interval);
+        let mut sweep = PeriodicSweep::new(interval);
         let mut now = Instant::now();
-        assert_eq!(rounds.wait(now), None);
+        assert_eq!(sweep.wait(now), None);
         let all = 10 * SLICE as u64;
-        (0..all).for_each(|id| rounds.add((id, 0)));
+        (0..all).for_each(|id| sweep.add((id, 0)));
         let (start, mut seen) = (now, Vec::new());
         while now < start + interval {
-            let due = rounds.due(now);
+            let due = sweep.due(now);
             assert!(due.len() <= SLICE);
-            due.iter().for_each(|visit| rounds.add(*visit));
+            due.iter().for_each(|visit| sweep.add(*visit));
             seen.extend(due.into_iter().map(|(id, _)| id));
-            now += rounds.wait(now).unwrap();
+            now += sweep.wait(now).unwrap();
         }
         assert_eq!(seen, (0..all).collect::<Vec<_>>());
     }

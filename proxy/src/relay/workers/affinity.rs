@@ -1,10 +1,10 @@
-//! On which core a bulk loop runs: where its bytes come in, if that is one core for most of them.
+//! On which core a bulk worker runs: where its bytes come in, if that is one core for most of them.
 //!
-//! What a loop passes on was last touched by the core that the kernel received it on; on another one every page and
+//! What a worker passes on was last touched by the core that the kernel received it on; on another one every page and
 //! every segment is fetched from there first. For sixty-four tunnels on two cores that is 15 GiB/s instead of 21.
-//! The scheduler does not see it, and a busy loop sleeps so seldom that it stays where it once came to be. So such a
+//! The scheduler does not see it, and a busy worker sleeps so seldom that it stays where it once came to be. So such a
 //! one asks its sockets now and then (`SO_INCOMING_CPU`, socket(7)) and goes where they say. It is a move and no
-//! binding: whoever balances the load may move it on. A loop that sleeps leaves room on its core, and the
+//! binding: whoever balances the load may move it on. A worker that sleeps leaves room on its core, and the
 //! scheduler chooses a place for it at each wake-up: it stays out of that. And it stays where it is when somebody
 //! has chosen cores for it, by taskset or a cpuset.
 
@@ -14,30 +14,30 @@ use std::net::TcpStream;
 use rustix::net::sockopt::socket_incoming_cpu;
 use rustix::thread::CpuSet;
 
-use super::pace::Class;
-use super::respite::Respite;
-use crate::sys::thread::{here, keep_to, permitted};
+use super::backoff::ExponentialBackoff;
+use super::traffic_class::Class;
+use crate::sys::thread::{current_cpu, permitted, pin_to_cpus};
 
 /// Events of which one is asked about.
 const ONE_IN: u32 = 16;
 
 /// Answers that make a verdict.
-const JURY: u32 = 64;
+const SAMPLE_SIZE: u32 = 64;
 
 /// Who sleeps more often in the time of a verdict, that is once in sixteen events, is not busy.
-const SLEEPS: u32 = JURY;
+const SLEEPS: u32 = SAMPLE_SIZE;
 
-/// Verdicts that are ignored after a move, at first and at most: a loop that is moved back again and again gives it
-/// up. Forgotten after [`CALM`] verdicts without one.
-const REST: (u32, u32) = (1, 1 << 10);
+/// Verdicts that are ignored after a move, at first and at most: a worker that is moved back again and again gives it
+/// up. Forgotten after [`CALM_DECISIONS`] verdicts without one.
+const BACKOFF: (u32, u32) = (1, 1 << 10);
 
-/// See [`REST`].
-const CALM: u32 = 64;
+/// See [`BACKOFF`].
+const CALM_DECISIONS: u32 = 64;
 
-/// What a loop knows of where it should be.
+/// What a worker knows of where it should be.
 #[derive(Debug)]
-pub(super) struct Seat {
-    /// It is a bulk loop, and the kernel lets it.
+pub(super) struct CpuAffinity {
+    /// It is a bulk worker, and the kernel lets it.
     may_move: bool,
     events: u32,
     answers: u32,
@@ -45,21 +45,21 @@ pub(super) struct Seat {
     /// name, if there is one (Boyer and Moore's majority vote).
     ahead: (usize, u32),
     sleeps: u32,
-    respite: Respite,
+    backoff: ExponentialBackoff,
     calm: u32,
 }
 
-impl Seat {
+impl CpuAffinity {
     /// For the calling thread. It learns at once what a seccomp filter thinks of moving: one that kills had
     /// better do that before there are tunnels.
     pub(super) fn new(class: Class) -> Self {
-        let may_move = class == Class::Bulk && move_to(here()).is_ok();
+        let may_move = class == Class::Bulk && move_to(current_cpu()).is_ok();
         Self { may_move, ..Self::still() }
     }
 
     const fn still() -> Self {
-        let respite = Respite::new(REST.0, REST.1);
-        Self { may_move: false, events: 0, answers: 0, ahead: (0, 0), sleeps: 0, respite, calm: 0 }
+        let backoff = ExponentialBackoff::new(BACKOFF.0, BACKOFF.1);
+        Self { may_move: false, events: 0, answers: 0, ahead: (0, 0), sleeps: 0, backoff, calm: 0 }
     }
 
     /// Takes note of an event of a socket, and moves the calling thread when it is time.
@@ -70,13 +70,13 @@ impl Seat {
         }
         // The kernel's "none yet" is a number that no core has.
         let Ok(core) = socket_incoming_cpu(socket) else { return };
-        if let Some(core) = self.count(core as usize, here()) {
-            // It is for speed alone: where it is refused the loop stays.
+        if let Some(core) = self.count(core as usize, current_cpu()) {
+            // It is for speed alone: where it is refused the worker stays.
             let _ = move_to(core);
         }
     }
 
-    /// Takes note that the loop slept.
+    /// Takes note that the worker slept.
     pub(super) const fn slept(&mut self) {
         self.sleeps = self.sleeps.saturating_add(1);
     }
@@ -90,30 +90,30 @@ impl Seat {
             lead => (first, lead - 1),
         };
         self.answers += 1;
-        if self.answers < JURY {
+        if self.answers < SAMPLE_SIZE {
             return None;
         }
         let (core, lead) = std::mem::take(&mut self.ahead);
         let busy = std::mem::take(&mut self.sleeps) <= SLEEPS;
         self.answers = 0;
         // A lead of a quarter of the answers: five of eight.
-        self.verdict((busy && lead >= JURY / 4 && core != here).then_some(core))
+        self.decide((busy && lead >= SAMPLE_SIZE / 4 && core != here).then_some(core))
     }
 
-    fn verdict(&mut self, elsewhere: Option<usize>) -> Option<usize> {
-        if self.respite.takes() {
+    fn decide(&mut self, elsewhere: Option<usize>) -> Option<usize> {
+        if self.backoff.skips() {
             return None;
         }
         if elsewhere.is_none() {
             self.calm += 1;
-            if self.calm >= CALM {
+            if self.calm >= CALM_DECISIONS {
                 self.calm = 0;
-                self.respite.forget();
+                self.backoff.reset();
             }
             return None;
         }
         self.calm = 0;
-        self.respite.begin();
+        self.backoff.back_off();
         elsewhere
     }
 }
@@ -127,8 +127,8 @@ fn move_to(core: usize) -> io::Result<()> {
     if !permitted.contains(&core) || permitted.len() < online()? {
         return Ok(());
     }
-    keep_to([core])?;
-    keep_to(0..CpuSet::MAX_CPU)
+    pin_to_cpus([core])?;
+    pin_to_cpus(0..CpuSet::MAX_CPU)
 }
 
 /// Cores that are online (`Documentation/admin-guide/cputopology.rst`: "0-3,7").
@@ -149,38 +149,39 @@ fn in_list(list: &str) -> Option<usize> {
 mod tests {
     use super::*;
 
-    /// How often a loop on core 0 is told to go elsewhere, where so many of eight answers name core 1.
+    /// How often a worker on core 0 is told to go elsewhere, where so many of eight answers name core 1.
     fn moves(of_eight: u32, answers: u32) -> Vec<usize> {
-        let mut seat = Seat::still();
-        (0..answers).filter_map(|answer| seat.count(usize::from(answer % 8 < of_eight), 0)).collect()
+        let mut affinity = CpuAffinity::still();
+        (0..answers).filter_map(|answer| affinity.count(usize::from(answer % 8 < of_eight), 0)).collect()
     }
 
     #[test]
     fn a_loop_goes_where_most_of_its_bytes_come_in_and_nowhere_else() {
-        assert_eq!(moves(8, JURY), [1]);
-        assert_eq!(moves(6, JURY), [1]);
-        assert!(moves(4, 100 * JURY).is_empty());
-        assert!(moves(0, 100 * JURY).is_empty());
+        assert_eq!(moves(8, SAMPLE_SIZE), [1]);
+        assert_eq!(moves(6, SAMPLE_SIZE), [1]);
+        assert!(moves(4, 100 * SAMPLE_SIZE).is_empty());
+        assert!(moves(0, 100 * SAMPLE_SIZE).is_empty());
     }
 
     #[test]
     fn one_that_sleeps_is_left_to_the_scheduler() {
-        let mut seat = Seat::still();
-        let goes = (0..100 * JURY).any(|_| {
-            seat.slept();
-            seat.slept();
-            seat.count(1, 0).is_some()
+        let mut affinity = CpuAffinity::still();
+        let goes = (0..100 * SAMPLE_SIZE).any(|_| {
+            affinity.slept();
+            affinity.slept();
+            affinity.count(1, 0).is_some()
         });
         assert!(!goes);
     }
 
     #[test]
     fn one_that_is_moved_back_each_time_gives_it_up_and_tries_anew_after_a_while() {
-        assert!(moves(8, 1000 * JURY).len() <= 10);
-        let mut seat = Seat::still();
-        let mut verdicts = |core: usize, number: u32| (0..number * JURY).filter_map(|_| seat.count(core, 0)).count();
+        assert!(moves(8, 1000 * SAMPLE_SIZE).len() <= 10);
+        let mut affinity = CpuAffinity::still();
+        let mut verdicts =
+            |core: usize, number: u32| (0..number * SAMPLE_SIZE).filter_map(|_| affinity.count(core, 0)).count();
         assert_eq!(verdicts(1, 4), 2);
-        assert_eq!(verdicts(0, CALM + 4), 0);
+        assert_eq!(verdicts(0, CALM_DECISIONS + 4), 0);
         assert_eq!(verdicts(1, 1), 1);
     }
 
@@ -194,7 +195,7 @@ mod tests {
         move_to(CpuSet::MAX_CPU).unwrap();
         assert_eq!(permitted().unwrap(), before);
         let bound = [before[0]];
-        keep_to(bound).unwrap();
+        pin_to_cpus(bound).unwrap();
         before.iter().for_each(|core| move_to(*core).unwrap());
         assert_eq!(permitted().unwrap(), bound);
     }

@@ -1,32 +1,32 @@
-//! How a loop waits, for how long, and what it does when it cannot.
+//! How a worker waits, for how long, and what it does when it cannot.
 
 use std::io;
 use std::time::{Duration, Instant};
 
 use tracing::warn;
 
-use super::event_loop::Loop;
-use super::pace::Class;
+use super::traffic_class::Class;
+use super::worker::Worker;
 use crate::relay::LAST_BYTES_POLL;
 use crate::relay::poller::{Event, Poller};
 
 /// Failures to wait that follow each other within this are one.
 const LASTING: Duration = Duration::from_secs(1);
 
-/// How long a loop rests that failed to wait, and failed before.
+/// How long a worker rests that failed to wait, and failed before.
 const RETRY: Duration = Duration::from_millis(10);
 
-impl<P: Poller> Loop<P> {
+impl<P: Poller> Worker<P> {
     /// Waits for events, for a message, or for the time of whatever is next.
     pub(super) fn wait(&mut self, events: &mut Vec<Event>) {
         let limit = self.limit();
         let waited = if limit == Some(Duration::ZERO) || self.handle().inbox.is_full() {
-            self.poller.glance(events)
+            self.poller.poll_now(events)
         } else {
-            match self.spin(events) {
+            match self.busy_poll(events) {
                 Ok(false) if self.handle().inbox.may_sleep() => {
                     let waited = self.poller.wait(limit, events);
-                    self.seat.slept();
+                    self.affinity.slept();
                     self.handle().inbox.woke();
                     waited
                 }
@@ -34,39 +34,39 @@ impl<P: Poller> Loop<P> {
             }
         };
         if let Err(error) = waited {
-            self.watch_anew(&error);
+            self.reregister_all(&error);
         }
     }
 
     /// Watches every socket anew, which has all reported that it is ready for. Where memory is short io_uring
     /// drops reports, and says so once (`EBADR`, io_uring_enter(2)): which, nobody knows. What lasts is told once
-    /// a moment, and meanwhile the loop goes on by looking.
-    fn watch_anew(&mut self, error: &io::Error) {
+    /// a moment, and meanwhile the worker goes on by looking.
+    fn reregister_all(&mut self, error: &io::Error) {
         let lasts = self.failed.is_some_and(|last| last.elapsed() < LASTING);
         if lasts {
             std::thread::park_timeout(RETRY);
         } else {
-            warn!(%error, engine = self.crews.engine.label(), "a loop could not wait; every socket is watched anew");
+            warn!(%error, engine = self.pool.engine.label(), "a worker could not wait; every socket is watched anew");
             self.failed = Some(Instant::now());
         }
         // Where even that fails, the next wait does too.
         let _ = self.poller.watch_wake_anew();
         for (_, mut carried) in std::mem::take(&mut self.carried) {
-            self.end_stay(&mut carried);
-            self.take_over(carried);
+            self.deregister(&mut carried);
+            self.register(carried);
         }
     }
 
     /// Looks for events or a message for a moment, where that pays; true when there was one.
-    fn spin(&mut self, events: &mut Vec<Event>) -> io::Result<bool> {
+    fn busy_poll(&mut self, events: &mut Vec<Event>) -> io::Result<bool> {
         if self.carried.is_empty() {
             return Ok(false);
         }
-        let Self { poller, spin, crews, class, number, .. } = self;
-        let inbox = &crews.of(*class)[*number].inbox;
+        let Self { poller, busy_poll, pool, class, number, .. } = self;
+        let inbox = &pool.of(*class)[*number].inbox;
         let mut result = Ok(());
-        let found = spin.until(|| {
-            result = poller.glance(events);
+        let found = busy_poll.until(|| {
+            result = poller.poll_now(events);
             result.is_err() || inbox.is_full() || !events.is_empty()
         });
         result.map(|()| found)
@@ -82,8 +82,8 @@ impl<P: Poller> Loop<P> {
         }
         let now = Instant::now();
         let bulk = self.class == Class::Bulk && !self.carried.is_empty();
-        let pacing = bulk.then(|| self.next_pacing.saturating_duration_since(now));
-        [self.rounds.wait(now), self.pipes.wait(now), self.later.wait(now), pacing].into_iter().flatten().min()
+        let pacing = bulk.then(|| self.next_demotion.saturating_duration_since(now));
+        [self.sweep.wait(now), self.pipes.wait(now), self.timers.wait(now), pacing].into_iter().flatten().min()
     }
 }
 
@@ -97,11 +97,11 @@ mod tests {
 
     use super::*;
     use crate::reason::Reason;
-    use crate::relay::loops::Loops;
-    use crate::relay::loops::tests::open;
     use crate::relay::poller::tampered::{Tamper, Tampered};
     use crate::relay::poller::{Epoll, Uring};
-    use crate::relay::{Options, Thresholds};
+    use crate::relay::workers::Workers;
+    use crate::relay::workers::tests::open;
+    use crate::relay::{ClassThresholds, Options};
 
     /// Failures of all [`Flaky`] ones.
     static FAILURES: AtomicU32 = AtomicU32::new(0);
@@ -126,9 +126,9 @@ mod tests {
     }
 
     fn goes_on<P: Poller>() {
-        let thresholds = Thresholds { bulk: 1 << 20, ..Thresholds::default() };
+        let thresholds = ClassThresholds { bulk: 1 << 20, ..ClassThresholds::default() };
         let options = Options { threads: 2, thresholds, ..Options::default() };
-        let loops = Loops::start::<Tampered<P, Flaky>>(&options).unwrap();
+        let loops = Workers::start::<Tampered<P, Flaky>>(&options).unwrap();
         let (client, origin, ended) = open(&loops);
         let sent: Vec<u8> = (0..20 << 20_u32).map(|at| (at / 7 + at / 4093) as u8).collect();
         let before = FAILURES.load(Ordering::Relaxed);

@@ -1,17 +1,17 @@
-//! How a loop ends tunnels: by what they came to, or by a reset behind the last bytes.
+//! How a worker ends tunnels: by what they came to, or by a reset behind the last bytes.
 
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use super::carried::Broken;
-use super::event_loop::Loop;
+use super::active_tunnel::Broken;
+use super::worker::Worker;
 use crate::reason::Reason;
 use crate::relay::poller::Poller;
 use crate::relay::{Fault, LAST_BYTES};
 use crate::sys::tcp;
 use crate::tunnel::Direction;
 
-impl<P: Poller> Loop<P> {
+impl<P: Poller> Worker<P> {
     /// A socket failed: nothing more can go to it. What came from it before may still go on, for a
     /// moment; then the other side is reset.
     pub(super) fn break_off(&mut self, id: u64, fault: &Fault, now: Instant) {
@@ -25,7 +25,7 @@ impl<P: Poller> Loop<P> {
         }
         let (last, why, until) = (fault.source_of, fault.reason(), now + LAST_BYTES);
         if why == Reason::EngineFailed {
-            tracing::warn!(engine = %self.crews.engine, error = %fault.error, "a tunnel is reset, for its engine failed");
+            tracing::warn!(engine = %self.pool.engine, error = %fault.error, "a tunnel is reset, for its engine failed");
         }
         carried.broken = Some(Broken { last, why, until, acknowledged: carried.acknowledged(last), excused: false });
         carried.pump.break_source(fault.source_of);
@@ -56,12 +56,12 @@ impl<P: Poller> Loop<P> {
         }
     }
 
-    /// Ends a tunnel; but for one that is settled, by a reset to both sides.
+    /// Ends a tunnel; but for one that is clean_close, by a reset to both sides.
     pub(super) fn remove(&mut self, id: u64, why: Reason) {
         let Some(mut carried) = self.carried.remove(&id) else { return };
         // A reset clears the counters: this is the last time that they tell of activity.
         let _ = carried.pump.sample(self.timeouts);
-        carried.reset_unless_settled();
+        carried.reset_unless_clean();
         for direction in Direction::BOTH {
             self.poller.release(&carried.pump.leg(direction).socket, carried.key(direction));
         }

@@ -14,12 +14,12 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
-use super::watch::ActivityMeter;
-use super::{Adopted, Fault, Options, clean_end, pace};
+use super::timeouts::ActivityMeter;
+use super::{Adopted, Fault, Options, clean_end, set_rate};
 use crate::reason::Reason;
 use crate::sys::tcp;
 use crate::tls;
-use crate::tunnel::{Direction, Flow, Order, Tunnel};
+use crate::tunnel::{Command, Direction, Flow, Tunnel};
 
 mod buffer;
 mod end;
@@ -73,17 +73,17 @@ impl Copy {
             options: self.options.clone(),
             broken: Default::default(),
             passed: Default::default(),
-            settled: AtomicBool::new(false),
-            pacing: Mutex::default(),
+            clean_close: AtomicBool::new(false),
+            rate_lock: Mutex::default(),
         });
         flow.attach_activity(Arc::new(expiry::Activity(Arc::downgrade(&pair))));
         let (stop, stopped) = oneshot::channel();
         let stop = Mutex::new(Some(stop));
         // Not kept alive by who may still order: it is closed when its task ends.
         let paced = Arc::downgrade(&pair);
-        flow.on_order(move |order| match order {
-            Order::Pace => paced.upgrade().into_iter().for_each(|pair| pair.pace()),
-            Order::Stop(why) => {
+        flow.attach_control(move |command| match command {
+            Command::ApplyRate => paced.upgrade().into_iter().for_each(|pair| pair.apply_rate()),
+            Command::Stop(why) => {
                 let stop = stop.lock().unwrap_or_else(PoisonError::into_inner).take();
                 let _ = stop.map(|stop| stop.send(why));
             }
@@ -127,14 +127,14 @@ struct Pair {
     passed: [AtomicBool; 2],
     /// Both directions ended well. Otherwise closing the sockets would look like a clean end to a
     /// peer, whatever became of this task.
-    settled: AtomicBool,
+    clean_close: AtomicBool,
     /// Held by who sets the rate of the sockets.
-    pacing: Mutex<()>,
+    rate_lock: Mutex<()>,
 }
 
 impl Drop for Pair {
     fn drop(&mut self) {
-        if !self.settled.load(Ordering::Relaxed) {
+        if !self.clean_close.load(Ordering::Relaxed) {
             let _ = tcp::reset(&self.client);
             let _ = tcp::reset(&self.origin);
         }
@@ -149,11 +149,11 @@ enum Broken {
 
 impl Pair {
     /// Holds both sockets to the rate of the tunnel.
-    fn pace(&self) {
+    fn apply_rate(&self) {
         // Held meanwhile, so that the last word is the newest.
-        let _turn = self.pacing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.rate_lock.lock().unwrap_or_else(PoisonError::into_inner);
         let rate = self.flow.rate();
-        [&self.client, &self.origin].into_iter().for_each(|end| pace(end, rate));
+        [&self.client, &self.origin].into_iter().for_each(|end| set_rate(end, rate));
     }
 
     async fn run(&self, prefix: [Vec<u8>; 2], stopped: oneshot::Receiver<Reason>) -> Reason {
@@ -171,7 +171,7 @@ impl Pair {
                 Ok(()) => {
                     let ends = [&self.client, &self.origin];
                     let may_close = ends.iter().all(|end| tcp::reset_on_close(end, false).is_ok());
-                    self.settled.store(may_close, Ordering::Relaxed);
+                    self.clean_close.store(may_close, Ordering::Relaxed);
                     return clean_end(first_end.get().copied());
                 }
                 Err(fault) => Broken::Fault(fault),

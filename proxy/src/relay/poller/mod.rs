@@ -1,4 +1,4 @@
-//! Where a loop learns what its sockets are ready for: all that the engines `uring` and `splice` differ
+//! Where a worker learns what its sockets are ready for: all that the engines `uring` and `splice` differ
 //! in.
 
 use std::io;
@@ -15,9 +15,9 @@ mod uring;
 pub(super) use epoll::Epoll;
 pub(super) use uring::Uring;
 
-/// A source of readiness, on the thread of one loop.
+/// A source of readiness, on the thread of one worker.
 pub(super) trait Poller: Sized {
-    /// The engine whose loops wait by this.
+    /// The engine whose workers wait by this.
     const ENGINE: Engine;
 
     /// Makes one for the calling thread, that a write to the eventfd `wake` ends the waiting of.
@@ -50,30 +50,30 @@ pub(super) trait Poller: Sized {
     fn wait(&mut self, limit: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()>;
 
     /// Appends what there is to report already, as cheaply as can be: it is called again and again.
-    fn glance(&mut self, events: &mut Vec<Event>) -> io::Result<()>;
+    fn poll_now(&mut self, events: &mut Vec<Event>) -> io::Result<()>;
 }
 
-/// What a report is about: one socket of one tunnel, for as long as one loop has that.
+/// What a report is about: one socket of one tunnel, for as long as one worker has that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Key {
     /// The tunnel's number, from 1.
     pub(super) tunnel: u64,
-    /// Counts the loops that the tunnel has been with, so that a late report of an earlier one is not
+    /// Counts the workers that the tunnel has been with, so that a late report of an earlier one is not
     /// taken for a new one.
-    pub(super) stay: u8,
+    pub(super) generation: u8,
     /// The direction that the socket is the source of.
     pub(super) direction: Direction,
 }
 
 impl Key {
     const fn pack(self) -> u64 {
-        self.tunnel << 9 | (self.stay as u64) << 1 | self.direction.index() as u64
+        self.tunnel << 9 | (self.generation as u64) << 1 | self.direction.index() as u64
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "the byte that is wanted")]
     const fn unpack(packed: u64) -> Self {
         let direction = Direction::BOTH[(packed & 1) as usize];
-        Self { tunnel: packed >> 9, stay: (packed >> 1) as u8, direction }
+        Self { tunnel: packed >> 9, generation: (packed >> 1) as u8, direction }
     }
 }
 

@@ -1,10 +1,10 @@
-//! A tunnel in the hands of a loop.
+//! A tunnel in the hands of a worker.
 
 use std::time::Instant;
 
 use tokio::sync::oneshot;
 
-use super::pace::Pace;
+use super::traffic_class::TrafficMeter;
 use crate::reason::Reason;
 use crate::relay::acknowledged;
 use crate::relay::poller::Key;
@@ -12,27 +12,27 @@ use crate::relay::pump::Pump;
 use crate::sys::tcp;
 use crate::tunnel::Direction;
 
-/// A tunnel that one loop has, and may give to another.
+/// A tunnel that one worker has, and may give to another.
 #[derive(Debug)]
-pub(super) struct Carried {
+pub(super) struct ActiveTunnel {
     pub(super) id: u64,
-    /// The number of the loop at which it is bulk.
-    pub(super) home: usize,
-    /// See [`Key::stay`].
-    pub(super) stay: u8,
+    /// The number of the worker at which it is bulk.
+    pub(super) preferred_worker: usize,
+    /// See [`Key::generation`].
+    pub(super) generation: u8,
     pub(super) pump: Pump,
     /// Taken at the end.
     pub(super) end: Option<oneshot::Sender<Reason>>,
     /// It stands in the queue.
     pub(super) queued: bool,
     /// It has a turn at a time of its own.
-    pub(super) later: bool,
+    pub(super) has_timer: bool,
     /// It broke: what is still worth waiting for.
     pub(super) broken: Option<Broken>,
     /// Both directions ended well, so that closing the sockets is a clean end. Otherwise it is a reset
     /// ([`tcp::reset_on_close`]), whatever became of this thread.
-    pub(super) settled: bool,
-    pub(super) pace: Pace,
+    pub(super) clean_close: bool,
+    pub(super) traffic: TrafficMeter,
 }
 
 /// What is left of a tunnel that broke.
@@ -49,26 +49,26 @@ pub(super) struct Broken {
     pub(super) excused: bool,
 }
 
-impl Carried {
-    pub(super) fn new(id: u64, home: usize, pump: Pump, end: oneshot::Sender<Reason>) -> Self {
-        let pace = Pace::new(pump.flow.started());
+impl ActiveTunnel {
+    pub(super) fn new(id: u64, preferred_worker: usize, pump: Pump, end: oneshot::Sender<Reason>) -> Self {
+        let traffic = TrafficMeter::new(pump.flow.started());
         Self {
             id,
-            home,
-            stay: 0,
+            preferred_worker,
+            generation: 0,
             pump,
             end: Some(end),
             queued: false,
-            later: false,
+            has_timer: false,
             broken: None,
-            settled: false,
-            pace,
+            clean_close: false,
+            traffic,
         }
     }
 
     /// What the socket that `direction` reads from is known as to the poller.
     pub(super) const fn key(&self, direction: Direction) -> Key {
-        Key { tunnel: self.id, stay: self.stay, direction }
+        Key { tunnel: self.id, generation: self.generation, direction }
     }
 
     /// Bytes moved so far, both ways.
@@ -86,15 +86,15 @@ impl Carried {
         acknowledged(&self.pump.flow, direction, &self.pump.leg(direction.opposite()).socket)
     }
 
-    /// It may go to another loop: neither broken nor at its end, which are a matter of moments, nor redirected, which
-    /// costs its loop next to nothing.
+    /// It may go to another worker: neither broken nor at its end, which are a matter of moments, nor redirected, which
+    /// costs its worker next to nothing.
     pub(super) fn may_move(&self) -> bool {
         self.broken.is_none() && !self.pump.is_finished() && !self.pump.is_redirected()
     }
 
     /// Resets both sides, unless the tunnel ended well.
-    pub(super) fn reset_unless_settled(&self) {
-        if !self.settled {
+    pub(super) fn reset_unless_clean(&self) {
+        if !self.clean_close {
             for direction in Direction::BOTH {
                 let _ = tcp::reset(&self.pump.leg(direction).socket);
             }

@@ -8,11 +8,11 @@ use super::Engine;
 
 /// An engine that did not work on this host, and why.
 #[derive(Debug)]
-pub struct Unfit {
+pub struct EngineUnavailable {
     /// Which.
     pub engine: Engine,
     /// What of it did not work.
-    pub part: Part,
+    pub part: Component,
     /// What the kernel, or the self-test, said.
     pub error: io::Error,
     /// What would change that, where it is known.
@@ -21,7 +21,7 @@ pub struct Unfit {
 
 /// What an engine needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
+pub enum Component {
     /// The kernel's description of its types (BTF), which says where a field is that the BPF program reads.
     Types,
     /// A kernel that outlives a warning.
@@ -38,25 +38,25 @@ pub enum Part {
     Tunnel,
 }
 
-impl Unfit {
+impl EngineUnavailable {
     /// What was refused, as the manual pages call it.
     #[must_use]
     pub const fn what(&self) -> &'static str {
         match (self.part, self.engine) {
-            (Part::Types, _) => "BTF",
-            (Part::PanicOnWarn, _) => "kernel.panic_on_warn",
-            (Part::Maps, _) => "BPF maps",
-            (Part::Program, _) => "BPF program",
-            (Part::Splice, _) => "splice",
-            (Part::Threads, Engine::Uring) => "io_uring",
-            (Part::Threads, _) => "loop threads",
-            (Part::Tunnel, _) => "self-test",
+            (Component::Types, _) => "BTF",
+            (Component::PanicOnWarn, _) => "kernel.panic_on_warn",
+            (Component::Maps, _) => "BPF maps",
+            (Component::Program, _) => "BPF program",
+            (Component::Splice, _) => "splice",
+            (Component::Threads, Engine::Uring) => "io_uring",
+            (Component::Threads, _) => "loop threads",
+            (Component::Tunnel, _) => "self-test",
         }
     }
 
     /// The `cause` label of a fallback: the error's name without its numbers.
     pub(super) fn cause(&self) -> &'static str {
-        if self.part == Part::PanicOnWarn { "panic_on_warn" } else { cause(&self.error) }
+        if self.part == Component::PanicOnWarn { "panic_on_warn" } else { cause(&self.error) }
     }
 
     /// The same once more.
@@ -67,7 +67,7 @@ impl Unfit {
     }
 }
 
-impl fmt::Display for Unfit {
+impl fmt::Display for EngineUnavailable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}: {}", self.engine, self.what(), self.error)?;
         self.hint.as_ref().map_or(Ok(()), |hint| write!(f, ": {hint}"))
@@ -83,7 +83,7 @@ pub(super) fn cause_of_tunnel(error: &io::Error) -> &'static str {
     }
 }
 
-/// See [`Unfit::cause`].
+/// See [`EngineUnavailable::cause`].
 pub(super) fn cause(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => "not_permitted",
@@ -93,7 +93,7 @@ pub(super) fn cause(error: &io::Error) -> &'static str {
         Some(libc::ENOMEM | libc::ENOBUFS | libc::ENOSPC) => "memory",
         _ => match error.kind() {
             io::ErrorKind::QuotaExceeded => "pipe_budget",
-            // Of the loops, none is left.
+            // Of the workers, none is left.
             io::ErrorKind::BrokenPipe => "threads",
             io::ErrorKind::TimedOut => "self_test_timeout",
             _ => "self_test",
@@ -107,15 +107,19 @@ mod tests {
 
     #[test]
     fn what_was_refused_is_named_and_counted_by_its_cause() {
-        let unfit =
-            |engine, part, errno| Unfit { engine, part, error: io::Error::from_raw_os_error(errno), hint: None };
+        let unfit = |engine, part, errno| EngineUnavailable {
+            engine,
+            part,
+            error: io::Error::from_raw_os_error(errno),
+            hint: None,
+        };
         for (engine, part, errno, said, cause) in [
-            (Engine::Uring, Part::Threads, libc::EPERM, "uring: io_uring: Operation not", "not_permitted"),
-            (Engine::Uring, Part::Threads, libc::ENOSYS, "uring: io_uring: Function not", "not_supported"),
-            (Engine::Uring, Part::Threads, libc::ENOMEM, "uring: io_uring: Cannot allocate", "memory"),
-            (Engine::Splice, Part::Threads, libc::EMFILE, "splice: loop threads: Too many open", "descriptors"),
-            (Engine::Splice, Part::Splice, libc::EPERM, "splice: splice: Operation not", "not_permitted"),
-            (Engine::Copy, Part::Tunnel, libc::EIO, "copy: self-test: Input/output", "self_test"),
+            (Engine::Uring, Component::Threads, libc::EPERM, "uring: io_uring: Operation not", "not_permitted"),
+            (Engine::Uring, Component::Threads, libc::ENOSYS, "uring: io_uring: Function not", "not_supported"),
+            (Engine::Uring, Component::Threads, libc::ENOMEM, "uring: io_uring: Cannot allocate", "memory"),
+            (Engine::Splice, Component::Threads, libc::EMFILE, "splice: loop threads: Too many open", "descriptors"),
+            (Engine::Splice, Component::Splice, libc::EPERM, "splice: splice: Operation not", "not_permitted"),
+            (Engine::Copy, Component::Tunnel, libc::EIO, "copy: self-test: Input/output", "self_test"),
         ] {
             let unfit = unfit(engine, part, errno);
             assert!(unfit.to_string().starts_with(said), "{unfit}");

@@ -1,4 +1,4 @@
-//! One loop thread: waits for readiness, gives the ready tunnels their turns, ends those that are
+//! One worker thread: waits for readiness, gives the ready tunnels their turns, ends those that are
 //! over.
 
 use std::collections::{HashMap, VecDeque};
@@ -7,19 +7,19 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::carried::Carried;
+use super::active_tunnel::ActiveTunnel;
+use super::affinity::CpuAffinity;
+use super::busy_poll::BusyPoll;
 use super::inbox::Message;
-use super::later::Later;
-use super::pace::Class;
-use super::rounds::Rounds;
-use super::seat::Seat;
-use super::spin::Spin;
-use super::{Crews, Handle};
+use super::periodic_sweep::PeriodicSweep;
+use super::timer_queue::TimerQueue;
+use super::traffic_class::Class;
+use super::{WorkerHandle, WorkerPool};
 use crate::reason::Reason;
 use crate::relay::pipes::Pipes;
 use crate::relay::poller::{Event, Poller};
-use crate::relay::pump::{Readiness, Redirect, Turn};
-use crate::relay::watch::{Expired, Timeouts};
+use crate::relay::pump::{Readiness, Redirect, Step};
+use crate::relay::timeouts::{Expired, Timeouts};
 use crate::relay::{Fault, Options, clean_end};
 use crate::tunnel::Direction;
 
@@ -30,61 +30,61 @@ const SCRATCH: usize = 64 << 10;
 /// and the kernel redirects again.
 const SCRATCH_OF_WINDOW: usize = 2 << 20;
 
-pub(super) struct Loop<P> {
+pub(super) struct Worker<P> {
     pub(super) poller: P,
-    pub(super) crews: Arc<Crews>,
+    pub(super) pool: Arc<WorkerPool>,
     pub(super) class: Class,
     pub(super) number: usize,
     pub(super) options: Options,
     pub(super) timeouts: Timeouts,
-    pub(super) carried: HashMap<u64, Box<Carried>>,
+    pub(super) carried: HashMap<u64, Box<ActiveTunnel>>,
     /// Tunnels that have something to do, in the order of their turns.
     pub(super) queue: VecDeque<u64>,
     /// Tunnels that have something to do at a time of their own.
-    pub(super) later: Later,
+    pub(super) timers: TimerQueue,
     /// Tunnels that broke and have last bytes under way.
     pub(super) breaking: Vec<u64>,
     /// Tunnels that have ended, and why: their sockets are closed at the end of the turn.
-    pub(super) ended: Vec<(Box<Carried>, Reason)>,
+    pub(super) ended: Vec<(Box<ActiveTunnel>, Reason)>,
     pub(super) pipes: Pipes,
     scratch: Vec<u8>,
-    pub(super) rounds: Rounds,
-    pub(super) next_pacing: Instant,
-    pub(super) spin: Spin,
-    pub(super) seat: Seat,
+    pub(super) sweep: PeriodicSweep,
+    pub(super) next_demotion: Instant,
+    pub(super) busy_poll: BusyPoll,
+    pub(super) affinity: CpuAffinity,
     /// When it last said that it could not wait.
     pub(super) failed: Option<Instant>,
     retired: bool,
 }
 
-impl<P> Drop for Loop<P> {
+impl<P> Drop for Worker<P> {
     /// Those that it still has, as after a panic, are no load for the one that comes after it.
     fn drop(&mut self) {
-        self.crews.of(self.class)[self.number].load.fetch_sub(self.carried.len(), Ordering::Relaxed);
+        self.pool.of(self.class)[self.number].load.fetch_sub(self.carried.len(), Ordering::Relaxed);
     }
 }
 
-impl<P: Poller> Loop<P> {
-    pub(super) fn new(poller: P, crews: &Arc<Crews>, class: Class, number: usize, options: Options) -> Self {
+impl<P: Poller> Worker<P> {
+    pub(super) fn new(poller: P, pool: &Arc<WorkerPool>, class: Class, number: usize, options: Options) -> Self {
         // On a single core a thread that spins keeps the others from the work that it waits for.
         let spins = class == Class::Interactive && options.threads > 1;
         Self {
             poller,
-            crews: crews.clone(),
+            pool: pool.clone(),
             class,
             number,
             carried: HashMap::new(),
             queue: VecDeque::new(),
-            later: Later::default(),
+            timers: TimerQueue::default(),
             breaking: Vec::new(),
             ended: Vec::new(),
-            pipes: Pipes::new(crews.engine),
-            scratch: vec![0; if crews.program.is_some() { SCRATCH_OF_WINDOW } else { SCRATCH }],
-            rounds: Rounds::new(options.sample_interval()),
+            pipes: Pipes::new(pool.engine),
+            scratch: vec![0; if pool.program.is_some() { SCRATCH_OF_WINDOW } else { SCRATCH }],
+            sweep: PeriodicSweep::new(options.sample_interval()),
             timeouts: Timeouts::of(&options),
-            next_pacing: Instant::now(),
-            spin: Spin::new(if spins { options.spin } else { Duration::ZERO }),
-            seat: Seat::new(class),
+            next_demotion: Instant::now(),
+            busy_poll: BusyPoll::new(if spins { options.spin } else { Duration::ZERO }),
+            affinity: CpuAffinity::new(class),
             failed: None,
             retired: false,
             options,
@@ -98,31 +98,33 @@ impl<P: Poller> Loop<P> {
             let now = Instant::now();
             self.read_messages();
             for event in events.drain(..) {
-                self.note(event, now);
+                self.handle_event(event, now);
             }
-            while let Some(id) = self.later.due(now) {
+            while let Some(id) = self.timers.due(now) {
                 self.enqueue_again(id);
             }
-            self.work_through_queue(now);
+            self.run_queue(now);
             self.finish_breaking(now);
             self.sample(now);
-            self.rest(now);
+            self.demote_idle(now);
             self.pipes.trim(now);
             self.close_ended();
         }
     }
 
-    pub(super) fn handle(&self) -> &Handle {
-        &self.crews.of(self.class)[self.number]
+    pub(super) fn handle(&self) -> &WorkerHandle {
+        &self.pool.of(self.class)[self.number]
     }
 
     /// Takes note of an event.
-    fn note(&mut self, Event { key, mask }: Event, now: Instant) {
+    fn handle_event(&mut self, Event { key, mask }: Event, now: Instant) {
         let id = key.tunnel;
-        let Some(carried) = self.carried.get_mut(&id).filter(|carried| carried.stay == key.stay) else { return };
+        let Some(carried) = self.carried.get_mut(&id).filter(|carried| carried.generation == key.generation) else {
+            return;
+        };
         let leg = carried.pump.source(key.direction);
         if mask.readable() {
-            self.seat.note(&leg.socket);
+            self.affinity.note(&leg.socket);
         }
         if mask.lost() || mask.over() && self.poller.watch(&leg.socket, key).is_err() {
             return self.remove(id, Reason::EngineFailed);
@@ -156,7 +158,7 @@ impl<P: Poller> Loop<P> {
 
     fn enqueue_again(&mut self, id: u64) {
         if let Some(carried) = self.carried.get_mut(&id) {
-            carried.later = false;
+            carried.has_timer = false;
         }
         self.enqueue(id);
     }
@@ -164,23 +166,23 @@ impl<P: Poller> Loop<P> {
     fn read_messages(&mut self) {
         for message in self.handle().inbox.take() {
             match message {
-                Message::Adopt(carried) => self.take_over(carried),
-                Message::Turn { id } => self.enqueue(id),
+                Message::Adopt(carried) => self.register(carried),
+                Message::Run { id } => self.enqueue(id),
                 Message::Stop { id, why } => self.remove(id, why),
-                Message::Pace { id } => self.pace(id),
+                Message::ApplyRate { id } => self.apply_rate(id),
                 Message::Retire => self.retired = true,
             }
         }
     }
 
-    fn pace(&mut self, id: u64) {
-        self.carried.get_mut(&id).into_iter().for_each(|carried| carried.pump.pace());
+    fn apply_rate(&mut self, id: u64) {
+        self.carried.get_mut(&id).into_iter().for_each(|carried| carried.pump.apply_rate());
         // Without a rate the kernel may redirect it, which is asked at the end of a turn.
         self.enqueue(id);
     }
 
     /// Takes a tunnel from whoever had it. Its first turn comes with what is reported of its sockets.
-    pub(super) fn take_over(&mut self, mut carried: Box<Carried>) {
+    pub(super) fn register(&mut self, mut carried: Box<ActiveTunnel>) {
         let id = carried.id;
         let watched = Direction::BOTH.into_iter().try_for_each(|direction| {
             let (socket, key) = (&carried.pump.leg(direction).socket, carried.key(direction));
@@ -189,10 +191,10 @@ impl<P: Poller> Loop<P> {
         });
         let redirected = Direction::BOTH.into_iter().all(|direction| carried.pump.redirects(direction));
         let watched = watched.and_then(|()| if redirected { watch_ends(&mut self.poller, &carried) } else { Ok(()) });
-        // Who stopped or paced it told every loop, but not those that had it in their inbox.
+        // Who stopped or paced it told every worker, but not those that had it in their inbox.
         let stopped = carried.pump.flow.stopped();
-        carried.pump.pace();
-        self.rounds.add((id, carried.stay));
+        carried.pump.apply_rate();
+        self.sweep.add((id, carried.generation));
         self.carried.insert(id, carried);
         match (watched, stopped) {
             (_, Some(why)) => self.remove(id, why),
@@ -202,17 +204,17 @@ impl<P: Poller> Loop<P> {
     }
 
     /// Gives each tunnel in the queue a turn; those that have more to do stand behind it again.
-    fn work_through_queue(&mut self, now: Instant) {
+    fn run_queue(&mut self, now: Instant) {
         for _ in 0..self.queue.len() {
             let Some(id) = self.queue.pop_front() else { return };
             if let Some(carried) = self.carried.get_mut(&id) {
                 carried.queued = false;
-                self.give_turn(id, now);
+                self.run_tunnel(id, now);
             }
         }
     }
 
-    fn give_turn(&mut self, id: u64, now: Instant) {
+    fn run_tunnel(&mut self, id: u64, now: Instant) {
         let Self { carried, pipes, scratch, .. } = self;
         let Some(carried) = carried.get_mut(&id) else { return };
         let (pump, last) = (&mut carried.pump, carried.broken.map(|broken| broken.last));
@@ -221,12 +223,12 @@ impl<P: Poller> Loop<P> {
         let mut again: Option<Duration> = None;
         let mut fault = None;
         for direction in Direction::BOTH.into_iter().filter(|direction| last.is_none_or(|last| last == *direction)) {
-            match pump.turn(direction, pipes, scratch, now) {
-                Turn::Waits => {}
-                Turn::More => more = true,
-                Turn::Again(pause) => again = Some(again.map_or(pause, |other| other.min(pause))),
-                Turn::Finished => finished += 1,
-                Turn::Failed(failed) => {
+            match pump.step(direction, pipes, scratch, now) {
+                Step::Blocked => {}
+                Step::Yielded => more = true,
+                Step::RetryAfter(pause) => again = Some(again.map_or(pause, |other| other.min(pause))),
+                Step::Finished => finished += 1,
+                Step::Failed(failed) => {
                     // At once: the kernel tells an error only once, and the other direction, whose turn
                     // is next, would read a plain end from the same socket and pass that on.
                     pump.break_source(failed.source_of);
@@ -239,22 +241,22 @@ impl<P: Poller> Loop<P> {
         }
         if finished == 2 && pump.is_delivered() {
             let why = clean_end(pump.first_end);
-            carried.settled = pump.may_close();
+            carried.clean_close = pump.may_close();
             return self.remove(id, why);
         }
-        if let Some(pause) = again.filter(|_| !std::mem::replace(&mut carried.later, true)) {
-            self.later.add(now + pause, id);
+        if let Some(pause) = again.filter(|_| !std::mem::replace(&mut carried.has_timer, true)) {
+            self.timers.add(now + pause, id);
         }
         if more {
             self.enqueue(id);
         }
         self.redirect(id);
-        self.promote(id, now);
+        self.migrate_to_bulk(id, now);
     }
 
     /// Has the kernel carry a tunnel, if this engine's does and nothing is under way.
     fn redirect(&mut self, id: u64) {
-        let Some(program) = &self.crews.program else { return };
+        let Some(program) = &self.pool.program else { return };
         let Some(carried) = self.carried.get_mut(&id).filter(|carried| carried.broken.is_none()) else { return };
         match carried.pump.redirect(program, id, &self.options) {
             Redirect::NotNow => return,
@@ -268,9 +270,11 @@ impl<P: Poller> Loop<P> {
 
     /// Samples those tunnels whose time it is, and ends those whose time-out is over.
     fn sample(&mut self, now: Instant) {
-        for (id, stay) in self.rounds.due(now) {
-            let Some(carried) = self.carried.get_mut(&id).filter(|carried| carried.stay == stay) else { continue };
-            self.rounds.add((id, stay));
+        for (id, generation) in self.sweep.due(now) {
+            let Some(carried) = self.carried.get_mut(&id).filter(|carried| carried.generation == generation) else {
+                continue;
+            };
+            self.sweep.add((id, generation));
             match carried.pump.sample(self.timeouts) {
                 Some(Expired::Idle) => self.remove(id, Reason::Idle),
                 // Bytes that the peer sent before still go on.
@@ -285,7 +289,7 @@ impl<P: Poller> Loop<P> {
 }
 
 /// Has only the ends of both sockets reported, of a tunnel that the kernel carries.
-fn watch_ends(poller: &mut impl Poller, carried: &Carried) -> io::Result<()> {
+fn watch_ends(poller: &mut impl Poller, carried: &ActiveTunnel) -> io::Result<()> {
     Direction::BOTH
         .into_iter()
         .try_for_each(|direction| poller.watch_end(&carried.pump.leg(direction).socket, carried.key(direction)))

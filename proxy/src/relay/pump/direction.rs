@@ -7,17 +7,17 @@ use std::time::Instant;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
 use super::super::pipes::Pipes;
-use super::super::{Fault, TURN, take_away};
-use super::{Half, Leg, Turn};
+use super::super::{Fault, QUANTUM, discard};
+use super::{Half, Leg, Step};
 use crate::sys::tcp;
 use crate::tunnel::{Direction, Flow};
 
 /// A turn ends when it has moved this: a pipe full of what came in the largest segments is a little less
-/// than [`TURN`], and to move the little that is left costs two system calls and a small segment more.
-const ENOUGH: usize = TURN / 2;
+/// than [`QUANTUM`], and to move the little that is left costs two system calls and a small segment more.
+const ENOUGH: usize = QUANTUM / 2;
 
 /// One direction at work.
-pub(super) struct Way<'a> {
+pub(super) struct DirectionPump<'a> {
     pub(super) direction: Direction,
     pub(super) source: &'a mut Leg,
     pub(super) destination: &'a mut Leg,
@@ -26,30 +26,30 @@ pub(super) struct Way<'a> {
     pub(super) now: Instant,
 }
 
-impl Way<'_> {
-    pub(super) fn run(&mut self, pipes: &mut Pipes, scratch: &mut [u8]) -> Turn {
+impl DirectionPump<'_> {
+    pub(super) fn run(&mut self, pipes: &mut Pipes, scratch: &mut [u8]) -> Step {
         let mut moved = 0;
         loop {
             match self.push() {
                 Ok(bytes) => moved += bytes,
-                Err(error) => return Turn::Failed(Fault::of_destination(self.direction, error)),
+                Err(error) => return Step::Failed(Fault::of_destination(self.direction, error)),
             }
             if self.half.held > 0 || !self.half.prefix.is_empty() {
-                return Turn::Waits;
+                return Step::Blocked;
             }
             if self.half.ended {
                 return self.pass_end();
             }
             if !self.source.readable || self.half.sealed {
-                return Turn::Waits;
+                return Step::Blocked;
             }
             if moved >= ENOUGH {
-                return Turn::More;
+                return Step::Yielded;
             }
-            match self.pull(pipes, scratch, TURN - moved) {
+            match self.pull(pipes, scratch, QUANTUM - moved) {
                 Ok(Some(bytes)) => moved += bytes,
-                Ok(None) => return Turn::Waits,
-                Err(fault) => return Turn::Failed(fault),
+                Ok(None) => return Step::Blocked,
+                Err(fault) => return Step::Failed(fault),
             }
         }
     }
@@ -89,12 +89,12 @@ impl Way<'_> {
             return passed;
         }
         let Some(pipe) = self.half.pipe.take().or_else(|| pipes.borrow()) else {
-            if !std::mem::replace(&mut self.half.pipeless, true) {
+            if !std::mem::replace(&mut self.half.no_pipe, true) {
                 pipes.count_shortage();
             }
             return self.pass_without_pipe(scratch);
         };
-        self.half.pipeless = false;
+        self.half.no_pipe = false;
         let filled = pipe.fill(&self.source.socket, most);
         let slots = pipe.capacity() / rustix::param::page_size();
         self.half.pipe = Some(pipe);
@@ -114,7 +114,10 @@ impl Way<'_> {
 
     /// Where the source seems to be empty but urgent data is next, it is not.
     fn look_for_urgent(&mut self) {
-        if !self.source.readable && std::mem::take(&mut self.source.suspect) && tcp::is_at_mark(&self.source.socket) {
+        if !self.source.readable
+            && std::mem::take(&mut self.source.maybe_urgent)
+            && tcp::is_at_mark(&self.source.socket)
+        {
             self.source.urgent = true;
             self.source.readable = true;
         }
@@ -134,8 +137,7 @@ impl Way<'_> {
         let sent = send(&self.destination.socket, &scratch[..seen], SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
         let sent = self.destination.note_write(sent.map_err(Into::into));
         let sent = sent.map_err(|error| Fault::of_destination(self.direction, error))?;
-        take_away(&self.source.socket, &mut scratch[..sent])
-            .map_err(|error| Fault::of_source(self.direction, error))?;
+        discard(&self.source.socket, &mut scratch[..sent]).map_err(|error| Fault::of_source(self.direction, error))?;
         if sent > 0 {
             self.flow.add(self.direction, sent as u64, self.now);
         }
@@ -158,18 +160,18 @@ impl Way<'_> {
         Ok(if self.half.ended || self.source.readable { Some(0) } else { None })
     }
 
-    fn pass_end(&mut self) -> Turn {
+    fn pass_end(&mut self) -> Step {
         if !self.source.broken
             && let Err(error) = self.destination.socket.shutdown(Shutdown::Write)
         {
-            return Turn::Failed(Fault::of_destination(self.direction, error));
+            return Step::Failed(Fault::of_destination(self.direction, error));
         }
         self.half.finished = true;
-        Turn::Finished
+        Step::Finished
     }
 
     /// Gives the pipe back unless bytes are in it.
-    pub(super) fn settle(&mut self, pipes: &mut Pipes) {
+    pub(super) fn return_pipe(&mut self, pipes: &mut Pipes) {
         if self.half.held == 0
             && let Some(pipe) = self.half.pipe.take()
         {

@@ -2,33 +2,33 @@
 
 /// How long to do without, counted in chances to do it.
 #[derive(Debug)]
-pub(super) struct Respite {
+pub(super) struct ExponentialBackoff {
     shortest: u32,
     longest: u32,
     left: u32,
     next: u32,
 }
 
-impl Respite {
+impl ExponentialBackoff {
     pub(super) const fn new(shortest: u32, longest: u32) -> Self {
         Self { shortest, longest, left: 0, next: shortest }
     }
 
     /// Whether this chance is one to do without.
-    pub(super) const fn takes(&mut self) -> bool {
-        let takes = self.left > 0;
+    pub(super) const fn skips(&mut self) -> bool {
+        let skips = self.left > 0;
         self.left = self.left.saturating_sub(1);
-        takes
+        skips
     }
 
     /// It did not pay.
-    pub(super) fn begin(&mut self) {
+    pub(super) fn back_off(&mut self) {
         self.left = self.next;
         self.next = (self.next * 2).min(self.longest);
     }
 
     /// It does pay: the next respite is a short one again.
-    pub(super) const fn forget(&mut self) {
+    pub(super) const fn reset(&mut self) {
         self.next = self.shortest;
     }
 }
