@@ -18,8 +18,8 @@ use crate::proxy_protocol;
 use crate::reason::{Reason, Refusal};
 use crate::request::{self, MAX_HEAD, Request};
 use crate::sys::deadline::{timeout, timeout_at};
-use crate::sys::stream::{BothWays, Stream};
-use crate::tls::{Identity, Session};
+use crate::sys::stream::{SplitStream, Stream};
+use crate::tls::{ServerCertificate, Session};
 
 mod answer;
 mod hello;
@@ -93,7 +93,7 @@ impl Client {
     /// # Errors
     /// [`Reason::NotProxied`] for anything else, and when it is not complete within `limit`; [`Reason::Silent`];
     /// [`Reason::ClientGone`].
-    pub async fn proxied(&mut self, limit: Duration) -> Result<Option<(SocketAddr, SocketAddr)>, Refusal> {
+    pub async fn read_proxy_header(&mut self, limit: Duration) -> Result<Option<(SocketAddr, SocketAddr)>, Refusal> {
         let refused = |why: &str| Refusal::new(Reason::NotProxied, format!("{why} (--proxy-protocol-from)"));
         let parse = |bytes: &[u8]| match proxy_protocol::parse(bytes) {
             Ok(header) => Ok(header.map(|header| (header.addresses, header.len))),
@@ -108,11 +108,11 @@ impl Client {
     /// [`Reason::PlainHttp`] for a request in the clear, and what [`request::other_protocol`] has for other protocols, which
     /// are answered in the clear; [`Reason::TlsFailed`] for other bytes that are not TLS, where the two sides cannot agree,
     /// and when that takes longer than `limit`; [`Reason::Silent`]; [`Reason::ClientGone`].
-    pub async fn secure(&mut self, identity: &Identity, limit: Duration) -> Result<&'static str, Refusal> {
+    pub async fn secure(&mut self, certificate: &ServerCertificate, limit: Duration) -> Result<&'static str, Refusal> {
         let failed = |why: &str| Refusal::new(Reason::TlsFailed, format!("{why} (--listen-tls)"));
         let late = || failed(&format!("no TLS was agreed on within {limit:?}"));
         let hello = self.first(limit, "TLS handshake", |bytes| Ok(hello(bytes)?.map(|hello| (hello, 0))), late).await?;
-        let session = identity.session(hello).map_err(|error| failed(&error.to_string()))?;
+        let session = certificate.session(hello).map_err(|error| failed(&error.to_string()))?;
         // The ClientHello, and what came behind it.
         let early = std::mem::take(&mut *self.buffer);
         match timeout_at(self.began + limit, self.stream.secure(session, &early)).await {
@@ -211,8 +211,8 @@ impl Client {
     ///
     /// # Errors
     /// [`Reason::Exhausted`] if the socket cannot be waited for.
-    pub fn both_ways(&mut self) -> Result<(BothWays<'_>, &mut Vec<u8>), Refusal> {
-        match self.stream.both_ways() {
+    pub fn split(&mut self) -> Result<(SplitStream<'_>, &mut Vec<u8>), Refusal> {
+        match self.stream.split() {
             Ok(both) => Ok((both, &mut *self.buffer)),
             Err(error) => Err(Refusal::new(Reason::Exhausted, format!("the client cannot be waited for: {error}"))),
         }
@@ -233,7 +233,7 @@ impl Client {
         if let Poll::Ready(done) = poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await {
             return done;
         }
-        let (client, pending) = self.both_ways()?;
+        let (client, pending) = self.split()?;
         let taken = content.map_or(Ok(0), |content| content.clone().take(pending));
         let early = taken.map_or(true, |taken| taken < pending.len());
         unless_left(client, &AtomicBool::new(early), work).await

@@ -13,16 +13,16 @@ use ipnet::IpNet;
 use crate::account::{Account, Stage};
 use crate::auth::Authenticator;
 use crate::client::Client;
-use crate::dial::{Candidates, Dialer, Location, Reached};
+use crate::dial::{Candidates, Dialer, Location, Upstream};
 use crate::policy::Policy;
 use crate::principal::Principal;
-use crate::proxy_protocol::{Greeting, header, version_for};
+use crate::proxy_protocol::{ProxyProtocolRule, header, version_for};
 use crate::reason::Refusal;
 use crate::relay::{Relay, RelayedTunnel};
 use crate::request::{Ask, Request};
 use crate::secret::Secret;
 use crate::target::Target;
-use crate::tls::Identity;
+use crate::tls::ServerCertificate;
 use crate::tunnel::{Flow, Tunnel};
 use crate::upgrade;
 
@@ -38,11 +38,11 @@ pub struct Gateway {
     /// Who carries the bytes then.
     pub relay: Relay,
     /// What clients of `--listen-tls` are shown.
-    pub identity: Option<Identity>,
+    pub certificate: Option<ServerCertificate>,
     /// The proxies that say by the PROXY protocol whom a connection comes from.
-    pub proxied_from: Vec<IpNet>,
+    pub proxy_protocol_from: Vec<IpNet>,
     /// The targets that are told so.
-    pub greetings: Vec<Greeting>,
+    pub proxy_protocol_rules: Vec<ProxyProtocolRule>,
     /// How long a request head may take.
     pub handshake_timeout: Duration,
 }
@@ -64,7 +64,7 @@ pub fn serve(
             Ok(origin) => hand_off(&gateway, client, origin, &mut account).await,
             Err(refusal) => {
                 if client.pending() > 0 {
-                    account.heard();
+                    account.received_bytes();
                 }
                 account.refused(&refusal);
                 return Box::pin(client.refuse(&refusal)).await;
@@ -84,97 +84,98 @@ async fn handshake(
     client: &mut Client,
     secure: bool,
     account: &mut Account,
-) -> Result<Origin, Refusal> {
+) -> Result<Connected, Refusal> {
     let limit = gateway.handshake_timeout;
-    let proxied = match gateway.proxied_from.iter().any(|network| network.contains(&account.source())) {
-        true => client.proxied(limit).await?,
+    let proxy_header = match gateway.proxy_protocol_from.iter().any(|network| network.contains(&account.source())) {
+        true => client.read_proxy_header(limit).await?,
         false => None,
     };
-    if let Some((from, _)) = proxied {
-        account.client(from);
+    if let Some((from, _)) = proxy_header {
+        account.set_client(from);
     }
-    if let Some(identity) = gateway.identity.as_ref().filter(|_| secure) {
-        account.tls(Box::pin(client.secure(identity, limit)).await?);
+    if let Some(certificate) = gateway.certificate.as_ref().filter(|_| secure) {
+        account.set_tls(Box::pin(client.secure(certificate, limit)).await?);
     }
     let request = client.request(limit).await?;
-    account.target(&request.target);
+    account.set_target(&request.target);
     if let Ask::Upgrade(asked) = &request.ask {
-        account.upgrade(&asked.protocols);
+        account.set_upgrade(&asked.protocols);
     }
     gateway.dialer.refuse_loop(&request.via)?;
-    let to = match proxied {
+    let to = match proxy_header {
         Some((_, to)) => Some(to),
-        None if gateway.greetings.is_empty() => None,
+        None if gateway.proxy_protocol_rules.is_empty() => None,
         None => Some(client.local_addr()?),
     };
     let Request { target, via, proxy_authorization, ask, .. } = request;
-    let reaching = reach(gateway, target, &via, proxy_authorization.as_ref(), to, account);
+    let connecting = connect(gateway, target, &via, proxy_authorization.as_ref(), to, account);
     let content = match &ask {
         Ask::Connect => None,
         Ask::Upgrade(asked) => Some(&asked.content),
     };
-    let reached = Box::pin(client.unless_left(content, reaching)).await?;
+    let upstream = Box::pin(client.unless_left(content, connecting)).await?;
     match ask {
-        Ask::Connect => Ok(Origin { reached, switched: false }),
+        Ask::Connect => Ok(Connected { upstream, switched: false }),
         Ask::Upgrade(asked) => {
             account.enter(Stage::Upgrade);
-            let flow = account.exchange(reached.address);
-            let (client, from_client) = client.both_ways()?;
-            let reached = Box::pin(upgrade::ask(client, from_client, reached, *asked, limit, &flow)).await?;
-            Ok(Origin { reached, switched: true })
+            let flow = account.exchange(upstream.address);
+            let (client, from_client) = client.split()?;
+            let upstream = Box::pin(upgrade::ask(client, from_client, upstream, *asked, limit, &flow)).await?;
+            Ok(Connected { upstream, switched: true })
         }
     }
 }
 
 /// Everything between a request and the connection that it asks for, which needs nothing more of the
 /// client. `to` is the address that the client connected to, where a target is told.
-async fn reach(
+async fn connect(
     gateway: &Gateway,
     target: Target,
     via: &str,
     credentials: Option<&Secret>,
     to: Option<SocketAddr>,
     account: &mut Account,
-) -> Result<Reached, Refusal> {
+) -> Result<Upstream, Refusal> {
     let limit = gateway.handshake_timeout;
     account.enter(Stage::Password);
     let user = gateway.authenticator.check(credentials, account.source()).await;
     let user = user.map_err(|failure| {
-        account.user(failure.user);
+        account.set_user(failure.user);
         failure.refusal
     })?;
-    let (name, grant) = user.map_or((None, None), |user| (Some(user.name), user.grant));
-    account.user(name.clone());
-    if let (Some(name), Some(grant)) = (&name, &grant) {
-        grant.admit(name, account.source(), SystemTime::now())?;
+    let (name, user_policy) = user.map_or((None, None), |user| (Some(user.name), user.user_policy));
+    account.set_user(name.clone());
+    if let (Some(name), Some(user_policy)) = (&name, &user_policy) {
+        user_policy.admit(name, account.source(), SystemTime::now())?;
     }
     let requester = Principal::of(name, account.source());
     let Candidates { first, others } = gateway.dialer.candidates(target);
-    account.target(&first);
-    let named = gateway.policy.check_name(first, grant.as_ref().and_then(|grant| grant.scope.as_ref()))?;
+    account.set_target(&first);
+    let named =
+        gateway.policy.check_name(first, user_policy.as_ref().and_then(|user_policy| user_policy.scope.as_ref()))?;
     account.wait_to_dial(limit).await?;
-    account.reserve(grant.and_then(|grant| grant.max_tunnels))?;
+    account.reserve(user_policy.and_then(|user_policy| user_policy.max_tunnels))?;
     account.enter(Stage::LookUp);
-    let judging = |target: &_| account.target(target);
+    let judging = |target: &_| account.set_target(target);
     let locating = gateway.dialer.locate(&gateway.policy, named, others, &requester, judging);
     let permit = match Box::pin(locating).await? {
         (named, Location::AtParent) => gateway.policy.check_unresolved(named)?,
         (named, Location::Addresses(addresses)) => gateway.policy.check_addresses(named, addresses)?,
     };
-    let way = gateway.dialer.choose(permit);
-    account.parent(way.parent.as_ref().map(|parent| parent.label.clone()));
+    let plan = gateway.dialer.choose(permit);
+    account.set_parent(plan.parent.as_ref().map(|parent| parent.label.clone()));
     account.enter(Stage::Dial);
-    let reached = gateway.dialer.dial(&way, via).await?;
-    let version = version_for(&gateway.greetings, way.permit().target(), reached.target);
+    let upstream = gateway.dialer.dial(&plan, via).await?;
+    let version = version_for(&gateway.proxy_protocol_rules, plan.permit().target(), upstream.target);
     match version.zip(to) {
-        Some((version, to)) => reached.told(&header(version, account.address(), to), limit).await,
-        None => Ok(reached),
+        Some((version, to)) => upstream.send_preamble(&header(version, account.address(), to), limit).await,
+        None => Ok(upstream),
     }
 }
 
 /// A connection to the target, as long as there is no tunnel.
-struct Origin {
-    reached: Reached,
+struct Connected {
+    upstream: Upstream,
     /// It has said 101, which the client has by now.
     switched: bool,
 }
@@ -183,17 +184,17 @@ struct Origin {
 async fn hand_off(
     gateway: &Gateway,
     client: Client,
-    origin: Origin,
+    origin: Connected,
     account: &mut Account,
 ) -> Result<RelayedTunnel, Refusal> {
-    let Origin { reached, switched } = origin;
+    let Connected { upstream, switched } = origin;
     let client =
         if switched { client.into_parts()? } else { client.into_established(gateway.handshake_timeout).await? };
     let flow = Arc::new(Flow::default());
-    account.pace(&flow);
-    let (tls, prefix) = ([client.tls, reached.tls], [client.early, reached.behind]);
-    let tunnel = Tunnel { client: client.socket, origin: reached.socket, tls, prefix, flow: flow.clone() };
+    account.limit_rate(&flow);
+    let (tls, prefix) = ([client.tls, upstream.tls], [client.early, upstream.leftover]);
+    let tunnel = Tunnel { client: client.socket, origin: upstream.socket, tls, prefix, flow: flow.clone() };
     let carried = gateway.relay.adopt(tunnel).map_err(|reason| Refusal::new(reason, "no engine took the tunnel"))?;
-    account.established(reached.address, carried.engine.label(), flow);
+    account.established(upstream.address, carried.engine.label(), flow);
     Ok(carried)
 }

@@ -16,18 +16,18 @@
 //! | layer | module | purpose | may import | may not mention |
 //! |---|---|---|---|---|
 //! | 5 | `main` | parse, start log and metrics, run, exit code | `commands` `config` `sys` | |
-//! | 5 | `commands` | the subcommands, one file each | `config` `server` `auth` `grant` `stamp` `policy` `principal` `dial` `target` `rate` `secret` `reason` `metrics` `relay` `account` `admin` `connection` `sys` `file` | |
-//! | 5 | `config` | one definition of every option: flag, environment, file, help, table | `auth` `grant` `policy` `proxy_protocol` `dial` `rate` `relay` `server` `connection` `client` `secret` `target` `account` `sys` `tls` `file` | |
+//! | 5 | `commands` | the subcommands, one file each | `config` `server` `auth` `user_policy` `fingerprint` `policy` `principal` `dial` `target` `rate` `secret` `reason` `metrics` `relay` `account` `admin` `connection` `sys` `file` | |
+//! | 5 | `config` | one definition of every option: flag, environment, file, help, table | `auth` `user_policy` `policy` `proxy_protocol` `dial` `rate` `relay` `server` `connection` `client` `secret` `target` `account` `sys` `tls` `file` | |
 //! | 4 | `server` | bind, accept with back-off, slots, reloads, drain | `connection` `account` `admin` `policy` `auth` `dial` `relay` `client` `reason` `metrics` `sys` `tls` | `httparse` |
-//! | 3 | `connection` | the main idea: `serve` and `handshake` | `client` `request` `auth` `grant` `policy` `proxy_protocol` `dial` `upgrade` `relay` `account` `tunnel` `reason` `metrics` `secret` `principal` `target` `tls` | `rustix` `libc` `unsafe` |
+//! | 3 | `connection` | the main idea: `serve` and `handshake` | `client` `request` `auth` `user_policy` `policy` `proxy_protocol` `dial` `upgrade` `relay` `account` `tunnel` `reason` `metrics` `secret` `principal` `target` `tls` | `rustix` `libc` `unsafe` |
 //! | 2 | `client` | the buffered client socket; the only writer of HTTP but for origins' answers | `message` `request` `proxy_protocol` `reason` `sys` `tls` | `policy` `relay` |
 //! | 2 | `request` | pure parser: bytes in, request or refusal out | `message` `reason` `secret` `target` | `tokio` `TcpStream` `Instant` `async` |
 //! | 2 | `proxy_protocol` | whom a connection comes from, as proxies say it to each other: read, written, to whom | `policy` `target` | `tokio` `TcpStream` |
 //! | 2 | `upgrade` | asks an origin to switch protocols, and passes on what else it answers, within bounds | `client` `dial` `request` `message` `reason` `sys` `tunnel` | `policy` `auth` `relay` |
-//! | 2 | `grant` | what a user may, where to, from where, until when and how much | `policy` `account` `reason` | `tokio` `TcpStream` |
-//! | 2 | `auth` | credentials to user and what he may, hashing off the event loop | `grant` `account` `reason` `secret` `source` `stamp` `file` `metrics` `sys` | `tracing` `TcpStream` |
+//! | 2 | `user_policy` | what a user may, where to, from where, until when and how much | `policy` `account` `reason` | `tokio` `TcpStream` |
+//! | 2 | `auth` | credentials to user and what he may, hashing off the event loop | `user_policy` `account` `reason` `secret` `source` `fingerprint` `file` `metrics` `sys` | `tracing` `TcpStream` |
 //! | 2 | `policy` | name rules, then address rules on resolved addresses: `Permit` | `reason` `target` | `tokio` `TcpStream` |
-//! | 2 | `dial` | resolve, Happy Eyeballs, parent proxies, deadlines; accepts only a `Permit` | `policy` `message` `reason` `secret` `principal` `stamp` `file` `target` `sys` `metrics` `tls` | `auth` |
+//! | 2 | `dial` | resolve, Happy Eyeballs, parent proxies, deadlines; accepts only a `Permit` | `policy` `message` `reason` `secret` `principal` `fingerprint` `file` `target` `sys` `metrics` `tls` | `auth` |
 //! | 2 | `relay` | choose an engine, adopt, fall back; one file an engine | `tunnel` `rate` `reason` `metrics` `sys` `tls` | `http` `auth` `policy` `config` |
 //! | 1 | `account` | drop-guard: one log line and the counters, exactly once | `tunnel` `rate` `reason` `metrics` `source` `principal` `target` | `TcpStream` `socket2` |
 //! | 1 | `admin` | metrics, health, the API of tunnels and rates over HTTP, and the control socket | `account` `metrics` `rate` `reason` `tunnel` | `relay` |
@@ -35,10 +35,10 @@
 //! | 0 | `tunnel` | the hand-off type and its live counts | `rate` `reason` `tls` | `tokio` |
 //! | 0 | `target` | where a client wants to go, in one normal form | | `tokio` |
 //! | 0 | `reason` | why it ended: one enum to label, status, side | | `tokio` |
-//! | 0 | `tls` | sessions of TLS, certificates and whom to believe; opens no socket and waits for none | `file` `stamp` | `tokio` `TcpStream` |
+//! | 0 | `tls` | sessions of TLS, certificates and whom to believe; opens no socket and waits for none | `file` `fingerprint` | `tokio` `TcpStream` |
 //! | 0 | `rate` | how fast bytes may go, in words and figures | | `tokio` |
 //! | 0 | `message` | heads and content of HTTP messages: what goes on, and where it ends; pure | | `tokio` `std::io` |
-//! | 0 | `stamp` | whether a file is another one than before | `file` | `tokio` |
+//! | 0 | `fingerprint` | whether a file is another one than before | `file` | `tokio` |
 //! | 0 | `file` | reads the files that options name, within limits of size and time | | `tokio` |
 //! | 0 | `source` | the unit by which peers without credentials share what is scarce | | `tokio` |
 //! | 0 | `principal` | the parties that scarce resources are shared between, and counts by such a key | `source` | `tokio` |
@@ -72,7 +72,7 @@ pub mod config;
 pub mod connection;
 pub mod dial;
 pub mod file;
-pub mod grant;
+pub mod fingerprint;
 pub mod message;
 pub mod metrics;
 pub mod policy;
@@ -85,9 +85,9 @@ pub mod request;
 pub mod secret;
 pub mod server;
 pub mod source;
-pub mod stamp;
 pub mod sys;
 pub mod target;
 pub mod tls;
 pub mod tunnel;
 pub mod upgrade;
+pub mod user_policy;

@@ -37,22 +37,22 @@ pub struct Header {
 
 /// What is no header, with the words that say why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NoHeader(&'static str);
+pub struct BadHeader(&'static str);
 
-impl fmt::Display for NoHeader {
+impl fmt::Display for BadHeader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.0)
     }
 }
 
-impl std::error::Error for NoHeader {}
+impl std::error::Error for BadHeader {}
 
 /// Reads the header at the start of `bytes`, which are all that came so far; `None` means that more are needed, which is
 /// never the answer to [`MAX_HEADER`] bytes.
 ///
 /// # Errors
 /// The bytes are no header, whatever comes.
-pub fn parse(bytes: &[u8]) -> Result<Option<Header>, NoHeader> {
+pub fn parse(bytes: &[u8]) -> Result<Option<Header>, BadHeader> {
     if bytes.starts_with(SIGNATURE) {
         return parse_binary(bytes);
     }
@@ -62,14 +62,14 @@ pub fn parse(bytes: &[u8]) -> Result<Option<Header>, NoHeader> {
     if SIGNATURE.starts_with(bytes) || LINE.starts_with(bytes) {
         return Ok(None);
     }
-    Err(NoHeader("it does not begin with a PROXY protocol header"))
+    Err(BadHeader("it does not begin with a PROXY protocol header"))
 }
 
-fn parse_line(bytes: &[u8]) -> Result<Option<Header>, NoHeader> {
-    const BROKEN: NoHeader = NoHeader("its PROXY line is none");
+fn parse_line(bytes: &[u8]) -> Result<Option<Header>, BadHeader> {
+    const BROKEN: BadHeader = BadHeader("its PROXY line is none");
     let window = &bytes[..bytes.len().min(MAX_LINE)];
     let Some(end) = window.windows(2).position(|two| two == b"\r\n") else {
-        return if window.len() == MAX_LINE { Err(NoHeader("its PROXY line is too long")) } else { Ok(None) };
+        return if window.len() == MAX_LINE { Err(BadHeader("its PROXY line is too long")) } else { Ok(None) };
     };
     let line = std::str::from_utf8(&window[LINE.len()..end]).map_err(|_| BROKEN)?;
     let len = end + 2;
@@ -93,17 +93,17 @@ fn parse_line(bytes: &[u8]) -> Result<Option<Header>, NoHeader> {
     Ok(Some(Header { addresses: Some(addresses), len }))
 }
 
-fn parse_binary(bytes: &[u8]) -> Result<Option<Header>, NoHeader> {
+fn parse_binary(bytes: &[u8]) -> Result<Option<Header>, BadHeader> {
     const TCP4: u8 = 0x11;
     const TCP6: u8 = 0x21;
     let Some(&[version, family, high, low]) = bytes.get(12..16) else { return Ok(None) };
     let length = usize::from(u16::from_be_bytes([high, low]));
     let len = 16 + length;
     if version >> 4 != 2 || version & 0xf > 1 {
-        return Err(NoHeader("its PROXY header has a version or a command that nobody knows"));
+        return Err(BadHeader("its PROXY header has a version or a command that nobody knows"));
     }
     if len > MAX_HEADER {
-        return Err(NoHeader("its PROXY header is too long"));
+        return Err(BadHeader("its PROXY header is too long"));
     }
     let needed = match family {
         TCP4 => 12,
@@ -112,7 +112,7 @@ fn parse_binary(bytes: &[u8]) -> Result<Option<Header>, NoHeader> {
     };
     let is_own = version & 0xf == 0;
     if !is_own && length < needed {
-        return Err(NoHeader("its PROXY header is too short for its addresses"));
+        return Err(BadHeader("its PROXY header is too short for its addresses"));
     }
     let Some(block) = bytes.get(16..len) else { return Ok(None) };
     // LOCAL is a connection of the proxy's own, as for a health check.
@@ -180,12 +180,12 @@ const fn v6(address: IpAddr) -> IpAddr {
 
 /// One value of `--proxy-protocol-to`: targets that are told whom a tunnel is for, `v1 for RULE` or `v2 for RULE`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Greeting {
+pub struct ProxyProtocolRule {
     version: Version,
     rule: Rule,
 }
 
-impl FromStr for Greeting {
+impl FromStr for ProxyProtocolRule {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -204,12 +204,16 @@ impl FromStr for Greeting {
 
 /// How a target is greeted, by the first of these that is about its name, or the address that it has been reached at.
 #[must_use]
-pub fn version_for(greetings: &[Greeting], target: &Target, address: Option<SocketAddr>) -> Option<Version> {
+pub fn version_for(
+    proxy_protocol_rules: &[ProxyProtocolRule],
+    target: &Target,
+    address: Option<SocketAddr>,
+) -> Option<Version> {
     let is_it = |rule: &Rule| {
         let by_name = matches!(&target.host, Host::Name(name) if rule.covers_name(name));
         rule.has_port(target.port) && (by_name || address.is_some_and(|address| rule.covers_address(address.ip())))
     };
-    greetings.iter().find(|greeting| is_it(&greeting.rule)).map(|greeting| greeting.version)
+    proxy_protocol_rules.iter().find(|greeting| is_it(&greeting.rule)).map(|greeting| greeting.version)
 }
 
 #[cfg(test)]

@@ -68,7 +68,7 @@ fn a_client_without_credentials_is_the_user_of_its_network() {
     assert!(rig.send("127.7.7.7", &elsewhere).1.starts_with("502 "), "the narrowest network counts");
     let (narrow, answer) = rig.ask("127.7.7.7", None);
     assert_eq!(answer, "200 Connection established");
-    // Elsewhere credentials are needed, and those that are sent are checked.
+    // UserSource credentials are needed, and those that are sent are checked.
     assert_eq!(rig.ask("127.8.0.1", None).1, "407 Proxy Authentication Required: proxy credentials are needed");
     let wrong = "407 Proxy Authentication Required: wrong user name or password";
     for user in ["ann:no", "127.7.0.0/16:", "127.7.0.0/16:x"] {

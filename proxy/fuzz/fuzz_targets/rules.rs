@@ -5,7 +5,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use sluicegate::policy::Rule;
-use sluicegate::proxy_protocol::Greeting;
+use sluicegate::proxy_protocol::ProxyProtocolRule;
 use sluicegate::rate::Rate;
 use sluicegate::target::{Host, Target};
 
@@ -28,5 +28,5 @@ fuzz_target!(|data: &[u8]| {
         assert!(rate.bytes() > 0);
         assert_eq!(rate.to_string().parse::<Rate>().map(|rate| rate.to_string()), Ok(rate.to_string()));
     }
-    let _ = text.parse::<Greeting>();
+    let _ = text.parse::<ProxyProtocolRule>();
 });

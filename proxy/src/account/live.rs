@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::log::Refused;
 use super::meters::{OfEngine, OfUser};
-use super::{clean, log};
+use super::{log, sanitize};
 use crate::rate::Rate;
 use crate::reason::Reason;
 use crate::target::Target;
@@ -71,7 +71,7 @@ impl Live {
 
     /// The name of the user, in a form that can be shown.
     pub(super) fn user_text(&self) -> Option<String> {
-        self.user().map(|user| clean(&user.name).into_owned())
+        self.user().map(|user| sanitize(&user.name).into_owned())
     }
 
     /// The label of the engine that has it.
@@ -168,12 +168,12 @@ impl Live {
 
     /// The target as a log, a page and a table show it.
     pub(super) fn target_text(&self) -> String {
-        self.asked.target.as_ref().map(|target| clean(&target.to_string()).into_owned()).unwrap_or_default()
+        self.asked.target.as_ref().map(|target| sanitize(&target.to_string()).into_owned()).unwrap_or_default()
     }
 
     /// What the client had the origin switch to, in a form that can be shown.
     pub(super) fn upgrade(&self) -> Option<String> {
-        self.asked.upgrade.as_ref().map(|protocols| clean(protocols).into_owned())
+        self.asked.upgrade.as_ref().map(|protocols| sanitize(protocols).into_owned())
     }
 
     /// The parent proxy, which the configuration names.

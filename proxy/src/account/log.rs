@@ -21,8 +21,8 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use super::clean;
 use super::live::{Live, seconds};
+use super::sanitize;
 use crate::metrics;
 use crate::rate::Rate;
 use crate::reason::{Reason, Side};
@@ -122,14 +122,14 @@ pub(super) fn refused(refused: &Refused<'_>) {
                 tracing::Level::$level,
                 id = refused.id,
                 client = %refused.client,
-                user = refused.user.map(clean).as_deref(),
-                target = target.as_deref().map(clean).as_deref(),
+                user = refused.user.map(sanitize).as_deref(),
+                target = target.as_deref().map(sanitize).as_deref(),
                 tls = refused.tls,
-                upgrade = refused.upgrade.map(clean).as_deref(),
+                upgrade = refused.upgrade.map(sanitize).as_deref(),
                 parent = refused.parent,
                 code,
                 reason = reason.label(),
-                detail = Some(detail).filter(|d| !d.is_empty()).map(clean).as_deref(),
+                detail = Some(detail).filter(|d| !d.is_empty()).map(sanitize).as_deref(),
                 to_origin = moved.map(|moved| moved[Direction::ToOrigin.index()]),
                 to_client = moved.map(|moved| moved[Direction::ToClient.index()]),
                 duration_s = seconds(refused.accepted.elapsed()),

@@ -5,7 +5,6 @@
 //! [`Account::closed`] ends it with a reason, and dropping it (a cancelled task, a panic) ends it too,
 //! so that no path through the code can forget to count.
 
-mod clean;
 mod dials;
 mod ending;
 mod exchange;
@@ -17,6 +16,7 @@ mod meters;
 mod progress;
 mod rates;
 mod registry;
+mod sanitize;
 mod series;
 
 use std::borrow::Cow;
@@ -31,12 +31,12 @@ use crate::reason::{Reason, Refusal};
 use crate::target::Target;
 use crate::tunnel::Flow;
 
-pub use clean::clean;
 pub use handshakes::Stage;
 pub use limits::Limits;
 pub use live::{EXCHANGE, INTERIM, TunnelView};
 pub use rates::{Change, Limit, Rates, RatesView, Unknown};
 pub use registry::{Connection, Registry};
+pub use sanitize::sanitize;
 pub use series::register_series;
 
 use dials::DialPermit;
@@ -117,39 +117,39 @@ impl Account {
 
     /// The client sent at least a byte. One that leaves without any was a port check, and is logged
     /// at debug level only.
-    pub const fn heard(&mut self) {
+    pub const fn received_bytes(&mut self) {
         self.heard = true;
     }
 
     /// Who it is: a configured user, or `None` where there is no authentication. It becomes a metric
     /// label with [`Account::established`], so it must not be a name that a stranger made up.
-    pub fn user(&mut self, user: Option<Arc<str>>) {
+    pub fn set_user(&mut self, user: Option<Arc<str>>) {
         self.user = user;
     }
 
     /// The version of the TLS that the client speaks.
-    pub const fn tls(&mut self, version: &'static str) {
+    pub const fn set_tls(&mut self, version: &'static str) {
         self.tls = Some(version);
     }
 
     /// Where it wants to go.
-    pub fn target(&mut self, target: &Target) {
+    pub fn set_target(&mut self, target: &Target) {
         self.target = Some(target.clone());
     }
 
     /// What it wants the origin to switch to, by `Upgrade`; without that it wants a tunnel.
-    pub fn upgrade(&mut self, protocols: &str) {
+    pub fn set_upgrade(&mut self, protocols: &str) {
         self.upgrade = Some(protocols.into());
     }
 
     /// The parent proxy that is to open the way, if it is one.
-    pub fn parent(&mut self, parent: Option<Arc<str>>) {
+    pub fn set_parent(&mut self, parent: Option<Arc<str>>) {
         self.parent = parent;
     }
 
     /// Holds a tunnel to its rate that no engine has yet: one engine begins otherwise with what is held to none.
-    pub fn pace(&self, flow: &Flow) {
-        self.registry.pace_first(self.id, self.user.as_ref(), self.exchange.is_some(), flow);
+    pub fn limit_rate(&self, flow: &Flow) {
+        self.registry.set_first_rate(self.id, self.user.as_ref(), self.exchange.is_some(), flow);
     }
 
     /// The tunnel stands: from here on it is in the registry under [`Account::id`], and its bytes are

@@ -16,7 +16,7 @@ use crate::reason::{Reason, Refusal};
 
 impl Account {
     /// Who the client is by the word of a proxy before, which is to be believed.
-    pub fn client(&mut self, client: SocketAddr) {
+    pub fn set_client(&mut self, client: SocketAddr) {
         self.client = canonical(client);
         let Connection { id, source } = self.connection();
         self.registry.handshakes.heard(id, source);

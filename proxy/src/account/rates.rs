@@ -89,12 +89,12 @@ struct Set {
 
 /// What is set, and word of it when it has to be divided anew.
 #[derive(Debug, Default)]
-pub(super) struct Book {
+pub(super) struct RateLimits {
     set: Mutex<Set>,
     pub(super) due: Notify,
 }
 
-impl Book {
+impl RateLimits {
     pub(super) fn new(configured: Rates) -> Self {
         Self { set: Mutex::new(Set { configured, ..Set::default() }), due: Notify::new() }
     }
@@ -111,7 +111,7 @@ impl Book {
     }
 
     /// Tells a tunnel, whose user has so many, its rate.
-    pub(super) fn tell(&self, id: u64, user: Option<(&str, impl FnOnce() -> usize)>, tell: impl FnOnce(Option<Rate>)) {
+    pub(super) fn apply(&self, id: u64, user: Option<(&str, impl FnOnce() -> usize)>, tell: impl FnOnce(Option<Rate>)) {
         // Held meanwhile, so that what is told last is the newest.
         let set = self.lock();
         let own = set.of_tunnel(id);
@@ -245,16 +245,16 @@ mod tests {
         Some(Rate::new(bytes).unwrap())
     }
 
-    fn told(book: &Book, id: u64, user: Option<(&str, usize)>) -> Option<Rate> {
+    fn told(limits: &RateLimits, id: u64, user: Option<(&str, usize)>) -> Option<Rate> {
         let mut told = None;
-        book.tell(id, user.map(|(name, many)| (name, move || many)), |rate| told = rate);
+        limits.apply(id, user.map(|(name, many)| (name, move || many)), |rate| told = rate);
         told
     }
 
-    fn book() -> Book {
+    fn limits() -> RateLimits {
         let users = [("ann", Some(Limit(rate(9_000)))), ("bob", None), ("eve", Some(Limit(None)))];
         let users = users.map(|(name, limit)| (name.into(), limit)).into();
-        Book::new(Rates { tunnel: rate(5_000), user: rate(8_000), users })
+        RateLimits::new(Rates { tunnel: rate(5_000), user: rate(8_000), users })
     }
 
     fn change(json: &str) -> Change {
@@ -263,7 +263,7 @@ mod tests {
 
     #[test]
     fn the_lesser_of_its_own_rate_and_a_share_counts() {
-        let book = book();
+        let limits = limits();
         for (user, many, expected) in [
             (None, 0, 5_000),
             (Some("ann"), 1, 5_000),
@@ -273,39 +273,39 @@ mod tests {
             (Some("eve"), 9, 5_000),
             (Some("who"), 4, 2_000),
         ] {
-            assert_eq!(told(&book, 1, user.map(|user| (user, many))), rate(expected), "{user:?} {many}");
+            assert_eq!(told(&limits, 1, user.map(|user| (user, many))), rate(expected), "{user:?} {many}");
         }
     }
 
     #[test]
     fn what_is_changed_counts_until_it_is_taken_back() {
-        let book = book();
-        let before = book.view();
-        let of = |user, many| told(&book, 7, Some((user, many))).map(Rate::bytes);
-        let make = |json: &str| book.change(&change(json), |id| id == 7);
+        let limits = limits();
+        let before = limits.view();
+        let of = |user, many| told(&limits, 7, Some((user, many))).map(Rate::bytes);
+        let make = |json: &str| limits.change(&change(json), |id| id == 7);
         make(r#"{"tunnel": "none", "users": {"ann": "1MiB", "eve": 2048}}"#).unwrap();
         assert_eq!([of("ann", 1), of("eve", 1), of("bob", 1)], [Some(1 << 20), Some(2_048), Some(8_000)]);
         make(r#"{"user": "none", "tunnels": {"7": 3000}}"#).unwrap();
         assert_eq!([of("ann", 1), of("bob", 1)], [Some(3_000), Some(3_000)]);
-        let view: Change = serde_json::from_value(serde_json::to_value(book.view()).unwrap()).unwrap();
-        book.change(&view, |_| true).unwrap();
+        let view: Change = serde_json::from_value(serde_json::to_value(limits.view()).unwrap()).unwrap();
+        limits.change(&view, |_| true).unwrap();
         assert_eq!([of("ann", 1), of("bob", 1)], [Some(3_000), Some(3_000)], "what is shown changes nothing");
-        book.forget(7);
+        limits.forget(7);
         assert_eq!(of("bob", 1), None);
         make(r#"{"tunnel": null, "user": null, "users": {"ann": null, "eve": null, "bob": null}}"#).unwrap();
-        assert_eq!(book.view(), before);
+        assert_eq!(limits.view(), before);
     }
 
     #[test]
     fn a_change_is_made_as_a_whole_or_not_at_all() {
-        let book = book();
-        let before = book.view();
+        let limits = limits();
+        let before = limits.view();
         for (json, unknown) in [
             (r#"{"tunnel": 2000, "users": {"ann": 2000, "who": 2000}}"#, Unknown::User("who".into())),
             (r#"{"user": 2000, "tunnels": {"7": 2000, "8": 2000}}"#, Unknown::Tunnel(8)),
         ] {
-            assert_eq!(book.change(&change(json), |id| id == 7), Err(unknown));
-            assert_eq!(book.view(), before);
+            assert_eq!(limits.change(&change(json), |id| id == 7), Err(unknown));
+            assert_eq!(limits.view(), before);
         }
         for (json, words) in [
             (r#"{"tunnel": 5}"#, "at least 1KiB"),
@@ -321,15 +321,15 @@ mod tests {
 
     #[test]
     fn users_who_are_gone_leave_nothing() {
-        let book = book();
-        book.change(&change(r#"{"users": {"ann": 2000, "bob": 3000}}"#), |_| false).unwrap();
-        book.set_users([("bob".into(), None)].into());
-        let users: Vec<_> = book.view().users.into_keys().collect();
+        let limits = limits();
+        limits.change(&change(r#"{"users": {"ann": 2000, "bob": 3000}}"#), |_| false).unwrap();
+        limits.set_users([("bob".into(), None)].into());
+        let users: Vec<_> = limits.view().users.into_keys().collect();
         assert_eq!(users, ["bob"]);
         // But for what their live tunnels are held to.
-        let of_ann = || told(&book, 1, Some(("ann", 1)));
+        let of_ann = || told(&limits, 1, Some(("ann", 1)));
         assert_eq!(of_ann(), rate(2_000));
-        book.set_users([("ann".into(), None), ("bob".into(), None)].into());
+        limits.set_users([("ann".into(), None), ("bob".into(), None)].into());
         assert_eq!(of_ann(), rate(5_000), "once more somebody of whom nothing is said");
     }
 }

@@ -15,7 +15,7 @@ use super::handshakes::Handshakes;
 use super::limits::Slots;
 use super::live::Live;
 use super::meters::Meters;
-use super::rates::{self, Book};
+use super::rates::{self, RateLimits};
 use super::{Account, Change, Limit, Limits, Rates, RatesView, Stage, TunnelView, Unknown};
 use crate::metrics::{HANDSHAKES, LIMIT};
 use crate::reason::Reason;
@@ -37,7 +37,7 @@ pub struct Registry {
     pub(super) meters: Meters,
     pub(super) handshakes: Handshakes,
     pub(super) dials: Arc<Dials>,
-    rates: Book,
+    rates: RateLimits,
     state: Mutex<State>,
     connections: watch::Sender<usize>,
 }
@@ -65,7 +65,7 @@ impl Registry {
             handshakes: Handshakes::new(limits.handshakes),
             dials: Dials::new(limits.dials_per_user),
             meters: Meters::default(),
-            rates: Book::new(rates),
+            rates: RateLimits::new(rates),
             state: Mutex::default(),
             connections: watch::Sender::new(0),
         })
@@ -185,21 +185,21 @@ impl Registry {
     /// A user or a tunnel that is not there; nothing is changed then.
     pub fn change_rates(&self, change: &Change) -> Result<(), Unknown> {
         self.rates.change(change, |id| self.lock().live.contains_key(&id))?;
-        self.divide();
+        self.rebalance_shares();
         Ok(())
     }
 
     /// Takes what the configuration says of users, who may be others now.
     pub fn set_users(&self, users: BTreeMap<Arc<str>, Option<Limit>>) {
         self.rates.set_users(users);
-        self.divide();
+        self.rebalance_shares();
     }
 
     /// Divides what users may have over their tunnels whenever one has come or gone; never returns.
-    pub async fn keep_divided(&self) {
+    pub async fn keep_rebalanced(&self) {
         loop {
             self.rates.due.notified().await;
-            self.divide();
+            self.rebalance_shares();
             sleep(rates::PAUSE).await;
         }
     }
@@ -211,27 +211,27 @@ impl Registry {
     }
 
     /// Tells each tunnel its rate.
-    pub(super) fn divide(&self) {
-        self.snapshot().iter().for_each(|live| self.pace(live));
+    pub(super) fn rebalance_shares(&self) {
+        self.snapshot().iter().for_each(|live| self.set_rate(live));
     }
 
-    fn pace(&self, live: &Live) {
+    fn set_rate(&self, live: &Live) {
         let user = live.user().map(|user| (&*user.name, || user.live.load(Ordering::Relaxed)));
-        self.rates.tell(live.id, user, |rate| live.flow.set_rate(rate));
+        self.rates.apply(live.id, user, |rate| live.flow.set_rate(rate));
     }
 
     /// Tells a tunnel that is about to be one of `user`'s what it is held to from its first byte on.
     /// `counted`: its exchange is one of them already.
-    pub(super) fn pace_first(&self, id: u64, user: Option<&Arc<str>>, counted: bool, flow: &Flow) {
+    pub(super) fn set_first_rate(&self, id: u64, user: Option<&Arc<str>>, counted: bool, flow: &Flow) {
         // Looked for only where there is something to share.
         let others = |user: &Arc<str>| self.meters.user(Arc::clone(user)).live.load(Ordering::Relaxed);
         let many = |user: &Arc<str>| others(user) + usize::from(!counted);
         let user = user.map(|user| (&**user, move || many(user)));
-        self.rates.tell(id, user, |rate| flow.set_rate(rate));
+        self.rates.apply(id, user, |rate| flow.set_rate(rate));
     }
 
     /// Has the other tunnels of its user told, if there is something that they share.
-    fn divide_soon(&self, live: &Live) {
+    fn rebalance_soon(&self, live: &Live) {
         if live.user().is_some_and(|user| self.rates.shares(&user.name)) {
             self.rates.due.notify_one();
         }
@@ -242,7 +242,7 @@ impl Registry {
             user.live.fetch_add(1, Ordering::Relaxed);
         }
         self.replace(live);
-        self.divide_soon(live);
+        self.rebalance_soon(live);
     }
 
     /// Lists a tunnel of which its user has been counted already, in the place of what has its number.
@@ -251,7 +251,7 @@ impl Registry {
         state.live.insert(live.id, Arc::clone(live));
         let stopping = state.stopping;
         drop(state);
-        self.pace(live);
+        self.set_rate(live);
         if let Some(why) = stopping {
             live.flow.stop(why);
         }
@@ -263,7 +263,7 @@ impl Registry {
             user.live.fetch_sub(1, Ordering::Relaxed);
         }
         self.rates.forget(id);
-        self.divide_soon(&live);
+        self.rebalance_soon(&live);
     }
 
     pub(super) fn leave(&self) {

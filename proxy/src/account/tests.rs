@@ -98,9 +98,9 @@ fn origin() -> SocketAddr {
 /// A tunnel of ann's that is established; `flow` is the end that an engine would hold.
 fn established(registry: &Arc<Registry>, flow: &Arc<Flow>) -> Account {
     let mut account = registry.accepted(client());
-    account.heard();
-    account.user(Some("ann".into()));
-    account.target(&target());
+    account.received_bytes();
+    account.set_user(Some("ann".into()));
+    account.set_target(&target());
     account.reserve(None).unwrap();
     account.established(origin(), "splice", Arc::clone(flow));
     account
@@ -163,7 +163,7 @@ fn every_refusal_is_counted_and_logged_once() {
     for &reason in Reason::ALL.iter().filter(|reason| reason.status().is_some()) {
         let trace = Trace::of(|registry| {
             let mut account = registry.accepted(client());
-            account.target(&target());
+            account.set_target(&target());
             account.refused(&Refusal::new(reason, "the rule that did it"));
         });
         let code = reason.status().unwrap().0;
@@ -305,9 +305,9 @@ fn the_half_of_its_life_decides_how_an_end_is_counted() {
 /// An exchange of ann's with an origin, and its flow.
 fn exchanging(registry: &Arc<Registry>) -> (Account, Arc<Flow>) {
     let mut account = registry.accepted(client());
-    account.user(Some("ann".into()));
-    account.target(&target());
-    account.upgrade("x/1");
+    account.set_user(Some("ann".into()));
+    account.set_target(&target());
+    account.set_upgrade("x/1");
     account.reserve(None).unwrap();
     let flow = account.exchange(origin());
     (account, flow)
@@ -434,7 +434,7 @@ fn port_checks_are_for_the_debug_level() {
         let trace = Trace::of(|registry| {
             let mut account = registry.accepted(client());
             if heard {
-                account.heard();
+                account.received_bytes();
             }
             account.refused(&Refusal::new(Reason::ClientGone, "left"));
         });
@@ -450,13 +450,13 @@ fn a_peer_cannot_write_into_the_log() {
     let end_both = |registry: &Arc<Registry>| {
         let evil = Target { host: Host::Name(EVIL.into()), port: 1, absolute: false };
         let mut account = registry.accepted(client());
-        account.heard();
-        account.user(Some(EVIL.into()));
-        account.target(&evil);
+        account.received_bytes();
+        account.set_user(Some(EVIL.into()));
+        account.set_target(&evil);
         account.refused(&Refusal::new(Reason::Denied, EVIL));
         let mut account = registry.accepted(client());
-        account.user(Some(EVIL.into()));
-        account.target(&evil);
+        account.set_user(Some(EVIL.into()));
+        account.set_target(&evil);
         account.established(origin(), "splice", Arc::default());
         assert!(!registry.tunnels()[0].target.contains('\u{1b}'));
         account.closed(Reason::Killed);
@@ -629,13 +629,13 @@ fn a_users_rate_is_divided_over_his_tunnels_as_they_come_and_go() {
     let first = established(&registry, &flows[0]);
     assert_eq!(rate(0), Some(9_000));
     let mut next = registry.accepted(client());
-    next.user(Some("ann".into()));
-    next.pace(&flows[3]);
+    next.set_user(Some("ann".into()));
+    next.limit_rate(&flows[3]);
     assert_eq!(rate(3), Some(4_500), "one that is about to be has what it will have");
     drop(next);
     let second = established(&registry, &flows[1]);
     assert_eq!(rate(1), Some(4_500), "the new one has its share at once");
-    registry.divide();
+    registry.rebalance_shares();
     assert_eq!(rate(0), Some(4_500));
     // A tunnel of nobody shares with nobody.
     let mut nobody = registry.accepted(client());
@@ -648,7 +648,7 @@ fn a_users_rate_is_divided_over_his_tunnels_as_they_come_and_go() {
     assert_eq!([rate(0), rate(1), rate(2)], [Some(4_500), Some(2_000), None]);
     assert_eq!(registry.tunnel(id).unwrap().rate, Rate::new(2_000).ok());
     drop(second);
-    registry.divide();
+    registry.rebalance_shares();
     assert_eq!(rate(0), Some(9_000));
     assert!(registry.rates().tunnels.is_empty());
     drop((first, nobody));
@@ -661,7 +661,7 @@ async fn who_keeps_rates_divided_hears_of_every_tunnel() {
         Registry::with_rates(Limits { tunnels: 9, per_user: None, per_source: None, ..Limits::default() }, rates);
     let keeper = tokio::spawn({
         let registry = Arc::clone(&registry);
-        async move { registry.keep_divided().await }
+        async move { registry.keep_rebalanced().await }
     });
     let flows: [Arc<Flow>; 2] = Default::default();
     let [first, second] = [0, 1].map(|index| established(&registry, &flows[index]));

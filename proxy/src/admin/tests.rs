@@ -121,8 +121,8 @@ impl Scene {
         let engine = Arc::clone(&told);
         flow.attach_control(move |command| *engine.lock().unwrap() = Some(command));
         let mut account = self.admin.registry.accepted("192.0.2.7:40000".parse().unwrap());
-        account.user(Some("ann".into()));
-        account.target(&Target::from("198.51.100.1:443".parse::<SocketAddr>().unwrap()));
+        account.set_user(Some("ann".into()));
+        account.set_target(&Target::from("198.51.100.1:443".parse::<SocketAddr>().unwrap()));
         account.established("198.51.100.1:443".parse().unwrap(), "splice", Arc::clone(&flow));
         (account, flow, told)
     }

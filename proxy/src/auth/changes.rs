@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::hash::Hash;
 use super::table::Table;
-use crate::account::clean;
-use crate::grant::Grant;
+use crate::account::sanitize;
+use crate::user_policy::UserPolicy;
 
 /// Names that a line of the log shows; how many more there are is a number.
 const MAX_NAMES: usize = 10;
@@ -54,7 +54,7 @@ impl Snapshot {
 /// Passwords of a user and what the user may.
 pub(super) struct Terms {
     pub(super) hashes: Vec<Arc<Hash>>,
-    pub(super) grant: Option<Arc<Grant>>,
+    pub(super) user_policy: Option<Arc<UserPolicy>>,
 }
 
 impl Terms {
@@ -63,14 +63,14 @@ impl Terms {
         let same = |one: &Self, other: &Self| {
             one.hashes.iter().all(|hash| other.hashes.iter().any(|known| known.is_same(hash)))
         };
-        self.grant != other.grant || !same(self, other) || !same(other, self)
+        self.user_policy != other.user_policy || !same(self, other) || !same(other, self)
     }
 }
 
 /// Names as a line of the log has them, at most ten and the number of the others; `None` if there are none.
 #[must_use]
 pub fn name_list(names: &[Arc<str>]) -> Option<String> {
-    let shown: Vec<_> = names.iter().take(MAX_NAMES).map(|name| clean(name)).collect();
+    let shown: Vec<_> = names.iter().take(MAX_NAMES).map(|name| sanitize(name)).collect();
     let more = names.len() - shown.len();
     let text = shown.join(", ");
     (!names.is_empty()).then(|| if more == 0 { text } else { format!("{text} and {more} more") })

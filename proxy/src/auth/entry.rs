@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use super::hash::Hash;
 use super::users::{UsersError, check_name, without_line_end};
-use crate::grant::Grant;
+use crate::user_policy::UserPolicy;
 
 /// The most passwords of a user: the one that he has, and the one that he will have.
 const MOST_PASSWORDS: usize = 2;
@@ -20,11 +20,11 @@ pub struct Entry {
     /// `FILE:LINE`.
     pub(super) place: String,
     pub(super) hashes: Vec<Arc<Hash>>,
-    pub(super) grant: Arc<Grant>,
+    pub(super) user_policy: Arc<UserPolicy>,
 }
 
 /// Where the sections are, to be read again.
-pub trait Elsewhere: Send + Sync {
+pub trait UserSource: Send + Sync {
     /// Whether they may be others than when they were last read.
     fn changed(&self) -> bool;
 
@@ -40,7 +40,7 @@ impl Entry {
     ///
     /// # Errors
     /// A name that nobody can have, or hashes that cannot be used.
-    pub fn new(place: String, name: Arc<str>, passwords: &[&str], grant: Grant) -> Result<Self, UsersError> {
+    pub fn new(place: String, name: Arc<str>, passwords: &[&str], user_policy: UserPolicy) -> Result<Self, UsersError> {
         let error = |cause: String, remedy: &str| UsersError::new(place.as_str(), cause, remedy);
         // A network of `--no-auth-from`, whose user nobody names in credentials, may be one of IPv6.
         let is_network = name.parse::<IpNet>().is_ok() || name.parse::<IpAddr>().is_ok();
@@ -59,13 +59,13 @@ impl Entry {
             hash.map_err(|unusable| error(format!("'{name}': {}", unusable.cause), unusable.remedy))
         };
         let hashes = passwords.iter().map(hash).collect::<Result<_, _>>()?;
-        Ok(Self { name, place, hashes, grant: Arc::new(grant) })
+        Ok(Self { name, place, hashes, user_policy: Arc::new(user_policy) })
     }
 
     /// What the user may.
     #[must_use]
-    pub fn grant(&self) -> &Grant {
-        &self.grant
+    pub fn user_policy(&self) -> &UserPolicy {
+        &self.user_policy
     }
 
     /// Who it is.
@@ -94,8 +94,8 @@ impl Entry {
     }
 }
 
-impl fmt::Debug for dyn Elsewhere {
+impl fmt::Debug for dyn UserSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Elsewhere")
+        f.write_str("UserSource")
     }
 }

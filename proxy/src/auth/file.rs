@@ -4,15 +4,15 @@ use std::path::{Path, PathBuf};
 
 use super::users::{self, Lines, UsersError};
 use crate::file::{self, MAX_USERS_BYTES};
-use crate::stamp::Stamp;
+use crate::fingerprint::FileFingerprint;
 
 /// A path, and what stood there when it was last read.
 pub(super) struct UsersFile {
     path: PathBuf,
     /// As it was read.
-    seen: Option<Stamp>,
+    seen: Option<FileFingerprint>,
     /// At the last look.
-    last: Option<Stamp>,
+    last: Option<FileFingerprint>,
 }
 
 impl UsersFile {
@@ -28,7 +28,7 @@ impl UsersFile {
     /// one again; and stayed the same from one look to the next: a file that is written in place is
     /// cut off in the middle of a line until it is complete.
     pub(super) fn changed(&mut self) -> bool {
-        let now = Stamp::of(&self.path);
+        let now = FileFingerprint::of(&self.path);
         std::mem::replace(&mut self.last, now) == now && now != self.seen
     }
 
@@ -41,7 +41,7 @@ impl UsersFile {
     /// it is just being written. One whose lines are about users counts though none can be used: a
     /// user whose line was spoilt has to stay out.
     pub(super) fn read(&mut self) -> Result<Lines, UsersError> {
-        self.seen = Stamp::of(&self.path);
+        self.seen = FileFingerprint::of(&self.path);
         self.last = self.seen;
         let bytes = file::read(&self.path, MAX_USERS_BYTES).map_err(|error| {
             let remedy = "check the path of --users-file and who may read it";

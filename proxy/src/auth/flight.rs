@@ -25,7 +25,7 @@ pub(super) enum Outcome {
 
 /// The checks that wait or run, by their credentials. `P` is the place of one that waits: dropping
 /// it takes the check out of the queue.
-pub(super) struct Flights<P>(Mutex<HashMap<Digest, Slot<P>>>);
+pub(super) struct SingleFlight<P>(Mutex<HashMap<Digest, Slot<P>>>);
 
 struct Slot<P> {
     flight: Arc<Flight>,
@@ -43,7 +43,7 @@ struct Flight {
 
 /// A share in a check. The check leaves the queue with its last waiter; one that runs goes on.
 pub(super) struct Waiter<P> {
-    flights: Arc<Flights<P>>,
+    flights: Arc<SingleFlight<P>>,
     digest: Digest,
     flight: Arc<Flight>,
 }
@@ -51,19 +51,19 @@ pub(super) struct Waiter<P> {
 /// The side of a check that hashes. Dropped without a result, as in a panic, it wakes the waiters
 /// with [`Outcome::Abandoned`].
 pub(super) struct Lead<P> {
-    flights: Arc<Flights<P>>,
+    flights: Arc<SingleFlight<P>>,
     digest: Digest,
     flight: Arc<Flight>,
     outcome: Outcome,
 }
 
-impl<P> Default for Flights<P> {
+impl<P> Default for SingleFlight<P> {
     fn default() -> Self {
         Self(Mutex::default())
     }
 }
 
-impl<P> Flights<P> {
+impl<P> SingleFlight<P> {
     /// Joins the check of these credentials; the first to ask gets its other side as well.
     pub(super) fn join(self: &Arc<Self>, digest: Digest, source: Source) -> (Waiter<P>, Option<Lead<P>>) {
         let mut slots = self.lock();
@@ -166,7 +166,7 @@ impl<P> Drop for Lead<P> {
 }
 
 #[cfg(test)]
-impl<P> Flights<P> {
+impl<P> SingleFlight<P> {
     /// Requests that wait for these checks.
     pub(super) fn waiters(&self) -> usize {
         self.lock().values().map(|slot| slot.waiters).sum()

@@ -6,15 +6,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use super::basic;
 use super::digest::Key;
-use super::entry::{Elsewhere, Entry};
+use super::entry::{Entry, UserSource};
 use super::file::UsersFile;
 use super::network::{TrustedNetwork, TrustedNetworks};
 use super::table::{Inline, Table};
 use super::users::{Lines, UsersError};
 use super::verify::Verifier;
-use crate::grant::Grant;
 use crate::reason::{Reason, Refusal};
 use crate::secret::Secret;
+use crate::user_policy::UserPolicy;
 
 /// A user who has come in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,7 +22,7 @@ pub struct User {
     /// As he is configured.
     pub name: Arc<str>,
     /// What he may, where that is said.
-    pub grant: Option<Arc<Grant>>,
+    pub user_policy: Option<Arc<UserPolicy>>,
 }
 
 /// Credentials that were not let in.
@@ -57,7 +57,7 @@ pub(super) struct Guard {
     /// Who stands in the configuration file; locked for the whole of a reload.
     entries: Mutex<Vec<Entry>>,
     /// Where those are read again.
-    pub(super) elsewhere: Option<Box<dyn Elsewhere>>,
+    pub(super) elsewhere: Option<Box<dyn UserSource>>,
     table: RwLock<Arc<Table>>,
     /// Lines of the users file that did not count when it was last read.
     bad_lines: Mutex<Vec<UsersError>>,
@@ -97,12 +97,12 @@ impl Guard {
             // What is sent is checked, wherever it comes from.
             let name = self.networks.user_at(source);
             let required = || nobody(Refusal::new(Reason::AuthRequired, "proxy credentials are needed"));
-            return name.map(|name| User { grant: table.grant(&name), name }).ok_or_else(required);
+            return name.map(|name| User { user_policy: table.user_policy(&name), name }).ok_or_else(required);
         };
         let credentials = basic::parse(header).map_err(nobody)?;
         let digest = self.key.digest(&credentials);
         if let Some(name) = self.inline.find(&digest) {
-            return Ok(User { grant: table.grant(&name), name });
+            return Ok(User { user_policy: table.user_policy(&name), name });
         }
         // Boxed: the users of the command line never come here, and should keep no room for it.
         let verified = Box::pin(async {
@@ -111,7 +111,7 @@ impl Guard {
             verified.map_err(|refusal| Failure { refusal, user: claimed })
         });
         let name = verified.await?;
-        Ok(User { grant: table.grant(&name), name })
+        Ok(User { user_policy: table.user_policy(&name), name })
     }
 
     /// The users as they were last read.

@@ -37,12 +37,12 @@ const REFUSED: [(&str, &str); 10] = [
 
 /// Why a hash cannot be used, and what to do about it.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Unusable {
+pub(super) struct HashError {
     pub(super) cause: Cow<'static, str>,
     pub(super) remedy: &'static str,
 }
 
-impl Unusable {
+impl HashError {
     fn new(cause: impl Into<Cow<'static, str>>) -> Self {
         Self { cause: cause.into(), remedy: REHASH }
     }
@@ -74,7 +74,7 @@ impl fmt::Debug for Hash {
 impl Hash {
     /// Takes a hash in, if it is well-formed, of a kind that withstands guessing, and not so dear
     /// that checking it would hold up everybody.
-    pub(super) fn parse(text: &str) -> Result<Self, Unusable> {
+    pub(super) fn parse(text: &str) -> Result<Self, HashError> {
         let work = if ["$2a$", "$2b$", "$2y$"].iter().any(|start| text.starts_with(start)) {
             parse_bcrypt(text)?
         } else if let Some(fields) = text.strip_prefix("$5$") {
@@ -123,21 +123,21 @@ impl Hash {
     }
 }
 
-fn parse_bcrypt(text: &str) -> Result<Work, Unusable> {
-    let cost = text.parse::<HashParts>().map_err(|_| Unusable::new(MISTYPED))?.get_cost();
+fn parse_bcrypt(text: &str) -> Result<Work, HashError> {
+    let cost = text.parse::<HashParts>().map_err(|_| HashError::new(MISTYPED))?.get_cost();
     bounded("bcrypt cost", cost, BCRYPT_COSTS).map(Work::Bcrypt)
 }
 
 /// Reads `[rounds=N$]SALT$HASH`, as in Drepper's "Unix crypt using SHA-256 and SHA-512".
-fn parse_sha(fields: &str, length: usize) -> Result<u32, Unusable> {
+fn parse_sha(fields: &str, length: usize) -> Result<u32, HashError> {
     let (rounds, rest) = match fields.strip_prefix("rounds=").and_then(|rest| rest.split_once('$')) {
-        Some((rounds, rest)) => (rounds.parse().map_err(|_| Unusable::new(MISTYPED))?, rest),
+        Some((rounds, rest)) => (rounds.parse().map_err(|_| HashError::new(MISTYPED))?, rest),
         None => (DEFAULT_ROUNDS, fields),
     };
-    let (salt, hash) = rest.split_once('$').ok_or_else(|| Unusable::new(MISTYPED))?;
+    let (salt, hash) = rest.split_once('$').ok_or_else(|| HashError::new(MISTYPED))?;
     let complete = (1..=16).contains(&salt.len()) && digits(salt) && hash.len() == length && digits(hash);
     if !complete || !ends_cleanly(hash) {
-        return Err(Unusable::new(MISTYPED));
+        return Err(HashError::new(MISTYPED));
     }
     bounded("number of SHA-crypt rounds", rounds, SHA_ROUNDS)
 }
@@ -165,25 +165,25 @@ fn digits(text: &str) -> bool {
     text.bytes().all(|digit| value(digit).is_some())
 }
 
-fn bounded(what: &str, number: u32, range: RangeInclusive<u32>) -> Result<u32, Unusable> {
+fn bounded(what: &str, number: u32, range: RangeInclusive<u32>) -> Result<u32, HashError> {
     if range.contains(&number) {
         return Ok(number);
     }
     let (least, most) = range.into_inner();
-    Err(Unusable::new(format!("the {what} is {number}, and only {least} to {most} is accepted")))
+    Err(HashError::new(format!("the {what} is {number}, and only {least} to {most} is accepted")))
 }
 
-fn refused(text: &str) -> Unusable {
+fn refused(text: &str) -> HashError {
     if let Some((_, why)) = REFUSED.iter().find(|(start, _)| text.starts_with(start)) {
-        return Unusable::new(*why);
+        return HashError::new(*why);
     }
     if text.is_empty() {
-        return Unusable::new("there is no hash behind the name");
+        return HashError::new("there is no hash behind the name");
     }
     if text.len() == 13 && digits(text) {
-        return Unusable::new("this is a DES hash, which reads 8 characters of a password, or a plain password");
+        return HashError::new("this is a DES hash, which reads 8 characters of a password, or a plain password");
     }
-    Unusable::new("this is no hash of a known kind; plain passwords are not accepted")
+    HashError::new("this is no hash of a known kind; plain passwords are not accepted")
 }
 
 #[cfg(test)]

@@ -49,7 +49,7 @@ use guard::Guard;
 use verify::Verifier;
 
 pub use changes::{Changes, Snapshot, name_list};
-pub use entry::{Elsewhere, Entry};
+pub use entry::{Entry, UserSource};
 pub use guard::{Failure, User, Users};
 pub use make::{Recipe, make_line};
 pub use network::TrustedNetwork;
@@ -105,7 +105,7 @@ impl Authenticator {
 
     /// Has the section read again from there.
     #[must_use]
-    pub fn reading(mut self, elsewhere: impl Elsewhere + 'static) -> Self {
+    pub fn reading(mut self, elsewhere: impl UserSource + 'static) -> Self {
         if let Some(guard) = &mut self.guard {
             guard.elsewhere = Some(Box::new(elsewhere));
         }
@@ -154,7 +154,7 @@ impl Authenticator {
     pub fn rates(&self) -> BTreeMap<Arc<str>, Option<Limit>> {
         let Some(guard) = &self.guard else { return BTreeMap::new() };
         let table = guard.table();
-        let rate = |name: Arc<str>| (table.grant(&name).and_then(|grant| grant.rate), name);
+        let rate = |name: Arc<str>| (table.user_policy(&name).and_then(|user_policy| user_policy.rate), name);
         let names = guard.inline.names().chain(guard.networks.names()).chain(table.names());
         names.map(rate).map(|(rate, name)| (name, rate)).collect()
     }

@@ -6,14 +6,14 @@ use std::time::SystemTime;
 
 use subtle::ConstantTimeEq;
 
-use crate::grant::Grant;
 use crate::secret::Secret;
+use crate::user_policy::UserPolicy;
 
 use super::basic::Credentials;
 use super::changes::Terms;
 use super::digest::{Digest, Key};
 use super::entry::Entry;
-use super::flight::Flights;
+use super::flight::SingleFlight;
 use super::hash::{Hash, MIN_ROUNDS, Work};
 use super::pool::Ticket;
 use super::users::{Line, UsersError, check_name, check_password};
@@ -69,9 +69,9 @@ impl Inline {
 #[derive(Default)]
 pub(super) struct Table {
     accounts: HashMap<Arc<str>, Account>,
-    grants: HashMap<Arc<str>, Arc<Grant>>,
+    user_policies: HashMap<Arc<str>, Arc<UserPolicy>>,
     ceiling: Ceiling,
-    pub(super) flights: Arc<Flights<Ticket>>,
+    pub(super) flights: Arc<SingleFlight<Ticket>>,
 }
 
 struct Account {
@@ -116,13 +116,14 @@ impl Table {
         let of_entry = |entry: &Entry| account(Arc::clone(&entry.name), entry.hashes.clone());
         let accounts: HashMap<_, _> = lines.into_iter().map(of_line).chain(with_password.map(of_entry)).collect();
         let ceiling = Ceiling::of(accounts.values().map(Account::works));
-        let grants = entries.iter().map(|entry| (Arc::clone(&entry.name), Arc::clone(&entry.grant))).collect();
-        Self { accounts, grants, ceiling, flights: Arc::default() }
+        let user_policies =
+            entries.iter().map(|entry| (Arc::clone(&entry.name), Arc::clone(&entry.user_policy))).collect();
+        Self { accounts, user_policies, ceiling, flights: Arc::default() }
     }
 
     /// What a user may, where that is said.
-    pub(super) fn grant(&self, user: &str) -> Option<Arc<Grant>> {
-        self.grants.get(user).cloned()
+    pub(super) fn user_policy(&self, user: &str) -> Option<Arc<UserPolicy>> {
+        self.user_policies.get(user).cloned()
     }
 
     pub(super) fn len(&self) -> usize {
@@ -131,17 +132,17 @@ impl Table {
 
     /// Those whose live tunnels are to end.
     pub(super) fn ending(&self, now: SystemTime) -> Vec<Arc<str>> {
-        let ending = self.grants.iter().filter(|(_, grant)| grant.ends_tunnels(now));
+        let ending = self.user_policies.iter().filter(|(_, user_policy)| user_policy.ends_tunnels(now));
         ending.map(|(name, _)| Arc::clone(name)).collect()
     }
 
     /// Passwords and terms of every user that has either.
     pub(super) fn terms(&self) -> BTreeMap<Arc<str>, Terms> {
-        let names = self.accounts.keys().chain(self.grants.keys());
+        let names = self.accounts.keys().chain(self.user_policies.keys());
         let terms = |name: &Arc<str>| {
             let passwords = self.accounts.get(name).map(|account| &account.passwords).into_iter().flatten();
             let hashes = passwords.map(|password| Arc::clone(&password.hash)).collect();
-            (Arc::clone(name), Terms { hashes, grant: self.grants.get(name).cloned() })
+            (Arc::clone(name), Terms { hashes, user_policy: self.user_policies.get(name).cloned() })
         };
         names.map(terms).collect()
     }

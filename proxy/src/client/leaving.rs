@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicBool;
 
 use crate::reason::{Reason, Refusal};
-use crate::sys::stream::{BothWays, Departure};
+use crate::sys::stream::{Departure, SplitStream};
 
 /// Does `work` unless the client leaves first: `work` is dropped then. It is polled first, so that it
 /// may read from the client as well, and set `early` once it has bytes of the client's tunnel: from then
@@ -12,7 +12,7 @@ use crate::sys::stream::{BothWays, Departure};
 /// # Errors
 /// That of `work`, or [`Reason::ClientGone`].
 pub async fn unless_left<T>(
-    client: BothWays<'_>,
+    client: SplitStream<'_>,
     early: &AtomicBool,
     work: impl Future<Output = Result<T, Refusal>>,
 ) -> Result<T, Refusal> {

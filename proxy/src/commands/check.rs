@@ -76,8 +76,8 @@ fn warnings(options: &Serve, settings: Option<&Settings>, now: SystemTime) -> Ve
         let known = settings.is_none_or(|settings| settings.authenticator.knows(entry.name()));
         warnings.extend(of_user(entry, known, now));
     }
-    let identity = settings.and_then(|settings| settings.identity.as_ref());
-    let validity = identity.and_then(|identity| identity.validity_warning(now));
+    let certificate = settings.and_then(|settings| settings.certificate.as_ref());
+    let validity = certificate.and_then(|certificate| certificate.validity_warning(now));
     warnings.extend(validity.map(|(cause, remedy)| ConfigError::warning("tls-cert", cause, remedy)));
     warnings.extend(options.tls_key.as_deref().and_then(|file| mode("tls-key", file, true)));
     warnings.extend(options.users_file.as_deref().and_then(|file| mode("users-file", file, true)));
@@ -106,13 +106,13 @@ fn of_user(entry: &Entry, known: bool, now: SystemTime) -> Vec<ConfigError> {
         let cause = format!("nobody can come in as '{name}', who has no password here, in --users-file or by --user");
         warnings.push(warning("", cause, "add passwords, or remove the section"));
     }
-    let grant = entry.grant();
-    let left = grant.expires.and_then(|expires| expires.duration_since(now).ok());
-    if grant.has_expired(now) {
+    let user_policy = entry.user_policy();
+    let left = user_policy.expires.and_then(|expires| expires.duration_since(now).ok());
+    if user_policy.has_expired(now) {
         let cause = format!("the time of '{name}' is over: every request of that user is refused");
         warnings.push(warning(".expires", cause, "set another time, or remove the section"));
     } else if left.is_some_and(|left| left < SOON) {
-        let until = grant.expires.map(humantime::format_rfc3339_seconds);
+        let until = user_policy.expires.map(humantime::format_rfc3339_seconds);
         let cause = format!("'{name}' expires at {}", until.map(|until| until.to_string()).unwrap_or_default());
         warnings.push(warning(".expires", cause, "set another time if that is too soon"));
     }

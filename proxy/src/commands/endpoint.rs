@@ -6,7 +6,7 @@ use clap::Args;
 use hyper::StatusCode;
 use hyper::body::Bytes;
 
-use crate::account::clean;
+use crate::account::sanitize;
 use crate::admin::client::Endpoint;
 use crate::admin::default_path;
 
@@ -58,7 +58,7 @@ fn explanation(body: &[u8]) -> String {
     let json = serde_json::from_slice::<serde_json::Value>(body).ok();
     let error = json.as_ref().and_then(|json| json.get("error")?.as_str());
     let text = String::from_utf8_lossy(body);
-    clean(error.unwrap_or_else(|| text.lines().next().unwrap_or_default())).into_owned()
+    sanitize(error.unwrap_or_else(|| text.lines().next().unwrap_or_default())).into_owned()
 }
 
 #[cfg(test)]

@@ -11,12 +11,12 @@ use crate::auth::{Entry, TrustedNetwork};
 use crate::config::settings::parents;
 use crate::config::{Explain, Rules};
 use crate::dial::{self, Candidates, Dialer, LOOKUPS_EACH, Location};
-use crate::grant::Grant;
 use crate::policy::{Named, Policy};
 use crate::principal::Principal;
 use crate::reason::{Reason, Refusal};
 use crate::sys::socket::{LegOptions, is_local_address};
 use crate::target::Target;
+use crate::user_policy::UserPolicy;
 
 /// Prints the verdict on each address of the target.
 ///
@@ -30,12 +30,12 @@ pub async fn run(options: &Explain) -> Result<String, Failure> {
     let own =
         rules.listen().into_iter().chain(rules.listen_tls.iter().copied()).chain(rules.readers().copied()).collect();
     let policy = Policy::new(rules.allow.clone(), rules.deny.clone(), own, is_local_address);
-    let grant = grant(options);
-    let mut text = question(options, &target, grant);
-    if let Some(refusal) = grant.and_then(|grant| not_admitted(options, grant)) {
+    let user_policy = user_policy(options);
+    let mut text = question(options, &target, user_policy);
+    if let Some(refusal) = user_policy.and_then(|user_policy| not_admitted(options, user_policy)) {
         return verdict(text, &format!("refused: {}", refusal.detail), false);
     }
-    let scope = grant.and_then(|grant| grant.scope.as_ref());
+    let scope = user_policy.and_then(|user_policy| user_policy.scope.as_ref());
     let dialer = dialer(rules)?;
     let Candidates { first, others } = dialer.candidates(target.clone());
     if first != target {
@@ -61,10 +61,10 @@ pub async fn run(options: &Explain) -> Result<String, Failure> {
     }
     match policy.check_addresses(named, addresses).map(|permit| dialer.choose(permit)) {
         Err(_) => verdict(text, "refused: no address is permitted", false),
-        Ok(way) => {
-            let some = way.permit().addresses();
+        Ok(plan) => {
+            let some = plan.permit().addresses();
             let list = some.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-            let what = match &way.parent {
+            let what = match &plan.parent {
                 Some(parent) => format!("permitted; {parent} would be asked for {}", some[0]),
                 None => format!("permitted; would be dialled: {list}"),
             };
@@ -78,9 +78,9 @@ fn by_parent(text: String, policy: &Policy, dialer: &Dialer, named: Named) -> Re
     match policy.check_unresolved(named) {
         Err(refusal) => verdict(text, &format!("refused: {}", refusal.detail), false),
         Ok(permit) => {
-            let way = dialer.choose(permit);
-            let parent = way.parent.as_ref().map(|parent| parent.to_string()).unwrap_or_default();
-            let (rule, target) = (way.permit().rule(), way.permit().target());
+            let plan = dialer.choose(permit);
+            let parent = plan.parent.as_ref().map(|parent| parent.to_string()).unwrap_or_default();
+            let (rule, target) = (plan.permit().rule(), plan.permit().target());
             verdict(text, &format!("permitted by {rule}; {parent} would be asked for {target}, and resolve it"), true)
         }
     }
@@ -97,24 +97,24 @@ fn as_network(options: &Explain) -> Explain {
 }
 
 /// What the file says of the user.
-fn grant(options: &Explain) -> Option<&Grant> {
+fn user_policy(options: &Explain) -> Option<&UserPolicy> {
     let name = options.user.as_deref()?;
-    options.sources.users.iter().find(|entry| entry.name() == name).map(Entry::grant)
+    options.sources.users.iter().find(|entry| entry.name() == name).map(Entry::user_policy)
 }
 
 /// Why the user would not come in at all.
-fn not_admitted(options: &Explain, grant: &Grant) -> Option<Refusal> {
+fn not_admitted(options: &Explain, user_policy: &UserPolicy) -> Option<Refusal> {
     let name = options.user.as_deref()?;
     // Who does not say where from asks about a place that is permitted.
-    let from = options.from.or_else(|| grant.from.first().map(IpNet::addr));
-    grant.admit(name, from.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), SystemTime::now()).err()
+    let from = options.from.or_else(|| user_policy.from.first().map(IpNet::addr));
+    user_policy.admit(name, from.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), SystemTime::now()).err()
 }
 
-fn question(options: &Explain, target: &Target, grant: Option<&Grant>) -> String {
+fn question(options: &Explain, target: &Target, user_policy: Option<&UserPolicy>) -> String {
     let user = options.user.as_deref().unwrap_or("any user");
     let from = options.from.map_or("anywhere".to_owned(), |from| from.to_string());
-    let terms = match (grant, options.sources.users.is_empty()) {
-        (Some(grant), _) => format!("\n  {user} may come {grant}\n"),
+    let terms = match (user_policy, options.sources.users.is_empty()) {
+        (Some(user_policy), _) => format!("\n  {user} may come {user_policy}\n"),
         (None, true) => " (the rules are the same for every user and source)\n".to_owned(),
         (None, false) if options.user.is_none() => {
             " (users may have terms of their own in [users]: name one by --user)\n".to_owned()

@@ -8,7 +8,7 @@ use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use super::endpoint::{ControlOption, refused, tunnel_id};
-use crate::account::{Limit, RatesView, clean};
+use crate::account::{Limit, RatesView, sanitize};
 use crate::admin::client::ask;
 
 /// Show the rates of a running gateway, or change one until it ends
@@ -79,7 +79,7 @@ impl Rates {
 fn shown(rates: &RatesView) -> String {
     let mut text = format!("each tunnel: {}\neach user: {}\n", rates.tunnel, rates.user);
     for (name, limit) in &rates.users {
-        let _ = writeln!(text, "user {}: {limit}", clean(name));
+        let _ = writeln!(text, "user {}: {limit}", sanitize(name));
     }
     for (id, limit) in &rates.tunnels {
         let _ = writeln!(text, "tunnel {id}: {limit}");

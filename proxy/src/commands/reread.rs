@@ -8,43 +8,43 @@ use tracing::warn;
 
 use super::Unusable;
 use super::line::Command;
-use crate::auth::{Elsewhere, Entry, UsersError};
+use crate::auth::{Entry, UserSource, UsersError};
 use crate::config::Serve;
 use crate::config::error::ConfigErrors;
 use crate::config::settings::Settings;
 use crate::config::sources::ConfigSources;
-use crate::stamp::Stamp;
+use crate::fingerprint::FileFingerprint;
 
 /// The file, and what it held when the gateway started.
 #[derive(Debug)]
-pub(super) struct Reread {
+pub(super) struct ConfigReloader {
     file: PathBuf,
-    looks: Mutex<Looks>,
+    state: Mutex<FileState>,
     before: ConfigSources,
 }
 
 /// What was seen of the file.
 #[derive(Debug)]
-struct Looks {
+struct FileState {
     /// As it was read.
-    read: Option<Stamp>,
+    read: Option<FileFingerprint>,
     /// At the last look.
-    last: Option<Stamp>,
+    last: Option<FileFingerprint>,
     /// What was read then was refused, perhaps for the sake of another file.
     refused: bool,
 }
 
-impl Reread {
+impl ConfigReloader {
     /// Of these options, if a file is part of them.
     pub(super) fn of(options: &Serve) -> Option<Self> {
         let file = options.rules.config.clone()?;
-        let read = Stamp::of(&file);
-        let looks = Mutex::new(Looks { last: read, read, refused: false });
-        Some(Self { looks, file, before: options.sources.clone() })
+        let read = FileFingerprint::of(&file);
+        let state = Mutex::new(FileState { last: read, read, refused: false });
+        Some(Self { state, file, before: options.sources.clone() })
     }
 
-    fn looks(&self) -> MutexGuard<'_, Looks> {
-        self.looks.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, FileState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn check(&self) -> Result<ConfigSources, String> {
@@ -62,21 +62,21 @@ impl Reread {
     }
 }
 
-impl Elsewhere for Reread {
+impl UserSource for ConfigReloader {
     /// Not before it has stayed the same from one look to the next: who writes it in place is not through at once, and
     /// the half of what a user may not is more than he may.
     fn changed(&self) -> bool {
-        let mut looks = self.looks();
-        let now = Stamp::of(&self.file);
-        let stays = std::mem::replace(&mut looks.last, now) == now;
-        stays && (looks.refused || now != looks.read)
+        let mut state = self.state();
+        let now = FileFingerprint::of(&self.file);
+        let stays = std::mem::replace(&mut state.last, now) == now;
+        stays && (state.refused || now != state.read)
     }
 
     fn read(&self) -> Result<Vec<Entry>, UsersError> {
         // Taken before, so that a change in between is seen by the next look.
-        let read = Stamp::of(&self.file);
+        let read = FileFingerprint::of(&self.file);
         let checked = self.check();
-        *self.looks() = Looks { read, last: read, refused: checked.is_err() };
+        *self.state() = FileState { read, last: read, refused: checked.is_err() };
         let remedy = "`sluicegate check` says the same until it can be used";
         let now = checked.map_err(|error| UsersError::new("check", error, remedy))?;
         let other = now.changed_since(&self.before);

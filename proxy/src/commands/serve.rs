@@ -11,7 +11,7 @@ use super::Failure;
 use super::log::{Flush, Lines};
 use super::log_fields::TextFields;
 use super::privileges;
-use super::reread::Reread;
+use super::reread::ConfigReloader;
 use crate::account::{self, Registry};
 use crate::admin::{self, Admin, Readiness};
 use crate::auth::Authenticator;
@@ -56,16 +56,16 @@ pub fn serve(options: &Serve) -> Result<(), Failure> {
     registry.publish_limits();
     let readiness = Arc::new(Readiness::default());
     let gateway = Arc::new(Gateway {
-        authenticator: match Reread::of(options) {
+        authenticator: match ConfigReloader::of(options) {
             Some(reread) => settings.authenticator.reading(reread),
             None => settings.authenticator,
         },
         policy: Policy::new(options.rules.allow.clone(), options.rules.deny.clone(), own, is_local_address),
         dialer: Dialer::new(settings.dial),
         relay,
-        identity: settings.identity,
-        proxied_from: options.proxy_protocol_from.clone(),
-        greetings: options.proxy_protocol_to.clone(),
+        certificate: settings.certificate,
+        proxy_protocol_from: options.proxy_protocol_from.clone(),
+        proxy_protocol_rules: options.proxy_protocol_to.clone(),
         handshake_timeout: options.handshake_timeout,
     });
     let reloader = Reloader::start(gateway.clone(), registry.clone());

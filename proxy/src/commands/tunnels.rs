@@ -7,7 +7,7 @@ use hyper::body::Bytes;
 use hyper::{Method, StatusCode};
 
 use super::endpoint::{ControlOption, refused};
-use crate::account::{TunnelView, clean};
+use crate::account::{TunnelView, sanitize};
 use crate::admin::client::{Endpoint, ask};
 
 /// Show the live tunnels of a running gateway
@@ -69,14 +69,14 @@ fn table(tunnels: &[TunnelView]) -> String {
 }
 
 fn row(tunnel: &TunnelView) -> [String; COLUMNS] {
-    let via = tunnel.parent.as_deref().map(|parent| format!("via {}", clean(parent)));
+    let via = tunnel.parent.as_deref().map(|parent| format!("via {}", sanitize(parent)));
     [
         tunnel.id.to_string(),
-        tunnel.user.as_deref().map_or("-".into(), clean).into_owned(),
+        tunnel.user.as_deref().map_or("-".into(), sanitize).into_owned(),
         tunnel.client.to_string(),
-        clean(&tunnel.target).into_owned(),
+        sanitize(&tunnel.target).into_owned(),
         via.unwrap_or_else(|| tunnel.origin.to_string()),
-        clean(&tunnel.engine).into_owned(),
+        sanitize(&tunnel.engine).into_owned(),
         tunnel.rate.map_or("-".into(), |rate| format!("{}/s", bytes(rate.bytes()))),
         time(tunnel.age_seconds),
         time(tunnel.quiet_seconds),
@@ -180,8 +180,8 @@ mod tests {
 
     fn tunnel(registry: &Arc<Registry>, flow: &Arc<Flow>) -> Account {
         let mut account = registry.accepted("192.0.2.7:40000".parse().unwrap());
-        account.user(Some("ann".into()));
-        account.target(&Target::from("198.51.100.1:443".parse::<SocketAddr>().unwrap()));
+        account.set_user(Some("ann".into()));
+        account.set_target(&Target::from("198.51.100.1:443".parse::<SocketAddr>().unwrap()));
         account.established("198.51.100.1:443".parse().unwrap(), "splice", Arc::clone(flow));
         account
     }

@@ -6,7 +6,7 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use super::error::InvalidValue;
-use crate::account::clean;
+use crate::account::sanitize;
 
 /// Parses `ADDR:PORT`, or says which form is right.
 pub(super) fn socket(text: &str) -> Result<SocketAddr, InvalidValue> {
@@ -55,14 +55,14 @@ fn explain(text: &str) -> InvalidValue {
     }
     let (host, port) = text.rsplit_once(':').unwrap_or(if is_number(text) { ("", text) } else { (text, "") });
     if !port.is_empty() && port.parse::<u16>().is_err() {
-        let cause = format!("`{}` is not a port", clean(port));
+        let cause = format!("`{}` is not a port", sanitize(port));
         return InvalidValue::new(cause, "write a number from 1 to 65535 behind the colon, as 0.0.0.0:3128");
     }
     let cause = match host {
         "" => "it has no address".to_owned(),
         "*" => "* is not an address".to_owned(),
         _ if port.is_empty() && text.ends_with(':') => "it has no port".to_owned(),
-        _ => format!("`{}` is not an IP address, and names are not resolved here", clean(host)),
+        _ => format!("`{}` is not an IP address, and names are not resolved here", sanitize(host)),
     };
     InvalidValue::new(cause, right_form(text).unwrap_or_else(|| "write ADDR:PORT, as 0.0.0.0:3128".into()))
 }
@@ -90,14 +90,14 @@ fn several(text: &str) -> Option<InvalidValue> {
     match parts.len() {
         0 | 1 if text.trim() == text && !text.is_empty() => None,
         0 => Some(InvalidValue::new("it is empty", "write an address, or leave the option out")),
-        1 => Some(InvalidValue::new("it has blanks or a comma around it", format!("write {}", clean(parts[0])))),
+        1 => Some(InvalidValue::new("it has blanks or a comma around it", format!("write {}", sanitize(parts[0])))),
         _ => Some(InvalidValue::new("there are several values in it", separated(&parts))),
     }
 }
 
 /// The form of a list of these values.
 pub(super) fn separated(parts: &[&str]) -> String {
-    let list = clean(&parts.join(";")).into_owned();
+    let list = sanitize(&parts.join(";")).into_owned();
     format!("separate them by a semicolon, as {list}, repeat the option, or give a list in a file")
 }
 

@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use crate::auth::TrustedNetwork;
 use crate::dial::{LOOKUPS_EACH, SearchDomain};
 use crate::policy::Rule;
-use crate::proxy_protocol::Greeting;
+use crate::proxy_protocol::ProxyProtocolRule;
 use crate::rate::Rate;
 use crate::secret::Secret;
 use crate::server::ControlChoice;
@@ -219,8 +219,8 @@ pub struct Serve {
     pub proxy_protocol_from: Vec<IpNet>,
 
     /// Targets that are told the client's address by the PROXY protocol: `v1 for RULE` or `v2 for RULE`; the first that fits. Repeatable
-    #[arg(long, env = "SLUICEGATE_PROXY_PROTOCOL_TO", value_name = "VERSION for RULE", value_delimiter = SEPARATOR, value_parser = parsed::<Greeting>)]
-    pub proxy_protocol_to: Vec<Greeting>,
+    #[arg(long, env = "SLUICEGATE_PROXY_PROTOCOL_TO", value_name = "VERSION for RULE", value_delimiter = SEPARATOR, value_parser = parsed::<ProxyProtocolRule>)]
+    pub proxy_protocol_to: Vec<ProxyProtocolRule>,
 
     /// Unix socket by which `kill`, `rates` and `drain` change something, open to the gateway's user and root; `none`: no socket [default: /run/sluicegate/control.sock for root, else $XDG_RUNTIME_DIR/sluicegate/control.sock]
     #[arg(long, env = "SLUICEGATE_CONTROL", value_name = "PATH")]

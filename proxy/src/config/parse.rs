@@ -13,7 +13,7 @@ use clap::{ArgMatches, Command};
 use super::error::{ConfigError, InvalidValue};
 use super::file;
 use super::sources::ConfigSources;
-use crate::account::clean;
+use crate::account::sanitize;
 
 /// Parses a command line by `command`, with the file that it or the environment names.
 ///
@@ -142,7 +142,7 @@ impl Parser {
         let flag = OsString::from(format!("--{key}={value}"));
         let setting = self.sources.settings.iter().find(|setting| setting.key == key);
         let env = defined.get_env().filter(|_| setting.is_none() && !self.is_argument(key));
-        let value = clean(value);
+        let value = sanitize(value);
         let what = match env {
             Some(variable) => format!("{}={value}: {cause}", variable.to_string_lossy()),
             None if value.is_empty() => format!("--{key}: {cause}"),

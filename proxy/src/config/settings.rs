@@ -9,7 +9,7 @@ use crate::relay;
 use crate::server::descriptors;
 use crate::sys::socket::{Leg, LegOptions, is_local_address};
 use crate::target::Host;
-use crate::tls::Identity;
+use crate::tls::ServerCertificate;
 
 /// A checked configuration.
 #[derive(Debug)]
@@ -19,7 +19,7 @@ pub struct Settings {
     /// How origins are dialled.
     pub dial: dial::Options,
     /// What clients of `--listen-tls` are shown.
-    pub identity: Option<Identity>,
+    pub certificate: Option<ServerCertificate>,
     /// How bytes are moved.
     pub relay: relay::Options,
     /// Options of the clients' sockets.
@@ -63,11 +63,12 @@ impl Settings {
         let division = errors.collect(division.map_err(|error| ConfigError::from_text("max-tunnels", &error)));
         division.iter().for_each(descriptors::Division::apply);
         let tunnels = division.map_or(1, |division| division.tunnels);
-        let identity = (complete || has_identity(options)).then(|| identity(options));
-        let identity = identity.and_then(|identity| identity.map_err(|found| errors.0.extend(found.0)).ok());
+        let certificate = (complete || has_identity(options)).then(|| certificate(options));
+        let certificate =
+            certificate.and_then(|certificate| certificate.map_err(|found| errors.0.extend(found.0)).ok());
         let parents = parents(&options.rules).map_err(|found| errors.0.extend(found.0)).ok();
         let authenticator = authenticator(options, complete, errors);
-        let tls = matches!(identity, Some(Some(_))) || parents.as_ref().is_some_and(Parents::speak_tls);
+        let tls = matches!(certificate, Some(Some(_))) || parents.as_ref().is_some_and(Parents::speak_tls);
         let relay = relay::Options {
             engines: Engines::of(&options.engine),
             idle_timeout: options.idle_timeout,
@@ -96,7 +97,7 @@ impl Settings {
                 options.rules.search_domain.clone(),
                 options.max_lookups_per_user,
             ),
-            identity: identity?,
+            certificate: certificate?,
             client_leg: client_leg?,
             relay,
             limits: Limits {
@@ -191,15 +192,17 @@ fn has_identity(options: &Serve) -> bool {
 }
 
 /// The certificate, where clients speak TLS.
-fn identity(options: &Serve) -> Result<Option<Identity>, ConfigErrors> {
+fn certificate(options: &Serve) -> Result<Option<ServerCertificate>, ConfigErrors> {
     let wrong =
         |option: &str, cause: &str, remedy: &str| Err(ConfigErrors(vec![ConfigError::about(option, cause, remedy)]));
     match (&options.rules.listen_tls[..], &options.tls_cert, &options.tls_key) {
         ([], None, None) => Ok(None),
-        ([_, ..], Some(certificate), Some(key)) => Identity::load(certificate, key).map(Some).map_err(|errors| {
-            let of = |error: &String| if error.starts_with("--tls-key ") { "tls-key" } else { "tls-cert" };
-            ConfigErrors(errors.iter().map(|error| ConfigError::from_text(of(error), error)).collect())
-        }),
+        ([_, ..], Some(certificate), Some(key)) => {
+            ServerCertificate::load(certificate, key).map(Some).map_err(|errors| {
+                let of = |error: &String| if error.starts_with("--tls-key ") { "tls-key" } else { "tls-cert" };
+                ConfigErrors(errors.iter().map(|error| ConfigError::from_text(of(error), error)).collect())
+            })
+        }
         ([], certificate, _) => {
             let option = if certificate.is_some() { "tls-cert" } else { "tls-key" };
             let cause = "--tls-cert and --tls-key are for --listen-tls ADDR:PORT, and there is none";

@@ -25,9 +25,9 @@ use super::file::Lines;
 use super::values::network;
 use crate::account::Limit;
 use crate::auth::Entry;
-use crate::grant::{Grant, OnExpiry};
 use crate::policy::{Rule, Scope};
 use crate::rate::Rate;
+use crate::user_policy::{OnExpiry, UserPolicy};
 
 /// Keys of a section.
 const SETTINGS: &str = "passwords, allow, from, expires, on-expiry, max-tunnels and rate";
@@ -64,18 +64,18 @@ fn not_a_section(name: &str) -> ConfigError {
 fn entry(lines: Lines<'_>, at: usize, name: &str, user: &DeTable<'_>, errors: &mut Vec<ConfigError>) -> Option<Entry> {
     let before = errors.len();
     let shared: Arc<str> = name.into();
-    let (mut grant, mut passwords) = (Grant::default(), Vec::new());
+    let (mut user_policy, mut passwords) = (UserPolicy::default(), Vec::new());
     for (key, value) in user {
         let (at, key) = (key.span().start, key.get_ref().as_ref());
         let option = format!("users.{name}.{key}");
         let set = match key {
             "passwords" => strings(value).map(|texts| passwords = texts),
-            "allow" => all::<Rule>(value).map(|rules| grant.scope = Some(Scope::new(Arc::clone(&shared), rules))),
-            "from" => networks(value).map(|networks| grant.from = networks),
-            "expires" => time(value).map(|time| grant.expires = Some(time)),
-            "on-expiry" => on_expiry(value).map(|end| grant.on_expiry = end),
-            "max-tunnels" => number(value).map(|number| grant.max_tunnels = Some(number)),
-            "rate" => limit(value).map(|rate| grant.rate = Some(rate)),
+            "allow" => all::<Rule>(value).map(|rules| user_policy.scope = Some(Scope::new(Arc::clone(&shared), rules))),
+            "from" => networks(value).map(|networks| user_policy.from = networks),
+            "expires" => time(value).map(|time| user_policy.expires = Some(time)),
+            "on-expiry" => on_expiry(value).map(|end| user_policy.on_expiry = end),
+            "max-tunnels" => number(value).map(|number| user_policy.max_tunnels = Some(number)),
+            "rate" => limit(value).map(|rate| user_policy.rate = Some(rate)),
             _ => {
                 let cause = format!("no setting of a user is called '{key}'");
                 errors.push(ConfigError::about(&option, cause, format!("there are {SETTINGS}")).at(lines.at(at)));
@@ -88,12 +88,12 @@ fn entry(lines: Lines<'_>, at: usize, name: &str, user: &DeTable<'_>, errors: &m
         }
     }
     let option = format!("users.{name}");
-    if grant.on_expiry == OnExpiry::End && !user.keys().any(|key| key.get_ref() == "expires") {
+    if user_policy.on_expiry == OnExpiry::End && !user.keys().any(|key| key.get_ref() == "expires") {
         let cause = format!("'users.{name}' has on-expiry but no expires");
         errors.push(ConfigError::about(&option, cause, "add that, or leave both out").at(lines.at(at)));
     }
     let place = lines.at(at);
-    match Entry::new(place.to_string(), shared, &passwords, grant) {
+    match Entry::new(place.to_string(), shared, &passwords, user_policy) {
         Ok(entry) => (errors.len() == before).then_some(entry),
         Err(error) => {
             errors.push(ConfigError::about(&option, error.cause(), error.remedy()).at(place));
@@ -208,14 +208,17 @@ mod tests {
         let [ann, bob, eve] = &section[..] else { panic!("{section:?}") };
         assert_eq!((ann.name(), ann.place(), ann.has_password()), ("ann", ("FILE", Some(3)), true));
         assert_eq!(
-            ann.grant().to_string(),
+            ann.user_policy().to_string(),
             "from 192.0.2.0/24, 2001:db8::1/128; until 2026-12-24T17:00:00Z, when live tunnels end; at most 2 tunnels at \
              once; 1Gbit/s together"
         );
-        assert!(ann.grant().scope.is_some() && bob.grant().scope.is_none());
-        assert_eq!(bob.grant().expires, ann.grant().expires);
-        assert_eq!(bob.grant().to_string(), "until 2026-12-24T17:00:00Z, when live tunnels stay; 2KiB/s together");
-        assert_eq!((eve.grant().to_string(), eve.has_password()), ("as fast as can be".to_owned(), false));
+        assert!(ann.user_policy().scope.is_some() && bob.user_policy().scope.is_none());
+        assert_eq!(bob.user_policy().expires, ann.user_policy().expires);
+        assert_eq!(
+            bob.user_policy().to_string(),
+            "until 2026-12-24T17:00:00Z, when live tunnels stay; 2KiB/s together"
+        );
+        assert_eq!((eve.user_policy().to_string(), eve.has_password()), ("as fast as can be".to_owned(), false));
     }
 
     #[test]

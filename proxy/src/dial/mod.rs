@@ -10,10 +10,10 @@
 mod cause;
 mod parent;
 mod parents;
+mod plan;
 mod race;
 mod resolve;
 mod search;
-mod way;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -32,12 +32,12 @@ use crate::sys::descriptors::{self, Purpose};
 use crate::sys::socket::{LegOptions, apply, bind_source, is_local_address};
 use crate::sys::stream::Stream;
 use crate::target::{Host, Target};
-use crate::tls::Trust;
+use crate::tls::RootStore;
 
 pub use parents::{Parent, Parents, Route};
+pub use plan::{DialPlan, Upstream};
 pub use resolve::{LOOKUPS_EACH, ResolverKind};
 pub use search::{Candidates, Location, SearchDomain};
-pub use way::{Reached, Way};
 
 use resolve::Resolver;
 
@@ -52,7 +52,7 @@ pub struct Options {
     leg: LegOptions,
     parents: Parents,
     /// Whom parents that speak TLS are believed to be; there where one does.
-    trust: Option<Trust>,
+    trust: Option<RootStore>,
     resolver: ResolverKind,
     search: Vec<SearchDomain>,
     lookups_each: usize,
@@ -112,8 +112,8 @@ impl Options {
     /// When TLS is spoken to one and nobody is trusted, or the file is of no use, with the remedy.
     pub fn through(self, parents: Parents, roots: Option<&Path>) -> Result<Self, String> {
         let trust = match (parents.speak_tls(), roots) {
-            (true, None) => Some(Trust::of_host().map_err(|error| format!("--parent https://: {error}"))?),
-            (true, Some(file)) => Some(Trust::of_file(file).map_err(|error| format!("--parent-ca {error}"))?),
+            (true, None) => Some(RootStore::of_host().map_err(|error| format!("--parent https://: {error}"))?),
+            (true, Some(file)) => Some(RootStore::of_file(file).map_err(|error| format!("--parent-ca {error}"))?),
             (false, None) => None,
             (false, Some(_)) => {
                 return Err("--parent-ca is for parents by https://; name one by --parent, or leave it out".into());
@@ -156,13 +156,13 @@ impl Dialer {
 
     /// How a target is dialled that may be.
     #[must_use]
-    pub fn choose(&self, permit: Permit) -> Way {
+    pub fn choose(&self, permit: Permit) -> DialPlan {
         let (parent, network) = self.options.parents.choose(permit.target(), permit.addresses());
         let permit = match network {
             Some(network) => permit.only(|address| network.contains(&address.ip())),
             None => permit,
         };
-        Way { parent, permit }
+        DialPlan { parent, permit }
     }
 
     /// Refuses a request that has come through these proxies if this gateway is one of them.
@@ -182,23 +182,23 @@ impl Dialer {
     /// # Errors
     /// The most telling failure of all: `ConnectRefused`, `ConnectTimeout`, `Unreachable` or
     /// `Exhausted`; of the way to a parent these, or that its name does not resolve; and what the parent answers.
-    pub async fn dial(&self, way: &Way, via: &str) -> Result<Reached, Refusal> {
+    pub async fn dial(&self, plan: &DialPlan, via: &str) -> Result<Upstream, Refusal> {
         let began = Instant::now();
-        let (target, addresses) = (way.permit.target(), way.permit.addresses());
-        let reached = match &way.parent {
+        let (target, addresses) = (plan.permit.target(), plan.permit.addresses());
+        let upstream = match &plan.parent {
             None => {
                 let (socket, address) = self.connect(target, addresses).await?;
-                Reached { socket, tls: None, address, target: Some(address), behind: Vec::new(), parent: None }
+                Upstream { socket, tls: None, address, target: Some(address), leftover: Vec::new(), parent: None }
             }
             Some(parent) => {
-                let reached = Box::pin(self.through(parent, target, addresses.first(), via)).await;
-                let outcome = reached.as_ref().map_or_else(|refusal| refusal.reason.label(), |_| ESTABLISHED);
+                let upstream = Box::pin(self.through(parent, target, addresses.first(), via)).await;
+                let outcome = upstream.as_ref().map_or_else(|refusal| refusal.reason.label(), |_| ESTABLISHED);
                 PARENT_REQUESTS.counter(&[&parent.label, outcome]).increment(1);
-                reached?
+                upstream?
             }
         };
         self.duration.get_or_init(|| DIAL_DURATION.histogram()).record(began.elapsed());
-        Ok(reached)
+        Ok(upstream)
     }
 
     async fn connect(&self, target: &Target, addresses: &[SocketAddr]) -> Result<(TcpStream, SocketAddr), Refusal> {
@@ -214,7 +214,7 @@ impl Dialer {
         target: &Target,
         address_of_target: Option<&SocketAddr>,
         via: &str,
-    ) -> Result<Reached, Refusal> {
+    ) -> Result<Upstream, Refusal> {
         let of_parent = |refusal: Refusal| Refusal::new(refusal.reason, format!("{parent}: {}", refusal.detail));
         let mut addresses = match &parent.target.host {
             Host::Address(address) => vec![SocketAddr::new(*address, 0)],
@@ -233,10 +233,10 @@ impl Dialer {
         if let Some(name) = &parent.tls {
             parent::secure(parent, &mut stream, self.options.trust.as_ref(), name, limit).await?;
         }
-        let behind = parent::ask(parent, &mut stream, &authority, &via, limit).await?;
+        let leftover = parent::ask(parent, &mut stream, &authority, &via, limit).await?;
         let (socket, tls) = stream.into_parts().map_err(|error| Refusal::new(Reason::Exhausted, error.to_string()))?;
         let parent = Some(parent.label.clone());
-        Ok(Reached { socket, tls, address, target: address_of_target.copied(), behind, parent })
+        Ok(Upstream { socket, tls, address, target: address_of_target.copied(), leftover, parent })
     }
 }
 

@@ -11,7 +11,7 @@ use crate::message::{self, MAX_HEAD, MAX_INTERIM_ANSWERS, append};
 use crate::reason::{Reason, Refusal};
 use crate::sys::deadline::timeout;
 use crate::sys::stream::Stream;
-use crate::tls::Trust;
+use crate::tls::RootStore;
 
 /// The longest part of a parent's reason phrase that goes into ours, in characters.
 const MAX_PHRASE_CHARS: usize = 160;
@@ -74,7 +74,7 @@ pub(super) async fn ask(
 pub(super) async fn secure(
     parent: &Parent,
     stream: &mut Stream,
-    trust: Option<&Trust>,
+    trust: Option<&RootStore>,
     name: &ServerName<'static>,
     limit: Duration,
 ) -> Result<(), Refusal> {

@@ -33,7 +33,7 @@ fn permit_address(address: SocketAddr) -> Permit {
 
 async fn dial(dialer: &Dialer, permit: Permit) -> Result<(TcpStream, SocketAddr), Refusal> {
     let reached = timeout(PATIENCE, dialer.dial(&dialer.choose(permit), "")).await.expect("a dial that ends");
-    reached.map(|Reached { socket, address, .. }| (socket, address))
+    reached.map(|Upstream { socket, address, .. }| (socket, address))
 }
 
 async fn addresses(dialer: &Dialer, target: &Target) -> Vec<SocketAddr> {

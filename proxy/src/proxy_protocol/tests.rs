@@ -103,18 +103,18 @@ fn what_is_written_is_read() {
 
 #[test]
 fn a_greeting_is_a_version_and_a_rule() {
-    assert_eq!("v2 for 10.0.0.0/8:873".parse::<Greeting>().unwrap().version, Version::V2);
-    assert_eq!("v1 for *.example:443".parse::<Greeting>().unwrap().version, Version::V1);
+    assert_eq!("v2 for 10.0.0.0/8:873".parse::<ProxyProtocolRule>().unwrap().version, Version::V2);
+    assert_eq!("v1 for *.example:443".parse::<ProxyProtocolRule>().unwrap().version, Version::V1);
     for wrong in ["v2", "v3 for a:1", "for a:1", "v2 for a", "v2 a:1"] {
-        assert!(wrong.parse::<Greeting>().is_err(), "{wrong}");
+        assert!(wrong.parse::<ProxyProtocolRule>().is_err(), "{wrong}");
     }
 }
 
 #[test]
 fn a_target_is_told_by_its_name_or_by_the_address_that_it_was_reached_at() {
-    let greetings = ["v1 for 127.0.0.2:80", "v2 for *.example:80"].map(|text| text.parse().unwrap());
+    let proxy_protocol_rules = ["v1 for 127.0.0.2:80", "v2 for *.example:80"].map(|text| text.parse().unwrap());
     let told = |target: &str, reached: Option<&str>| {
-        version_for(&greetings, &Target::parse(target).unwrap(), reached.map(address))
+        version_for(&proxy_protocol_rules, &Target::parse(target).unwrap(), reached.map(address))
     };
     assert_eq!(told("h:80", Some("127.0.0.2:80")), Some(Version::V1));
     assert_eq!(told("h:80", Some("127.0.0.1:80")), None);

@@ -81,7 +81,7 @@ impl Server {
         let admins = admins.chain(control.map(AdminListener::Control));
         let mut admins: JoinSet<()> = admins.map(|listener| admin.clone().run(listener, ending.clone())).collect();
         let registry = self.registry.clone();
-        background.spawn(async move { registry.keep_divided().await });
+        background.spawn(async move { registry.keep_rebalanced().await });
         background.spawn(housekeeping(self.gateway.clone(), self.registry.clone(), self.reloader.clone(), hangup));
         let mut accepting = JoinSet::new();
         let (drain, draining) = watch::channel(false);

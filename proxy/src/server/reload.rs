@@ -16,7 +16,7 @@ use crate::account::Registry;
 use crate::auth::{Authenticator, UsersError, name_list};
 use crate::connection::Gateway;
 use crate::metrics::{CERTIFICATE_EXPIRY, CONFIG_RELOAD_SUCCESSFUL, CONFIG_RELOAD_TIME};
-use crate::tls::Identity;
+use crate::tls::ServerCertificate;
 
 /// Asks the thread to look at the files.
 #[derive(Clone, Debug)]
@@ -76,8 +76,8 @@ impl Reload {
     fn look(&mut self, asked: bool) {
         let mut read = self.look_at_users(asked);
         let gateway = Arc::clone(&self.gateway);
-        if let Some(identity) = &gateway.identity {
-            read |= self.look_at_certificate(identity, asked);
+        if let Some(certificate) = &gateway.certificate {
+            read |= self.look_at_certificate(certificate, asked);
         }
         if read {
             let is_whole = gateway.authenticator.bad_lines().is_empty();
@@ -120,14 +120,14 @@ impl Reload {
     }
 
     /// Re-reads the certificate if that is due, and says whether it was; warns once of each reason why clients refuse it.
-    fn look_at_certificate(&mut self, identity: &Identity, asked: bool) -> bool {
-        let read = asked || identity.changed();
+    fn look_at_certificate(&mut self, certificate: &ServerCertificate, asked: bool) -> bool {
+        let read = asked || certificate.changed();
         if read {
-            match identity.reload() {
+            match certificate.reload() {
                 Ok(()) => {
                     (self.certificate_error, self.concern) = (None, None);
-                    let until = identity.until().map(|until| humantime::format_rfc3339_seconds(until).to_string());
-                    info!(names = identity.names().join(", "), until, "certificate re-read");
+                    let until = certificate.until().map(|until| humantime::format_rfc3339_seconds(until).to_string());
+                    info!(names = certificate.names().join(", "), until, "certificate re-read");
                 }
                 Err(error) if !asked && self.certificate_error.as_ref() == Some(&error) => {}
                 Err(error) => {
@@ -136,8 +136,8 @@ impl Reload {
                 }
             }
         }
-        show_expiry(identity);
-        let concern = identity.validity_warning(SystemTime::now());
+        show_expiry(certificate);
+        let concern = certificate.validity_warning(SystemTime::now());
         let concern = concern.map(|(cause, remedy)| format!("{cause}; {remedy}"));
         if let Some(concern) = concern.as_ref().filter(|concern| self.concern.as_ref() != Some(*concern)) {
             warn!("{concern}");
@@ -157,8 +157,8 @@ fn show_reload(successful: bool) {
 }
 
 /// Sets the gauge of the certificate's expiry.
-fn show_expiry(identity: &Identity) {
-    let since = identity.until().and_then(|until| until.duration_since(UNIX_EPOCH).ok());
+fn show_expiry(certificate: &ServerCertificate) {
+    let since = certificate.until().and_then(|until| until.duration_since(UNIX_EPOCH).ok());
     CERTIFICATE_EXPIRY.gauge(&[]).set(since.map_or(f64::NAN, |since| since.as_secs_f64()));
 }
 

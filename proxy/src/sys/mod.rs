@@ -2,7 +2,6 @@
 //!
 //! Borrowed descriptors in, `io::Result` out. What rustix or socket2 can do safely is done by them.
 
-pub mod bare;
 pub mod bpf;
 pub mod capabilities;
 pub mod deadline;
@@ -11,6 +10,7 @@ mod option;
 pub mod pacing;
 pub mod pipe;
 pub mod probe;
+pub mod raw_io;
 pub mod ring;
 pub mod signals;
 pub mod socket;

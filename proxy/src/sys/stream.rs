@@ -15,7 +15,7 @@ use rustix::net::{RecvFlags, SendFlags, Shutdown};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::bare::Bare;
+use super::raw_io::RawSocketIo;
 use crate::tls::Session;
 
 mod departure;
@@ -56,12 +56,14 @@ impl Stream {
         while !session.is_established() || session.wants_write() {
             let step = match (std::mem::replace(&mut early, Ok(())), session.wants_write()) {
                 (Err(error), _) => Err(error),
-                (Ok(()), true) => self.when(Interest::WRITABLE, |socket| session.flush(&mut Bare(socket))).await,
-                (Ok(()), false) => self.when(Interest::READABLE, |socket| session.advance(&mut Bare(socket))).await,
+                (Ok(()), true) => self.when(Interest::WRITABLE, |socket| session.flush(&mut RawSocketIo(socket))).await,
+                (Ok(()), false) => {
+                    self.when(Interest::READABLE, |socket| session.advance(&mut RawSocketIo(socket))).await
+                }
             };
             if step.is_err() {
                 // As much of an alert as the socket takes.
-                let _ = session.flush(&mut Bare(&self.socket));
+                let _ = session.flush(&mut RawSocketIo(&self.socket));
             }
             step?;
         }
@@ -77,7 +79,7 @@ impl Stream {
     pub async fn read_buf(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize> {
         match self.tls {
             None => self.when(Interest::READABLE, |socket| receive(socket, buffer)).await,
-            Some(_) => Box::pin(self.both_ways()?.read_buf(buffer)).await,
+            Some(_) => Box::pin(self.split()?.read_buf(buffer)).await,
         }
     }
 
@@ -87,7 +89,7 @@ impl Stream {
     /// The error of send(2), or of registering.
     pub async fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         if self.tls.is_some() {
-            return Box::pin(self.both_ways()?.write_all(bytes)).await;
+            return Box::pin(self.split()?.write_all(bytes)).await;
         }
         while !bytes.is_empty() {
             let sent = self.when(Interest::WRITABLE, |socket| send(socket, bytes)).await?;
@@ -108,12 +110,12 @@ impl Stream {
     ///
     /// # Errors
     /// That of registering.
-    pub fn both_ways(&mut self) -> io::Result<BothWays<'_>> {
+    pub fn split(&mut self) -> io::Result<SplitStream<'_>> {
         self.registration()?;
         let tls = self.tls.as_deref();
         self.registered
             .as_ref()
-            .map(|socket| BothWays { socket, tls })
+            .map(|socket| SplitStream { socket, tls })
             .ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
@@ -125,7 +127,7 @@ impl Stream {
         if let Some(tls) = &self.tls {
             tls.close();
             // What a peer has no room for that reads no more is no loss.
-            let _ = tls.flush(&mut Bare(&self.socket));
+            let _ = tls.flush(&mut RawSocketIo(&self.socket));
         }
         Ok(rustix::net::shutdown(&self.socket, Shutdown::Write)?)
     }
@@ -190,14 +192,14 @@ impl Stream {
     }
 }
 
-/// See [`Stream::both_ways`].
+/// See [`Stream::split`].
 #[derive(Clone, Copy, Debug)]
-pub struct BothWays<'a> {
+pub struct SplitStream<'a> {
     socket: &'a AsyncFd<Arc<TcpStream>>,
     tls: Option<&'a Session>,
 }
 
-impl BothWays<'_> {
+impl SplitStream<'_> {
     /// As [`Stream::read_buf`].
     ///
     /// # Errors
@@ -208,12 +210,14 @@ impl BothWays<'_> {
         };
         let read = match tls.is_ready() {
             // Not in the socket any more, which may have nothing to report.
-            true => tls.read_buf(&mut Bare(self.socket.get_ref()), buffer),
-            false => self.socket.async_io(Interest::READABLE, |socket| tls.read_buf(&mut Bare(socket), buffer)).await,
+            true => tls.read_buf(&mut RawSocketIo(self.socket.get_ref()), buffer),
+            false => {
+                self.socket.async_io(Interest::READABLE, |socket| tls.read_buf(&mut RawSocketIo(socket), buffer)).await
+            }
         };
         if tls.wants_write() {
             // An answer to the peer's TLS, or an alert, as far as there is room just now.
-            let _ = tls.flush(&mut Bare(self.socket.get_ref()));
+            let _ = tls.flush(&mut RawSocketIo(self.socket.get_ref()));
         }
         read
     }
@@ -233,18 +237,18 @@ impl BothWays<'_> {
     /// none; of a session some may have been encrypted by then, and go with the next bytes.
     ///
     /// # Errors
-    /// As [`BothWays::write_all`].
+    /// As [`SplitStream::write_all`].
     pub async fn write(self, bytes: &[u8]) -> io::Result<usize> {
         let Some(tls) = self.tls else {
             return self.socket.async_io(Interest::WRITABLE, |socket| send(socket, bytes)).await;
         };
         let put = tls.put(bytes)?;
-        self.socket.async_io(Interest::WRITABLE, |socket| tls.flush(&mut Bare(socket))).await?;
+        self.socket.async_io(Interest::WRITABLE, |socket| tls.flush(&mut RawSocketIo(socket))).await?;
         Ok(put)
     }
 }
 
-impl AsFd for BothWays<'_> {
+impl AsFd for SplitStream<'_> {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
         self.socket.get_ref().as_fd()
     }
@@ -306,7 +310,7 @@ mod tests {
         let (mut stream, peer) = pair();
         let bytes = vec![7; 16 << 20];
         let echo = std::thread::spawn(move || io::copy(&mut &peer, &mut &peer));
-        let (expected, both) = (bytes.len(), stream.both_ways().unwrap());
+        let (expected, both) = (bytes.len(), stream.split().unwrap());
         let reading = async {
             let (mut read, mut buffer) = (0, Vec::with_capacity(1 << 16));
             while read < expected {

@@ -10,11 +10,11 @@
 //! | `trust` | whom parents are believed to be |
 //! | `suites` | which cipher suites, best first |
 
+mod certificate;
 mod failure;
 mod hello;
-mod identity;
+mod roots;
 mod suites;
-mod trust;
 mod validity;
 mod x509;
 
@@ -25,10 +25,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, Connection, ProtocolVersion, ServerConfig, ServerConnection};
 
+pub use certificate::ServerCertificate;
 pub use failure::is_truncation;
 pub use hello::Hello;
-pub use identity::Identity;
-pub use trust::{Trust, server_name};
+pub use roots::{RootStore, server_name};
 
 use failure::{broken, once_more, truncated};
 
@@ -260,7 +260,7 @@ impl State {
         match self.connection.process_new_packets() {
             Ok(state) => self.plain = state.plaintext_bytes_to_read(),
             Err(error) => {
-                let error = self.failed.insert(broken(&trust::words(&error)));
+                let error = self.failed.insert(broken(&roots::words(&error)));
                 return Err(once_more(error));
             }
         }

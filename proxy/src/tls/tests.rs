@@ -57,8 +57,8 @@ impl Write for Wire {
 
 /// Two sides that have agreed, by bytes in such pieces.
 fn established(piece: usize) -> [Session; 2] {
-    let identity = Identity::load(&file("certificate.pem"), &file("key.pem")).unwrap();
-    let trust = Trust::of_file(&file("certificate.pem")).unwrap();
+    let identity = ServerCertificate::load(&file("certificate.pem"), &file("key.pem")).unwrap();
+    let trust = RootStore::of_file(&file("certificate.pem")).unwrap();
     agreed(
         [
             trust.session(server_name(Err("localhost")).unwrap()).unwrap(),
@@ -171,8 +171,8 @@ fn a_failure_comes_behind_the_bytes_before_it() {
 
 #[test]
 fn a_server_that_is_somebody_else_is_not_believed() {
-    let identity = Identity::load(&file("certificate.pem"), &file("key.pem")).unwrap();
-    let trust = Trust::of_file(&file("certificate.pem")).unwrap();
+    let identity = ServerCertificate::load(&file("certificate.pem"), &file("key.pem")).unwrap();
+    let trust = RootStore::of_file(&file("certificate.pem")).unwrap();
     let sides = [
         trust.session(server_name(Err("another.example")).unwrap()).unwrap(),
         identity.session(Hello { offers_http: true }).unwrap(),

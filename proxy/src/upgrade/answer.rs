@@ -61,7 +61,7 @@ fn read(head: &AnswerHead<'_>, asked: &Upgrade) -> Result<Answer, Refusal> {
         return bad("its status is none");
     }
     let framing = framing(headers, head.is_http10);
-    let (content, framing, behind) = match status {
+    let (content, framing, leftover) = match status {
         SWITCHED => {
             is_asked_for(headers, asked, head.is_http10)?;
             (Content::NONE, Framing::Unsaid, "Upgrade")
@@ -84,12 +84,12 @@ fn read(head: &AnswerHead<'_>, asked: &Upgrade) -> Result<Answer, Refusal> {
     to_client.extend_from_slice(VIA);
     // Behind a 426 as well, which says what it wants (RFC 9110, 15.5.22).
     let upgrades: Vec<_> = all(headers, "Upgrade").filter(|line| !line.is_empty()).collect();
-    match (behind, upgrades.is_empty()) {
+    match (leftover, upgrades.is_empty()) {
         ("", _) => {}
         ("close", false) => append(&mut to_client, "Connection", b"close, Upgrade"),
-        (behind, _) => append(&mut to_client, "Connection", behind.as_bytes()),
+        (leftover, _) => append(&mut to_client, "Connection", leftover.as_bytes()),
     }
-    for line in upgrades.into_iter().filter(|_| !behind.is_empty()) {
+    for line in upgrades.into_iter().filter(|_| !leftover.is_empty()) {
         append(&mut to_client, "Upgrade", line);
     }
     to_client.extend_from_slice(b"\r\n");
@@ -146,8 +146,8 @@ mod tests {
         for cut in 0..bytes.len() {
             assert_eq!(parse(&bytes.as_bytes()[..cut], &asked), Ok(None), "{bytes:?} to {cut}");
         }
-        let behind = [bytes.as_bytes(), b"\0\n\r\n"].concat();
-        let answer = parse(&behind, &asked).unwrap_or_else(|refusal| panic!("{bytes:?}: {refusal}")).unwrap();
+        let leftover = [bytes.as_bytes(), b"\0\n\r\n"].concat();
+        let answer = parse(&leftover, &asked).unwrap_or_else(|refusal| panic!("{bytes:?}: {refusal}")).unwrap();
         assert_eq!(answer.head_len, bytes.len());
         answer
     }

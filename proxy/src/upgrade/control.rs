@@ -6,7 +6,7 @@ use tokio::sync::Notify;
 
 use crate::reason::Reason;
 use crate::sys::pacing::set_max_pacing_rate;
-use crate::sys::stream::BothWays;
+use crate::sys::stream::SplitStream;
 use crate::tunnel::Flow;
 
 /// Receiver of the commands to an exchange, as long as it lives.
@@ -26,7 +26,7 @@ impl<'a> Control<'a> {
     }
 
     /// Keeps both sockets to the rate of the flow until the exchange is to end, and returns why.
-    pub(super) async fn obey(&mut self, sockets: [BothWays<'_>; 2]) -> Reason {
+    pub(super) async fn obey(&mut self, sockets: [SplitStream<'_>; 2]) -> Reason {
         loop {
             self.told.notified().await;
             if let Some(why) = self.flow.stopped() {
@@ -39,7 +39,7 @@ impl<'a> Control<'a> {
     }
 
     /// Takes the rate from both sockets: an engine sets that of its tunnel anew.
-    pub(super) fn release_rate(&self, sockets: [BothWays<'_>; 2]) {
+    pub(super) fn release_rate(&self, sockets: [SplitStream<'_>; 2]) {
         if self.is_paced {
             sockets.iter().for_each(|socket| pace(socket, None));
         }
@@ -52,7 +52,7 @@ impl Drop for Control<'_> {
     }
 }
 
-fn pace(socket: &BothWays<'_>, rate: Option<u64>) {
+fn pace(socket: &SplitStream<'_>, rate: Option<u64>) {
     // The kernel refuses only what is no socket.
     let _ = set_max_pacing_rate(socket, rate);
 }

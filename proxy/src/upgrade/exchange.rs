@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::message::{BadContent, Content};
 use crate::sys::deadline::timeout_at;
-use crate::sys::stream::BothWays;
+use crate::sys::stream::SplitStream;
 use crate::sys::tcp::{self, reset_on_close};
 use crate::tunnel::{Direction, Flow};
 
@@ -21,8 +21,8 @@ const RECHECK: (Duration, Duration) = (Duration::from_millis(1), Duration::from_
 /// What an exchange is carried by.
 #[derive(Clone, Copy)]
 pub(super) struct Exchange<'a> {
-    pub(super) client: BothWays<'a>,
-    pub(super) origin: BothWays<'a>,
+    pub(super) client: SplitStream<'a>,
+    pub(super) origin: SplitStream<'a>,
     /// Counts the bytes.
     pub(super) flow: &'a Flow,
     /// When all of it has to be over.
@@ -31,7 +31,7 @@ pub(super) struct Exchange<'a> {
 
 impl Exchange<'_> {
     /// Source and destination of a direction.
-    const fn ends(&self, direction: Direction) -> (BothWays<'_>, BothWays<'_>) {
+    const fn ends(&self, direction: Direction) -> (SplitStream<'_>, SplitStream<'_>) {
         match direction {
             Direction::ToOrigin => (self.client, self.origin),
             Direction::ToClient => (self.origin, self.client),
@@ -129,7 +129,7 @@ impl Exchange<'_> {
 
 /// Sets whether closing the socket is a reset from here on, as a kill, the end of a drain or a time-out closes it. A peer
 /// takes a clean end for the end of an answer that announces none, or for one of its own making.
-pub(super) fn cut_on_close(socket: BothWays<'_>, cut: bool) {
+pub(super) fn cut_on_close(socket: SplitStream<'_>, cut: bool) {
     // It fails for what is no TCP socket.
     let _ = reset_on_close(&socket, cut);
 }

@@ -26,11 +26,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::client::{took_no_answer, unless_left};
-use crate::dial::Reached;
+use crate::dial::Upstream;
 use crate::message::{MAX_CONTENT_BYTES, MAX_HEAD, MAX_INTERIM_ANSWERS};
 use crate::reason::{Reason, Refusal};
 use crate::request::Upgrade;
-use crate::sys::stream::{BothWays, Stream};
+use crate::sys::stream::{SplitStream, Stream};
 use crate::tunnel::{Direction, Flow};
 
 use answer::{Answer, SWITCHED};
@@ -52,24 +52,24 @@ const MAX_ANSWER_BYTES: u64 = 1 << 20;
 /// [`Reason::AnswerCut`] and [`Reason::AnswerTooLong`] if that was not whole; [`Reason::ClientGone`] as soon as it leaves;
 /// or the reason that `flow` was stopped for.
 pub async fn ask(
-    client: BothWays<'_>,
+    client: SplitStream<'_>,
     from_client: &mut Vec<u8>,
-    origin: Reached,
+    origin: Upstream,
     asked: Upgrade,
     limit: Duration,
     flow: &Flow,
-) -> Result<Reached, Refusal> {
-    let Reached { socket, tls, address, target, behind, parent } = origin;
+) -> Result<Upstream, Refusal> {
+    let Upstream { socket, tls, address, target, leftover, parent } = origin;
     let mut stream = Stream::with(socket, tls);
-    let behind = {
+    let leftover = {
         let origin = stream
-            .both_ways()
+            .split()
             .map_err(|error| Refusal::new(Reason::Exhausted, format!("the origin cannot be waited for: {error}")))?;
         // Until the exchange is over, and whatever ends it before.
         cut_on_close(origin, true);
         let exchange = Exchange { client, origin, flow, deadline: Instant::now() + limit };
         let mut control = Control::of(flow);
-        let mut from_origin = behind;
+        let mut from_origin = leftover;
         let exchanged = tokio::select! {
             biased;
             why = control.obey([client, origin]) => {
@@ -84,7 +84,7 @@ pub async fn ask(
         if from_origin.is_empty() { Vec::new() } else { from_origin }
     };
     let (socket, tls) = stream.into_parts().map_err(|error| Refusal::new(Reason::Exhausted, error.to_string()))?;
-    Ok(Reached { socket, tls, address, target, behind, parent })
+    Ok(Upstream { socket, tls, address, target, leftover, parent })
 }
 
 /// Everything from the request to the answer, which is a 101 where this succeeds.

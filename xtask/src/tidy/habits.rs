@@ -100,7 +100,10 @@ mod tests {
         let code = "fn f() {}\n".repeat(MAX_LINES);
         let tests = format!("{code}#[cfg(test)]\nmod tests {{\n{code}}}\n");
         assert_eq!(rust("a.rs", &tests), Vec::<String>::new());
-        assert!(rust("a.rs", &format!("fn g() {{}}\n{tests}"))[0].contains(&format!("{} lines before the tests", MAX_LINES + 1)));
+        assert!(
+            rust("a.rs", &format!("fn g() {{}}\n{tests}"))[0]
+                .contains(&format!("{} lines before the tests", MAX_LINES + 1))
+        );
         assert!(rust("a.rs", &code.repeat(2))[0].contains("600 lines"));
     }
 

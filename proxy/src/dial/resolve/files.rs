@@ -10,7 +10,7 @@ use std::time::Duration;
 use tracing::warn;
 
 use crate::file::{self, ReadError};
-use crate::stamp::Stamp;
+use crate::fingerprint::FileFingerprint;
 use crate::target::normal_name;
 
 /// Name servers that are used, as by glibc (`MAXNS`, resolv.h).
@@ -61,7 +61,7 @@ pub(super) struct Files {
     paths: [PathBuf; 2],
     content: Mutex<Arc<HostFiles>>,
     /// States that were read last.
-    stamps: Mutex<[Option<Stamp>; 2]>,
+    stamps: Mutex<[Option<FileFingerprint>; 2]>,
 }
 
 impl Files {
@@ -82,7 +82,7 @@ impl Files {
     pub(super) fn reread(&self, asked: bool) {
         let mut stamps = self.stamps.lock().unwrap_or_else(PoisonError::into_inner);
         let [resolv_path, hosts_path] = &self.paths;
-        let now = [Stamp::of(resolv_path), Stamp::of(hosts_path)];
+        let now = [FileFingerprint::of(resolv_path), FileFingerprint::of(hosts_path)];
         if now == *stamps && !asked {
             return;
         }

@@ -7,7 +7,7 @@ use rustix::net::Shutdown;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-use crate::sys::bare::Bare;
+use crate::sys::raw_io::RawSocketIo;
 use crate::tls::Session;
 
 /// A socket, and the TLS in it.
@@ -33,7 +33,7 @@ impl End {
     /// Reads what is there; 0 is the end.
     pub(super) fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         let Some(tls) = &self.tls else { return self.socket.try_read(buffer) };
-        let mut read = || tls.read(&mut Bare(&self.socket), buffer);
+        let mut read = || tls.read(&mut RawSocketIo(&self.socket), buffer);
         // What has been decrypted is not in the socket any more, which may have nothing to report.
         let result = if tls.is_ready() { read() } else { self.socket.try_io(Interest::READABLE, read) };
         if tls.wants_write() {
@@ -63,7 +63,7 @@ impl End {
     }
 
     fn flush(&self, tls: &Session) -> io::Result<()> {
-        self.socket.try_io(Interest::WRITABLE, || tls.flush(&mut Bare(&self.socket)))
+        self.socket.try_io(Interest::WRITABLE, || tls.flush(&mut RawSocketIo(&self.socket)))
     }
 
     async fn when_writable<T>(&self, mut io: impl FnMut() -> io::Result<T>) -> io::Result<T> {

@@ -9,7 +9,7 @@ use rustix::net::RecvFlags;
 use tokio::io::Interest;
 use tokio::time::timeout;
 
-use super::{Bare, BothWays};
+use super::{RawSocketIo, SplitStream};
 
 /// How a peer left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub enum Departure {
 /// How soon a peer with unread bytes is looked at again: no event tells when those have been read.
 const UNREAD_RECHECK: Duration = Duration::from_millis(250);
 
-impl BothWays<'_> {
+impl SplitStream<'_> {
     /// Waits until the peer has left. A reset counts at once; the end of what it sends counts when
     /// nothing before it is left to be read and none of its `early` bytes is kept elsewhere, since a peer
     /// may send all that it has, end its direction and still wait.
@@ -36,7 +36,7 @@ impl BothWays<'_> {
             let Ok(mut guard) = self.socket.ready(Interest::READABLE).await else { return Departure::Reset };
             let socket = self.socket.get_ref();
             let ended = match self.tls {
-                Some(tls) => tls.has_ended(&mut Bare(socket)).map(|ended| ended.then_some(Departure::Closed)),
+                Some(tls) => tls.has_ended(&mut RawSocketIo(socket)).map(|ended| ended.then_some(Departure::Closed)),
                 None => peek(socket).map(|bytes| (bytes == 0).then_some(Departure::Closed)),
             };
             match ended {
@@ -90,7 +90,7 @@ mod tests {
             let (mut stream, mut peer) = pair();
             peer.write_all(early).unwrap();
             let none = AtomicBool::new(false);
-            let left = stream.both_ways().unwrap().departure(&none);
+            let left = stream.split().unwrap().departure(&none);
             let mut left = pin!(left);
             let early_on = std::future::poll_fn(|context| Poll::Ready(left.as_mut().poll(context))).await;
             assert!(early_on.is_pending(), "{departure:?}");
@@ -107,7 +107,7 @@ mod tests {
         let (mut stream, mut peer) = pair();
         peer.write_all(b"early").unwrap();
         peer.shutdown(Shutdown::Write).unwrap();
-        let both = stream.both_ways().unwrap();
+        let both = stream.split().unwrap();
         let none = AtomicBool::new(false);
         let mut left = pin!(both.departure(&none));
         assert!(timeout(Duration::from_millis(5), &mut left).await.is_err());
@@ -119,7 +119,7 @@ mod tests {
     #[tokio::test]
     async fn a_reader_beside_it_has_every_byte() {
         let (mut stream, mut peer) = pair();
-        let (both, none) = (stream.both_ways().unwrap(), AtomicBool::new(false));
+        let (both, none) = (stream.split().unwrap(), AtomicBool::new(false));
         let reading = async {
             let mut buffer = Vec::with_capacity(1 << 10);
             while both.read_buf(&mut buffer).await? > 0 {

@@ -15,18 +15,18 @@ use zeroize::Zeroizing;
 
 use super::Session;
 use super::hello::{HTTP, Hello};
+use super::roots::words;
 use super::suites::provider;
-use super::trust::words;
 use super::validity::Validity;
 use super::x509::Facts;
 use crate::file::{self, MAX_CONFIG_BYTES, ReadError};
-use crate::stamp::Stamp;
+use crate::fingerprint::FileFingerprint;
 
 /// A certificate and its key.
-pub struct Identity {
+pub struct ServerCertificate {
     certificate: PathBuf,
     key: PathBuf,
-    seen: Mutex<[Option<Stamp>; 2]>,
+    seen: Mutex<[Option<FileFingerprint>; 2]>,
     shown: RwLock<Shown>,
 }
 
@@ -39,13 +39,13 @@ struct Shown {
     facts: Option<Facts>,
 }
 
-impl Identity {
+impl ServerCertificate {
     /// Reads both files, which are PEM: the certificate with those that it was signed by behind it, and its key.
     ///
     /// # Errors
     /// Of each file the cause and the remedy.
     pub fn load(certificate: &Path, key: &Path) -> Result<Self, Vec<String>> {
-        let seen = Mutex::new([certificate, key].map(Stamp::of));
+        let seen = Mutex::new([certificate, key].map(FileFingerprint::of));
         let shown = RwLock::new(read(certificate, key)?);
         Ok(Self { certificate: certificate.to_owned(), key: key.to_owned(), seen, shown })
     }
@@ -59,7 +59,7 @@ impl Identity {
     /// Reads them again, for sessions that begin from now on.
     ///
     /// # Errors
-    /// As [`Identity::load`]; those from before go on being used.
+    /// As [`ServerCertificate::load`]; those from before go on being used.
     pub fn reload(&self) -> Result<(), String> {
         // Taken before, so that a change in between is seen by the next look.
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = self.stamps();
@@ -104,8 +104,8 @@ impl Identity {
         Session::server(Arc::clone(if hello.offers_http { &shown.config_for_http } else { &shown.config }))
     }
 
-    fn stamps(&self) -> [Option<Stamp>; 2] {
-        [&self.certificate, &self.key].map(|file| Stamp::of(file))
+    fn stamps(&self) -> [Option<FileFingerprint>; 2] {
+        [&self.certificate, &self.key].map(|file| FileFingerprint::of(file))
     }
 }
 
@@ -188,9 +188,9 @@ fn show(
     Ok(Shown { config: Arc::new(config), config_for_http: Arc::new(config_for_http), facts })
 }
 
-impl fmt::Debug for Identity {
+impl fmt::Debug for ServerCertificate {
     /// Nothing of the key.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Identity").field("certificate", &self.certificate).finish_non_exhaustive()
+        f.debug_struct("ServerCertificate").field("certificate", &self.certificate).finish_non_exhaustive()
     }
 }

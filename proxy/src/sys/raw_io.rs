@@ -7,15 +7,15 @@ use rustix::net::{RecvFlags, SendFlags};
 
 /// A socket as TLS reads and writes it: whatever has it registered, and without SIGPIPE.
 #[derive(Debug)]
-pub struct Bare<'a, S>(pub &'a S);
+pub struct RawSocketIo<'a, S>(pub &'a S);
 
-impl<S: AsFd> io::Read for Bare<'_, S> {
+impl<S: AsFd> io::Read for RawSocketIo<'_, S> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         Ok(rustix::net::recv(self.0, buffer, RecvFlags::DONTWAIT)?.0)
     }
 }
 
-impl<S: AsFd> io::Write for Bare<'_, S> {
+impl<S: AsFd> io::Write for RawSocketIo<'_, S> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         Ok(rustix::net::send(self.0, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?)
     }

@@ -17,9 +17,9 @@ use super::suites::provider;
 
 /// The roots that are trusted.
 #[derive(Clone)]
-pub struct Trust(Arc<ClientConfig>);
+pub struct RootStore(Arc<ClientConfig>);
 
-impl Trust {
+impl RootStore {
     /// Those of the system.
     ///
     /// # Errors
@@ -106,8 +106,8 @@ pub fn server_name(name: Result<IpAddr, &str>) -> Result<ServerName<'static>, St
     }
 }
 
-impl fmt::Debug for Trust {
+impl fmt::Debug for RootStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Trust")
+        f.write_str("RootStore")
     }
 }

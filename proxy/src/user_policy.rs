@@ -12,7 +12,7 @@ use crate::reason::{Reason, Refusal};
 
 /// The terms of one user. What is left out is not limited beyond what everybody's limits say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Grant {
+pub struct UserPolicy {
     /// The targets, of those that the gateway permits; none: all of those.
     pub scope: Option<Scope>,
     /// The networks that he may come from; none: any.
@@ -37,7 +37,7 @@ pub enum OnExpiry {
     End,
 }
 
-impl Grant {
+impl UserPolicy {
     /// Whether he may come now, and from there.
     ///
     /// # Errors
@@ -74,7 +74,7 @@ impl Grant {
     }
 }
 
-impl fmt::Display for Grant {
+impl fmt::Display for UserPolicy {
     /// The terms in words, but for the targets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut terms = Vec::new();
@@ -109,8 +109,8 @@ mod tests {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000);
         let from = ["10.0.0.0/8", "fd00::/8"].map(|network| network.parse().unwrap()).to_vec();
         let expires = Some(now + Duration::from_secs(1));
-        let grant = Grant { from, expires, ..Grant::default() };
-        let refused = |grant: &Grant, from: &str, after| {
+        let grant = UserPolicy { from, expires, ..UserPolicy::default() };
+        let refused = |grant: &UserPolicy, from: &str, after| {
             let admitted = grant.admit("ann", from.parse().unwrap(), now + Duration::from_secs(after));
             admitted.err().map(|refusal| (refusal.reason, refusal.detail.into_owned()))
         };
@@ -121,8 +121,8 @@ mod tests {
         assert_eq!(refused(&grant, "192.0.2.1", 0), Some(source));
         let late = (Reason::UserExpired, "user ann has expired at 1970-01-01T00:16:41Z".to_owned());
         assert_eq!(refused(&grant, "10.1.2.3", 1), Some(late));
-        assert_eq!(refused(&Grant::default(), "192.0.2.1", 9_999), None);
-        let end = Grant { on_expiry: OnExpiry::End, ..grant.clone() };
+        assert_eq!(refused(&UserPolicy::default(), "192.0.2.1", 9_999), None);
+        let end = UserPolicy { on_expiry: OnExpiry::End, ..grant.clone() };
         let after = now + Duration::from_secs(1);
         assert_eq!([end.ends_tunnels(now), end.ends_tunnels(after), grant.ends_tunnels(after)], [false, true, false]);
     }

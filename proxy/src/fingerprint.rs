@@ -9,7 +9,7 @@ use crate::file;
 /// What tells one state of a file from another: the file itself, and the times of its last change
 /// in content and in owner or mode (a file made readable counts as changed).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stamp {
+pub struct FileFingerprint {
     device: u64,
     inode: u64,
     size: u64,
@@ -17,7 +17,7 @@ pub struct Stamp {
     changed: (i64, i64),
 }
 
-impl Stamp {
+impl FileFingerprint {
     /// Follows symbolic links; `None` if there is nothing, or it cannot be seen, as on a file system that does
     /// not answer within [`file::TIMEOUT`].
     #[must_use]
@@ -26,7 +26,7 @@ impl Stamp {
     }
 }
 
-impl From<&Metadata> for Stamp {
+impl From<&Metadata> for FileFingerprint {
     fn from(metadata: &Metadata) -> Self {
         Self {
             device: metadata.dev(),
