@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::io::Write as _;
 use std::process::ExitCode;
 
+use sluicegate::commands::line::FIRST_STEPS;
 use sluicegate::commands::{self, Unusable};
 use sluicegate::sys::{capabilities, signals};
 
@@ -18,6 +19,10 @@ fn main() -> ExitCode {
     }
     let cli = match commands::parse(std::env::args_os()) {
         Ok(cli) => cli,
+        Err(Unusable::NoCommand) => {
+            let _ = write!(std::io::stderr(), "{FIRST_STEPS}");
+            return 2.into();
+        }
         Err(Unusable::Usage(error)) => error.exit(),
         Err(Unusable::Config(errors)) => return fail(&errors, 2.into()),
     };

@@ -7,6 +7,7 @@
 //! | `doctor` | what the host can do, asked beforehand, and that it then does it |
 //! | `files` | files that are replaced by what cannot be read |
 //! | `explain` | the rules, asked beforehand |
+//! | `help` | help, man pages and completions |
 //! | `log` | a log that nobody reads |
 //! | `end` | signals, draining, killing one tunnel |
 //! | `privileges` | privileges that are left once it listens |
@@ -18,6 +19,7 @@ mod doctor;
 mod end;
 mod explain;
 mod files;
+mod help;
 mod log;
 mod privileges;
 mod signals;

@@ -81,7 +81,7 @@ fn warnings(options: &Serve, settings: Option<&Settings>, now: SystemTime) -> Ve
     warnings.extend(validity.map(|(cause, remedy)| ConfigError::warning("tls-cert", cause, remedy)));
     warnings.extend(options.tls_key.as_deref().and_then(|file| mode("tls-key", file, true)));
     warnings.extend(options.users_file.as_deref().and_then(|file| mode("users-file", file, true)));
-    warnings.extend(options.rules.config.as_deref().and_then(|file| mode("config", file, holds_secrets(options))));
+    warnings.extend(options.operation.config.as_deref().and_then(|file| mode("config", file, holds_secrets(options))));
     warnings.extend(open_to_others(options));
     let root = capabilities::root_warning().filter(|_| options.run_as.is_none());
     warnings.extend(root.map(|(cause, remedy)| ConfigError::warning("run-as", cause, remedy)));
@@ -156,7 +156,7 @@ fn open_to_others(options: &Serve) -> Option<ConfigError> {
 
 /// Warns of an admin address that others than this host can connect to.
 fn shown_to_others(options: &Serve) -> Option<ConfigError> {
-    let admin = Some(options.rules.admin).filter(|address| !address.ip().to_canonical().is_loopback())?;
+    let admin = Some(options.operation.admin).filter(|address| !address.ip().to_canonical().is_loopback())?;
     let cause = format!(
         "--admin {admin}: everybody who reaches it reads users, clients, targets, rates and metrics without a password"
     );

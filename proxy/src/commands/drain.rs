@@ -18,10 +18,10 @@ const INTERVAL: Duration = Duration::from_millis(200);
 /// off one of them.
 const MAX_FAILURES: u32 = 5;
 
-/// Have a running gateway take no more connections, as SIGTERM does; its tunnels live on until they end
+/// The options of `drain`.
 #[derive(Args, Debug)]
 pub struct Drain {
-    /// Wait until no tunnel is left and the gateway has ended
+    /// Wait until the last tunnel and the gateway have ended
     #[arg(long)]
     pub wait: bool,
     /// The gateway's control socket.

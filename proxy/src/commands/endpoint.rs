@@ -13,7 +13,10 @@ use crate::admin::default_path;
 /// The control socket of the gateway that is asked.
 #[derive(Args, Clone, Debug, Default)]
 pub struct ControlOption {
-    /// Control socket of the gateway [default: /run/sluicegate/control.sock for root, else $XDG_RUNTIME_DIR/sluicegate/control.sock]
+    /// Control socket of the gateway
+    ///
+    /// The default is /run/sluicegate/control.sock for root and
+    /// $XDG_RUNTIME_DIR/sluicegate/control.sock for other users; variable SLUICEGATE_CONTROL.
     #[arg(long, value_name = "PATH", env = "SLUICEGATE_CONTROL")]
     pub control: Option<PathBuf>,
 }

@@ -8,8 +8,8 @@ use ipnet::IpNet;
 
 use super::Failure;
 use crate::auth::{Entry, TrustedNetwork};
+use crate::config::Explain;
 use crate::config::settings::parents;
-use crate::config::{Explain, Rules};
 use crate::dial::{self, Candidates, Dialer, LOOKUPS_EACH, Location};
 use crate::policy::{Named, Policy};
 use crate::principal::Principal;
@@ -27,8 +27,12 @@ pub async fn run(options: &Explain) -> Result<String, Failure> {
     let wrong = |error| Failure::Usage(format!("{}: {error}", options.target));
     let target = Target::parse(&options.target).map_err(wrong)?;
     let rules = &options.rules;
-    let own =
-        rules.listen().into_iter().chain(rules.listen_tls.iter().copied()).chain(rules.readers().copied()).collect();
+    let own = rules
+        .listen()
+        .into_iter()
+        .chain(rules.listen_tls.iter().copied())
+        .chain(options.operation.readers().copied())
+        .collect();
     let policy = Policy::new(rules.allow.clone(), rules.deny.clone(), own, is_local_address);
     let user_policy = user_policy(options);
     let mut text = question(options, &target, user_policy);
@@ -36,7 +40,7 @@ pub async fn run(options: &Explain) -> Result<String, Failure> {
         return verdict(text, &format!("refused: {}", refusal.detail), false);
     }
     let scope = user_policy.and_then(|user_policy| user_policy.scope.as_ref());
-    let dialer = dialer(rules)?;
+    let dialer = dialer(options)?;
     let Candidates { first, others } = dialer.candidates(target.clone());
     if first != target {
         let _ = writeln!(text, "  {target} is completed to {first}");
@@ -129,10 +133,11 @@ fn question(options: &Explain, target: &Target, user_policy: Option<&UserPolicy>
     format!("{user} from {from} asks for {target}{terms}{}", network.unwrap_or_default())
 }
 
-fn dialer(rules: &Rules) -> Result<Dialer, Failure> {
+fn dialer(explain: &Explain) -> Result<Dialer, Failure> {
+    let rules = &explain.rules;
     let leg = LegOptions::default();
     let options = dial::Options::new(Duration::from_secs(10), &[], leg).map_err(Failure::Work)?;
-    let parents = parents(rules).map_err(|error| Failure::Usage(error.to_string()))?;
+    let parents = parents(rules, &explain.operation).map_err(|error| Failure::Usage(error.to_string()))?;
     let options = options.through(parents, rules.parent_ca.as_deref()).map_err(Failure::Usage)?;
     Ok(Dialer::new(options.resolving(rules.resolver.into(), rules.search_domain.clone(), LOOKUPS_EACH)))
 }

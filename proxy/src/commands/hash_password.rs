@@ -13,13 +13,16 @@ const SHA512_ROUNDS: u32 = 500_000;
 /// More than any password may have, so that a longer one is refused rather than cut.
 const MAX_LINE: u64 = 4096;
 
-/// Print a line for the users file; the password is read from the terminal or from standard input
+/// The options of `hash-password`.
 #[derive(Args, Debug)]
 pub struct HashPassword {
     /// Name of the user
+    #[arg(value_name = "NAME")]
     pub name: String,
-    /// How the password is hashed
-    #[arg(long, value_enum, default_value_t = Algorithm::Bcrypt)]
+    /// Password hash: bcrypt or sha512-crypt
+    ///
+    /// bcrypt takes passwords of at most 72 bytes, sha512-crypt of any length.
+    #[arg(long, value_enum, value_name = "HASH", default_value_t = Algorithm::Bcrypt, hide_possible_values = true)]
     pub algorithm: Algorithm,
 }
 

@@ -7,10 +7,10 @@ use hyper::{Method, StatusCode};
 use super::endpoint::{ControlOption, refused, tunnel_id};
 use crate::admin::client::{Endpoint, ask};
 
-/// End tunnels of a running gateway, with a reset to both sides
+/// The options of `kill`.
 #[derive(Args, Debug)]
 pub struct Kill {
-    /// Numbers of the tunnels, as `sluicegate tunnels` shows them
+    /// Ids of the tunnels, as listed by `sluicegate tunnels`
     #[arg(value_name = "ID", required = true, allow_negative_numbers = true, value_parser = tunnel_id)]
     pub ids: Vec<u64>,
     /// The gateway's control socket.

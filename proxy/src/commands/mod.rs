@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, FromArgMatches};
+use clap::FromArgMatches;
 
 use crate::config::error::ConfigErrors;
 use crate::config::parse;
@@ -20,6 +20,7 @@ pub mod kill;
 pub mod line;
 mod log;
 mod log_fields;
+pub mod pages;
 mod privileges;
 pub mod rates;
 mod reread;
@@ -57,9 +58,11 @@ impl fmt::Display for Failure {
     }
 }
 
-/// A command line or a configuration that cannot be used, with the words to print.
+/// An unusable command line or configuration, with the text to print.
 #[derive(Debug)]
 pub enum Unusable {
+    /// No argument at all: the text is [`line::FIRST_STEPS`].
+    NoCommand,
     /// Errors of clap, and the texts of help and version.
     Usage(clap::Error),
     /// Errors of values, variables and the configuration file.
@@ -73,7 +76,11 @@ pub enum Unusable {
 /// # Errors
 /// Any error of either.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, Unusable> {
-    let (matches, mut sources) = parse::parse(&Cli::command(), arguments).map_err(Unusable::Usage)?;
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    if arguments.len() < 2 {
+        return Err(Unusable::NoCommand);
+    }
+    let (matches, mut sources) = parse::parse(&line::command(), arguments).map_err(Unusable::Usage)?;
     let mut cli = Cli::from_arg_matches(&matches).map_err(Unusable::Usage)?;
     match &mut cli.command {
         Command::Serve(options) => options.sources = sources,
@@ -102,10 +109,9 @@ pub fn run(command: Command) -> Result<(), Failure> {
         Command::Rates(command) => print(wait(command.run())?),
         Command::Drain(command) => print(wait(command.run())?),
         Command::HashPassword(command) => print(command.run().map_err(|error| Failure::Usage(error.to_string()))),
-        Command::Options { markdown: true } => print(Ok::<_, Failure>(table::markdown(&Cli::command()))),
-        Command::Options { markdown: false } => {
-            table::man(&Cli::command(), &mut std::io::stdout().lock()).map_err(|error| Failure::Work(error.to_string()))
-        }
+        Command::Man(command) => print(command.run()),
+        Command::Completions(command) => print(Ok::<_, Failure>(command.run())),
+        Command::Options { .. } => print(Ok::<_, Failure>(table::markdown(&line::command()))),
     }
 }
 
@@ -133,14 +139,4 @@ impl From<String> for Failure {
 fn wait<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     Ok(runtime.map_err(|error| Failure::Work(error.to_string()))?.block_on(work))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_command_line_is_sound() {
-        Cli::command().debug_assert();
-    }
 }

@@ -48,7 +48,7 @@ pub(super) fn give_up(options: &Serve, settings: &mut Settings) -> Result<(), Fa
 /// Checks that the files that are re-read later can be read with what is left.
 fn re_readable(options: &Serve) -> Result<(), Failure> {
     let files = [
-        ("config", &options.rules.config),
+        ("config", &options.operation.config),
         ("users-file", &options.users_file),
         ("tls-cert", &options.tls_cert),
         ("tls-key", &options.tls_key),

@@ -11,24 +11,27 @@ use super::endpoint::{ControlOption, refused, tunnel_id};
 use crate::account::{Limit, RatesView, sanitize};
 use crate::admin::client::ask;
 
-/// Show the rates of a running gateway, or change one until it ends
+/// The options of `rates`.
 #[derive(Args, Debug)]
 #[command(group = ArgGroup::new("whose").args(["tunnel", "user", "each_tunnel", "each_user"]).requires("rate"))]
 pub struct Rates {
-    /// Of this tunnel, as `sluicegate tunnels` numbers it; it never has more than its share of what its user has
+    /// Change the limit of this tunnel
+    ///
+    /// Its id as listed by `sluicegate tunnels`. The lesser of the tunnel's limit and its share of the
+    /// user's limit is in force.
     #[arg(long, value_name = "ID", value_parser = tunnel_id)]
     tunnel: Option<u64>,
-    /// Of all tunnels of this user together
+    /// Change the limit of all tunnels of this user together
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
-    /// Of each tunnel
+    /// Change the limit of each tunnel
     #[arg(long)]
     each_tunnel: bool,
-    /// Of all tunnels of each user together
+    /// Change the limit of each user's tunnels together
     #[arg(long)]
     each_user: bool,
-    /// Bytes a second each way, as 100MiB or 1Gbit; `none` for no limit; `configured` for what the configuration says
-    #[arg(requires = "whose", value_parser = setting)]
+    /// New limit: 100MiB or 1Gbit per second and direction, none, or configured
+    #[arg(value_name = "RATE", requires = "whose", value_parser = setting)]
     rate: Option<Setting>,
     /// The gateway's control socket.
     #[command(flatten)]

@@ -37,7 +37,7 @@ struct FileState {
 impl ConfigReloader {
     /// Of these options, if a file is part of them.
     pub(super) fn of(options: &Serve) -> Option<Self> {
-        let file = options.rules.config.clone()?;
+        let file = options.operation.config.clone()?;
         let read = FileFingerprint::of(&file);
         let state = Mutex::new(FileState { last: read, read, refused: false });
         Some(Self { state, file, before: options.sources.clone() })
@@ -51,6 +51,7 @@ impl ConfigReloader {
         let cli = super::parse(self.before.arguments.clone()).map_err(|unusable| match unusable {
             Unusable::Config(errors) => in_one_line(&errors),
             Unusable::Usage(error) => error.to_string(),
+            Unusable::NoCommand => "the command line is empty".to_owned(),
         })?;
         match cli.command {
             Command::Serve(options) => match Settings::new(&options) {

@@ -17,7 +17,7 @@ use crate::admin::{self, Admin, Readiness};
 use crate::auth::Authenticator;
 use crate::config::error::ConfigErrors;
 use crate::config::settings::{Settings, bad_lines};
-use crate::config::{LogFormat, LogLevel, Rules, Serve};
+use crate::config::{LogFormat, LogLevel, Operation, Serve};
 use crate::connection::Gateway;
 use crate::dial::{self, Dialer};
 use crate::policy::Policy;
@@ -127,7 +127,7 @@ fn start_log(format: LogFormat, level: LogLevel) -> Result<Flush, Failure> {
 /// Binds every address and the control socket.
 fn bind(options: &Serve, settings: &Settings, cores: &[usize]) -> Result<Listeners, Failure> {
     let plain = options.rules.listen();
-    let Rules { listen_tls, admin, metrics, .. } = &options.rules;
+    let (listen_tls, Operation { admin, metrics, .. }) = (&options.rules.listen_tls, &options.operation);
     let addresses =
         Addresses { plain: &plain, secure: listen_tls, admin: *admin, metrics: *metrics, control: options.control() };
     Listeners::bind(&addresses, &settings.client_leg, cores).map_err(Failure::Work)

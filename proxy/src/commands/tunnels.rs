@@ -10,10 +10,10 @@ use super::endpoint::{ControlOption, refused};
 use crate::account::{TunnelView, sanitize};
 use crate::admin::client::{Endpoint, ask};
 
-/// Show the live tunnels of a running gateway
+/// The options of `tunnels`.
 #[derive(Args, Debug)]
 pub struct Tunnels {
-    /// Print JSON, as /api/tunnels gives it, instead of a table
+    /// Print JSON, as of /api/tunnels, instead of a table
     #[arg(long)]
     pub json: bool,
     /// The gateway's control socket.

@@ -1,5 +1,8 @@
-//! One definition of every option: from it come the flags, the environment variables, the
-//! configuration file, `--help`, the man page and the README's table.
+//! One definition of every option: flags, environment variables, the configuration file, `--help`,
+//! man pages, shell completions and the table of options all come from it.
+//!
+//! The first paragraph of an option's doc comment is its line in `-h`; `--help` and the man pages
+//! add the others.
 
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -35,76 +38,137 @@ pub mod table;
 mod users;
 mod values;
 
-/// Where the gateway listens and what it permits: what `explain` needs to know as well.
+/// Headings of the options in `--help`, in their order.
+pub mod heading {
+    /// Listeners of clients.
+    pub const LISTENING: &str = "Listening";
+    /// Users and their credentials.
+    pub const USERS: &str = "Users";
+    /// Permitted targets, and how they are reached.
+    pub const TARGETS: &str = "Targets";
+    /// Parent proxies.
+    pub const PARENTS: &str = "Parents";
+    /// Time-outs, counts and rates.
+    pub const LIMITS: &str = "Limits and rates";
+    /// Moving bytes.
+    pub const ENGINES: &str = "Engines";
+    /// Configuration file, privileges, monitoring and log.
+    pub const OPERATION: &str = "Operation";
+    /// Every heading of `serve`.
+    pub const ALL: [&str; 7] = [LISTENING, USERS, TARGETS, PARENTS, LIMITS, ENGINES, OPERATION];
+}
+
+/// Listeners and rules: the part of the configuration that `explain` reads as well.
 #[derive(Args, Clone, Debug)]
 pub struct Rules {
-    /// TOML file with any of these options by its long name, over which flags and environment win, and with what each user may (`[users.NAME]`, re-read on change and SIGHUP)
-    #[arg(long, env = "SLUICEGATE_CONFIG", value_name = "FILE")]
-    pub config: Option<PathBuf>,
-
-    /// Address to accept clients on; repeatable [default: 0.0.0.0:3128, or none if there is --listen-tls]
-    #[arg(long, env = "SLUICEGATE_LISTEN", value_name = "ADDR:PORT", value_delimiter = SEPARATOR, value_parser = socket)]
+    /// Accept clients here; repeatable [default: 0.0.0.0:3128]
+    ///
+    /// An IP address and a port, [::]:3128 for all addresses of both families. Names are not
+    /// resolved. With --listen-tls alone there is no listener in the clear.
+    #[arg(long, env = "SLUICEGATE_LISTEN", value_name = "ADDR:PORT", value_delimiter = SEPARATOR, value_parser = socket, help_heading = heading::LISTENING)]
     pub listen: Vec<SocketAddr>,
 
-    /// The same for clients that speak TLS with the gateway, as with an https proxy; needs --tls-cert and --tls-key. Their bytes are copied in this process (engine copy)
-    #[arg(long, env = "SLUICEGATE_LISTEN_TLS", value_name = "ADDR:PORT", value_delimiter = SEPARATOR, value_parser = socket)]
+    /// Accept clients that speak TLS to the gateway; repeatable
+    ///
+    /// For clients configured with an https:// proxy URL. Needs --tls-cert and --tls-key. TLS 1.2 and
+    /// 1.3; the kernel cannot splice such a tunnel, so that the gateway copies its bytes (engine copy).
+    #[arg(long, env = "SLUICEGATE_LISTEN_TLS", value_name = "ADDR:PORT", value_delimiter = SEPARATOR, value_parser = socket, help_heading = heading::LISTENING)]
     pub listen_tls: Vec<SocketAddr>,
 
-    /// Address of the status page and of all that can be read: /metrics, /healthz, /readyz and the API (users, clients, targets)
-    #[arg(long, env = "SLUICEGATE_ADMIN", value_name = "ADDR:PORT", default_value = "127.0.0.1:9128", value_parser = socket)]
-    pub admin: SocketAddr,
-
-    /// Address of /metrics, /healthz and /readyz alone, for one that others reach [default: none]
-    #[arg(long, env = "SLUICEGATE_METRICS", value_name = "ADDR:PORT", value_parser = socket)]
-    pub metrics: Option<SocketAddr>,
-
-    /// What may be dialled.
-    #[arg(
-        long,
-        env = "SLUICEGATE_ALLOW",
-        value_name = "RULE",
-        value_delimiter = SEPARATOR,
-        value_parser = word::<Rule>,
-        help = "Permit targets HOST:PORTS (HOST: name, *.suffix, address, CIDR, [v6], *; PORTS: 443, 30000-32767, lists, *); repeatable [default: *:443 *:6443]"
-    )]
-    pub allow: Vec<Rule>,
-
-    /// Refuse targets; wins over --allow; repeatable
-    #[arg(long, env = "SLUICEGATE_DENY", value_name = "RULE", value_delimiter = SEPARATOR, value_parser = word::<Rule>)]
-    pub deny: Vec<Rule>,
-
-    /// Dial through another CONNECT proxy, http://USER:PASSWORD@HOST:PORT or https://, or `direct`: every target, or with ` for RULE` those; the first that fits. A rule with a name leaves the name to the parent. Repeatable
-    #[arg(long, env = "SLUICEGATE_PARENT", value_name = "URL[ for RULE]", value_delimiter = SEPARATOR, value_parser = secret, hide_env_values = true)]
-    pub parent: Vec<Secret>,
-
-    /// How names are resolved: dns asks the name servers of /etc/resolv.conf itself, after /etc/hosts; system asks getaddrinfo(3), and so whatever nsswitch.conf names (mDNS, LDAP, sssd and so on), on a thread for each name. Either way a name is absolute, and the search list of resolv.conf is not used
-    #[arg(long, env = "SLUICEGATE_RESOLVER", value_name = "KIND", default_value = "dns")]
-    pub resolver: ResolverChoice,
-
-    /// Complete names without a dot by this domain, unless they end in a dot or /etc/hosts lists them; the rules judge the completed name. Repeatable: the first domain in which the name exists counts
-    #[arg(long, env = "SLUICEGATE_SEARCH_DOMAIN", value_name = "DOMAIN", value_delimiter = SEPARATOR, value_parser = word::<SearchDomain>)]
-    pub search_domain: Vec<SearchDomain>,
-
-    /// Let clients from this network in that send no credentials, as a user of that name (`[users."10.1.2.0/24"]` says what it may); credentials that are sent are checked. A network or address, repeatable
-    #[arg(long, env = "SLUICEGATE_NO_AUTH_FROM", value_name = "NETWORK", value_delimiter = SEPARATOR, value_parser = trusted_network)]
+    /// Accept clients of this network without credentials; repeatable
+    ///
+    /// For clients that cannot send a password. Such a client is the user named like the network: its
+    /// limits are those of the section [users."10.1.2.0/24"]. The narrowest network counts.
+    /// Credentials that are sent are still checked. Example: --no-auth-from 10.1.2.0/24
+    #[arg(long, env = "SLUICEGATE_NO_AUTH_FROM", value_name = "CIDR", value_delimiter = SEPARATOR, value_parser = trusted_network, help_heading = heading::USERS)]
     pub no_auth_from: Vec<TrustedNetwork>,
 
-    /// CA certificates for verifying https:// parents (PEM) [default: those of the host]
-    #[arg(long, env = "SLUICEGATE_PARENT_CA", value_name = "FILE")]
+    /// Permit HOST:PORTS; repeatable [default: *:443 *:6443]
+    ///
+    /// HOST is a name, *.SUFFIX for the names below it, an address, a network in CIDR notation, an
+    /// IPv6 address or network in brackets, or * for any. PORTS is a port, a range, a list of those
+    /// separated by commas, or *. Loopback, link-local, multicast and cloud metadata addresses need a
+    /// rule that names them. Examples: --allow '*.apps.east.example:443' --allow '10.0.0.0/8:22,8000-8099'
+    #[arg(long, env = "SLUICEGATE_ALLOW", value_name = "RULE", value_delimiter = SEPARATOR, value_parser = word::<Rule>, help_heading = heading::TARGETS)]
+    pub allow: Vec<Rule>,
+
+    /// Refuse HOST:PORTS, even if permitted; repeatable
+    ///
+    /// Rules are written as for --allow, and take precedence over them. Example: --deny '*.internal.example:*'
+    #[arg(long, env = "SLUICEGATE_DENY", value_name = "RULE", value_delimiter = SEPARATOR, value_parser = word::<Rule>, help_heading = heading::TARGETS)]
+    pub deny: Vec<Rule>,
+
+    /// Name resolution: dns or system
+    ///
+    /// dns reads /etc/hosts and queries the name servers of /etc/resolv.conf. system calls
+    /// getaddrinfo(3) on a thread for each look-up, and so uses the modules of nsswitch.conf (mDNS,
+    /// LDAP, sssd). Names are absolute with both: the search list of resolv.conf is not used.
+    #[arg(long, env = "SLUICEGATE_RESOLVER", value_name = "KIND", default_value = "dns", hide_possible_values = true, help_heading = heading::TARGETS)]
+    pub resolver: ResolverChoice,
+
+    /// Domain of target names without a dot; repeatable
+    ///
+    /// Completes such names. Names that end in a dot or are listed in /etc/hosts are not completed. The rules judge the
+    /// completed name. With several domains, the first one in which the name exists is used.
+    /// Example: with --search-domain corp.example the target db:443 is db.corp.example:443.
+    #[arg(long, env = "SLUICEGATE_SEARCH_DOMAIN", value_name = "DOMAIN", value_delimiter = SEPARATOR, value_parser = word::<SearchDomain>, help_heading = heading::TARGETS)]
+    pub search_domain: Vec<SearchDomain>,
+
+    /// Dial through this CONNECT proxy; repeatable
+    ///
+    /// http://USER:PASSWORD@HOST:PORT, https://HOST:PORT, or direct for no proxy, for every target;
+    /// followed by " for RULE", for targets of that rule. The first one that matches is used. A
+    /// rule with a host name leaves resolving it to the parent. Special characters of the password
+    /// are percent-encoded. Example: --parent 'http://proxy.east.example:8080 for *.east.example:443'
+    #[arg(long, env = "SLUICEGATE_PARENT", value_name = "URL[ for RULE]", value_delimiter = SEPARATOR, value_parser = secret, hide_env_values = true, help_heading = heading::PARENTS)]
+    pub parent: Vec<Secret>,
+
+    /// CA certificates for https:// parents, PEM [default: the host's]
+    #[arg(long, env = "SLUICEGATE_PARENT_CA", value_name = "FILE", help_heading = heading::PARENTS)]
     pub parent_ca: Option<PathBuf>,
 }
 
-/// Where clients are accepted unless told otherwise.
+/// Default address of clients.
 const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 3128);
 
 impl Rules {
-    /// Where clients are accepted who speak no TLS with the gateway.
+    /// Addresses of clients that do not speak TLS to the gateway.
     #[must_use]
     pub fn listen(&self) -> Vec<SocketAddr> {
         if self.listen.is_empty() && self.listen_tls.is_empty() { vec![LISTEN] } else { self.listen.clone() }
     }
+}
 
-    /// Addresses that are no clients' but those of metrics and of the API.
+/// The configuration file and the addresses of monitoring, which `explain` reads as well.
+#[derive(Args, Clone, Debug)]
+pub struct Operation {
+    /// Configuration file, TOML
+    ///
+    /// Its keys are the long names of the options (max-tunnels = 200); sections [users.NAME] hold each
+    /// user's password hashes, targets, networks, expiry and limits. Flags and variables take
+    /// precedence over it. User sections are reloaded when the file changes and on SIGHUP; other
+    /// settings take effect after a restart.
+    #[arg(long, env = "SLUICEGATE_CONFIG", value_name = "FILE", help_heading = heading::OPERATION)]
+    pub config: Option<PathBuf>,
+
+    /// Status page, read-only API and metrics
+    ///
+    /// Serves /, /api, /metrics, /healthz and /readyz. Every client that reaches the address can read
+    /// users, clients and targets without a password: keep it on loopback, and give scrapers and
+    /// probes --metrics.
+    #[arg(long, env = "SLUICEGATE_ADMIN", value_name = "ADDR:PORT", default_value = "127.0.0.1:9128", value_parser = socket, help_heading = heading::OPERATION)]
+    pub admin: SocketAddr,
+
+    /// Metrics and health checks alone [default: none]
+    ///
+    /// Serves /metrics, /healthz and /readyz, for scrapers and probes of other hosts.
+    /// Example: --metrics 0.0.0.0:9129
+    #[arg(long, env = "SLUICEGATE_METRICS", value_name = "ADDR:PORT", value_parser = socket, help_heading = heading::OPERATION)]
+    pub metrics: Option<SocketAddr>,
+}
+
+impl Operation {
+    /// Addresses of the status page, the API and metrics.
     pub fn readers(&self) -> impl Iterator<Item = &SocketAddr> {
         [&self.admin].into_iter().chain(&self.metrics)
     }
@@ -117,124 +181,205 @@ pub struct Serve {
     #[command(flatten)]
     pub rules: Rules,
 
-    /// A user who may come in; repeatable. A password given here is visible to everybody on the host: prefer the variable or --users-file
-    #[arg(long, env = "SLUICEGATE_USER", value_name = "NAME:PASSWORD", value_parser = secret, hide_env_values = true)]
-    pub user: Vec<Secret>,
-
-    /// Certificate that clients of --listen-tls are shown, and those that it was signed by (PEM); re-read on change and SIGHUP
-    #[arg(long, env = "SLUICEGATE_TLS_CERT", value_name = "FILE")]
+    /// Certificate chain of --listen-tls, PEM
+    ///
+    /// The certificate of the gateway first, then the intermediate certificates. Reloaded when the
+    /// file changes and on SIGHUP; new connections get the new one.
+    #[arg(long, env = "SLUICEGATE_TLS_CERT", value_name = "FILE", help_heading = heading::LISTENING)]
     pub tls_cert: Option<PathBuf>,
 
-    /// Its key (PEM)
-    #[arg(long, env = "SLUICEGATE_TLS_KEY", value_name = "FILE")]
+    /// Private key of --tls-cert, PEM
+    ///
+    /// Not encrypted: ECDSA (P-256, P-384), Ed25519, or RSA of at least 2048 bits. Reloaded together
+    /// with the certificate.
+    #[arg(long, env = "SLUICEGATE_TLS_KEY", value_name = "FILE", help_heading = heading::LISTENING)]
     pub tls_key: Option<PathBuf>,
 
-    /// Users file in htpasswd format (bcrypt, SHA-256-crypt, SHA-512-crypt), re-read on change and SIGHUP
-    #[arg(long, env = "SLUICEGATE_USERS_FILE", value_name = "FILE")]
-    pub users_file: Option<PathBuf>,
-
-    /// The former name of --users-file
-    #[arg(long, env = "SLUICEGATE_USERS", value_name = "FILE", hide = true, value_parser = former_users)]
-    pub users: Option<Infallible>,
-
-    /// Let everybody in who can reach the gateway
-    #[arg(long, env = "SLUICEGATE_NO_AUTH")]
-    pub no_auth: bool,
-
-    /// Engines to try in this order: uring, splice, copy, sockmap; auto is the best of the first three that passes its self-test
-    #[arg(long, env = "SLUICEGATE_ENGINE", value_name = "ENGINE", default_value = "auto", value_delimiter = SEPARATOR, value_parser = engines)]
-    pub engine: Vec<Engines>,
-
-    /// User to run as once the listeners are bound, with all groups of that user or with GROUP alone; names or numbers
-    #[arg(long, env = "SLUICEGATE_RUN_AS", value_name = "USER[:GROUP]", value_parser = parsed::<RunAs>)]
-    pub run_as: Option<RunAs>,
-
-    /// How long a loop looks for the next message before it sleeps, while that pays; 0s: it does not
-    #[arg(long, env = "SLUICEGATE_SPIN", value_name = "TIME", default_value = "50us", value_parser = spin)]
-    pub spin: Duration,
-
-    /// Bytes each way that the engine sockmap gives to a side that has not acknowledged them; at least what its path holds
-    #[arg(long, env = "SLUICEGATE_SOCKMAP_BACKLOG", value_name = "SIZE", default_value = "16MiB", value_parser = size)]
-    pub sockmap_backlog: u64,
-
-    /// End a tunnel when neither peer has sent or acknowledged a byte for so long [default: never]
-    #[arg(long, env = "SLUICEGATE_IDLE_TIMEOUT", value_name = "TIME", value_parser = duration)]
-    pub idle_timeout: Option<Duration>,
-
-    /// How long a client may take to send its request, and the whole exchange of an Upgrade, answer included, until the 101
-    #[arg(long, env = "SLUICEGATE_HANDSHAKE_TIMEOUT", value_name = "TIME", default_value = "30s", value_parser = duration)]
-    pub handshake_timeout: Duration,
-
-    /// How long one address of a target may take to answer; all of them together three times that
-    #[arg(long, env = "SLUICEGATE_DIAL_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = duration)]
-    pub dial_timeout: Duration,
-
-    /// Give a peer up that has not answered for so long; a slow reader, which answers, is not given up
-    #[arg(long, env = "SLUICEGATE_USER_TIMEOUT", value_name = "TIME", default_value = "2m", value_parser = duration)]
-    pub user_timeout: Duration,
-
-    /// On SIGTERM, end the tunnels that are still open after so long [default: wait for them]
-    #[arg(long, env = "SLUICEGATE_DRAIN_TIMEOUT", value_name = "TIME", value_parser = duration)]
-    pub drain_timeout: Option<Duration>,
-
-    /// Tunnels open at once [default: what the descriptor limit has room for]
-    #[arg(long, env = "SLUICEGATE_MAX_TUNNELS", value_name = "N", value_parser = positive)]
-    pub max_tunnels: Option<usize>,
-
-    /// Tunnels open at once for each user [default: no limit]
-    #[arg(long, env = "SLUICEGATE_MAX_TUNNELS_PER_USER", value_name = "N", value_parser = positive)]
-    pub max_tunnels_per_user: Option<usize>,
-
-    /// Connections being opened at once for each user, or for each client address without
-    /// authentication; further ones wait [default: a quarter of --max-tunnels, at least 64]
-    #[arg(long, env = "SLUICEGATE_MAX_DIALS_PER_USER", value_name = "N", value_parser = positive)]
-    pub max_dials_per_user: Option<usize>,
-
-    /// Tunnels open at once for each client address, IPv6 by /64 [default: no limit]
-    #[arg(long, env = "SLUICEGATE_MAX_TUNNELS_PER_SOURCE", value_name = "N", value_parser = positive)]
-    pub max_tunnels_per_source: Option<usize>,
-
-    /// Name look-ups in progress at once for each user, or for each client address without users (IPv6 by /64); with --resolver system at most 32
-    #[arg(long, env = "SLUICEGATE_MAX_LOOKUPS_PER_USER", value_name = "N", default_value_t = LOOKUPS_EACH, value_parser = positive)]
-    pub max_lookups_per_user: usize,
-
-    /// Bytes a second of each tunnel, each way, as 100MiB or 1Gbit; the kernel paces them [default: as fast as it can]
-    #[arg(long, env = "SLUICEGATE_RATE", value_name = "RATE", value_parser = parsed::<Rate>)]
-    pub rate: Option<Rate>,
-
-    /// The same for all tunnels of each user together, of which each has an equal share [default: as fast as they can]
-    #[arg(long, env = "SLUICEGATE_RATE_PER_USER", value_name = "RATE", value_parser = parsed::<Rate>)]
-    pub rate_per_user: Option<Rate>,
-
-    /// Local address to dial from; repeatable, one for IPv4 and one for IPv6
-    #[arg(long, env = "SLUICEGATE_SOURCE", value_name = "ADDR", value_delimiter = SEPARATOR, value_parser = ip)]
-    pub source: Vec<IpAddr>,
-
-    /// Congestion control of both legs (cubic) or of one (client=cubic, origin=bbr) [default: the host's]
-    #[arg(long, env = "SLUICEGATE_CONGESTION_CONTROL", value_name = "[LEG=]NAME", value_delimiter = SEPARATOR)]
-    pub congestion_control: Vec<String>,
-
-    /// Clients from here are proxies, and say first by the PROXY protocol (v1 or v2) whom they connect for; a network or address, repeatable
-    #[arg(long, env = "SLUICEGATE_PROXY_PROTOCOL_FROM", value_name = "NETWORK", value_delimiter = SEPARATOR, value_parser = network)]
+    /// Require a PROXY protocol header from this network; repeatable
+    ///
+    /// For load balancers that send the client's address, PROXY protocol v1 or v2. Connections from
+    /// the network without a header are refused, headers from elsewhere too.
+    /// Example: --proxy-protocol-from 10.1.0.0/24
+    #[arg(long, env = "SLUICEGATE_PROXY_PROTOCOL_FROM", value_name = "CIDR", value_delimiter = SEPARATOR, value_parser = network, help_heading = heading::LISTENING)]
     pub proxy_protocol_from: Vec<IpNet>,
 
-    /// Targets that are told the client's address by the PROXY protocol: `v1 for RULE` or `v2 for RULE`; the first that fits. Repeatable
-    #[arg(long, env = "SLUICEGATE_PROXY_PROTOCOL_TO", value_name = "VERSION for RULE", value_delimiter = SEPARATOR, value_parser = parsed::<ProxyProtocolRule>)]
+    /// User and password; repeatable
+    ///
+    /// Every user of this host can read the arguments of a process: prefer the variable
+    /// SLUICEGATE_USER or --users-file.
+    #[arg(long, env = "SLUICEGATE_USER", value_name = "NAME:PASSWORD", value_parser = secret, hide_env_values = true, help_heading = heading::USERS)]
+    pub user: Vec<Secret>,
+
+    /// Users and password hashes, htpasswd format
+    ///
+    /// Lines NAME:HASH with bcrypt, SHA-256-crypt or SHA-512-crypt, as `sluicegate hash-password NAME`
+    /// or `htpasswd -B` print them. Reloaded when the file changes and on SIGHUP.
+    #[arg(long, env = "SLUICEGATE_USERS_FILE", value_name = "FILE", help_heading = heading::USERS)]
+    pub users_file: Option<PathBuf>,
+
+    /// Former name of --users-file
+    #[arg(long, env = "SLUICEGATE_USERS", value_name = "FILE", hide = true, value_parser = former_users, help_heading = heading::USERS)]
+    pub users: Option<Infallible>,
+
+    /// Accept every client without credentials
+    #[arg(long, env = "SLUICEGATE_NO_AUTH", help_heading = heading::USERS)]
+    pub no_auth: bool,
+
+    /// Local address of outgoing connections; repeatable
+    ///
+    /// One for IPv4 and one for IPv6. Example: --source 192.0.2.10 --source 2001:db8::10
+    #[arg(long, env = "SLUICEGATE_SOURCE", value_name = "ADDR", value_delimiter = SEPARATOR, value_parser = ip, help_heading = heading::TARGETS)]
+    pub source: Vec<IpAddr>,
+
+    /// Send a PROXY protocol header to targets; repeatable
+    ///
+    /// The value is "v1 for RULE" or "v2 for RULE", with a rule as for --allow; the first one that
+    /// matches is used.
+    /// The header carries the client's address. Example: --proxy-protocol-to 'v2 for 10.0.0.0/8:873'
+    #[arg(long, env = "SLUICEGATE_PROXY_PROTOCOL_TO", value_name = "RULE", value_delimiter = SEPARATOR, value_parser = parsed::<ProxyProtocolRule>, help_heading = heading::TARGETS)]
     pub proxy_protocol_to: Vec<ProxyProtocolRule>,
 
-    /// Unix socket by which `kill`, `rates` and `drain` change something, open to the gateway's user and root; `none`: no socket [default: /run/sluicegate/control.sock for root, else $XDG_RUNTIME_DIR/sluicegate/control.sock]
-    #[arg(long, env = "SLUICEGATE_CONTROL", value_name = "PATH")]
+    /// Reset a tunnel after this long without activity [default: never]
+    ///
+    /// Activity is a byte that either peer sent or acknowledged; answered keepalive probes are none.
+    /// The tunnel ends up to a quarter of the time late. Example: --idle-timeout 2h
+    #[arg(long, env = "SLUICEGATE_IDLE_TIMEOUT", value_name = "TIME", value_parser = duration, help_heading = heading::LIMITS)]
+    pub idle_timeout: Option<Duration>,
+
+    /// Time limit for a client's request
+    ///
+    /// Also bounds the TLS handshake and the PROXY protocol header, and the whole exchange of an
+    /// Upgrade request up to the 101 of the origin.
+    #[arg(long, env = "SLUICEGATE_HANDSHAKE_TIMEOUT", value_name = "TIME", default_value = "30s", value_parser = duration, help_heading = heading::LIMITS)]
+    pub handshake_timeout: Duration,
+
+    /// Time limit for connecting to one address
+    ///
+    /// All addresses of a target together, or the answer of a parent proxy, may take three times as
+    /// long.
+    #[arg(long, env = "SLUICEGATE_DIAL_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = duration, help_heading = heading::LIMITS)]
+    pub dial_timeout: Duration,
+
+    /// Reset a tunnel whose peer stops answering
+    ///
+    /// A peer does not answer when for this long it acknowledges neither data nor keepalive nor window probes
+    /// (TCP_USER_TIMEOUT); one that answers with a closed window is kept. Detection takes up to three
+    /// times as long.
+    #[arg(long, env = "SLUICEGATE_USER_TIMEOUT", value_name = "TIME", default_value = "2m", value_parser = duration, help_heading = heading::LIMITS)]
+    pub user_timeout: Duration,
+
+    /// Open tunnels in all [default: by the descriptor limit]
+    ///
+    /// Further requests are answered 503. The default is as many as fit in the hard limit of
+    /// descriptors (LimitNOFILE=, ulimit -Hn).
+    #[arg(long, env = "SLUICEGATE_MAX_TUNNELS", value_name = "N", value_parser = positive, help_heading = heading::LIMITS)]
+    pub max_tunnels: Option<usize>,
+
+    /// Open tunnels of each user [default: no limit]
+    #[arg(long, env = "SLUICEGATE_MAX_TUNNELS_PER_USER", value_name = "N", value_parser = positive, help_heading = heading::LIMITS)]
+    pub max_tunnels_per_user: Option<usize>,
+
+    /// Open tunnels of each client address [default: no limit]
+    ///
+    /// IPv6 addresses count by their /64.
+    #[arg(long, env = "SLUICEGATE_MAX_TUNNELS_PER_SOURCE", value_name = "N", value_parser = positive, help_heading = heading::LIMITS)]
+    pub max_tunnels_per_source: Option<usize>,
+
+    /// Connections being opened of each user [default: max-tunnels / 4]
+    ///
+    /// Further ones wait in a queue. Without authentication the limit holds for each client address.
+    /// The default is a quarter of --max-tunnels, at least 64.
+    #[arg(long, env = "SLUICEGATE_MAX_DIALS_PER_USER", value_name = "N", value_parser = positive, help_heading = heading::LIMITS)]
+    pub max_dials_per_user: Option<usize>,
+
+    /// Name look-ups of each user in progress
+    ///
+    /// Further ones are answered 503. Without authentication the limit holds for each client address
+    /// (IPv6: /64). With --resolver system it is at most 32.
+    #[arg(long, env = "SLUICEGATE_MAX_LOOKUPS_PER_USER", value_name = "N", default_value_t = LOOKUPS_EACH, value_parser = positive, help_heading = heading::LIMITS)]
+    pub max_lookups_per_user: usize,
+
+    /// Rate limit of each tunnel [default: no limit]
+    ///
+    /// In bytes per second with a binary unit (100MiB) or bits per second with a decimal one (1Gbit),
+    /// for each direction. The kernel paces the sockets.
+    #[arg(long, env = "SLUICEGATE_RATE", value_name = "RATE", value_parser = parsed::<Rate>, help_heading = heading::LIMITS)]
+    pub rate: Option<Rate>,
+
+    /// Rate limit of all tunnels of a user together [default: no limit]
+    ///
+    /// Each open tunnel gets an equal share. Units as for --rate.
+    #[arg(long, env = "SLUICEGATE_RATE_PER_USER", value_name = "RATE", value_parser = parsed::<Rate>, help_heading = heading::LIMITS)]
+    pub rate_per_user: Option<Rate>,
+
+    /// Engines to try, in this order
+    ///
+    /// uring, splice, copy or sockmap, separated by commas; auto is uring,splice,copy. The first one
+    /// that passes its self-test at start is used; `sluicegate doctor` shows the results.
+    /// Example: --engine sockmap,uring
+    #[arg(long, env = "SLUICEGATE_ENGINE", value_name = "ENGINE", default_value = "auto", value_delimiter = SEPARATOR, value_parser = engines, help_heading = heading::ENGINES)]
+    pub engine: Vec<Engines>,
+
+    /// Longest busy-poll of a worker
+    ///
+    /// Before it sleeps. Lowers the latency of small messages at the cost of CPU time; workers poll only while that
+    /// pays. At most 1ms; 0s turns it off.
+    #[arg(long, env = "SLUICEGATE_SPIN", value_name = "TIME", default_value = "50us", value_parser = spin, help_heading = heading::ENGINES)]
+    pub spin: Duration,
+
+    /// Unacknowledged bytes sent by sockmap
+    ///
+    /// For each direction of a tunnel of the engine sockmap, from 64KiB to 256MiB; at least the
+    /// bandwidth-delay product of the path. Set net.core.wmem_max to twice as much, so that send buffers
+    /// can hold it.
+    #[arg(long, env = "SLUICEGATE_SOCKMAP_BACKLOG", value_name = "SIZE", default_value = "16MiB", value_parser = size, help_heading = heading::ENGINES)]
+    pub sockmap_backlog: u64,
+
+    /// TCP congestion control [default: the host's]
+    ///
+    /// For both legs (cubic), or for one with LEG=NAME, where LEG is client or origin.
+    /// Example: --congestion-control client=cubic --congestion-control origin=bbr
+    #[arg(long, env = "SLUICEGATE_CONGESTION_CONTROL", value_name = "NAME", value_delimiter = SEPARATOR, help_heading = heading::ENGINES)]
+    pub congestion_control: Vec<String>,
+
+    /// Configuration file, admin and metrics addresses.
+    #[command(flatten)]
+    pub operation: Operation,
+
+    /// Unix socket for kill, rates and drain; none for no socket
+    ///
+    /// Serves the gateway's user and root alone. The default is /run/sluicegate/control.sock for root
+    /// and $XDG_RUNTIME_DIR/sluicegate/control.sock for other users.
+    #[arg(long, env = "SLUICEGATE_CONTROL", value_name = "PATH", help_heading = heading::OPERATION)]
     pub control: Option<PathBuf>,
 
-    /// Format of the log on standard error
-    #[arg(long, env = "SLUICEGATE_LOG", value_name = "FORMAT", default_value = "text")]
+    /// Run as this user once the listeners are bound
+    ///
+    /// Names or numbers; with all groups of the user, or with GROUP alone. The files that are
+    /// reloaded must be readable to that user. Example: --run-as nobody:nogroup
+    #[arg(long, env = "SLUICEGATE_RUN_AS", value_name = "USER[:GROUP]", value_parser = parsed::<RunAs>, help_heading = heading::OPERATION)]
+    pub run_as: Option<RunAs>,
+
+    /// Reset tunnels that outlive SIGTERM by this long [default: never]
+    ///
+    /// On SIGTERM the gateway accepts no more connections and ends with its last tunnel; a second
+    /// SIGTERM resets them at once.
+    #[arg(long, env = "SLUICEGATE_DRAIN_TIMEOUT", value_name = "TIME", value_parser = duration, help_heading = heading::OPERATION)]
+    pub drain_timeout: Option<Duration>,
+
+    /// Log format: text or json
+    ///
+    /// The log goes to standard error. json is one flat object per line.
+    #[arg(long, env = "SLUICEGATE_LOG", value_name = "FORMAT", default_value = "text", hide_possible_values = true, help_heading = heading::OPERATION)]
     pub log: LogFormat,
 
-    /// Least severe level that is logged: error, warn, info or debug, which adds port checks and handshakes
-    #[arg(long, env = "SLUICEGATE_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
+    /// Log level: error, warn, info or debug
+    ///
+    /// debug adds handshakes and connections that close without sending a byte (port probes).
+    #[arg(long, env = "SLUICEGATE_LOG_LEVEL", value_name = "LEVEL", default_value = "info", hide_possible_values = true, help_heading = heading::OPERATION)]
     pub log_level: LogLevel,
 
-    /// The part that came from a file.
+    /// Settings that came from the configuration file.
     #[arg(skip)]
     pub sources: ConfigSources,
 }
@@ -246,17 +391,19 @@ pub struct Check {
     #[command(flatten)]
     pub serve: Serve,
 
-    /// Print a JSON array of all errors and warnings: severity, option, file, line, message, remedy
-    #[arg(long)]
+    /// Print all errors and warnings as a JSON array
+    ///
+    /// Each element has the members severity, option, file, line, message and remedy.
+    #[arg(long, help_heading = "Output")]
     pub json: bool,
 
-    /// Exit with 2 also when there are only warnings
-    #[arg(long)]
+    /// Exit with 2 on warnings too
+    #[arg(long, help_heading = "Output")]
     pub strict: bool,
 }
 
 impl Serve {
-    /// The control socket that was chosen.
+    /// The selected control socket.
     #[must_use]
     pub fn control(&self) -> ControlChoice {
         match &self.control {
@@ -270,23 +417,27 @@ impl Serve {
 /// The options of `explain`.
 #[derive(Args, Clone, Debug)]
 pub struct Explain {
+    /// Target of the CONNECT
+    #[arg(value_name = "HOST:PORT")]
+    pub target: String,
+
+    /// User of the request
+    #[arg(long, value_name = "NAME", help_heading = "Request")]
+    pub user: Option<String>,
+
+    /// Client address of the request
+    #[arg(long, value_name = "IP", help_heading = "Request")]
+    pub from: Option<IpAddr>,
+
     /// Addresses and rules.
     #[command(flatten)]
     pub rules: Rules,
 
-    /// Who would ask
-    #[arg(long, value_name = "NAME")]
-    pub user: Option<String>,
+    /// Configuration file, admin and metrics addresses.
+    #[command(flatten)]
+    pub operation: Operation,
 
-    /// Where they would ask from
-    #[arg(long, value_name = "IP")]
-    pub from: Option<IpAddr>,
-
-    /// The target of the CONNECT
-    #[arg(value_name = "HOST:PORT")]
-    pub target: String,
-
-    /// The part that came from a file.
+    /// Settings that came from the configuration file.
     #[arg(skip)]
     pub sources: ConfigSources,
 }

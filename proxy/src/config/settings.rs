@@ -1,7 +1,7 @@
 //! The parts of a gateway as the options together describe them, checked before anything is opened.
 
 use super::error::{ConfigError, ConfigErrors, Location};
-use super::{Engines, Rules, Serve};
+use super::{Engines, Operation, Rules, Serve};
 use crate::account::{Limits, Rates};
 use crate::auth::{Authenticator, Entry, Users, UsersError, parse_user};
 use crate::dial::{self, Parent, Parents};
@@ -58,7 +58,7 @@ impl Settings {
     fn checked(options: &Serve, errors: &mut ConfigErrors) -> Option<Self> {
         // What is absent may be among what was wrong.
         let complete = errors.0.is_empty();
-        errors.0.extend(not_distinct(&options.rules));
+        errors.0.extend(not_distinct(options));
         let division = descriptors::divide(options.max_tunnels, descriptors::raise());
         let division = errors.collect(division.map_err(|error| ConfigError::from_text("max-tunnels", &error)));
         division.iter().for_each(descriptors::Division::apply);
@@ -66,7 +66,7 @@ impl Settings {
         let certificate = (complete || has_identity(options)).then(|| certificate(options));
         let certificate =
             certificate.and_then(|certificate| certificate.map_err(|found| errors.0.extend(found.0)).ok());
-        let parents = parents(&options.rules).map_err(|found| errors.0.extend(found.0)).ok();
+        let parents = parents(&options.rules, &options.operation).map_err(|found| errors.0.extend(found.0)).ok();
         let authenticator = authenticator(options, complete, errors);
         let tls = matches!(certificate, Some(Some(_))) || parents.as_ref().is_some_and(Parents::speak_tls);
         let relay = relay::Options {
@@ -226,13 +226,13 @@ fn leg(options: &Serve, leg: Leg, send_buffer: usize) -> Result<LegOptions, Conf
 ///
 /// # Errors
 /// Every one that cannot be used.
-pub fn parents(rules: &Rules) -> Result<Parents, ConfigErrors> {
+pub fn parents(rules: &Rules, operation: &Operation) -> Result<Parents, ConfigErrors> {
     let parents = Parents::new(&rules.parent)
         .map_err(|errors| ConfigErrors(errors.iter().map(|error| ConfigError::from_text("parent", error)).collect()))?;
     let listen = rules.listen();
     let is_own = |parent: &Parent| match parent.target.host {
         Host::Name(_) => false,
-        Host::Address(address) => listen.iter().chain(&rules.listen_tls).chain(rules.readers()).any(|own| {
+        Host::Address(address) => listen.iter().chain(&rules.listen_tls).chain(operation.readers()).any(|own| {
             let here = own.ip() == address || own.ip().is_unspecified() && is_local_address(address);
             own.port() == parent.target.port && here
         }),
@@ -246,11 +246,12 @@ pub fn parents(rules: &Rules) -> Result<Parents, ConfigErrors> {
 }
 
 /// Every address that is given for two listeners.
-fn not_distinct(rules: &Rules) -> Vec<ConfigError> {
+fn not_distinct(options: &Serve) -> Vec<ConfigError> {
+    let Serve { rules, operation: Operation { admin, metrics, .. }, .. } = options;
     let listen = rules.listen();
     let named = listen.iter().map(|address| ("listen", address));
     let named = named.chain(rules.listen_tls.iter().map(|address| ("listen-tls", address)));
-    let named = named.chain([("admin", &rules.admin)]).chain(rules.metrics.iter().map(|address| ("metrics", address)));
+    let named = named.chain([("admin", admin)]).chain(metrics.iter().map(|address| ("metrics", address)));
     let named: Vec<_> = named.filter(|(_, address)| address.port() != 0).collect();
     let twice = named.iter().enumerate().filter_map(|(index, (option, address))| {
         let (first, _) = named[..index].iter().find(|(_, other)| other == address)?;

@@ -1,45 +1,50 @@
-//! The options as a table and as a man page.
+//! The options of `serve` as Markdown.
 
 use std::fmt::Write as _;
-use std::io;
 
-use clap::Command;
+use clap::{Arg, Command};
 
-/// The options of `serve` as the README has them.
+use super::heading;
+
+/// Tables of the options of `serve`, one for each heading.
 #[must_use]
 pub fn markdown(command: &Command) -> String {
     let serve = command.find_subcommand("serve").expect("the subcommand serve");
-    let mut table = String::from("| option | environment | what it does |\n|---|---|---|\n");
-    for argument in serve.get_arguments().filter(|argument| !argument.is_hide_set()) {
-        let (Some(long), Some(env)) = (argument.get_long(), argument.get_env()) else { continue };
-        let value = argument.get_value_names().filter(|_| argument.get_action().takes_values());
-        let value = value.map(|names| format!(" {}", names.join(" "))).unwrap_or_default();
-        let defaults = argument.get_default_values().iter().map(|value| value.to_string_lossy());
-        let defaults = defaults.collect::<Vec<_>>().join(" ");
-        let mut help = argument.get_help().map(ToString::to_string).unwrap_or_default().replace('|', "\\|");
-        if !defaults.is_empty() && argument.get_action().takes_values() {
-            let _ = write!(help, " [default: {defaults}]");
+    let mut tables = String::new();
+    for heading in heading::ALL {
+        let _ = writeln!(tables, "### {heading}\n\n| option | variable | meaning |\n|---|---|---|");
+        let of = |argument: &&Arg| argument.get_help_heading() == Some(heading) && !argument.is_hide_set();
+        for argument in serve.get_arguments().filter(of) {
+            let (Some(long), Some(env)) = (argument.get_long(), argument.get_env()) else { continue };
+            let value = argument.get_value_names().filter(|_| argument.get_action().takes_values());
+            let value = value.map(|names| format!(" {}", names.join(" "))).unwrap_or_default();
+            let _ = writeln!(tables, "| `--{long}{value}` | `{}` | {} |", env.to_string_lossy(), meaning(argument));
         }
-        let _ = writeln!(table, "| `--{long}{value}` | `{}` | {} |", env.to_string_lossy(), escape(&help));
+        tables.push('\n');
     }
-    table
+    tables
 }
 
-/// Keeps `*` and `<` from being taken for markup.
+/// The whole help of an option, its default first.
+fn meaning(argument: &Arg) -> String {
+    let short = argument.get_help().map(ToString::to_string).unwrap_or_default();
+    let long = argument.get_long_help().map(ToString::to_string).unwrap_or_default();
+    let defaults = argument.get_default_values().iter().map(|value| value.to_string_lossy());
+    let defaults = defaults.collect::<Vec<_>>().join(" ");
+    let mut text = short.clone();
+    if !defaults.is_empty() && argument.get_action().takes_values() {
+        let _ = write!(text, " [default: {defaults}]");
+    }
+    text.push('.');
+    for paragraph in long.split("\n\n").skip(1) {
+        let _ = write!(text, " {}", paragraph.replace('\n', " "));
+    }
+    escape(&text)
+}
+
+/// Escapes characters that Markdown takes for markup.
 fn escape(text: &str) -> String {
-    text.replace('*', "\\*").replace('<', "&lt;")
-}
-
-/// The man page, one for all the subcommands.
-///
-/// # Errors
-/// Those of writing to `to`.
-pub fn man(command: &Command, to: &mut impl io::Write) -> io::Result<()> {
-    clap_mangen::Man::new(command.clone()).render(to)?;
-    for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
-        clap_mangen::Man::new(sub.clone()).title(format!("sluicegate-{}", sub.get_name())).render(to)?;
-    }
-    Ok(())
+    text.replace('|', "\\|").replace('*', "\\*").replace('<', "&lt;")
 }
 
 #[cfg(test)]
@@ -49,14 +54,16 @@ mod tests {
     use clap::Args;
 
     #[test]
-    fn every_option_has_a_variable_of_its_name() {
+    fn every_option_has_a_variable_of_its_name_and_a_row() {
         let command = Command::new("sluicegate").subcommand(Serve::augment_args(Command::new("serve")));
-        let table = markdown(&command);
+        let tables = markdown(&command);
         for argument in command.find_subcommand("serve").unwrap().get_arguments() {
             let Some(long) = argument.get_long().filter(|long| *long != "help") else { continue };
             let expected = format!("SLUICEGATE_{}", long.replace('-', "_").to_uppercase());
             assert_eq!(argument.get_env().unwrap().to_string_lossy(), expected);
-            assert!(table.contains(&format!("`--{long}")), "{long}");
+            let has_row = ["`", " "].iter().any(|next| tables.contains(&format!("| `--{long}{next}")));
+            assert_eq!(has_row, !argument.is_hide_set(), "{long}");
         }
+        assert!(tables.contains("[default: 10s]. All addresses of a target together"), "{tables}");
     }
 }

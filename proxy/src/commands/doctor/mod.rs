@@ -39,33 +39,27 @@ use report::Report;
 use tcp::Chosen;
 use verdict::Outcome;
 
-const EXIT_CODES: &str = "\
-Exit code 0: the first engine of --engine runs. 1: it runs degraded, which means a lesser engine of the \
-list, fewer than 32 pipes of 1 MiB for an engine that uses pipes, or descriptors for fewer than 200 tunnels. \
-2: the gateway cannot run here, since no engine passes its self-test, no tunnel fits in the descriptors, or \
-there is no event loop; \
-or the usage is wrong. Whatever else is slow is advice and changes no exit code.
-
-Run it as the user, in the container and under the unit that the gateway runs in: limits differ.";
-
-/// Try what this host can do: which engine will run, what costs speed, and how to get better
+/// The options of `doctor`.
 #[derive(Args, Clone, Debug)]
-#[command(after_help = EXIT_CODES)]
 pub struct Doctor {
     /// Print one JSON object instead of a table
     #[arg(long)]
     pub json: bool,
 
-    /// TOML file of `serve`, of which --engine and --congestion-control count here
+    /// Configuration file of `serve`
+    ///
+    /// Its settings engine and congestion-control are used.
     #[arg(long, env = "SLUICEGATE_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
 
     /// Engines to try, as for `serve`
+    ///
+    /// uring, splice, copy or sockmap, separated by commas; auto is uring,splice,copy.
     #[arg(long, env = "SLUICEGATE_ENGINE", value_name = "ENGINE", default_value = "auto", value_delimiter = ';', value_parser = engines)]
     pub engine: Vec<Engines>,
 
-    /// Congestion control that `serve` is given
-    #[arg(long, env = "SLUICEGATE_CONGESTION_CONTROL", value_name = "[LEG=]NAME", value_delimiter = ';')]
+    /// TCP congestion control of `serve`
+    #[arg(long, env = "SLUICEGATE_CONGESTION_CONTROL", value_name = "NAME", value_delimiter = ';')]
     pub congestion_control: Vec<String>,
 }
 
