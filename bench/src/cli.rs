@@ -30,7 +30,7 @@ pub(crate) enum Task {
     Scale(Scale),
     /// How exactly the gateway keeps to `--rate` and `--rate-per-user`
     Rates(Rates),
-    /// Print the block of the README that a result on file comes to
+    /// Print the measured block of docs/benchmarks.md for a result on file
     Readme {
         /// What --json wrote
         file: PathBuf,

@@ -12,7 +12,7 @@
 //! | `everybody` | one measurement of each, round by round |
 //! | `compare`, `scale` | all measurements in one run; the cost of many tunnels |
 //! | `rates` | whether the gateway keeps to the rates that it is given |
-//! | `report` | the result: table, plots, block of the README |
+//! | `report` | the result: table, plots, the block of docs/benchmarks.md |
 //! | `machine`, `host`, `stats` | /proc, what it ran on, medians |
 
 pub mod compare;

@@ -1,7 +1,7 @@
 //! Every metric the gateway exports: its name, kind, labels and help, and nothing else.
 //!
 //! A tunnel, a target or a client address is never a label: those are unbounded. `cargo xtask tidy`
-//! fails on a metric that is not described in the README or that no code writes.
+//! fails on a metric that docs/operations.md does not describe or that no code writes.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

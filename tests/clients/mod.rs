@@ -6,6 +6,7 @@
 //! |---|---|
 //! | `http` | what fetches a document: curl, wget, python, node |
 //! | `stream` | what carries any bytes: ncat, socat, openssl |
+//! | `readme` | the quick start of README.md |
 //! | `rsync` | rsync and its own daemon |
 //! | `kubernetes` | kubectl and WebSocket, which have a server switch protocols |
 //! | `tls` | an origin that speaks TLS, by openssl |
@@ -18,8 +19,8 @@ use crate::support::{Gateway, Setup};
 
 mod http;
 mod kubernetes;
+mod readme;
 mod rsync;
-
 mod stream;
 mod tls;
 

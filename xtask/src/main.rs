@@ -28,9 +28,9 @@ enum Task {
     },
     /// Format, lints, licences, tidy, every test, and the fuzzer for 20 s a parser
     Test,
-    /// Hold the code to the map, the metrics and the options to their documentation
+    /// Check the code against its map, and the documents against the code
     Tidy {
-        /// Rewrite the options table of README.md instead of complaining about it
+        /// Rewrite the generated tables of the documents first
         #[arg(long)]
         fix: bool,
     },

@@ -1,4 +1,4 @@
-//! The block of the README: the measurements that goals are set for, and as few words as possible.
+//! The measured block of docs/benchmarks.md: the measurements that have goals, in few words.
 
 use std::fmt::Write as _;
 
@@ -7,7 +7,7 @@ use super::{Report, Row, unit};
 use crate::compare::{BESIDE_NAME, CONNECTS_NAME, IDLE_NAME, LOSS_NAME, bulk_name, ping_name};
 use crate::flow::Role;
 
-/// The block. `images` is the folder of the plots as the README names it; none: without them.
+/// The block. `images` is the folder of the plots as the document names it; none: without them.
 #[must_use]
 pub fn readme(report: &Report, images: Option<&str>) -> String {
     let mut text = format!(

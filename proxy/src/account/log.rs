@@ -13,7 +13,7 @@
 //! request, `parent` the parent proxy of the tunnel, with its address in `origin`; `rate` is the limit in bytes per
 //! second. Counts are bytes, times seconds with up to six decimals; `quiet_s` counts from the last byte that a peer sent
 //! or acknowledged. A field without a value is absent.
-//! README.md documents the fields for operators, beside those of ECS and OpenTelemetry.
+//! docs/operations.md documents the fields for operators, beside those of ECS and OpenTelemetry.
 //!
 //! Words that a peer chose are given as strings, never by `Display`: the text format quotes and
 //! escapes those, so that no user name can pretend to be the next field.

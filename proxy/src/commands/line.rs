@@ -113,6 +113,9 @@ pub enum Command {
         #[arg(long, required = true)]
         markdown: bool,
     },
+    /// Print why connections end, as the Markdown table of docs/troubleshooting.md
+    #[command(hide = true)]
+    Reasons,
 }
 
 /// The definition of the whole command line.

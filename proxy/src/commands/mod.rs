@@ -23,6 +23,7 @@ mod log_fields;
 pub mod pages;
 mod privileges;
 pub mod rates;
+mod reasons;
 mod reread;
 pub mod serve;
 pub mod tunnels;
@@ -112,6 +113,7 @@ pub fn run(command: Command) -> Result<(), Failure> {
         Command::Man(command) => print(command.run()),
         Command::Completions(command) => print(Ok::<_, Failure>(command.run())),
         Command::Options { .. } => print(Ok::<_, Failure>(table::markdown(&line::command()))),
+        Command::Reasons => print(Ok::<_, Failure>(reasons::markdown())),
     }
 }
 

@@ -1,13 +1,15 @@
-//! Every metric is written by some code and described in the README.
+//! Every metric is written by some code and described in docs/operations.md.
 
 use super::map::FOLDER;
 use super::scan::{code_without_tests, positions};
 use super::{Finding, Source};
 
+/// The document that describes the metrics.
+pub(super) const DOCUMENT: &str = "docs/operations.md";
 pub(super) const TABLE: &str = "proxy/src/metrics.rs";
 
-/// Metrics that no code writes or that the README does not describe.
-pub(super) fn check(sources: &[Source], readme: &str) -> Vec<Finding> {
+/// Metrics that no code writes or that the document does not describe.
+pub(super) fn check(sources: &[Source], document: &str) -> Vec<Finding> {
     let Some(table) = sources.iter().find(|source| source.path == TABLE) else { return Vec::new() };
     let code: Vec<String> = sources
         .iter()
@@ -23,8 +25,8 @@ pub(super) fn check(sources: &[Source], readme: &str) -> Vec<Finding> {
             findings.push(Finding::new(TABLE, line, rule, "write it where it happens, or remove the row"));
         }
         let full = format!("sluicegate_{name}");
-        if positions(readme, &full).is_empty() {
-            let rule = format!("README.md does not describe {full}");
+        if positions(document, &full).is_empty() {
+            let rule = format!("{DOCUMENT} does not describe {full}");
             findings.push(Finding::new(TABLE, line, rule, "add a row to its table of metrics"));
         }
     }
@@ -45,11 +47,11 @@ fn rows(table: &str) -> impl Iterator<Item = (usize, &str, &str)> {
 mod tests {
     use super::*;
 
-    fn check_with(user: &str, readme: &str) -> Vec<String> {
+    fn check_with(user: &str, document: &str) -> Vec<String> {
         let table = "metrics_table! {\n    BYTES: Kind::Counter, \"bytes_total\", [],\n        \"Bytes\";\n}";
         let source = |path: &str, text: &str| Source { path: path.to_owned(), text: text.to_owned() };
         let sources = [source(TABLE, table), source("proxy/src/relay.rs", user)];
-        check(&sources, readme).iter().map(ToString::to_string).collect()
+        check(&sources, document).iter().map(ToString::to_string).collect()
     }
 
     #[test]
@@ -61,6 +63,6 @@ mod tests {
     fn a_metric_that_is_not_is_named() {
         let found = check_with("// BYTES\nBYTES_OF", "`sluicegate_bytes_total_more`");
         assert!(found[0].starts_with("proxy/src/metrics.rs:2: no code writes the metric BYTES"), "{found:?}");
-        assert!(found[1].contains("README.md does not describe sluicegate_bytes_total"), "{found:?}");
+        assert!(found[1].contains("docs/operations.md does not describe sluicegate_bytes_total"), "{found:?}");
     }
 }

@@ -1,10 +1,13 @@
 //! `cargo xtask tidy`: holds the code to the map in its crate docs, and the documentation to the
 //! code. Each check is a function of text, tried on a good and a bad example.
 
+mod generated;
 mod habits;
+mod links;
 mod map;
 mod metrics;
-mod options;
+mod numbers;
+mod readme;
 mod scan;
 
 use std::fmt;
@@ -13,6 +16,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::failure::{Context, Failure, Result};
+use generated::Generated;
 
 /// A file of the workspace: its path from the root, and its text.
 #[derive(Debug)]
@@ -42,26 +46,56 @@ impl fmt::Display for Finding {
     }
 }
 
-/// Prints every broken rule. `fix` rewrites the options table of the README first.
+/// Prints every broken rule. `fix` rewrites the generated tables of the documents first.
 ///
 /// # Errors
 /// When a rule is broken or a file cannot be read.
 pub fn run(fix: bool) -> Result<()> {
-    let table = options_table()?;
-    if fix {
-        rewrite_readme(&table)?;
-    }
     let mut files = Vec::new();
     read(crate::root(), "", &mut files)?;
-    let readme = files.iter().find(|file| file.path == "README.md").map_or("", |file| &file.text);
-    let mut findings: Vec<Finding> = files.iter().flat_map(habits::check_text).collect();
-    findings.extend(options::check(readme, &table));
-    let readme = readme.to_owned();
+    let mut findings = generated_tables(fix, &mut files)?;
+    findings.extend(files.iter().flat_map(habits::check_text));
+    findings.extend(links::check(&files, |path| crate::root().join(path).exists()));
+    findings.extend(readme::check(text_of(&files, readme::README)));
+    let operations = text_of(&files, metrics::DOCUMENT).to_owned();
     files.retain(|file| file.path.ends_with(".rs"));
     findings.extend(files.iter().flat_map(habits::check_rust));
     findings.extend(map::check(&files));
-    findings.extend(metrics::check(&files, &readme));
+    findings.extend(metrics::check(&files, &operations));
     report(&findings, files.len())
+}
+
+fn text_of<'a>(files: &'a [Source], path: &str) -> &'a str {
+    files.iter().find(|file| file.path == path).map_or("", |file| &file.text)
+}
+
+/// Checks each generated table, after rewriting it if `fix`.
+fn generated_tables(fix: bool, files: &mut [Source]) -> Result<Vec<Finding>> {
+    let mut tables = vec![
+        Generated {
+            document: "docs/configuration.md",
+            name: "options",
+            table: printed_by(&["options", "--markdown"])?,
+        },
+        Generated { document: "docs/troubleshooting.md", name: "reasons", table: printed_by(&["reasons"])? },
+    ];
+    let mut findings = Vec::new();
+    match numbers::table(text_of(files, numbers::BENCHMARKS)) {
+        Ok(table) => tables.push(Generated { document: readme::README, name: "numbers", table }),
+        Err(finding) => findings.push(finding),
+    }
+    for generated in tables {
+        let file = files.iter_mut().find(|file| file.path == generated.document);
+        if let (true, Some(file)) = (fix, file) {
+            let fixed = generated.rewrite(&file.text).map_err(|finding| Failure::new(finding.to_string()))?;
+            if fixed != file.text {
+                fs::write(crate::root().join(&file.path), &fixed).context(&file.path)?;
+                file.text = fixed;
+            }
+        }
+        findings.extend(generated.check(text_of(files, generated.document)));
+    }
+    Ok(findings)
 }
 
 fn report(findings: &[Finding], files: usize) -> Result<()> {
@@ -75,23 +109,17 @@ fn report(findings: &[Finding], files: usize) -> Result<()> {
     Err(Failure::new(format!("tidy: {} findings", findings.len())))
 }
 
-/// What `serve` understands, from the program itself.
-fn options_table() -> Result<String> {
+/// The table that the program itself prints.
+fn printed_by(arguments: &[&str]) -> Result<String> {
+    let name = format!("sluicegate {}", arguments.join(" "));
     let mut command = Command::new("cargo");
-    command.args(["run", "--quiet", "-p", "sluicegate", "--", "options", "--markdown"]).current_dir(crate::root());
+    command.args(["run", "--quiet", "-p", "sluicegate", "--"]).args(arguments).current_dir(crate::root());
     let output = command.output().context("starting cargo")?;
     if !output.status.success() {
         let why = String::from_utf8_lossy(&output.stderr).into_owned();
-        return Err(Failure::new(format!("sluicegate options --markdown failed:\n{why}")));
+        return Err(Failure::new(format!("{name} failed:\n{why}")));
     }
-    String::from_utf8(output.stdout).map_err(|_| Failure::new("sluicegate options --markdown is not UTF-8"))
-}
-
-fn rewrite_readme(table: &str) -> Result<()> {
-    let path = crate::root().join("README.md");
-    let readme = fs::read_to_string(&path).context(path.display())?;
-    let fixed = options::rewrite(&readme, table).map_err(|finding| Failure::new(finding.to_string()))?;
-    if fixed == readme { Ok(()) } else { fs::write(&path, fixed).context(path.display()) }
+    String::from_utf8(output.stdout).map_err(|_| Failure::new(format!("{name} is not UTF-8")))
 }
 
 /// Every text file below `folder` that is not made by a tool.
