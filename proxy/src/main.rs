@@ -6,9 +6,10 @@ use std::process::ExitCode;
 
 use sluicegate::commands::line::FIRST_STEPS;
 use sluicegate::commands::{self, Unusable};
-use sluicegate::sys::{capabilities, signals};
+use sluicegate::sys::{capabilities, descriptors, signals};
 
 fn main() -> ExitCode {
+    descriptors::count_inherited();
     // Passwords and keys are read from here on. Refused, as by a seccomp filter, `serve` says so.
     let _ = capabilities::conceal_memory();
     // Before the configuration is read, which takes as long as its file system does.

@@ -98,7 +98,7 @@ const TUNNELS: usize = 30;
 /// Descriptors with which a gateway has hardly more than the sockets of those tunnels need: pipes leave alone
 /// what is there for itself and for connections without a tunnel.
 fn few_descriptors() -> u32 {
-    let has_room = |limit: &u32| divide(None, (*limit).into()).is_ok_and(|division| division.tunnels >= TUNNELS + 5);
+    let has_room = |limit: &u32| divide(None, (*limit).into(), 1).is_ok_and(|division| division.tunnels >= TUNNELS + 5);
     (1..).find(has_room).expect("some limit is enough")
 }
 

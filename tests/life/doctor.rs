@@ -135,7 +135,7 @@ fn doctor_agrees_with_serve_wherever_both_run() {
     for lacking in [NO_EPOLL, NO_EVENTFD] {
         Environment::refusing(lacking).agrees(NOTHING, ("event_loop", "fails", "in force refuses epoll_create1"));
     }
-    let few = divide(None, 600).expect("room for some").tunnels;
+    let few = divide(None, 600, 1).expect("room for some").tunnels;
     Environment::descriptors(600).agrees(DEGRADED, ("descriptors", "slow", &format!("600: {few} tunnels")));
     for none in [300, 12] {
         Environment::descriptors(none).agrees(NOTHING, ("descriptors", "fails", ": 0 tunnels"));

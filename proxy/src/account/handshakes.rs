@@ -2,7 +2,9 @@
 //!
 //! Anybody who can connect takes a descriptor before anything is known of them. So each connection
 //! belongs to its [`Source`] until it has a slot, and when the room is used up the longest silent
-//! connection of the fullest source goes: a newcomer is never the one to pay for others.
+//! connection of the fullest source goes: a newcomer is never the one to pay for others. A client that
+//! has asked and waits for the gateway is not silent; it goes only while three quarters of the room
+//! are taken by such clients.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -37,6 +39,14 @@ impl Stage {
     /// All of them, in the order of their discriminants.
     pub const ALL: [Self; 7] =
         [Self::Request, Self::Password, Self::Queue, Self::LookUp, Self::Dial, Self::Upgrade, Self::Answer];
+
+    /// The client waits for the gateway, and not the gateway for the client.
+    const fn is_of_gateway(self) -> bool {
+        match self {
+            Self::Request | Self::Answer => false,
+            Self::Password | Self::Queue | Self::LookUp | Self::Dial | Self::Upgrade => true,
+        }
+    }
 
     /// Value of the `stage` label.
     #[must_use]
@@ -73,17 +83,28 @@ pub(super) enum Absence {
 #[derive(Debug, Default)]
 struct Table {
     connections: HashMap<u64, Entry>,
-    /// Numbers of the connections of a source by [`Entry::heard`], the longest silent one first.
-    sources: HashMap<Source, BTreeMap<u64, u64>>,
+    /// Those that the gateway waits for.
+    silent: BySource,
+    /// Those that wait for the gateway.
+    waiting: BySource,
     /// Those that had to make room and have not been accounted for yet.
     evicted: HashSet<u64>,
     /// What clients did so far that the gateway waited for.
     events: u64,
 }
 
+/// Numbers of the connections of each source by [`Entry::heard`], the longest silent one first.
+#[derive(Debug, Default)]
+struct BySource {
+    sources: HashMap<Source, BTreeMap<u64, u64>>,
+    len: usize,
+}
+
 #[derive(Debug)]
 struct Entry {
     source: Source,
+    /// It waits for the gateway.
+    waits: bool,
     /// The last of [`Table::events`] that was this client's.
     heard: u64,
     /// Ends the task that serves it.
@@ -118,8 +139,8 @@ impl Handshakes {
     /// Lets a connection in, and ends another one if there is no room for both.
     pub(super) fn enter(&self, id: u64, source: Source, task: AbortHandle) {
         let mut table = self.lock();
-        table.insert(id, source, task);
-        let evicted = if table.connections.len() > self.room { table.evict() } else { None };
+        table.insert(id, source, false, task);
+        let evicted = if table.connections.len() > self.room { table.evict(self.room) } else { None };
         drop(table);
         // It drops what it serves with, which takes the lock.
         evicted.inspect(AbortHandle::abort);
@@ -127,15 +148,16 @@ impl Handshakes {
 
     /// Ends the longest silent connection of the fullest source; `false` if there is none.
     pub(super) fn evict(&self) -> bool {
-        let evicted = self.lock().evict();
+        let evicted = self.lock().evict(self.room);
         evicted.inspect(AbortHandle::abort).is_some()
     }
 
-    /// The client of a connection did what was waited for, which turned out to come from `source`.
-    pub(super) fn heard(&self, id: u64, source: Source) {
+    /// The client of a connection, which turned out to come from `source`, did what was waited for: now
+    /// it is at `stage`.
+    pub(super) fn heard(&self, id: u64, source: Source, stage: Stage) {
         let mut table = self.lock();
         if let Some(entry) = table.remove(id) {
-            table.insert(id, source, entry.task);
+            table.insert(id, source, stage.is_of_gateway(), entry.task);
         }
     }
 
@@ -154,33 +176,54 @@ impl Handshakes {
 }
 
 impl Table {
-    fn insert(&mut self, id: u64, source: Source, task: AbortHandle) {
+    fn insert(&mut self, id: u64, source: Source, waits: bool, task: AbortHandle) {
         self.events += 1;
         let heard = self.events;
-        self.connections.insert(id, Entry { source, heard, task });
-        self.sources.entry(source).or_default().insert(heard, id);
+        self.connections.insert(id, Entry { source, waits, heard, task });
+        self.by_source(waits).insert(source, heard, id);
     }
 
     fn remove(&mut self, id: u64) -> Option<Entry> {
         let entry = self.connections.remove(&id)?;
-        if let Some(of_source) = self.sources.get_mut(&entry.source) {
-            of_source.remove(&entry.heard);
-            if of_source.is_empty() {
-                self.sources.remove(&entry.source);
-            }
-        }
+        self.by_source(entry.waits).remove(entry.source, entry.heard);
         Some(entry)
     }
 
-    fn evict(&mut self) -> Option<AbortHandle> {
-        let longest_silent =
-            |of_source: &BTreeMap<u64, u64>| of_source.first_key_value().map(|(&heard, &id)| (heard, id));
-        // Of sources that have equally many, as in a flood from all over, the longest silent one too.
-        let fullest =
-            self.sources.values().max_by_key(|of_source| (of_source.len(), Reverse(longest_silent(of_source))))?;
-        let (_, id) = longest_silent(fullest)?;
+    fn by_source(&mut self, waits: bool) -> &mut BySource {
+        if waits { &mut self.waiting } else { &mut self.silent }
+    }
+
+    /// Takes a silent connection out, or a waiting one where those leave less than a quarter of the room
+    /// to newcomers, who are silent until their request has come.
+    fn evict(&mut self, room: usize) -> Option<AbortHandle> {
+        let crowded = self.waiting.len > room.saturating_sub(room / 4);
+        let (first, second) = if crowded { (&self.waiting, &self.silent) } else { (&self.silent, &self.waiting) };
+        let id = first.longest_of_fullest().or_else(|| second.longest_of_fullest())?;
         self.evicted.insert(id);
         self.remove(id).map(|entry| entry.task)
+    }
+}
+
+impl BySource {
+    fn insert(&mut self, source: Source, heard: u64, id: u64) {
+        self.sources.entry(source).or_default().insert(heard, id);
+        self.len += 1;
+    }
+
+    fn remove(&mut self, source: Source, heard: u64) {
+        let Some(of_source) = self.sources.get_mut(&source) else { return };
+        self.len -= usize::from(of_source.remove(&heard).is_some());
+        if of_source.is_empty() {
+            self.sources.remove(&source);
+        }
+    }
+
+    /// The longest silent connection of the fullest source; of sources that have equally many, as in a
+    /// flood from all over, the longest silent one too.
+    fn longest_of_fullest(&self) -> Option<u64> {
+        let longest = |of_source: &BTreeMap<u64, u64>| of_source.first_key_value().map(|(&heard, &id)| (heard, id));
+        let fullest = self.sources.values().max_by_key(|of_source| (of_source.len(), Reverse(longest(of_source))))?;
+        longest(fullest).map(|(_, id)| id)
     }
 }
 
@@ -196,9 +239,49 @@ mod tests {
     /// Numbers of those that are still there.
     fn there(handshakes: &Handshakes, source: Source) -> Vec<u64> {
         let table = handshakes.lock();
-        let mut ids: Vec<_> = table.sources.get(&source).into_iter().flat_map(BTreeMap::values).copied().collect();
+        let mut ids: Vec<_> = [&table.silent, &table.waiting]
+            .into_iter()
+            .filter_map(|group| group.sources.get(&source))
+            .flat_map(BTreeMap::values)
+            .copied()
+            .collect();
         ids.sort_unstable();
         ids
+    }
+
+    fn is_empty(handshakes: &Handshakes) -> bool {
+        let table = handshakes.lock();
+        let groups = [&table.silent, &table.waiting];
+        table.connections.is_empty() && groups.iter().all(|group| group.sources.is_empty() && group.len == 0)
+    }
+
+    /// Whoever waits for the gateway outlives any number of silent connections, of its own source too;
+    /// and such clients leave a quarter of the room to newcomers.
+    #[tokio::test]
+    async fn a_client_that_waits_for_the_gateway_is_not_silent() {
+        let handshakes = Handshakes::new(8);
+        let (honest, flood) = (source("192.0.2.1"), source("192.0.2.2"));
+        let tasks: Vec<_> = (0..100).map(|_| tokio::spawn(std::future::pending::<()>())).collect();
+        let enter = |id: usize, source| handshakes.enter(id as u64, source, tasks[id].abort_handle());
+        enter(0, honest);
+        handshakes.heard(0, honest, Stage::Password);
+        enter(1, flood);
+        handshakes.heard(1, flood, Stage::Queue);
+        (2..60).for_each(|id| enter(id, flood));
+        assert_eq!((there(&handshakes, honest), there(&handshakes, flood)), (vec![0], vec![1, 54, 55, 56, 57, 58, 59]));
+        // Seven of eight that wait are too many: the longest of the fullest source goes.
+        (54..59).for_each(|id| handshakes.heard(id, flood, Stage::Password));
+        enter(60, honest);
+        assert_eq!(
+            (there(&handshakes, honest), there(&handshakes, flood)),
+            (vec![0, 60], vec![54, 55, 56, 57, 58, 59])
+        );
+        (61..100).for_each(|id| enter(id, honest));
+        assert_eq!(
+            (there(&handshakes, honest), there(&handshakes, flood)),
+            (vec![0, 99], vec![54, 55, 56, 57, 58, 59])
+        );
+        tasks.iter().for_each(tokio::task::JoinHandle::abort);
     }
 
     #[tokio::test]
@@ -210,7 +293,7 @@ mod tests {
         let enter = |id: usize, source| handshakes.enter(id as u64, source, tasks[id].abort_handle());
         (0..3).for_each(|id| enter(id, many));
         enter(3, few);
-        handshakes.heard(0, many);
+        handshakes.heard(0, many, Stage::Request);
         enter(4, few);
         assert_eq!((there(&handshakes, many), there(&handshakes, few)), (vec![0, 2], vec![3, 4]));
         // One that has a slot takes no room any more, and cannot be ended.
@@ -223,7 +306,7 @@ mod tests {
         assert!(tasks.remove(1).await.unwrap_err().is_cancelled());
         assert!(handshakes.evict() && handshakes.evict() && handshakes.evict() && handshakes.evict());
         assert!(!handshakes.evict());
-        assert!(handshakes.lock().sources.is_empty() && handshakes.lock().connections.is_empty());
+        assert!(is_empty(&handshakes));
         tasks.iter().for_each(tokio::task::JoinHandle::abort);
     }
 
@@ -232,10 +315,10 @@ mod tests {
         let handshakes = Handshakes::new(9);
         let (proxy, client) = (source("192.0.2.1"), source("198.51.100.1"));
         handshakes.enter(1, proxy, tokio::spawn(async {}).abort_handle());
-        handshakes.heard(1, client);
+        handshakes.heard(1, client, Stage::Request);
         assert_eq!((there(&handshakes, proxy), there(&handshakes, client)), (vec![], vec![1]));
         assert!(handshakes.leave(1).is_ok());
-        assert!(handshakes.lock().sources.is_empty());
+        assert!(is_empty(&handshakes));
     }
 
     #[tokio::test]
@@ -246,7 +329,7 @@ mod tests {
         for id in [2, 0, 1] {
             handshakes.enter(id as u64, sources[id], tasks[id].abort_handle());
         }
-        handshakes.heard(2, sources[2]);
+        handshakes.heard(2, sources[2], Stage::Request);
         handshakes.enter(3, sources[3], tasks[3].abort_handle());
         assert_eq!(sources.map(|source| there(&handshakes, source)), [vec![], vec![1], vec![2], vec![3]]);
     }

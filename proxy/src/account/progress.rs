@@ -19,7 +19,7 @@ impl Account {
     pub fn set_client(&mut self, client: SocketAddr) {
         self.client = canonical(client);
         let Connection { id, source } = self.connection();
-        self.registry.handshakes.heard(id, source);
+        self.registry.handshakes.heard(id, source, Stage::Request);
     }
 
     /// Number and source, by which the registry knows it.
@@ -34,7 +34,7 @@ impl Account {
         self.stage = Some(stage);
         if self.slot.is_none() {
             let Connection { id, source } = self.connection();
-            self.registry.handshakes.heard(id, source);
+            self.registry.handshakes.heard(id, source, stage);
         }
     }
 
@@ -86,9 +86,9 @@ impl Account {
     }
 
     pub(super) fn made_room(&self) -> String {
-        let Connection { source, .. } = self.connection();
         format!(
-            "made room for another connection: of {} without a tunnel {source} had the most",
+            "closed to make room for another connection: {} without a tunnel are the limit; raise the descriptor limit \
+             (LimitNOFILE=, ulimit -Hn)",
             self.registry.handshakes.room()
         )
     }

@@ -153,7 +153,7 @@ pub struct Serve {
     /// Connections being opened of each user [default: max-tunnels / 4]
     ///
     /// Further ones wait in a queue. Without authentication the limit holds for each client address.
-    /// The default is a quarter of --max-tunnels, at least 64.
+    /// The default is a quarter of --max-tunnels.
     #[arg(long, env = "SLUICEGATE_MAX_DIALS_PER_USER", value_name = "N", value_parser = positive, help_heading = heading::LIMITS)]
     pub max_dials_per_user: Option<usize>,
 

@@ -30,9 +30,8 @@ pub struct Settings {
     pub rates: Rates,
 }
 
-/// Connections that one user may have opened at a time, unless told otherwise: a quarter of the tunnels,
-/// and no less than so many, which is as much as a migration needs to open its volumes at once.
-const DIALS: usize = 64;
+/// Part of the tunnels that one user may be opening at a time, unless told otherwise: targets that do
+/// not answer hold slots, and other users need some.
 const DIALS_SHARE: usize = 4;
 
 impl Settings {
@@ -59,7 +58,8 @@ impl Settings {
         // What is absent may be among what was wrong.
         let complete = errors.0.is_empty();
         errors.0.extend(not_distinct(options));
-        let division = descriptors::divide(options.max_tunnels, descriptors::raise());
+        let listeners = options.rules.listen.len() + options.rules.listen_tls.len();
+        let division = descriptors::divide(options.max_tunnels, descriptors::raise(), listeners);
         let division = errors.collect(division.map_err(|error| ConfigError::from_text("max-tunnels", &error)));
         division.iter().for_each(descriptors::Division::apply);
         let tunnels = division.map_or(1, |division| division.tunnels);
@@ -105,7 +105,7 @@ impl Settings {
                 per_user: options.max_tunnels_per_user,
                 per_source: options.max_tunnels_per_source,
                 handshakes: division?.handshakes,
-                dials_per_user: options.max_dials_per_user.unwrap_or(tunnels.min(DIALS.max(tunnels / DIALS_SHARE))),
+                dials_per_user: options.max_dials_per_user.unwrap_or((tunnels / DIALS_SHARE).max(1)),
             },
         })
     }

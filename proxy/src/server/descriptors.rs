@@ -1,5 +1,5 @@
-//! Division of the descriptor limit: what the gateway needs itself, connections without a tunnel, and
-//! tunnels.
+//! Division of the descriptor limit: what is open already, what the gateway needs itself, connections
+//! without a tunnel, and tunnels.
 
 use std::thread::available_parallelism;
 
@@ -8,6 +8,9 @@ use crate::sys::descriptors;
 /// Descriptors of the gateway itself, beside those of [`EACH_CORE`]: listeners, log, files that are
 /// re-read, name look-ups, and the connections to its admin, metrics and control listeners (64 each).
 const OWN: u64 = 288;
+
+/// Descriptors of a parent process that [`OWN`] has room for.
+const INHERITED: u64 = 16;
 
 /// Descriptors of the threads of a core: a poller and an eventfd for each of its two loops, the same
 /// for handshakes, a listener for each address, and a few pipes.
@@ -46,16 +49,22 @@ pub fn raise() -> u64 {
     descriptors::raise()
 }
 
-/// Divides a limit. With `wanted` tunnels the rest goes to connections without one.
+/// Divides a limit for a gateway that listens for clients at so many addresses. With `wanted` tunnels the
+/// rest goes to connections without one.
 ///
 /// # Errors
 /// When more tunnels are wanted than fit, or none does.
-pub fn divide(wanted: Option<usize>, limit: u64) -> Result<Division, String> {
-    divide_for(wanted, limit, own(available_parallelism().map_or(1, |threads| threads.get() as u64)))
+pub fn divide(wanted: Option<usize>, limit: u64, listeners: usize) -> Result<Division, String> {
+    let cores = available_parallelism().map_or(1, |threads| threads.get() as u64);
+    let inherited = descriptors::inherited().saturating_sub(INHERITED);
+    let division = divide_for(wanted, limit, own(cores, listeners as u64) + inherited)?;
+    // What is there before the first client has low numbers and needs nothing below the limit.
+    Ok(Division { own: own(cores, 1), ..division })
 }
 
-const fn own(cores: u64) -> u64 {
-    cores.saturating_mul(EACH_CORE).saturating_add(OWN)
+/// Descriptors of the gateway itself. One address to listen at is among those of a core.
+const fn own(cores: u64, listeners: u64) -> u64 {
+    cores.saturating_mul(EACH_CORE + listeners.saturating_sub(1)).saturating_add(OWN)
 }
 
 fn divide_for(wanted: Option<usize>, limit: u64, own: u64) -> Result<Division, String> {
@@ -94,7 +103,7 @@ mod tests {
 
     #[test]
     fn what_fits_is_admitted_and_the_rest_is_explained() {
-        let own = own(2);
+        let own = own(2, 1);
         let division = |wanted, limit| divide_for(wanted, limit, own).map(|it| (it.tunnels, it.handshakes));
         assert_eq!(division(None, own + 1_000), Ok(((1_000 - 165) / 2, 165)));
         assert_eq!(division(None, 20_000), Ok(((20_000 - 320 - 2_500) / 2, 2_500)));
@@ -111,6 +120,8 @@ mod tests {
 
     #[test]
     fn many_cores_have_many_descriptors() {
-        assert_eq!([1, 2, 64].map(own), [304, 320, 1_312]);
+        assert_eq!([1, 2, 64].map(|cores| own(cores, 1)), [304, 320, 1_312]);
+        // A listener for each address on each core.
+        assert_eq!([own(2, 0), own(2, 2), own(64, 10)], [320, 322, 1_888]);
     }
 }

@@ -23,6 +23,9 @@ pub enum Purpose {
 /// Descriptors below the limit that pipes, and sockets, leave alone; of use before [`divide`] too.
 static LEFT: [AtomicU64; 2] = [AtomicU64::new(128), AtomicU64::new(32)];
 
+/// Descriptors that were open at the start.
+static INHERITED: AtomicU64 = AtomicU64::new(0);
+
 /// Limit of this process; 0 until it is read.
 static LIMIT: AtomicU64 = AtomicU64::new(0);
 
@@ -54,6 +57,20 @@ pub fn admit(descriptor: impl AsFd, purpose: Purpose) -> io::Result<()> {
     let number = u64::try_from(descriptor.as_fd().as_raw_fd()).unwrap_or(0);
     let left = LEFT[purpose as usize].load(Ordering::Relaxed);
     if number.saturating_add(left) >= limit { Err(Errno::MFILE.into()) } else { Ok(()) }
+}
+
+/// Counts what is open beyond standard input, output and error before the program opens anything: a
+/// parent process may leave descriptors open (execve(2)).
+pub fn count_inherited() {
+    // Without /proc none are known. The descriptor by which the others are listed is the fourth.
+    let open = std::fs::read_dir("/proc/self/fd").map_or(0, |open| open.count() as u64);
+    INHERITED.store(open.saturating_sub(4), Ordering::Relaxed);
+}
+
+/// Descriptors that [`count_inherited`] found.
+#[must_use]
+pub fn inherited() -> u64 {
+    INHERITED.load(Ordering::Relaxed)
 }
 
 fn read_limit() -> u64 {

@@ -34,8 +34,9 @@ unsafe impl Plain for Raw {}
 const STATE: usize = 0;
 const PROBES: usize = 3;
 
-/// Places in [`Raw::before_rto`]: segments in flight, and milliseconds since data was last sent (a retransmission counts, a
+/// Places in [`Raw::before_rto`]: the retransmission time-out in microseconds, segments in flight, and milliseconds since data was last sent (a retransmission counts, a
 /// probe does not), since data last came in, and since an acknowledgement last did.
+const RTO: usize = 0;
 const UNACKED: usize = 4;
 const LAST_DATA_SENT: usize = 9;
 const LAST_DATA_RECV: usize = 11;
@@ -106,6 +107,9 @@ pub struct Sample {
     pub since_data: Duration,
     /// Time since the peer last acknowledged anything, a keepalive or window probe included.
     pub since_acknowledgement: Duration,
+    /// Least time since it acknowledged the last byte that was sent: that took a retransmission time-out
+    /// at most. `None` while bytes are unacknowledged.
+    pub since_all_acknowledged: Option<Duration>,
     /// Segments that came in so far, those included that the kernel had no use for. It wraps.
     pub segments: u32,
     /// The peer owes an answer: data, a keepalive probe or a window probe was sent to it after its last segment. Bytes that
@@ -122,11 +126,14 @@ pub fn sample(socket: &impl AsFd) -> io::Result<Sample> {
     let age = |place: usize| Duration::from_millis(raw.before_rto[place].into());
     let (since_data, since_acknowledgement) = (age(LAST_DATA_RECV), age(LAST_ACK_RECV));
     let in_flight = raw.before_rto[UNACKED] > 0 && age(LAST_DATA_SENT) < since_data.min(since_acknowledgement);
+    // A peer that loses nothing acknowledges a byte within this.
+    let patience = Duration::from_micros(raw.before_rto[RTO].into());
     Ok(Sample {
         limits: raw.limits(),
         progress: raw.progress(),
         since_data,
         since_acknowledgement,
+        since_all_acknowledged: (raw.before_rto[UNACKED] == 0).then(|| age(LAST_DATA_SENT).saturating_sub(patience)),
         segments: raw.segments[SEGS_IN],
         unanswered: in_flight || raw.bytes[PROBES] > 0,
     })

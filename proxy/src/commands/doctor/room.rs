@@ -122,14 +122,14 @@ impl Limit {
     /// There is room for a tunnel; `serve` does not start without.
     #[must_use]
     pub(super) fn has_room(self) -> bool {
-        descriptors::divide(None, self.raised).is_ok()
+        descriptors::divide(None, self.raised, 1).is_ok()
     }
 }
 
 /// The limit of descriptors of a process.
 pub(super) fn process(limit: Limit) -> Row {
     let text = |limit: Option<u64>| limit.map_or("unlimited".to_owned(), |limit| limit.to_string());
-    let tunnels = descriptors::divide(None, limit.raised).map_or(0, |division| division.tunnels);
+    let tunnels = descriptors::divide(None, limit.raised, 1).map_or(0, |division| division.tunnels);
     let raised = text(Some(limit.raised).filter(|raised| *raised != u64::MAX));
     let found = format!("soft {}, raised to hard {raised}: {tunnels} tunnels", text(limit.soft));
     let row = Row::ok("descriptors", found, format!("room for {BURST} tunnels, a migration's burst"));
@@ -220,7 +220,7 @@ mod tests {
         ] {
             let row = process(limit(raised));
             assert_eq!((row.state, row.degrades), (state, degrades), "{row:?}");
-            let tunnels = descriptors::divide(None, raised).map_or(0, |division| division.tunnels);
+            let tunnels = descriptors::divide(None, raised, 1).map_or(0, |division| division.tunnels);
             assert!(row.found.contains(&format!("{found}{tunnels} tunnels")), "{row:?}");
         }
         let tree = tree();

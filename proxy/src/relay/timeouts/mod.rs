@@ -42,7 +42,9 @@ impl ActivityMeter {
             let leg = leg.as_ref()?;
             let now = leg.progress.acknowledged;
             let has_acknowledged = acknowledged.swap(now, Ordering::Relaxed) != now;
-            Some(if has_acknowledged { leg.since_data.min(leg.since_acknowledgement) } else { leg.since_data })
+            // A later acknowledgement may be that of a keepalive probe.
+            let acknowledged = leg.since_acknowledgement.max(leg.since_all_acknowledged.unwrap_or_default());
+            Some(if has_acknowledged { leg.since_data.min(acknowledged) } else { leg.since_data })
         });
         let activity = ages.min().map(|age| at.checked_sub(age).unwrap_or(at));
         Samples { legs, at, activity }

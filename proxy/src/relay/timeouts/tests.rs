@@ -29,6 +29,7 @@ impl Clock {
                 progress: Progress { received: active, ..Progress::default() },
                 since_data: Duration::ZERO,
                 since_acknowledgement: Duration::ZERO,
+                since_all_acknowledged: None,
                 segments,
                 unanswered,
             })
