@@ -193,8 +193,8 @@ reasons! {
          `--no-auth-from`.";
     /// The user name or password is wrong, or the header is unreadable.
     AuthFailed => "auth_failed", Client, answer(407),
-        "Compare the name in the log (`user`) and the password with the users file; `sluicegate check` names bad lines. \
-         In a URL write `@`, `:`, `/` and `%` of a password percent-encoded.";
+        "The log line has `user` only if that name is configured: otherwise mend the name. `sluicegate check` names bad \
+         lines of the users file. In a URL write `@`, `:`, `/` and `%` of a password percent-encoded.";
     /// Too many passwords wait to be verified, or this one has waited for 20 s.
     AuthBusy => "auth_busy", Client, answer(503),
         "Look in the log for a source of many `auth_failed`; otherwise give the gateway more cores, or lower the cost \
@@ -288,7 +288,7 @@ reasons! {
         "Read the client's log. Programs that exit with unread data reset: harmless after a complete transfer.";
     /// The origin reset its connection.
     OriginReset => "origin_reset", Origin, RESET,
-        "Read the target's log, and look for a time-out on the way (`quiet_s` is just above it then).";
+        "Read the target's log, and look for a time-out on the way, of which `quiet_s` is the length.";
     /// The client no longer answers: keepalive or `--user-timeout` gave it up.
     ClientLost => "client_lost", Client, event("a reset, if it is still there"),
         "Look for a crashed client, or a firewall that forgot the connection.";

@@ -15,6 +15,7 @@ struct Row {
     line: usize,
     layer: u8,
     module: String,
+    purpose: String,
     may_import: Vec<String>,
     forbidden: Vec<String>,
 }
@@ -41,6 +42,13 @@ pub(super) fn check(sources: &[Source]) -> Vec<Finding> {
     findings
 }
 
+/// The map as docs/architecture.md shows it: layers, modules and purposes.
+pub(super) fn summary(lib: &str) -> String {
+    let rows = rows(lib);
+    let lines = rows.iter().map(|row| format!("| {} | `{}` | {} |\n", row.layer, row.module, row.purpose));
+    format!("| layer | module | purpose |\n|---|---|---|\n{}", lines.collect::<String>())
+}
+
 /// The lines of the table that begins with `| layer | module |`.
 fn rows(lib: &str) -> Vec<Row> {
     let table = lib.lines().enumerate().skip_while(|(_, line)| !line.contains("| layer | module |"));
@@ -50,10 +58,11 @@ fn rows(lib: &str) -> Vec<Row> {
 
 fn row(line: usize, text: &str) -> Option<Row> {
     let cells: Vec<&str> = text.split('|').map(str::trim).collect();
-    let [_, layer, module, _purpose, imports, forbidden, _] = cells[..] else { return None };
+    let [_, layer, module, purpose, imports, forbidden, _] = cells[..] else { return None };
     let words = |cell: &str| cell.split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>();
     let module = words(module).pop()?;
-    Some(Row { line, layer: layer.parse().ok()?, module, may_import: words(imports), forbidden: words(forbidden) })
+    let (may_import, forbidden) = (words(imports), words(forbidden));
+    Some(Row { line, layer: layer.parse().ok()?, module, purpose: purpose.to_owned(), may_import, forbidden })
 }
 
 /// The module that a file belongs to: `relay` for `proxy/src/relay/pipe.rs`. Test modules in files of
@@ -191,6 +200,12 @@ pub mod top;
     fn check_with(lib: &str, path: &str, text: &str) -> Vec<String> {
         let source = |path: &str, text: &str| Source { path: path.to_owned(), text: text.to_owned() };
         check(&[source(LIB, lib), source(path, text)]).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn the_summary_has_a_row_for_each_module() {
+        let text = "| layer | module | purpose |\n|---|---|---|\n| 2 | `main` | starts |\n| 2 | `top` | the top |\n";
+        assert_eq!(summary(MAP), format!("{text}| 0 | `low` | the bottom |\n"));
     }
 
     #[test]

@@ -77,6 +77,7 @@ fn generated_tables(fix: bool, files: &mut [Source]) -> Result<Vec<Finding>> {
             name: "options",
             table: printed_by(&["options", "--markdown"])?,
         },
+        Generated { document: "docs/architecture.md", name: "map", table: map::summary(text_of(files, map::LIB)) },
         Generated { document: "docs/troubleshooting.md", name: "reasons", table: printed_by(&["reasons"])? },
     ];
     let mut findings = Vec::new();
