@@ -20,6 +20,18 @@ impl From<IpAddr> for Source {
     }
 }
 
+impl Source {
+    /// The IPv6 /48 that it belongs to, which is the most that one customer is given as a rule (RFC 6177);
+    /// `None` for IPv4.
+    #[must_use]
+    pub fn site(self) -> Option<Self> {
+        match self.0 {
+            IpAddr::V4(_) => None,
+            IpAddr::V6(network) => Some(Self(Ipv6Addr::from_bits(network.to_bits() >> 80 << 80).into())),
+        }
+    }
+}
+
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {

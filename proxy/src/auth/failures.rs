@@ -1,4 +1,5 @@
-//! Failed password checks by source: a token bucket for each.
+//! Failed password checks by source: a token bucket for each, and for each IPv6 /48, of which one host
+//! may have every /64.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -13,18 +14,41 @@ pub(super) const FORGIVEN_AFTER: Duration = Duration::from_secs(5);
 /// forgotten, which costs its neighbours nothing.
 const MAX_SOURCES: usize = 4_096;
 
-/// Token bucket of each source that failed lately; a full one is not kept.
+/// Failures of sources, and of the sites that they belong to.
 #[derive(Debug, Default)]
 pub(super) struct Failures {
-    /// Time at which all failures of the source are forgiven: the level of its bucket in one number
+    sources: Buckets,
+    sites: Buckets,
+}
+
+impl Failures {
+    /// Counts a failure.
+    pub(super) fn record(&mut self, source: Source, now: Instant) {
+        self.sources.record(source, now);
+        if let Some(site) = source.site() {
+            self.sites.record(site, now);
+        }
+    }
+
+    /// Failures of the source, or of its site, that are not forgiven yet; at most [`BURST`].
+    pub(super) fn recent(&self, source: Source, now: Instant) -> u32 {
+        let of_site = source.site().map_or(0, |site| self.sites.recent(site, now));
+        self.sources.recent(source, now).max(of_site)
+    }
+}
+
+/// Token bucket of each key that failed lately; a full one is not kept.
+#[derive(Debug, Default)]
+struct Buckets {
+    /// Time at which all failures of the key are forgiven: the level of its bucket in one number
     /// (the generic cell rate algorithm).
     forgiven: HashMap<Source, Instant>,
 }
 
-impl Failures {
+impl Buckets {
     /// Takes a token. An empty bucket stays empty and owes nothing: a source that goes on failing
     /// is forgiven as soon after its last failure as one that stopped at [`BURST`].
-    pub(super) fn record(&mut self, source: Source, now: Instant) {
+    fn record(&mut self, source: Source, now: Instant) {
         if !self.forgiven.contains_key(&source) && self.forgiven.len() >= MAX_SOURCES {
             self.make_room(now);
         }
@@ -33,7 +57,7 @@ impl Failures {
     }
 
     /// Failures that are not forgiven yet, at most [`BURST`].
-    pub(super) fn recent(&self, source: Source, now: Instant) -> u32 {
+    fn recent(&self, source: Source, now: Instant) -> u32 {
         let left =
             self.forgiven.get(&source).map_or(Duration::ZERO, |forgiven| forgiven.saturating_duration_since(now));
         u32::try_from(left.as_nanos().div_ceil(FORGIVEN_AFTER.as_nanos())).unwrap_or(BURST)
@@ -77,6 +101,19 @@ mod tests {
         assert_eq!(failures.recent(ann, start + FORGIVEN_AFTER * BURST * 2), 1);
     }
 
+    /// A host with a /48 has 65,536 sources, and a bucket for all of them.
+    #[test]
+    fn failures_of_an_ipv6_site_count_for_its_fresh_sources() {
+        let (mut failures, now) = (Failures::default(), Instant::now());
+        let at = |text: &str| Source::from(text.parse::<IpAddr>().unwrap());
+        for number in 0..2 * BURST {
+            failures.record(at(&format!("2001:db8:1:{number:x}::1")), now);
+            failures.record(source(number << 8), now);
+        }
+        let seen = ["2001:db8:1:ffff::1", "2001:db8:2::1", "0.0.1.1"].map(|text| failures.recent(at(text), now));
+        assert_eq!(seen, [BURST, 0, 0]);
+    }
+
     #[test]
     fn memory_is_bounded_and_the_worst_are_remembered() {
         let (mut failures, start) = (Failures::default(), Instant::now());
@@ -87,10 +124,10 @@ mod tests {
         for number in 1..=3 * MAX_SOURCES as u32 {
             failures.record(source(number), start);
         }
-        assert_eq!(failures.forgiven.len(), MAX_SOURCES);
+        assert_eq!(failures.sources.forgiven.len(), MAX_SOURCES);
         assert_eq!(failures.recent(worst, start), BURST);
         // All forgiven ones go before one that is not.
         failures.record(source(u32::MAX), start + FORGIVEN_AFTER * 2);
-        assert_eq!(failures.forgiven.len(), 2);
+        assert_eq!(failures.sources.forgiven.len(), 2);
     }
 }
