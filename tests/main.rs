@@ -15,6 +15,7 @@
 //! | `engines` | every byte of a tunnel, however it begins, goes on and ends, on every engine |
 //! | `tls` | TLS with clients and with parents |
 //! | `metrics` | what `/metrics` says, as Prometheus reads it |
+//! | `documents` | the commands that README.md and docs/ print |
 //! | `life` | the life of a gateway, from its configuration to its end |
 //! | `clients` | real programs that go through the gateway |
 //! | `migration` | whole volumes through rsync, stunnel, the gateway and a router, as `cargo xtask demo` shows it |
@@ -22,6 +23,7 @@
 mod budgets;
 mod clients;
 mod control;
+mod documents;
 mod engines;
 mod grants;
 mod handshake;
