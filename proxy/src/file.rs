@@ -48,7 +48,7 @@ pub enum ReadError {
     TooLarge(u64),
     /// A pipe that was closed before the first byte.
     Empty,
-    /// A pipe whose other end stays silent.
+    /// A pipe whose other end stays silent, or that nobody opens to write.
     Silent,
     /// The file system that holds this file does not answer.
     Stuck(PathBuf),
@@ -63,7 +63,7 @@ impl ReadError {
             Self::Kind(_) => Some("put a regular file there"),
             Self::TooLarge(_) => Some("name the right file, or make it smaller"),
             Self::Empty | Self::Silent => Some("write the whole file into the pipe, or name a regular file"),
-            Self::Stuck(_) => Some("check the mount; it is tried again"),
+            Self::Stuck(_) => Some("check the mount"),
         }
     }
 
@@ -82,7 +82,7 @@ impl fmt::Display for ReadError {
             Self::Kind(kind) => write!(f, "cannot be read: it is {kind}, not a regular file"),
             Self::TooLarge(limit) => write!(f, "cannot be read: it is larger than {} MiB", limit >> 20),
             Self::Empty => f.write_str("cannot be read: nothing came through the pipe"),
-            Self::Silent => write!(f, "cannot be read: the pipe stayed open and silent for {seconds} s"),
+            Self::Silent => write!(f, "cannot be read: nothing more came through the pipe for {seconds} s"),
             Self::Stuck(path) => {
                 write!(f, "cannot be read: the file system of {} has not answered for {seconds} s", path.display())
             }
@@ -199,25 +199,36 @@ fn read_pipe(mut pipe: File, limit: u64, timeout: Duration) -> Result<Zeroizing<
     let mut piece = Zeroizing::new([0; 4096]);
     while bytes.len() as u64 <= limit {
         match pipe.read(&mut piece[..]) {
-            Ok(0) if bytes.is_empty() => return Err(ReadError::Empty),
+            Ok(0) if bytes.is_empty() && had_writer(&pipe)? => return Err(ReadError::Empty),
+            Ok(0) if bytes.is_empty() => wait_until_readable(&pipe, deadline)?,
             Ok(0) => break,
             Ok(length) => bytes.extend_from_slice(&piece[..length]),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                let left = deadline.saturating_duration_since(Instant::now());
-                if left.is_zero() {
-                    return Err(ReadError::Silent);
-                }
-                let left = Timespec::try_from(left).unwrap_or_default();
-                match poll(&mut [PollFd::new(&pipe, PollFlags::IN)], Some(&left)) {
-                    Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                    Err(error) => return Err(ReadError::Io(error.into())),
-                }
-            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => wait_until_readable(&pipe, deadline)?,
             Err(error) => return Err(error.into()),
         }
     }
     within(bytes, limit)
+}
+
+fn wait_until_readable(pipe: &File, deadline: Instant) -> Result<(), ReadError> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() {
+        return Err(ReadError::Silent);
+    }
+    let left = Timespec::try_from(left).unwrap_or_default();
+    match poll(&mut [PollFd::new(pipe, PollFlags::IN)], Some(&left)) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(error) => Err(ReadError::Io(error.into())),
+    }
+}
+
+/// Tells whether a writer has come and gone since the FIFO was opened here: otherwise one may still come
+/// (`fs/pipe.c`, `pipe_poll`).
+fn had_writer(pipe: &File) -> Result<bool, ReadError> {
+    let mut polled = [PollFd::new(pipe, PollFlags::IN)];
+    poll(&mut polled, Some(&Timespec::default())).map_err(io::Error::from)?;
+    Ok(polled[0].revents().contains(PollFlags::HUP))
 }
 
 fn within(bytes: Zeroizing<Vec<u8>>, limit: u64) -> Result<Zeroizing<Vec<u8>>, ReadError> {
@@ -277,6 +288,24 @@ mod tests {
         assert_eq!(reopened(&read, TIMEOUT).unwrap().as_slice(), b"some bytes");
         late.join().unwrap().unwrap();
         assert!(matches!(reopened(&read, TIMEOUT), Err(ReadError::Empty)));
+    }
+
+    /// As `mkfifo f; (sops -d gateway.toml > f) & sluicegate serve --config f` has it.
+    #[test]
+    fn a_fifo_may_be_opened_before_its_writer_comes() {
+        let folder = tempfile::tempdir().unwrap();
+        let fifo = folder.path().join("fifo");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::RWXU).unwrap();
+        assert!(matches!(read_now(&fifo, 10, TIMEOUT / 1000), Err(ReadError::Silent)));
+        for (written, expected) in [(&b"late"[..], Some(&b"late"[..])), (b"", None)] {
+            let fifo = fifo.clone();
+            let own = fifo.clone();
+            // Opening it waits for the reader.
+            let writer = std::thread::spawn(move || std::fs::write(own, written));
+            let read = read_now(&fifo, 10, TIMEOUT);
+            writer.join().unwrap().unwrap();
+            assert_eq!(read.as_ref().ok().map(|bytes| bytes.as_slice()), expected, "{read:?}");
+        }
     }
 
     /// Reads a pipe as `/dev/fd/N` does.
