@@ -26,7 +26,7 @@ fn the_quick_start_works_as_printed() {
     let lines: Vec<_> = block("Quick start", "sh").lines().collect();
     let [build, user, serve, curl] = lines[..] else { panic!("four commands are known here: {lines:?}") };
     assert_eq!(build, "cargo build --release");
-    assert_eq!(serve, "target/release/sluicegate serve --listen 127.0.0.1:3128 &");
+    assert_eq!(serve, "target/release/sluicegate serve --listen 127.0.0.1:3128 & sleep 1");
     let user = user.strip_prefix("export SLUICEGATE_USER='").and_then(|user| user.strip_suffix('\'')).expect("a user");
     let gateway = Setup::new(&[]).user(user).start();
 
