@@ -26,7 +26,7 @@ enum Task {
         #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
         volumes: u16,
     },
-    /// Format, lints, licences, tidy, every test, and the fuzzer for 20 s a parser
+    /// Format, lints, licences, tidy, every test, and the fuzzer for 10 s a parser
     Test,
     /// Check the code against its map, and the documents against the code
     Tidy {
