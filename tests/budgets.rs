@@ -302,7 +302,7 @@ fn a_full_gateway_says_so_until_there_is_room() {
     assert_eq!(admin::get(gateway.admin, "/readyz").status, 200);
     let only = connect(gateway.address, origin.address);
     let full = admin::get(gateway.admin, "/readyz");
-    assert_eq!((full.status, full.body.as_str()), (503, "full: --max-tunnels are open\n"));
+    assert_eq!((full.status, full.body.as_str()), (503, "full: --max-tunnels reached\n"));
     client::hang_up(&only);
     eventually("there is room again", || admin::get(gateway.admin, "/readyz").status == 200);
 }

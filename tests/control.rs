@@ -95,12 +95,12 @@ fn another_user_is_told_apart() {
     };
     let outcome = list();
     assert_eq!(outcome.code, Some(1), "{outcome:?}");
-    assert!(outcome.err.contains("is not yours: Permission denied"), "{outcome:?}");
+    assert!(outcome.err.contains("belongs to another user: Permission denied"), "{outcome:?}");
     // The mode is one lock, the peer's credentials are another.
     set_permissions(&gateway.control, Permissions::from_mode(0o666)).expect("our own socket");
     let outcome = list();
     assert_eq!(outcome.code, Some(1), "{outcome:?}");
-    assert!(outcome.err.contains("403 Forbidden: the control socket serves the user of the gateway and root alone"));
+    assert!(outcome.err.contains("403 Forbidden: only the gateway's user and root may use the control socket"));
     gateway.log_line("the refusal", |line| line.message() == "the control socket refused a user");
 }
 
@@ -263,8 +263,9 @@ fn a_default_path_that_cannot_be_had_is_a_warning() {
 #[test]
 fn an_address_that_others_reach_says_what_it_shows() {
     let shows =
-        |line: &crate::support::log::Line| line.message().starts_with("everybody who reaches the admin address");
-    let metrics = |line: &crate::support::log::Line| line.message().starts_with("everybody who reaches the metrics");
+        |line: &crate::support::log::Line| line.message().starts_with("every client that reaches the admin address");
+    let metrics =
+        |line: &crate::support::log::Line| line.message().starts_with("every client that reaches the metrics");
     let open = Setup::new(&["--no-auth"]).start();
     let others = Setup::new(&["--no-auth", "--metrics", "0.0.0.0:0"]).at("0.0.0.0").start();
     let line = others.log_line("a warning", shows);

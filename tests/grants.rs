@@ -48,7 +48,7 @@ impl Configured {
     fn becomes(&self, gateway: &Gateway, users: &str) {
         let position = gateway.log.position();
         replace(&self.file, &text(users));
-        gateway.log.line_from(position, "users re-read", |line| line.message() == "users re-read");
+        gateway.log.line_from(position, "users reloaded", |line| line.message() == "users reloaded");
     }
 }
 
@@ -133,8 +133,8 @@ fn explain_says_all_that_a_user_may() {
     let (code, said) = explain("ann", &["127.0.0.1:443"]);
     assert_eq!(code, Some(0), "{said}");
     for words in [
-        "ann may come from 10.0.0.0/8; until 2999-01-01T00:00:00Z, when live tunnels end; at most 3 tunnels at once; \
-         1Gbit/s together",
+        "limits of ann: from 10.0.0.0/8; until 2999-01-01T00:00:00Z, when open tunnels end; at most 3 open tunnels; \
+         1Gbit/s in all",
         "permitted by --allow 127.0.0.0/8:* and 127.0.0.1:443 of user ann",
         "would be dialled: 127.0.0.1:443",
     ] {
@@ -143,7 +143,7 @@ fn explain_says_all_that_a_user_may() {
     let (code, said) = explain("old", &["127.0.0.1:443"]);
     assert!(code == Some(1) && said.contains("refused: user old has expired at 2001-01-01T00:00:00Z"), "{said}");
     let (code, said) = explain("who", &["127.0.0.1:443"]);
-    assert!(code == Some(0) && said.contains("who has no terms of his own in [users]"), "{said}");
+    assert!(code == Some(0) && said.contains("who has no section in [users]"), "{said}");
 }
 
 #[test]
@@ -167,14 +167,14 @@ fn passwords_are_rotated_and_terms_changed_while_tunnels_live() {
 
     // What `check` would refuse changes nothing, and is said as `check` says it.
     for (broken, said) in [
-        (user(&["new"], "max_tunnels = 1"), ":4: no setting of a user is called 'max_tunnels'"),
-        (format!("max-tunnels = 0\n{}", user(&["worse"], "")), ":2: --max-tunnels 0: 0 would refuse everybody"),
+        (user(&["new"], "max_tunnels = 1"), ":4: unknown setting 'max_tunnels' of a user"),
+        (format!("max-tunnels = 0\n{}", user(&["worse"], "")), ":2: --max-tunnels 0: 0 would refuse every client"),
         ("users-file = '/nowhere'\n".to_owned(), "/nowhere: cannot be read"),
-        (String::new(), "nobody may come in"),
+        (String::new(), "no users are configured"),
     ] {
         let position = gateway.log.position();
         replace(&configured.file, &text(&broken));
-        let kept = gateway.log.line_from(position, "kept", |line| line.message().starts_with("users not re-read"));
+        let kept = gateway.log.line_from(position, "kept", |line| line.message().starts_with("users not reloaded"));
         assert!(kept.level() == "ERROR" && kept.text("error").contains(said), "{broken}: {}", kept.raw);
         let outcome = sluicegate(&["check", "--config", configured.path()], &[]);
         assert!(outcome.code == Some(2) && outcome.err.contains(said), "{outcome:?}");
@@ -185,7 +185,7 @@ fn passwords_are_rotated_and_terms_changed_while_tunnels_live() {
     let position = gateway.log.position();
     replace(&configured.file, &format!("max-tunnels = 5\n{}", text(&user(&["last"], ""))));
     gateway.signal(Signal::HUP);
-    let said = |line: &crate::support::log::Line| line.message().contains("from the next start on");
+    let said = |line: &crate::support::log::Line| line.message().contains("after a restart");
     assert_eq!(gateway.log.line_from(position, "what else changed", said).text("settings"), "max-tunnels");
     eventually("the last password", || get("last") == "200");
     client::echoes(&open, 100_000);
@@ -206,14 +206,14 @@ fn what_was_refused_for_another_files_sake_is_read_when_that_is_right() {
     let key = fs::read(certificate.key()).unwrap();
     fs::copy(other.key(), certificate.key()).unwrap();
     replace(&configured.file, &text(&user("ann")));
-    let kept = gateway.log.line_from(position, "kept", |line| line.message().starts_with("users not re-read"));
+    let kept = gateway.log.line_from(position, "kept", |line| line.message().starts_with("users not reloaded"));
     assert!(kept.text("error").contains("--tls-key "), "{}", kept.raw);
     assert_eq!([get("ann:pw"), get("bob:pw")], ["200", "200"]);
     fs::write(certificate.key(), key).unwrap();
-    gateway.log.line_from(position, "users re-read", |line| line.message() == "users re-read");
+    gateway.log.line_from(position, "users reloaded", |line| line.message() == "users reloaded");
     assert_eq!([get("ann:pw"), get("bob:pw")], ["200", "407"]);
     // What stays wrong is said once.
-    assert_eq!(gateway.log.count(|line| line.message().starts_with("users not re-read")), 1);
+    assert_eq!(gateway.log.count(|line| line.message().starts_with("users not reloaded")), 1);
 }
 
 #[test]
@@ -314,24 +314,27 @@ fn terms_and_the_users_file_go_together() {
     assert_eq!([get("ann:pw"), get("bob:pw"), get("nobody:pw")], ["403", "200", "407"]);
     let checked = sluicegate(&["check", "--config", configured.path()], &[]);
     assert!(checked.code == Some(0) && checked.out.contains("2 users"), "{checked:?}");
-    assert!(checked.err.contains(":5: warning: nobody can come in as 'nobody'"), "{checked:?}");
+    assert!(checked.err.contains(":5: warning: user 'nobody' has no password"), "{checked:?}");
     // Who is taken out of the users file is out, whatever his terms say.
     let position = gateway.log.position();
     replace(&htpasswd, &format!("bob:{}\n", hash("pw")));
-    gateway.log.line_from(position, "users re-read", |line| line.message() == "users re-read");
+    gateway.log.line_from(position, "users reloaded", |line| line.message() == "users reloaded");
     assert_eq!([get("ann:pw"), get("bob:pw")], ["407", "200"]);
     // Another users file counts from the next start on, as it is said.
     let position = gateway.log.position();
     let other = directory.path().join("other");
     fs::write(&other, format!("eve:{}\n", hash("pw"))).expect("a file");
     replace(&configured.file, &text(&section(&other, "")));
-    let said = |line: &crate::support::log::Line| line.message().contains("from the next start on");
+    let said = |line: &crate::support::log::Line| line.message().contains("after a restart");
     assert_eq!(gateway.log.line_from(position, "what else changed", said).text("settings"), "users-file");
     // Nobody has passwords in two places.
     let twice = Configured::new(&section(&htpasswd, &format!("[users.bob]\npasswords = '{}'\n", hash("pw"))));
     let refused = sluicegate(&["check", "--config", twice.path()], &[]);
-    assert!(refused.code == Some(2) && refused.err.contains("'bob' is given passwords at"), "{refused:?}");
+    assert!(refused.code == Some(2) && refused.err.contains("'bob' is also defined with passwords at"), "{refused:?}");
     let open = Configured::new("[users.ann]\nrate = '1MiB'\n");
     let refused = sluicegate(&["check", "--no-auth", "--config", open.path()], &[]);
-    assert!(refused.code == Some(2) && refused.err.contains("--no-auth lets everybody in, but [users]"), "{refused:?}");
+    assert!(
+        refused.code == Some(2) && refused.err.contains("--no-auth accepts every client, but [users]"),
+        "{refused:?}"
+    );
 }

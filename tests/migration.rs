@@ -144,7 +144,7 @@ fn two_volumes_of_a_user_with_terms() {
 
     replace(&file, &terms("2026-01-01T00:00:00Z", target));
     let log = |message: &str| route.gateway().log().iter().any(|line| line["message"] == message);
-    eventually("his terms count", || log("users re-read"));
+    eventually("his terms count", || log("users reloaded"));
     route.probe().unwrap();
     eventually("both are refused for that", || {
         let metrics = route.gateway().metrics().unwrap();

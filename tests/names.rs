@@ -156,7 +156,7 @@ fn a_search_domain_completes_a_name_before_the_rules_see_it() {
         assert_eq!(scene.status(&gateway, "secret"), "403 Forbidden: denied by rule --deny secret.a.corp:*");
         assert_eq!(server.count(), 0);
         let said = scene.status(&gateway, "nothing");
-        let words = "nothing.b.corp does not resolve: there is no such name (NXDOMAIN), nor nothing.a.corp";
+        let words = "nothing.b.corp does not resolve: no such name (NXDOMAIN), nor nothing.a.corp";
         assert_eq!(said, format!("502 Bad Gateway: {words}"));
 
         // A parent is asked for the completed name, and explain shows it.
@@ -223,7 +223,7 @@ fn slow_names_of_one_user_delay_nobody_else_and_are_free_when_the_client_leaves(
         // An answer that is known already costs ann nothing either.
         assert_eq!(said("good.example", "ann:a"), ESTABLISHED);
         let refused = said("fresh.example", "ann:a");
-        let words = "fresh.example is not looked up: --max-lookups-per-user 150 is reached by user ann";
+        let words = "fresh.example is not looked up: --max-lookups-per-user 150 reached by user ann";
         assert!(refused.starts_with(&format!("HTTP/1.1 503 Service Unavailable: {words}\r\n")), "{refused}");
         clients.clear();
         eventually("the look-ups of clients that have left are given up", || active() == 0);
@@ -245,7 +245,7 @@ fn without_users_each_source_has_a_share() {
         let _clients = slow(gateway.address, 3, None);
         eventually("three names are looked up", || gateway.metric(&LOOKUPS_ACTIVE, &[]) == 3);
         let said = scene.status(&gateway, "good.example");
-        let words = "--max-lookups-per-user 3 is reached by source 192.0.2.1";
+        let words = "--max-lookups-per-user 3 reached by source 192.0.2.1";
         assert_eq!(said, format!("503 Service Unavailable: good.example is not looked up: {words}"));
         let other = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
         other.bind(&SocketAddr::from(([192, 0, 2, 3], 0)).into()).expect("an address of this network");
@@ -269,8 +269,8 @@ fn what_a_name_server_says_is_what_the_client_is_told() {
         });
         let gateway = scene.open(&[]);
         for (name, why) in [
-            ("missing.example", "there is no such name (NXDOMAIN)"),
-            ("empty.example", "it has no address"),
+            ("missing.example", "no such name (NXDOMAIN)"),
+            ("empty.example", "no address"),
             ("failing.example", "the name server 192.0.2.1 answered SERVFAIL"),
         ] {
             assert_eq!(scene.status(&gateway, name), format!("502 Bad Gateway: {name} does not resolve: {why}"));

@@ -207,7 +207,7 @@ fn how_parents_say_no() {
         (
             &interim,
             Reason::BadAnswer,
-            "502 Bad Gateway: the answer of the parent proxy PARENT is of no use: more than 8 interim answers came first",
+            "502 Bad Gateway: invalid answer from the parent proxy PARENT: more than 8 interim answers",
         ),
         (
             "HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic\r\nContent-Length: 3\r\n\r\nno\n",
@@ -219,17 +219,17 @@ fn how_parents_say_no() {
         (
             "SSH-2.0-OpenSSH_9.2p1\r\n",
             Reason::BadAnswer,
-            "502 Bad Gateway: the answer of the parent proxy PARENT is of no use: it is SSH, not HTTP/1.1",
+            "502 Bad Gateway: invalid answer from the parent proxy PARENT: it is SSH, not HTTP/1.1",
         ),
         (
             "HTTP/1.1 200 OK\r\n",
             Reason::BadAnswer,
-            "502 Bad Gateway: the answer of the parent proxy PARENT is of no use: it closed before it was complete",
+            "502 Bad Gateway: invalid answer from the parent proxy PARENT: closed before it was complete",
         ),
         (
             &format!("HTTP/1.1 200 OK\r\nA: {long}\r\n\r\n"),
             Reason::BadAnswer,
-            "502 Bad Gateway: the answer of the parent proxy PARENT is of no use: its head is longer than 16384 bytes",
+            "502 Bad Gateway: invalid answer from the parent proxy PARENT: its head is longer than 16384 bytes",
         ),
     ] {
         let (parent, status, found) = refused(&[], |mut parent| {
@@ -248,7 +248,7 @@ fn a_parent_that_says_nothing() {
         let _ = parent.write_all(b"HTTP/1.1 2").and_then(|()| parent.read(&mut [0]));
     });
     assert_eq!(reason, Reason::ParentTimeout);
-    let words = format!("no answer from the parent proxy {parent} within 300ms (--dial-timeout, thrice)");
+    let words = format!("no answer from the parent proxy {parent} within 300ms (three times --dial-timeout)");
     assert_eq!(status, format!("HTTP/1.1 504 Gateway Timeout: {words}"));
 }
 
@@ -316,7 +316,7 @@ fn where_a_parent_stands_in_the_configuration() {
     let variable = format!("direct for a.example:443; {url} for b.example:443");
     let explained = sluicegate(&["explain", "b.example:443"], &[("SLUICEGATE_PARENT", &variable)]);
     let words = format!(
-        "permitted by default allow *:443; the parent proxy {} would be asked for b.example:443, and resolve it",
+        "permitted by default allow *:443; would connect through the parent proxy {}, which resolves b.example:443",
         parent.address
     );
     assert!(explained.out.contains(&words) && !explained.out.contains("s3cret"), "{explained:?}");
@@ -326,7 +326,7 @@ fn where_a_parent_stands_in_the_configuration() {
     let file = file.to_str().unwrap();
     let explained = sluicegate(&["explain", "--config", file, "10.1.2.3:443"], &[]);
     assert!(
-        explained.out.contains(&format!("the parent proxy {} would be asked for 10.1.2.3:443", parent.address)),
+        explained.out.contains(&format!("would connect through the parent proxy {} to 10.1.2.3:443", parent.address)),
         "{explained:?}"
     );
     let wrong = sluicegate(&["check", "--no-auth"], &[("SLUICEGATE_PARENT", "http://up:s3cret@h")]);

@@ -65,12 +65,9 @@ fn however_it_is_cut() {
 fn who_has_to_send_one_and_does_not_is_closed() {
     let gateway = Gateway::open(&[&LOCAL[..], &["--handshake-timeout", "300ms"]].concat());
     for (bytes, detail) in [
-        (
-            &b"CONNECT h:443 HTTP/1.1\r\n\r\n"[..],
-            "it does not begin with a PROXY protocol header (--proxy-protocol-from)",
-        ),
-        (b"PROXY TCP4 1.2.3.4 nowhere 1 2\r\n", "its PROXY line is none (--proxy-protocol-from)"),
-        (b"PROXY TCP4 1.2.3.4", "no complete PROXY header came (--proxy-protocol-from)"),
+        (&b"CONNECT h:443 HTTP/1.1\r\n\r\n"[..], "no PROXY protocol header (--proxy-protocol-from)"),
+        (b"PROXY TCP4 1.2.3.4 nowhere 1 2\r\n", "malformed PROXY protocol header (--proxy-protocol-from)"),
+        (b"PROXY TCP4 1.2.3.4", "no complete PROXY header received (--proxy-protocol-from)"),
     ] {
         let mut stream = dial(gateway.address);
         stream.write_all(bytes).unwrap();

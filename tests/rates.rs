@@ -160,7 +160,7 @@ fn an_operator_sees_and_changes_rates() {
     let expected = json!({ "tunnel": "none", "user": "none", "users": { "mover": 250_000_000 }, "tunnels": { id.clone(): 125_000_000 } });
     assert_eq!(shown, expected);
     for (words, said) in [
-        (&["--user", "nobody", "1Gbit"][..], "no user is called 'nobody'"),
+        (&["--user", "nobody", "1Gbit"][..], "no user 'nobody'"),
         (&["--tunnel", "4711", "1Gbit"], "no tunnel 4711 is open"),
         (&["--tunnel", "all", "1Gbit"], "a tunnel is named by its number"),
         (&["--tunnel", &id, "fast"], "write it as 100MiB, 1Gbit"),

@@ -155,7 +155,7 @@ fn another_certificate_counts_for_those_who_come_then() {
     let (mut old, _) = tunnel(&gateway, &certificate, origin.address);
     let position = gateway.log.position();
     certificate.renew("another.example");
-    gateway.log.line_from(position, "re-read", |line| line.message() == "certificate re-read");
+    gateway.log.line_from(position, "re-read", |line| line.message() == "certificate reloaded");
     let (mut new, _) = tunnel(&gateway, &certificate, origin.address);
     for stream in [&mut old, &mut new] {
         stream.write_all(b"and so on").unwrap();
@@ -171,10 +171,10 @@ fn another_certificate_counts_for_those_who_come_then() {
         let (position, before) = (gateway.log.position(), fs::read(&file).unwrap());
         fs::write(&file, "nothing of the kind\n").unwrap();
         let kept =
-            gateway.log.line_from(position, "kept", |line| line.message().starts_with("certificate not re-read"));
+            gateway.log.line_from(position, "kept", |line| line.message().starts_with("certificate not reloaded"));
         assert!(kept.level() == "ERROR" && kept.text("error").contains(said), "{}", kept.raw);
         fs::write(&file, before).unwrap();
-        gateway.log.line_from(position, "re-read", |line| line.message() == "certificate re-read");
+        gateway.log.line_from(position, "re-read", |line| line.message() == "certificate reloaded");
         tunnel(&gateway, &certificate, origin.address);
     }
 }
@@ -232,7 +232,7 @@ fn an_end_that_was_not_announced_behind_the_origins_is_no_cut() {
         let said = |line: &Line| line.message().starts_with("TLS ended without close_notify");
         assert_eq!(gateway.log.line_from(position, "one line", said).level(), "DEBUG");
     }
-    assert_eq!(gateway.log.count(|line| line.message().contains("TLS of a tunnel")), 0);
+    assert_eq!(gateway.log.count(|line| line.message().contains("TLS error in a tunnel")), 0);
     assert_eq!(gateway.log.count(|line| line.message().starts_with("TLS ended without close_notify")), 10);
 }
 
@@ -264,7 +264,7 @@ fn what_is_no_tls_is_told_by_an_alert() {
     for (bytes, detail) in [
         (&b"connect h:443 HTTP/1.1\r\n\r\n"[..], "TLS: "),
         (&[0x16, 3, 1, 0, 4, 2, 0, 0, 0][..], "TLS: "),
-        (&hello[..], "no TLS was agreed on within 300ms (--listen-tls)"),
+        (&hello[..], "TLS handshake not complete within 300ms (--listen-tls)"),
     ] {
         let mut stream = dial(secure);
         stream.write_all(bytes).unwrap();
@@ -317,13 +317,13 @@ fn what_is_wrong_with_the_files_is_said() {
     let (own, key, others) = (text(certificate.path()), text(certificate.key()), text(other.key()));
     let listen = ["--listen-tls", "127.0.0.1:0"];
     for (arguments, said) in [
-        (vec!["--tls-cert", &own], "--tls-cert and --tls-key are for --listen-tls"),
+        (vec!["--tls-cert", &own], "--tls-cert and --tls-key need --listen-tls"),
         ([&listen[..], &["--tls-key", &key]].concat(), "--listen-tls has no certificate; add --tls-cert FILE"),
         ([&listen[..], &["--tls-cert", &own]].concat(), "--listen-tls has no key; add --tls-key FILE"),
         ([&listen[..], &["--tls-cert", "/nowhere", "--tls-key", &key]].concat(), "--tls-cert /nowhere: cannot be read"),
-        ([&listen[..], &["--tls-cert", &key, "--tls-key", &key]].concat(), "there is no certificate in it; write the"),
-        ([&listen[..], &["--tls-cert", &own, "--tls-key", &own]].concat(), "there is no key in it; write the key"),
-        ([&listen[..], &["--tls-cert", &own, "--tls-key", &others]].concat(), "it is not that of --tls-cert"),
+        ([&listen[..], &["--tls-cert", &key, "--tls-key", &key]].concat(), "contains no certificate; write the"),
+        ([&listen[..], &["--tls-cert", &own, "--tls-key", &own]].concat(), "contains no key; write the key"),
+        ([&listen[..], &["--tls-cert", &own, "--tls-key", &others]].concat(), "does not match --tls-cert"),
     ] {
         let outcome = sluicegate(&[&["check", "--no-auth"][..], &arguments].concat(), &[]);
         assert!(outcome.code == Some(2) && outcome.err.contains(said), "{arguments:?}: {outcome:?}");
@@ -331,13 +331,13 @@ fn what_is_wrong_with_the_files_is_said() {
     let good = [&["check", "--no-auth"][..], &listen, &["--tls-cert", &own, "--tls-key", &key]].concat();
     let outcome = sluicegate(&good, &[]);
     // And nowhere in the clear.
-    assert!(outcome.code == Some(0) && outcome.out.contains(" tunnels, on 127.0.0.1:0."), "{outcome:?}");
+    assert!(outcome.code == Some(0) && outcome.out.contains(" tunnels, listening on 127.0.0.1:0."), "{outcome:?}");
 }
 
 #[test]
 fn a_certificate_that_has_expired_is_told_of() {
     let (expired, key) = (testdata("expired.pem"), testdata("key.pem"));
-    let says = "expired.pem has expired at 2025-01-01T00:00:00Z: clients refuse it; put another in its place";
+    let says = "expired.pem has expired at 2025-01-01T00:00:00Z: clients refuse it; replace the file";
     let shown = ["--listen-tls", "127.0.0.1:0", "--tls-key", &key, "--tls-cert"];
     let outcome = sluicegate(&[&["check", "--no-auth"], &shown[..], &[&expired]].concat(), &[]);
     assert!(outcome.code == Some(0) && outcome.err.contains(says), "{outcome:?}");
@@ -354,7 +354,7 @@ fn a_certificate_that_has_expired_is_told_of() {
     // Another is none to complain of, and that one again is said once more.
     let position = gateway.log.position();
     put("certificate.pem");
-    let read = gateway.log.line_from(position, "re-read", |line| line.message() == "certificate re-read");
+    let read = gateway.log.line_from(position, "re-read", |line| line.message() == "certificate reloaded");
     assert_eq!(read.text("until"), "2126-11-03T00:15:39Z", "{}", read.raw);
     assert!(read.text("names").contains("localhost"), "{}", read.raw);
     until(4_949_338_539);
@@ -450,8 +450,8 @@ fn a_parent_has_to_be_who_it_is() {
     authority.renew_as("localhost", "CA:TRUE");
     let of_authority = gateway(&authority);
     let careless = of_authority.secure.unwrap().port();
-    let unknown = "the certificate is signed by nobody who is trusted; name who has signed it by --parent-ca";
-    let unfit = "the certificate is one of an authority: make one with basicConstraints=CA:FALSE";
+    let unknown = "the certificate is not signed by a trusted CA; name its CA with --parent-ca";
+    let unfit = "a CA certificate does not identify a server: use one with basicConstraints=CA:FALSE";
     for (parent, trusts, said) in [
         (format!("https://localhost:{port}"), &others, unknown),
         (format!("https://localhost:{another}"), &renamed.path(), "not valid for name"),
@@ -461,7 +461,7 @@ fn a_parent_has_to_be_who_it_is() {
     ] {
         let gateway = Gateway::open(&["--parent", &parent, "--parent-ca", trusts.to_str().unwrap()]);
         let (from, answer) = client::ask(gateway.address, request("127.0.0.1:1", None).as_bytes());
-        let head = "HTTP/1.1 502 Bad Gateway: no TLS with the parent proxy localhost";
+        let head = "HTTP/1.1 502 Bad Gateway: TLS handshake with the parent proxy localhost";
         assert!(answer.starts_with(head) && answer.contains(said), "{parent}: {answer}");
         assert_eq!(gateway.refusal_line(from).text("reason"), "parent_tls");
         let label = parent.trim_start_matches("https://").to_owned();
@@ -469,7 +469,7 @@ fn a_parent_has_to_be_who_it_is() {
     }
     for (arguments, said) in [
         (["--parent", "https://localhost:1", "--parent-ca", "/nowhere"], "--parent-ca /nowhere: "),
-        (["--parent", "http://localhost:1", "--parent-ca", "/nowhere"], "--parent-ca is for parents by https://"),
+        (["--parent", "http://localhost:1", "--parent-ca", "/nowhere"], "--parent-ca needs an https:// parent"),
     ] {
         let outcome = sluicegate(&[&["check", "--no-auth"][..], &arguments].concat(), &[]);
         assert!(outcome.code == Some(2) && outcome.err.contains(said), "{outcome:?}");

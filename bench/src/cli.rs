@@ -295,5 +295,5 @@ impl Direction {
 
 fn resolve(text: &str) -> Result<SocketAddr, String> {
     let mut addresses = text.to_socket_addrs().map_err(|error| error.to_string())?;
-    addresses.next().ok_or_else(|| "it has no address".to_owned())
+    addresses.next().ok_or_else(|| "no address".to_owned())
 }

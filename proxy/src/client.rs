@@ -99,7 +99,7 @@ impl Client {
             Ok(header) => Ok(header.map(|header| (header.addresses, header.len))),
             Err(error) => Err(refused(&error.to_string())),
         };
-        self.first(limit, "PROXY header", parse, || refused("no complete PROXY header came")).await
+        self.first(limit, "PROXY header", parse, || refused("no complete PROXY header received")).await
     }
 
     /// Establishes TLS with the client by `identity`; gives its version.
@@ -110,7 +110,7 @@ impl Client {
     /// and when that takes longer than `limit`; [`Reason::Silent`]; [`Reason::ClientGone`].
     pub async fn secure(&mut self, certificate: &ServerCertificate, limit: Duration) -> Result<&'static str, Refusal> {
         let failed = |why: &str| Refusal::new(Reason::TlsFailed, format!("{why} (--listen-tls)"));
-        let late = || failed(&format!("no TLS was agreed on within {limit:?}"));
+        let late = || failed(&format!("TLS handshake not complete within {limit:?}"));
         let hello = self.first(limit, "TLS handshake", |bytes| Ok(hello(bytes)?.map(|hello| (hello, 0))), late).await?;
         let session = certificate.session(hello).map_err(|error| failed(&error.to_string()))?;
         // The ClientHello, and what came behind it.
@@ -144,7 +144,7 @@ impl Client {
                 Ok(Err(error)) => return Err(self.gone(&error.to_string())),
                 // A pool that connects ahead of need takes an answer to no request for a fault.
                 Err(_) if self.buffer.is_empty() => {
-                    let detail = format!("no byte of a {what} within {limit:?} (--handshake-timeout)");
+                    let detail = format!("no byte of a {what} received within {limit:?} (--handshake-timeout)");
                     return Err(Refusal::new(Reason::Silent, detail));
                 }
                 Err(_) => return Err(late()),
@@ -214,7 +214,7 @@ impl Client {
     pub fn split(&mut self) -> Result<(SplitStream<'_>, &mut Vec<u8>), Refusal> {
         match self.stream.split() {
             Ok(both) => Ok((both, &mut *self.buffer)),
-            Err(error) => Err(Refusal::new(Reason::Exhausted, format!("the client cannot be waited for: {error}"))),
+            Err(error) => Err(Refusal::new(Reason::Exhausted, format!("cannot poll the client: {error}"))),
         }
     }
 
@@ -279,7 +279,7 @@ impl Client {
 
 /// What becomes of a client that could not be answered.
 pub fn took_no_answer(error: &io::Error) -> Refusal {
-    Refusal::new(Reason::ClientGone, format!("client took no answer: {error}"))
+    Refusal::new(Reason::ClientGone, format!("cannot send the answer to the client: {error}"))
 }
 
 #[cfg(test)]

@@ -79,10 +79,10 @@ impl fmt::Display for ReadError {
         let seconds = TIMEOUT.as_secs();
         match self {
             Self::Io(error) => write!(f, "cannot be read: {error}"),
-            Self::Kind(kind) => write!(f, "cannot be read: it is {kind}, not a regular file"),
-            Self::TooLarge(limit) => write!(f, "cannot be read: it is larger than {} MiB", limit >> 20),
-            Self::Empty => f.write_str("cannot be read: nothing came through the pipe"),
-            Self::Silent => write!(f, "cannot be read: nothing more came through the pipe for {seconds} s"),
+            Self::Kind(kind) => write!(f, "cannot be read: {kind}, not a regular file"),
+            Self::TooLarge(limit) => write!(f, "cannot be read: larger than {} MiB", limit >> 20),
+            Self::Empty => f.write_str("cannot be read: the pipe was empty"),
+            Self::Silent => write!(f, "cannot be read: no data from the pipe for {seconds} s"),
             Self::Stuck(path) => {
                 write!(f, "cannot be read: the file system of {} has not answered for {seconds} s", path.display())
             }
@@ -265,12 +265,9 @@ mod tests {
         assert_eq!(read(&at("file"), 4).unwrap().as_slice(), b"text");
         assert!(matches!(read(&at("file"), 3), Err(ReadError::TooLarge(3))));
         File::create(at("sparse")).unwrap().set_len(5 << 30).unwrap();
-        assert_eq!(
-            error(&at("sparse")),
-            "cannot be read: it is larger than 1 MiB; name the right file, or make it smaller"
-        );
-        assert!(error(folder.path()).contains("it is a directory, not a regular file; put a regular file there"));
-        assert!(error(Path::new("/dev/zero")).contains("it is a device"));
+        assert_eq!(error(&at("sparse")), "cannot be read: larger than 1 MiB; name the right file, or make it smaller");
+        assert!(error(folder.path()).contains("a directory, not a regular file; put a regular file there"));
+        assert!(error(Path::new("/dev/zero")).contains("a device, not"));
         assert!(error(&at("none")).ends_with("No such file or directory (os error 2); do this"));
         let _listener = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
         assert!(error(&at("socket")).starts_with("cannot be read: "));

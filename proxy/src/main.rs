@@ -16,7 +16,7 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|command| command == "serve")
         && let Err(error) = signals::prepare()
     {
-        return fail(&format_args!("signals cannot be handled: {error}; look at the seccomp filter"), 1.into());
+        return fail(&format_args!("cannot handle signals: {error}; check the seccomp filter"), 1.into());
     }
     let cli = match commands::parse(std::env::args_os()) {
         Ok(cli) => cli,

@@ -53,13 +53,13 @@ metrics_table! {
     TUNNELS_ACTIVE: Kind::Gauge, "tunnels_active", ["engine"],
         "Tunnels open now";
     TUNNELS: Kind::Counter, "tunnels_total", ["engine", "outcome"],
-        "Tunnels that ended, by how";
+        "Ended tunnels by outcome";
     CONNECT_REQUESTS: Kind::Counter, "connect_requests_total", ["code", "reason"],
-        "Handshakes that ended, by the status answered (none: nobody was left to answer) and why";
+        "Ended handshakes by status (none: not answered) and reason";
     HANDSHAKES: Kind::Gauge, "handshakes_in_progress", ["stage"],
-        "Connections without a tunnel, by what they wait for: request (the client), password, queue (other dials of the user), look_up, dial, upgrade (the origin's answer), answer (the refused client)";
+        "Connections without a tunnel by stage: request (the client), password, queue (other dials of the user), look_up, dial, upgrade (the origin's answer), answer (the refused client)";
     LIMIT: Kind::Gauge, "limit", ["of"],
-        "Most at a time of tunnels, tunnels_per_user, tunnels_per_source, handshakes and dials_per_user; +Inf where there is no limit";
+        "Limits of tunnels, tunnels_per_user, tunnels_per_source, handshakes and dials_per_user; +Inf: no limit";
     HANDSHAKE_DURATION: Kind::Histogram(SECONDS), "handshake_duration_seconds", [],
         "Seconds from accept to the 200, dialling included";
     DIAL_DURATION: Kind::Histogram(SECONDS), "dial_duration_seconds", [],
@@ -67,23 +67,23 @@ metrics_table! {
     LOOKUPS_ACTIVE: Kind::Gauge, "lookups_active", [],
         "Name look-ups in progress";
     LOOKUPS: Kind::Counter, "lookups_total", ["outcome"],
-        "Name look-ups by outcome (abandoned: the clients left); answers from memory and from the hosts file are none";
+        "Name look-ups by outcome (abandoned: the clients left); answers from the cache and the hosts file are not counted";
     PARENT_REQUESTS: Kind::Counter, "parent_requests_total", ["parent", "outcome"],
-        "Tunnels asked of a parent proxy, by what came of it";
+        "Requests to parent proxies by outcome";
     TUNNEL_DURATION: Kind::Histogram(LONG_SECONDS), "tunnel_duration_seconds", [],
         "Seconds from the 200 to the end of the tunnel";
     BYTES: Kind::Counter, "bytes_total", ["direction", "engine"],
         "Bytes handed to the receiving side's kernel";
     USER_BYTES: Kind::Counter, "user_bytes_total", ["user", "direction"],
-        "The same bytes by configured user";
+        "Bytes passed on, by configured user";
     ENGINE_FALLBACKS: Kind::Counter, "engine_fallbacks_total", ["from", "to", "cause"],
-        "Times that an engine could not do its work and another did";
+        "Fallbacks from one engine to another";
     AUTH_FAILURES: Kind::Counter, "auth_failures_total", [],
         "Requests with wrong credentials";
     LOOP_MOVES: Kind::Counter, "loop_moves_total", ["engine", "to"],
-        "Times that a tunnel went to a loop for bulk, or back to an interactive one";
+        "Moves of tunnels to bulk workers, or back to interactive ones";
     TCP_LIMITED: Kind::Counter, "tcp_limited_seconds_total", ["side", "by"],
-        "Whole seconds that sending to a side was held up by its window (receiver), by the send buffer (gateway), by the path (network) or by the rate that the tunnel is held to (rate)";
+        "Whole seconds that sending to a side was limited by its window (receiver), the send buffer (gateway), the path (network) or the tunnel's rate limit (rate)";
     SOCKMAP_SECONDS: Kind::Counter, "sockmap_seconds_total", ["by"],
         "Whole seconds that directions of tunnels were redirected by the kernel, or passed on in userspace because the receiver did not keep up";
     SOCKMAP_SPILLED_BYTES: Kind::Gauge, "sockmap_spilled_bytes", [],
@@ -93,9 +93,9 @@ metrics_table! {
     CERTIFICATE_EXPIRY: Kind::Gauge, "tls_certificate_expiry_timestamp_seconds", [],
         "Unix time until which clients accept the certificate of --tls-cert";
     CONFIG_RELOAD_SUCCESSFUL: Kind::Gauge, "config_last_reload_successful", [],
-        "1 if all files that are re-read could be used when they were last read, 0 if not";
+        "1 if the last reload of all files succeeded, else 0";
     CONFIG_RELOAD_TIME: Kind::Gauge, "config_last_reload_success_timestamp_seconds", [],
-        "Unix time of the last reading of a file at which all could be used, the start included";
+        "Unix time of the last successful reload, the start included";
     BUILD_INFO: Kind::Gauge, "build_info", ["version"],
         "Always 1; the version is the label";
 }

@@ -62,14 +62,14 @@ pub fn parse(bytes: &[u8]) -> Result<Option<Header>, BadHeader> {
     if SIGNATURE.starts_with(bytes) || LINE.starts_with(bytes) {
         return Ok(None);
     }
-    Err(BadHeader("it does not begin with a PROXY protocol header"))
+    Err(BadHeader("no PROXY protocol header"))
 }
 
 fn parse_line(bytes: &[u8]) -> Result<Option<Header>, BadHeader> {
-    const BROKEN: BadHeader = BadHeader("its PROXY line is none");
+    const BROKEN: BadHeader = BadHeader("malformed PROXY protocol header");
     let window = &bytes[..bytes.len().min(MAX_LINE)];
     let Some(end) = window.windows(2).position(|two| two == b"\r\n") else {
-        return if window.len() == MAX_LINE { Err(BadHeader("its PROXY line is too long")) } else { Ok(None) };
+        return if window.len() == MAX_LINE { Err(BadHeader("PROXY protocol line too long")) } else { Ok(None) };
     };
     let line = std::str::from_utf8(&window[LINE.len()..end]).map_err(|_| BROKEN)?;
     let len = end + 2;
@@ -100,10 +100,10 @@ fn parse_binary(bytes: &[u8]) -> Result<Option<Header>, BadHeader> {
     let length = usize::from(u16::from_be_bytes([high, low]));
     let len = 16 + length;
     if version >> 4 != 2 || version & 0xf > 1 {
-        return Err(BadHeader("its PROXY header has a version or a command that nobody knows"));
+        return Err(BadHeader("unknown version or command in the PROXY protocol header"));
     }
     if len > MAX_HEADER {
-        return Err(BadHeader("its PROXY header is too long"));
+        return Err(BadHeader("PROXY protocol header too long"));
     }
     let needed = match family {
         TCP4 => 12,
@@ -112,7 +112,7 @@ fn parse_binary(bytes: &[u8]) -> Result<Option<Header>, BadHeader> {
     };
     let is_own = version & 0xf == 0;
     if !is_own && length < needed {
-        return Err(BadHeader("its PROXY header is too short for its addresses"));
+        return Err(BadHeader("PROXY protocol header too short for its addresses"));
     }
     let Some(block) = bytes.get(16..len) else { return Ok(None) };
     // LOCAL is a connection of the proxy's own, as for a health check.
@@ -189,9 +189,8 @@ impl FromStr for ProxyProtocolRule {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wanted = || {
-            "it names no version and rule; write `v1 for RULE` or `v2 for RULE`, as `v2 for 10.0.0.0/8:873`".to_owned()
-        };
+        let wanted =
+            || "no version and rule; write `v1 for RULE` or `v2 for RULE`, as `v2 for 10.0.0.0/8:873`".to_owned();
         let (version, rule) = text.trim().split_once(" for ").ok_or_else(wanted)?;
         let version = match version {
             "v1" => Version::V1,

@@ -60,7 +60,7 @@ impl FromStr for Rate {
 
     /// Reads `100MiB`, `1Gbit` or `12500000`, with or without `/s`.
     fn from_str(text: &str) -> Result<Self, String> {
-        let wanted = || "it is not a rate; write it as 100MiB, 1Gbit or 12500000 (bytes), each a second".to_owned();
+        let wanted = || "not a rate; write it as 100MiB, 1Gbit or 12500000 (bytes), per second".to_owned();
         let rate = text.trim();
         let rate = rate.strip_suffix("/s").unwrap_or(rate);
         let digits = rate.trim_end_matches(|c: char| !c.is_ascii_digit());

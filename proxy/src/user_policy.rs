@@ -49,7 +49,7 @@ impl UserPolicy {
             return Err(Refusal::new(Reason::UserExpired, format!("user {user} has expired at {when}")));
         }
         if !self.may_come_from(source) {
-            return Err(Refusal::new(Reason::UserSource, format!("user {user} may not come from {source}")));
+            return Err(Refusal::new(Reason::UserSource, format!("user {user} may not connect from {source}")));
         }
         Ok(())
     }
@@ -84,18 +84,18 @@ impl fmt::Display for UserPolicy {
         }
         if let Some(expires) = self.expires {
             let then = match self.on_expiry {
-                OnExpiry::Stay => "live tunnels stay",
-                OnExpiry::End => "live tunnels end",
+                OnExpiry::Stay => "open tunnels stay",
+                OnExpiry::End => "open tunnels end",
             };
             terms.push(format!("until {}, when {then}", humantime::format_rfc3339_seconds(expires)));
         }
         if let Some(most) = self.max_tunnels {
-            terms.push(format!("at most {most} tunnel{} at once", if most == 1 { "" } else { "s" }));
+            terms.push(format!("at most {most} open tunnel{}", if most == 1 { "" } else { "s" }));
         }
         if let Some(Limit(rate)) = self.rate {
-            terms.push(rate.map_or_else(|| "as fast as can be".to_owned(), |rate| format!("{rate} together")));
+            terms.push(rate.map_or_else(|| "no rate limit".to_owned(), |rate| format!("{rate} in all")));
         }
-        f.write_str(&if terms.is_empty() { "from anywhere, at any time".to_owned() } else { terms.join("; ") })
+        f.write_str(&if terms.is_empty() { "none".to_owned() } else { terms.join("; ") })
     }
 }
 
@@ -117,7 +117,7 @@ mod tests {
         for from in ["10.1.2.3", "::ffff:10.1.2.3", "fd00::7"] {
             assert_eq!(refused(&grant, from, 0), None, "{from}");
         }
-        let source = (Reason::UserSource, "user ann may not come from 192.0.2.1".to_owned());
+        let source = (Reason::UserSource, "user ann may not connect from 192.0.2.1".to_owned());
         assert_eq!(refused(&grant, "192.0.2.1", 0), Some(source));
         let late = (Reason::UserExpired, "user ann has expired at 1970-01-01T00:16:41Z".to_owned());
         assert_eq!(refused(&grant, "10.1.2.3", 1), Some(late));

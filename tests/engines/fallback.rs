@@ -88,7 +88,7 @@ fn an_engine_that_is_asked_for_and_refused_is_no_start() {
         let outcome = refusing(refused, || sluicegate(&arguments, &[]));
         assert_eq!(outcome.code, Some(1), "{outcome:?}");
         let said = outcome.err.lines().last().unwrap_or_default();
-        assert!(said.contains(&format!("{engine}: ")) && said.ends_with("or try --engine auto"), "{outcome:?}");
+        assert!(said.contains(&format!("{engine}: ")) && said.ends_with("or use --engine auto"), "{outcome:?}");
     }
 }
 
@@ -136,5 +136,5 @@ fn without_pipes(engine: Engine) {
     assert_eq!(rig.counters(), ((bytes, 0), (bytes, 0)));
     assert!(rig.gateway.metric(&metrics::ENGINE_FALLBACKS, &[engine.label(), "copy", "no_pipe"]) > 0);
     rig.gateway
-        .log_line("the shortage", |line| line.level() == "WARN" && line.message().starts_with("no pipe is to be had"));
+        .log_line("the shortage", |line| line.level() == "WARN" && line.message().starts_with("cannot make a pipe"));
 }

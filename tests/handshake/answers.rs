@@ -75,7 +75,7 @@ fn a_client_that_never_sends_a_byte_is_closed_without_an_answer() {
         let from = stream.local_addr().unwrap();
         assert_eq!(client::answer(stream), "");
         let line = gateway.refusal_line(from);
-        let detail = format!("no byte of a {what} within 300ms (--handshake-timeout)");
+        let detail = format!("no byte of a {what} received within 300ms (--handshake-timeout)");
         let said = (line.level(), &*line.code(), line.text("reason"), line.text("detail"));
         assert_eq!(said, ("DEBUG", "none", "silent", detail.as_str()), "{}", line.raw);
     }

@@ -125,7 +125,7 @@ fn eight_interim_answers_may_come_first() {
         client::answer(stream)
     });
     assert_eq!(answer.matches("HTTP/1.1 103 ").count(), 8);
-    let line = "HTTP/1.1 502 Bad Gateway: the origin's answer is of no use: more than 8 interim answers came first\r\n";
+    let line = "HTTP/1.1 502 Bad Gateway: invalid answer from the origin: more than 8 interim answers\r\n";
     assert!(answer.contains(line), "{answer}");
     assert_eq!(gateway.refusal_line(from).text("reason"), "bad_answer");
 }

@@ -95,8 +95,8 @@ fn explain_and_check_know_the_users_of_networks() {
     };
     let (code, said) = explain("127.7.0.1", &format!("127.0.0.1:{port}"));
     for words in [
-        "127.7.0.0/16 from 127.7.0.1 asks for 127.0.0.1:",
-        "needs no credentials there (--no-auth-from 127.7.0.0/16)",
+        "127.7.0.0/16 from 127.7.0.1 requests 127.0.0.1:",
+        "need no credentials (--no-auth-from 127.7.0.0/16)",
         "of user 127.7.0.0/16",
     ] {
         assert!(code == Some(0) && said.contains(words), "{words}: {said}");
@@ -107,15 +107,15 @@ fn explain_and_check_know_the_users_of_networks() {
     assert!(explain("127.8.0.1", "127.0.0.2:9").1.starts_with("any user from 127.8.0.1 asks"));
 
     let outcome = sluicegate(&["check", "--config", &rig.file], &[]);
-    let said = ": 1 user, whoever comes from 127.7.0.0/16, whoever comes from 127.7.7.7, up to";
+    let said = ": 1 user, no credentials from 127.7.0.0/16, no credentials from 127.7.7.7, up to";
     assert!(outcome.code == Some(0) && outcome.out.contains(said), "{outcome:?}");
     let outcome = sluicegate(&["check"], &[("SLUICEGATE_NO_AUTH_FROM", "10.0.0.0/8;fd00::/8")]);
-    let said = ": 0 users, whoever comes from 10.0.0.0/8, whoever comes from fd00::/8, up to";
+    let said = ": 0 users, no credentials from 10.0.0.0/8, no credentials from fd00::/8, up to";
     assert!(outcome.code == Some(0) && outcome.out.contains(said), "{outcome:?}");
     for (arguments, said) in [
-        (&["--no-auth", "--no-auth-from", "10.0.0.0/8"][..], "--no-auth-from names networks; leave one of the two out"),
+        (&["--no-auth", "--no-auth-from", "10.0.0.0/8"][..], "--no-auth-from names networks; remove one of the two"),
         (&["--no-auth-from", "10.0.0.1/8"], "write 10.0.0.0/8"),
-        (&["--no-auth-from", "10.0.0.0/8", "--no-auth-from", "10.0.0.0/8"], "'10.0.0.0/8' is given twice"),
+        (&["--no-auth-from", "10.0.0.0/8", "--no-auth-from", "10.0.0.0/8"], "'10.0.0.0/8' is listed twice"),
         (&["--no-auth-from", "10.0.0.0/8", "--user", "10.0.0.0/8:x"], "'10.0.0.0/8' is a network of --no-auth-from"),
     ] {
         let outcome = sluicegate(&[&["check"], arguments].concat(), &[]);

@@ -152,7 +152,7 @@ fn the_line_end_of_a_mounted_secret_is_no_part_of_the_password() {
     }
     let refused = Setup::new(&[]).user("ann:a\n\n").refused();
     assert_eq!(refused.code, Some(2));
-    assert!(refused.err.contains("the password holds a control character"), "{}", refused.err);
+    assert!(refused.err.contains("the password contains a control character"), "{}", refused.err);
 }
 
 /// Processor time of a process so far, in clock ticks.

@@ -84,7 +84,7 @@ pub(super) fn auth_busy() {
     });
     let line = gateway.log_line("busy", |line| line.text("reason") == "auth_busy");
     let refused = refused_of(guesses, &line);
-    let line = "503 Service Unavailable: 64 unverified credentials of this source wait already";
+    let line = "503 Service Unavailable: 64 unverified credentials of this source are already waiting";
     check(&gateway, Reason::AuthBusy, line, &refused);
 }
 
@@ -132,7 +132,7 @@ pub(super) fn lookup_limit() {
     waiting.write_all(request("first.example:443", None).as_bytes()).expect("it reads");
     eventually("a name is looked up", || gateway.metric(&LOOKUPS_ACTIVE, &[]) == 1);
     let refused = refused(&gateway, request("second.example:443", None).as_bytes());
-    let why = "second.example is not looked up: --max-lookups-per-user 1 is reached by source 127.0.0.1";
+    let why = "second.example is not looked up: --max-lookups-per-user 1 reached by source 127.0.0.1";
     check(&gateway, Reason::LookupLimit, &format!("503 Service Unavailable: {why}"), &refused);
 }
 
@@ -199,14 +199,15 @@ pub(super) fn parent_tls() {
     let gateway = Gateway::open(&["--parent", &url, "--parent-ca", certificate.to_str().expect("a plain path")]);
     let refused = refused(&gateway, request("127.0.0.1:1", None).as_bytes());
     let line = refused.answer.lines().next().unwrap_or_default().trim_start_matches("HTTP/1.1 ").to_owned();
-    let expected = format!("502 Bad Gateway: no TLS with the parent proxy {}: ", parent.address);
+    let expected = format!("502 Bad Gateway: TLS handshake with the parent proxy {} failed: ", parent.address);
     assert!(line.starts_with(&expected), "{line}");
     check(&gateway, Reason::ParentTls, &line, &refused);
 }
 
 pub(super) fn parent_timeout() {
     let (gateway, parent, refused) = through_parent(b"HTTP/1.1 2", "500ms");
-    let words = format!("no answer from the parent proxy {} within 1s 500ms (--dial-timeout, thrice)", parent.address);
+    let words =
+        format!("no answer from the parent proxy {} within 1s 500ms (three times --dial-timeout)", parent.address);
     check(&gateway, Reason::ParentTimeout, &format!("504 Gateway Timeout: {words}"), &refused);
 }
 
@@ -220,7 +221,7 @@ pub(super) fn comes_back() {
     let head = client::read_head(&parent.accept());
     let via = head.lines().find(|line| line.starts_with("Via: ")).expect("a parent is told");
     let again = format!("CONNECT db.example:443 HTTP/1.1\r\nVia: 1.1 other\r\n{via}, 1.1 another\r\n\r\n");
-    let line = "508 Loop Detected: the request came back: this gateway is a parent of its parent";
+    let line = "508 Loop Detected: the request came back to this gateway: its parent proxies form a loop";
     check(&gateway, Reason::Loop, line, &refused(&gateway, again.as_bytes()));
 }
 
@@ -309,6 +310,6 @@ pub(super) fn dial_limit() {
     dialling.write_all(request(target, None).as_bytes()).expect("it reads");
     gateway.wait_for_metric(&HANDSHAKES, &["dial"], 1);
     let refused = refused(&gateway, request("127.0.0.1:443", None).as_bytes());
-    let line = "503 Service Unavailable: --max-dials-per-user 1 are being opened, and none ended in 1s";
+    let line = "503 Service Unavailable: --max-dials-per-user 1 reached, and no connection attempt ended within 1s";
     check(&gateway, Reason::DialLimit, line, &refused);
 }

@@ -362,7 +362,7 @@ fn content_that_is_none_is_refused() {
         (
             "Transfer-Encoding: chunked\r\n",
             "x\r\n",
-            "400 Bad Request: the content of the request is not whole: the line of a chunk is none",
+            "400 Bad Request: the content of the request is incomplete: invalid chunk line",
         ),
         ("Content-Length: 9\r\n", "1234", ""),
     ] {
@@ -404,21 +404,21 @@ fn refused(gateway: &Gateway, serve: impl FnOnce(TcpStream) + Send) -> Refused {
 pub(super) fn bad_answer() {
     // Each of these at a gateway of its own: `check` counts to one.
     for (answer, why) in [
-        ("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", "it has two different lengths"),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", "two different lengths"),
         ("HTTP/1.1 200 OK\r\nA: b\r\n c: d\r\n\r\n", "it is not HTTP/1.1"),
         ("SSH-2.0-OpenSSH_9.2\r\n", "it is SSH, not HTTP/1.1"),
-        ("HTTP/1.1 200 OK\nA: b\n\n", "a line of its head ends in LF without CR"),
+        ("HTTP/1.1 200 OK\nA: b\n\n", "a line of the head ends in LF without CR"),
         (&format!("HTTP/1.1 200 OK\r\nA: {}\r\n\r\n", "b".repeat(20_000)), "its head is longer than 16384 bytes"),
         (
             "HTTP/1.1 101 OK\r\nConnection: Upgrade\r\nUpgrade: y\r\n\r\n",
-            "its 101 is for a protocol that nobody asked for",
+            "its 101 is for a protocol that was not requested",
         ),
-        ("HTTP/1.1 200 OK\r\nA: b\r\n", "it closed before it was complete"),
-        ("", "it closed before it was complete"),
+        ("HTTP/1.1 200 OK\r\nA: b\r\n", "closed before it was complete"),
+        ("", "closed before it was complete"),
     ] {
         let gateway = Gateway::open(&[]);
         let refused = refused(&gateway, |mut origin| origin.write_all(answer.as_bytes()).expect("the gateway reads"));
-        let line = format!("502 Bad Gateway: the origin's answer is of no use: {why}");
+        let line = format!("502 Bad Gateway: invalid answer from the origin: {why}");
         check(&gateway, Reason::BadAnswer, &line, &refused);
     }
 }

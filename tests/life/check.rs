@@ -82,12 +82,12 @@ fn every_error_is_told_in_one_run_with_its_place() {
     assert_eq!((outcome.code, outcome.out.as_str()), (Some(2), ""), "{outcome:?}");
     let lines: Vec<_> = outcome.err.lines().collect();
     for said in [
-        "sluicegate: --spin 1s: it is longer than 1ms; write 1ms or less",
+        "sluicegate: --spin 1s: longer than 1ms; write 1ms or less",
         "sluicegate: --source 192.0.2.1: this host has no such address; see `ip address`",
-        "sluicegate: DIR/gateway.toml:1: --listen 3128: it has no address; write 0.0.0.0:3128 for all addresses of this \
+        "sluicegate: DIR/gateway.toml:1: --listen 3128: no address; write 0.0.0.0:3128 for all addresses of this \
          host, or 127.0.0.1:3128 for this host alone",
-        "sluicegate: DIR/gateway.toml:3: no option is called 'max_tunnels'; did you mean 'max-tunnels'?",
-        "sluicegate: DIR/gateway.toml:4: --rate fast: it is not a rate; write it as 100MiB, 1Gbit or 12500000 (bytes), each a second",
+        "sluicegate: DIR/gateway.toml:3: unknown option 'max_tunnels'; did you mean 'max-tunnels'?",
+        "sluicegate: DIR/gateway.toml:4: --rate fast: not a rate; write it as 100MiB, 1Gbit or 12500000 (bytes), per second",
         "sluicegate: DIR/gateway.toml:13: 'users.ann.rate': a rate is at least 1KiB a second; leave it out for no limit",
         "sluicegate: DIR/gateway.toml:14: 'users.ann.allow': `x` names no ports; write HOST:PORTS, as `x:443` or `x:*`",
     ] {
@@ -112,7 +112,7 @@ fn every_error_is_told_in_one_run_with_its_place() {
     assert!(all.len() >= 12 && all.iter().all(|finding| finding["severity"] == "error"), "{all:?}");
     let rate = all.iter().find(|finding| finding["option"] == "rate").unwrap();
     assert_eq!((&rate["file"], &rate["line"]), (&"DIR/gateway.toml".into(), &4.into()));
-    assert_eq!(rate["message"], "--rate fast: it is not a rate");
+    assert_eq!(rate["message"], "--rate fast: not a rate");
     assert!(rate["remedy"].as_str().unwrap().starts_with("write it as 100MiB"));
     // And `serve` says the same.
     let serve = sluicegate(&[&["serve"], &arguments[..]].concat(), &[]);
@@ -125,7 +125,7 @@ fn every_error_is_told_in_one_run_with_its_place() {
 fn addresses_that_clash_are_all_named() {
     let clash = ["--listen", "127.0.0.1:81;127.0.0.1:81", "--admin", "127.0.0.1:81"];
     let outcome = sluicegate(&[&["check", "--no-auth"], &clash[..]].concat(), &[]);
-    for said in ["--listen 127.0.0.1:81 is named twice", "--admin 127.0.0.1:81 is named twice, first by --listen"] {
+    for said in ["--listen 127.0.0.1:81 is used twice", "--admin 127.0.0.1:81 is used twice, first by --listen"] {
         assert!(outcome.code == Some(2) && outcome.err.contains(said), "{said}: {outcome:?}");
     }
 }
@@ -169,8 +169,8 @@ fn what_is_probably_not_meant_is_a_warning_and_strict_refuses_it() {
     let (good, key) = (testdata("certificate.pem"), files.path("key.pem"));
     for (arguments, option, said) in [
         (config("late.toml"), "", ""),
-        (config("expired.toml"), "users.bob.expires", "DIR/expired.toml:1: warning: the time of 'bob' is over"),
-        (config("soon.toml"), "users.bob.expires", "DIR/soon.toml:1: warning: 'bob' expires at "),
+        (config("expired.toml"), "users.bob.expires", "DIR/expired.toml:1: warning: user 'bob' has expired"),
+        (config("soon.toml"), "users.bob.expires", "DIR/soon.toml:1: warning: user 'bob' expires at "),
         (config("written.toml"), "config", "DIR/written.toml: mode 0660 lets others change it; chmod 0640"),
         (config("read.toml"), "config", "DIR/read.toml: mode 0644 lets every user of this host read it; chmod 0640"),
         (
@@ -198,15 +198,15 @@ fn what_is_probably_not_meant_is_a_warning_and_strict_refuses_it() {
         (
             users(&["--no-auth", "--listen", "0.0.0.0:0"]),
             "no-auth",
-            "--no-auth: everybody who reaches 0.0.0.0:0 may use",
+            "--no-auth: every client that reaches 0.0.0.0:0 may use",
         ),
         (
             users(&["--no-auth", "--admin", "0.0.0.0:9128"]),
             "admin",
-            "--admin 0.0.0.0:9128: everybody who reaches it reads users, clients",
+            "--admin 0.0.0.0:9128: every client that reaches it can read users, clients",
         ),
         (users(&["--no-auth", "--metrics", "0.0.0.0:9129"]), "", ""),
-        (users(&["--no-auth", "--listen", "[::]:0"]), "no-auth", "--no-auth: everybody who reaches [::]:0 may use"),
+        (users(&["--no-auth", "--listen", "[::]:0"]), "no-auth", "--no-auth: every client that reaches [::]:0 may use"),
     ] {
         let mut arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         if !arguments.contains(&"--listen") && !arguments.contains(&"--listen-tls") {
@@ -218,7 +218,7 @@ fn what_is_probably_not_meant_is_a_warning_and_strict_refuses_it() {
             |text: &str| text.lines().filter(|line| !line.contains("--run-as")).collect::<Vec<_>>().join("\n");
         let plain = check(&[]);
         let text = of_others(&plain.err);
-        assert!(plain.code == Some(0) && plain.out.starts_with("The configuration can be used"), "{plain:?}");
+        assert!(plain.code == Some(0) && plain.out.starts_with("The configuration is valid"), "{plain:?}");
         assert!(!text.contains("s3cret"), "{text}");
         let mut all = findings(&check(&["--json"]));
         all.retain(|finding| finding["option"] != "run-as");
@@ -236,7 +236,7 @@ fn what_is_probably_not_meant_is_a_warning_and_strict_refuses_it() {
     // In a file, where it stands.
     files.put("open.toml", "listen = '0.0.0.0:0'\nno-auth = true\n", 0o644);
     let outcome = files.check(&["--config", &files.path("open.toml")]);
-    assert!(outcome.err.contains("sluicegate: DIR/open.toml:2: warning: --no-auth: everybody"), "{outcome:?}");
+    assert!(outcome.err.contains("sluicegate: DIR/open.toml:2: warning: --no-auth: every client"), "{outcome:?}");
     assert!(
         !Path::new(&files.path("open.toml")).is_dir() && !outcome.err.contains("mode"),
         "it holds no secret: {outcome:?}"
@@ -251,7 +251,7 @@ fn root_is_warned_unless_another_user_is_named() {
     let arguments = ["check", "--no-auth", "--listen", "127.0.0.1:0", "--strict"];
     let outcome = sluicegate(&arguments, &[]);
     let said =
-        "sluicegate: warning: the gateway runs as root, which owns most files of a host; name an unprivileged user";
+        "sluicegate: warning: the gateway runs as root, which owns most files of a host; set an unprivileged user";
     assert!(outcome.code == Some(2) && outcome.err.starts_with(said), "{outcome:?}");
     let outcome = sluicegate(&[&arguments[..], &["--run-as", "65534:65534"]].concat(), &[]);
     assert_eq!((outcome.code, outcome.err.as_str()), (Some(0), ""), "{outcome:?}");
@@ -262,19 +262,16 @@ fn a_wrong_address_is_refused_with_the_right_form() {
     for option in ["listen", "listen-tls", "admin"] {
         let variable = format!("SLUICEGATE_{}", option.replace('-', "_").to_uppercase());
         for (text, said) in [
-            (
-                "3128",
-                "it has no address; write 0.0.0.0:3128 for all addresses of this host, or 127.0.0.1:3128 for this host",
-            ),
-            (":3128", "it has no address; write 0.0.0.0:3128"),
+            ("3128", "no address; write 0.0.0.0:3128 for all addresses of this host, or 127.0.0.1:3128 for this host"),
+            (":3128", "no address; write 0.0.0.0:3128"),
             (
                 "localhost:3128",
                 "`localhost` is not an IP address, and names are not resolved here; write 127.0.0.1:3128",
             ),
-            ("0.0.0.0", "it has no port; write 0.0.0.0:3128"),
-            ("http://10.0.0.1:3128", "it is a URL, and an address with a port is wanted; write 10.0.0.1:3128"),
+            ("0.0.0.0", "no port; write 0.0.0.0:3128"),
+            ("http://10.0.0.1:3128", "a URL instead of an address and a port; write 10.0.0.1:3128"),
             ("0.0.0.0:65536", "`65536` is not a port; write a number from 1 to 65535"),
-            ("fd00::1:3128", "an IPv6 address stands in brackets before its port; write [fd00::1]:3128"),
+            ("fd00::1:3128", "an IPv6 address with a port needs brackets; write [fd00::1]:3128"),
         ] {
             let outcome = sluicegate(&["check", "--no-auth", &format!("--{option}"), text], &[]);
             let expected = format!("sluicegate: --{option} {text}: {said}");
@@ -299,12 +296,12 @@ fn lists_in_variables_are_separated_by_semicolons() {
         ("SLUICEGATE_NO_AUTH", "true"),
     ];
     let outcome = sluicegate(&["check"], &[("SLUICEGATE_NO_AUTH", "yes")]);
-    let said = "SLUICEGATE_NO_AUTH=yes: there is no such value; write one of true, false";
+    let said = "SLUICEGATE_NO_AUTH=yes: unknown value; write one of true, false";
     assert!(outcome.code == Some(2) && outcome.err.contains(said), "{outcome:?}");
     let outcome = sluicegate(&["check"], &variables);
     assert!(outcome.code == Some(0) && outcome.out.contains("on 127.0.0.1:0 [::1]:0."), "{outcome:?}");
     let outcome =
         sluicegate(&["check"], &[("SLUICEGATE_LISTEN", "127.0.0.1:0 [::1]:0"), ("SLUICEGATE_NO_AUTH", "true")]);
-    let said = "there are several values in it; separate them by a semicolon, as 127.0.0.1:0;[::1]:0, repeat";
+    let said = "several values in one; separate them by a semicolon, as 127.0.0.1:0;[::1]:0, repeat";
     assert!(outcome.code == Some(2) && outcome.err.contains(said), "{outcome:?}");
 }

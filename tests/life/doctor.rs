@@ -129,11 +129,12 @@ fn doctor_agrees_with_serve_wherever_both_run() {
         Environment::refusing(profile).agrees(WITHOUT_RING, ("splice", "ok", "works"));
     }
     let no_splice = || Environment::refusing(NO_SPLICE);
-    no_splice().agrees(WITHOUT_SPLICE, ("splice", "fails", "the seccomp filter that is in force refuses splice"));
+    no_splice().agrees(WITHOUT_SPLICE, ("splice", "fails", "the seccomp filter refuses splice"));
     no_splice().options(&["--engine", "splice"]).agrees(NOTHING, ("seccomp", "slow", "splice (Operation not"));
     no_splice().options(&["--engine", "copy"]).agrees((Some("copy"), 0), ("splice", "fails", "refuses splice"));
     for lacking in [NO_EPOLL, NO_EVENTFD] {
-        Environment::refusing(lacking).agrees(NOTHING, ("event_loop", "fails", "in force refuses epoll_create1"));
+        Environment::refusing(lacking)
+            .agrees(NOTHING, ("event_loop", "fails", "the seccomp filter refuses epoll_create1"));
     }
     let few = divide(None, 600, 1).expect("room for some").tunnels;
     Environment::descriptors(600).agrees(DEGRADED, ("descriptors", "slow", &format!("600: {few} tunnels")));
@@ -203,7 +204,7 @@ fn options_come_as_those_of_serve_do() {
     assert_eq!((report["engine"].as_str(), outcome.code), (Some("copy"), Some(0)), "{report:#}");
     assert!(check_of(&report, "congestion")["found"].to_string().contains("client leg reno, origin leg reno"));
     for (arguments, said) in [
-        (["--engine", "warp"], "no engine is called 'warp'"),
+        (["--engine", "warp"], "unknown engine 'warp'"),
         (["--congestion-control", "warp"], "--congestion-control: the kernel has no congestion control `warp`"),
     ] {
         let outcome = sluicegate(&[&["doctor"], &arguments[..]].concat(), &[]);

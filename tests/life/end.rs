@@ -160,7 +160,7 @@ fn one_tunnel_is_killed_and_another_lives_on() {
     }
 
     let outcome = sluicegate(&["kill", &id, "--control", control], &[]);
-    assert_eq!((outcome.code, outcome.out), (Some(0), format!("tunnel {id} is ended\n")));
+    assert_eq!((outcome.code, outcome.out), (Some(0), format!("ended tunnel {id}\n")));
     assert_eq!(client::end_of(&killed), End::Reset);
     assert_eq!(client::end_of(&origin), End::Reset);
     let line = gateway.closing_line(killed.local_addr().unwrap());
@@ -221,9 +221,7 @@ fn a_level_that_is_none_is_refused() {
     let outcome = sluicegate(&["serve", "--no-auth"], &[("SLUICEGATE_LOG_LEVEL", "debgu")]);
     assert_eq!(outcome.code, Some(2), "{outcome:?}");
     assert!(
-        outcome
-            .err
-            .contains("SLUICEGATE_LOG_LEVEL=debgu: there is no such value; write one of error, warn, info, debug"),
+        outcome.err.contains("SLUICEGATE_LOG_LEVEL=debgu: unknown value; write one of error, warn, info, debug"),
         "{outcome:?}"
     );
 }

@@ -8,11 +8,11 @@ fn explain_names_the_rule_and_the_addresses_that_would_be_dialled() {
         (
             &["--user", "bob", "--from", "10.9.8.7", "10.1.2.3:443"][..],
             0,
-            "bob from 10.9.8.7 asks for 10.1.2.3:443",
+            "bob from 10.9.8.7 requests 10.1.2.3:443",
             "",
         ),
         (&["10.1.2.3:443"], 0, "10.1.2.3:443  permitted by default allow *:443", ""),
-        (&["--allow", "127.0.0.0/8:*", "127.0.0.1:80"], 0, "permitted; would be dialled: 127.0.0.1:80", ""),
+        (&["--allow", "127.0.0.0/8:*", "127.0.0.1:80"], 0, "permitted; would connect to 127.0.0.1:80", ""),
         (&["10.1.2.3:22"], 1, "", "no --allow rule matches 10.1.2.3:22 (default: *:443, *:6443)"),
         (&["--deny", "10.0.0.0/8:*", "10.1.2.3:443"], 1, "", "denied by rule --deny 10.0.0.0/8:*"),
         (&["169.254.169.254:443"], 1, "", "needs a rule that names it"),

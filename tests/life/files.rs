@@ -16,10 +16,10 @@ use crate::support::{Gateway, Origin, Setup, admin, client, connect_as, eventual
 struct Spoiled(&'static str, fn(&Path), &'static str);
 
 const SPOILED: &[Spoiled] = &[
-    Spoiled("FIFO", fifo, "it is a FIFO, not a regular file; put a regular file there"),
-    Spoiled("directory", |path| fs::create_dir(path).unwrap(), "it is a directory"),
-    Spoiled("sparse file", sparse, "it is larger than "),
-    Spoiled("device", |path| symlink("/dev/zero", path).unwrap(), "it is a device"),
+    Spoiled("FIFO", fifo, "a FIFO, not a regular file; put a regular file there"),
+    Spoiled("directory", |path| fs::create_dir(path).unwrap(), "a directory, not"),
+    Spoiled("sparse file", sparse, "larger than "),
+    Spoiled("device", |path| symlink("/dev/zero", path).unwrap(), "a device, not"),
     Spoiled("nothing", |_| {}, "No such file or directory"),
 ];
 
@@ -142,7 +142,7 @@ fn a_file_system_that_does_not_answer_holds_nothing_up() {
     let position = gateway.log.position();
     drop(hung);
     replace(&users, &user("bob"));
-    gateway.log.line_from(position, "re-read", |line| line.message() == "users re-read");
+    gateway.log.line_from(position, "re-read", |line| line.message() == "users reloaded");
     client::echoes(&connect_as(gateway.address, origin.address, "bob:one"), 1_000);
     // Hung again, it ends when it is told to.
     let position = gateway.log.position();

@@ -77,7 +77,7 @@ fn every_engine_runs_as_an_unprivileged_user() {
         assert_eq!(of_threads(&gateway, "NoNewPrivs:"), all("1"), "{engine}");
         // No filter is in force that the tests are not under themselves.
         assert_eq!(of_threads(&gateway, "Seccomp:"), all(&own_status("Seccomp:")), "{engine}");
-        let line = gateway.log_line("privileges", |line| line.message() == "privileges given up");
+        let line = gateway.log_line("privileges", |line| line.message() == "privileges dropped");
         assert_eq!((line.number("uid"), line.number("gid")), (USER.into(), GROUP.into()));
         assert_eq!(gateway.log.count(|line| line.message().starts_with("the gateway runs as root")), 0);
         client::hang_up(&stream);
@@ -95,7 +95,7 @@ fn root_is_warned_of_and_keeps_no_capability_that_is_not_used() {
     let gateway = Gateway::open(&["--engine", "copy"]);
     let line = gateway
         .log_line("root", |line| line.level() == "WARN" && line.message().starts_with("the gateway runs as root"));
-    assert!(line.message().ends_with("name an unprivileged user by --run-as"), "{}", line.raw);
+    assert!(line.message().ends_with("set an unprivileged user with --run-as"), "{}", line.raw);
     for field in ["CapEff:", "CapPrm:"] {
         assert_eq!(of_threads(&gateway, field), set(&[]), "{field}");
     }
@@ -113,7 +113,7 @@ fn root_is_warned_of_and_keeps_no_capability_that_is_not_used() {
 fn a_user_that_cannot_be_is_refused() {
     for (user, said) in [
         ("no-such-user", "this host has no user 'no-such-user'"),
-        ("root", "that is root, whose privileges --run-as is to give up; name another user"),
+        ("root", "root keeps the privileges that --run-as is meant to drop; use another user"),
         ("2000000099", "give its group as well: 2000000099:GROUP"),
     ] {
         let outcome = Setup::bare(&["--no-auth", "--run-as", user]).refused();
@@ -150,7 +150,7 @@ fn files_are_re_read_as_that_user_or_refused_at_the_start() {
     let path = users.to_str().unwrap();
     let setup = || Setup::new(&["--users-file", path, "--run-as", &run_as()]);
     let outcome = setup().refused();
-    let said = format!("--run-as {}: --users-file {path} could not be re-read: cannot be read: Permission", run_as());
+    let said = format!("--run-as {}: --users-file {path} could not be reloaded: cannot be read: Permission", run_as());
     assert!(outcome.code == Some(2) && outcome.err.contains(&said), "{outcome:?}");
     chown(&users, None, Some(GROUP)).unwrap();
     fs::set_permissions(&users, fs::Permissions::from_mode(0o640)).unwrap();
@@ -158,7 +158,7 @@ fn files_are_re_read_as_that_user_or_refused_at_the_start() {
     let origin = Origin::echo();
     client::echoes(&connect_as(gateway.address, origin.address, "alice:one"), 1_000);
     replace(&users, &line("bob"));
-    gateway.log_line("re-read", |line| line.message() == "users re-read");
+    gateway.log_line("re-read", |line| line.message() == "users reloaded");
     client::echoes(&connect_as(gateway.address, origin.address, "bob:one"), 1_000);
 }
 
@@ -177,7 +177,7 @@ fn sockmap_is_refused_where_a_warning_ends_the_machine() {
     if outcome.err.contains("unshare") || outcome.err.contains("mount:") {
         return skipped("a file cannot be hidden here");
     }
-    assert!(outcome.code == Some(1) && outcome.err.contains("kernel.panic_on_warn: it is 1"), "{outcome:?}");
+    assert!(outcome.code == Some(1) && outcome.err.contains("kernel.panic_on_warn: 1:"), "{outcome:?}");
     assert!(outcome.err.contains("sysctl -w kernel.panic_on_warn=0"), "{outcome:?}");
     let gateway = Setup::new(&["--no-auth", "--engine", "sockmap,copy"]).under(&hidden).start();
     let fallback = gateway.metric(&sluicegate::metrics::ENGINE_FALLBACKS, &["sockmap", "copy", "panic_on_warn"]);

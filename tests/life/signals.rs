@@ -78,8 +78,8 @@ fn a_hangup_before_the_start_is_complete_re_reads_afterwards() {
         stdin.write_all(format!("[users.bob]\npasswords = '{hash}'\n").as_bytes()).unwrap();
         drop(stdin);
         // What came through a pipe is not there any more.
-        let line = log.line("re-read", |line| line.message().starts_with("users not re-read"));
-        assert!(line.text("error").contains("/dev/stdin: cannot be read: it is a FIFO"), "{}", line.raw);
+        let line = log.line("re-read", |line| line.message().starts_with("users not reloaded"));
+        assert!(line.text("error").contains("/dev/stdin: cannot be read: a FIFO"), "{}", line.raw);
         tell(&gateway.0, Signal::TERM);
     });
     assert_eq!(gateway.0.wait().unwrap().code(), Some(0));

@@ -17,7 +17,7 @@ fn refused(arguments: &[&str], code: i32) -> String {
 #[test]
 fn check_accepts_what_serve_would() {
     let outcome = sluicegate(&["check", "--no-auth", "--max-tunnels", "7", "--listen", "127.0.0.1:3128"], &[]);
-    let said = "The configuration can be used: everybody may come in, up to 7 tunnels, on 127.0.0.1:3128.\n";
+    let said = "The configuration is valid: no authentication, up to 7 tunnels, listening on 127.0.0.1:3128.\n";
     assert_eq!((outcome.code, outcome.out.as_str()), (Some(0), said));
     // Only root is warned, of being root.
     assert!(outcome.err.lines().all(|line| line.contains("--run-as")), "{outcome:?}");
@@ -28,27 +28,24 @@ fn check_accepts_what_serve_would() {
 #[test]
 fn check_and_serve_refuse_the_same_in_the_same_words() {
     for (arguments, said) in [
-        (
-            &[][..],
-            "nobody may come in; name users by --users-file FILE or SLUICEGATE_USER=name:password, or say --no-auth",
-        ),
-        (&["--no-auth", "--user", "alice:s3cret"], "--no-auth lets everybody in, but there are users"),
-        (&["--no-auth", "--rate-per-user", "1MiB"], "--no-auth knows no users, whom --rate-per-user is for"),
-        (&["--no-auth", "--max-tunnels-per-user", "1"], "--no-auth knows no users, whom --max-tunnels-per-user is for"),
+        (&[][..], "no users are configured; set --users-file FILE or SLUICEGATE_USER=name:password, or --no-auth"),
+        (&["--no-auth", "--user", "alice:s3cret"], "--no-auth accepts every client, but users are configured"),
+        (&["--no-auth", "--rate-per-user", "1MiB"], "--rate-per-user needs users, but --no-auth is set"),
+        (&["--no-auth", "--max-tunnels-per-user", "1"], "--max-tunnels-per-user needs users, but --no-auth is set"),
         (&["--user", "alice"], "--user: "),
         (&["--user", "a:b", "--user", "a:c"], "--user"),
         (&["--users-file", "/nonexistent/users"], "/nonexistent/users: "),
         (&["--no-auth", "--allow", "no rule"], "--allow"),
-        (&["--no-auth", "--idle-timeout", "0s"], "zero would end everything at once; leave the option out"),
+        (&["--no-auth", "--idle-timeout", "0s"], "zero would time out at once; leave the option out"),
         (&["--no-auth", "--handshake-timeout", "soon"], "write it as 30s, 5m or 12h"),
-        (&["--no-auth", "--max-tunnels", "0"], "0 would refuse everybody; leave the option out for no limit"),
-        (&["--no-auth", "--spin", "1s"], "it is longer than 1ms; write 1ms or less"),
-        (&["--no-auth", "--engine", "warp"], "no engine is called 'warp'; use auto, uring, splice, sockmap or copy"),
+        (&["--no-auth", "--max-tunnels", "0"], "0 would refuse every client; leave the option out for no limit"),
+        (&["--no-auth", "--spin", "1s"], "longer than 1ms; write 1ms or less"),
+        (&["--no-auth", "--engine", "warp"], "unknown engine 'warp'; use auto, uring, splice, sockmap or copy"),
         (&["--no-auth", "--sockmap-backlog", "16 pages"], "write it as 16MiB, 512KiB or 4194304"),
-        (&["--no-auth", "--sockmap-backlog", "1GiB"], "it is not from 64KiB to 256MiB"),
+        (&["--no-auth", "--sockmap-backlog", "1GiB"], "out of range: 64KiB to 256MiB"),
         (&["--no-auth", "--source", "192.0.2.1"], "--source 192.0.2.1: this host has no such address"),
         (&["--no-auth", "--congestion-control", "warp"], "--congestion-control: the kernel has no"),
-        (&["--no-auth", "--listen", "127.0.0.1:1", "--admin", "127.0.0.1:1"], "named twice, first by --listen"),
+        (&["--no-auth", "--listen", "127.0.0.1:1", "--admin", "127.0.0.1:1"], "used twice, first by --listen"),
         (&["--no-auth", "--max-tunnels", "99999999"], "raise it (systemd: LimitNOFILE=, shell: ulimit -Hn) or lower"),
     ] {
         let [check, serve] = ["check", "serve"].map(|command| refused(&[&[command], arguments].concat(), 2));
@@ -66,9 +63,9 @@ fn a_file_is_blamed_by_its_line() {
     let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
     for (file, said) in [
         ("no-auth = true\nlisten = 'x'\n", ":2: --listen x: `x` is not an IP address"),
-        ("no-auth = true\n\nmax_tunnels = 7\n", ":3: no option is called 'max_tunnels'; did you mean 'max-tunnels'?"),
-        ("no-auth = true\nlog = \n", ":2: this is not TOML"),
-        ("log = 'json'\nuser = 'alice'\n", ":2: --user: there is no ':' in it"),
+        ("no-auth = true\n\nmax_tunnels = 7\n", ":3: unknown option 'max_tunnels'; did you mean 'max-tunnels'?"),
+        ("no-auth = true\nlog = \n", ":2: invalid TOML"),
+        ("log = 'json'\nuser = 'alice'\n", ":2: --user: no ':' in it"),
         ("no-auth = true\nsource = '192.0.2.1'\n", ":2: --source 192.0.2.1: "),
         ("no-auth = true\ncongestion-control = 'warp'\n", ":2: --congestion-control: the kernel has no"),
         ("no-auth = true\nmax-tunnels = 99999999\n", ":2: --max-tunnels 99999999 needs"),

@@ -73,14 +73,13 @@ mod tests {
     fn the_log_says_where_it_listens() {
         let line = r#"{"level":"INFO","message":"listening","listen":"127.0.0.1:9","engine":"copy"}"#;
         assert_eq!(listening(line), Some(("127.0.0.1:9".parse().unwrap(), "copy".to_owned())));
-        assert_eq!(listening("error: no engine is called 'x'"), None);
+        assert_eq!(listening("error: unknown engine 'x'"), None);
     }
 
     #[test]
     fn an_engine_that_is_refused_is_named() {
         let folder = folder().unwrap();
-        let script =
-            "#!/bin/sh\nwhile [ \"$1\" != --engine ]; do shift; done\necho \"no engine is called '$2'\"; exit 2\n";
+        let script = "#!/bin/sh\nwhile [ \"$1\" != --engine ]; do shift; done\necho \"unknown engine '$2'\"; exit 2\n";
         let program = folder.path().join("gateway");
         std::fs::write(&program, script).unwrap();
         std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();

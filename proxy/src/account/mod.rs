@@ -257,7 +257,7 @@ impl Account {
         } else if self.live.is_some() {
             (Reason::EngineFailed, "internal error: the task that served it was dropped".into())
         } else {
-            (Reason::ClientGone, "given up before it was answered".into())
+            (Reason::ClientGone, "abandoned before it was answered".into())
         }
     }
 }

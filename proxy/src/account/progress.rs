@@ -59,7 +59,10 @@ impl Account {
             Some(_) => Ok(()),
             None => Err(Refusal::new(
                 Reason::DialLimit,
-                format!("--max-dials-per-user {} are being opened, and none ended in {limit:?}", dials.most()),
+                format!(
+                    "--max-dials-per-user {} reached, and no connection attempt ended within {limit:?}",
+                    dials.most()
+                ),
             )),
         }
     }

@@ -203,10 +203,7 @@ impl Serialize for Limit {
 impl<'de> Deserialize<'de> for Limit {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
-        #[serde(
-            untagged,
-            expecting = "a rate is wanted: a number of bytes, \"100MiB\", \"1Gbit\" or \"none\", or null"
-        )]
+        #[serde(untagged, expecting = "expected a rate: a number of bytes, \"100MiB\", \"1Gbit\" or \"none\", or null")]
         enum Written {
             Bytes(u64),
             Words(String),
@@ -310,7 +307,7 @@ mod tests {
         for (json, words) in [
             (r#"{"tunnel": 5}"#, "at least 1KiB"),
             (r#"{"tunnel": "fast"}"#, "100MiB"),
-            (r#"{"tunnel": true}"#, "a rate is wanted"),
+            (r#"{"tunnel": true}"#, "expected a rate"),
             (r#"{"tunnels": {"x": 5000}}"#, "a number in quotes"),
             (r#"{"rate": 5000}"#, "unknown field `rate`"),
         ] {

@@ -42,7 +42,7 @@ impl Admin {
     async fn answer(&self, connection: &Connection, request: Request<Incoming>) -> Answer {
         let access = connection.access;
         if !connection.permitted {
-            return error(StatusCode::FORBIDDEN, "the control socket serves the user of the gateway and root alone");
+            return error(StatusCode::FORBIDDEN, "only the gateway's user and root may use the control socket");
         }
         let (head, content) = request.into_parts();
         let Some((route, id)) = Route::find(access, head.uri.path()) else {
@@ -71,7 +71,7 @@ impl Admin {
         let content = Limited::new(content, MAX_CHANGE_BYTES).collect();
         let content = match timeout(connection.deadlines.content, content).await {
             Ok(Ok(content)) => content.to_bytes(),
-            Ok(Err(broken)) => return error(StatusCode::BAD_REQUEST, &format!("the content was not read: {broken}")),
+            Ok(Err(broken)) => return error(StatusCode::BAD_REQUEST, &format!("cannot read the content: {broken}")),
             Err(_) => return error(StatusCode::REQUEST_TIMEOUT, "the content did not arrive in time"),
         };
         connection.set_complete();
@@ -120,14 +120,12 @@ impl Admin {
             Ok(change) => self.registry.change_rates(&change),
             Err(wrong) => {
                 let form = r#"write {"tunnel": "100MiB", "users": {"ann": "none"}, "tunnels": {"17": 1048576}}"#;
-                return error(StatusCode::BAD_REQUEST, &format!("{wrong}; {form}, or null for what is configured"));
+                return error(StatusCode::BAD_REQUEST, &format!("{wrong}; {form}, or null for the configured limit"));
             }
         };
         match changed {
             Ok(()) => to_json(StatusCode::OK, &self.registry.rates()),
-            Err(Unknown::User(name)) => {
-                error(StatusCode::NOT_FOUND, &format!("no user is called '{name}'; nothing was changed"))
-            }
+            Err(Unknown::User(name)) => error(StatusCode::NOT_FOUND, &format!("no user '{name}'; nothing was changed")),
             Err(Unknown::Tunnel(id)) => {
                 error(StatusCode::NOT_FOUND, &format!("no tunnel {id} is open; nothing was changed"))
             }
@@ -166,7 +164,7 @@ impl Admin {
         match state {
             Ready::Ready => text(StatusCode::OK, "ready\n"),
             Ready::Starting => text(StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
-            Ready::Full => text(StatusCode::SERVICE_UNAVAILABLE, "full: --max-tunnels are open\n"),
+            Ready::Full => text(StatusCode::SERVICE_UNAVAILABLE, "full: --max-tunnels reached\n"),
             Ready::Draining => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
         }
     }
@@ -183,7 +181,7 @@ fn number(id: &str) -> Result<u64, String> {
 fn object<'a, T: serde::Deserialize<'a>>(content: &'a [u8]) -> Result<T, String> {
     // serde would take a list for the fields in their order.
     if content.trim_ascii_start().first().is_some_and(|first| *first != b'{') {
-        return Err("a JSON object is wanted".to_owned());
+        return Err("expected a JSON object".to_owned());
     }
     serde_json::from_slice(content).map_err(|wrong| wrong.to_string())
 }

@@ -106,8 +106,7 @@ fn not_connected(path: &Path, error: &io::Error) -> AskError {
              socket with --control PATH"
         )),
         io::ErrorKind::PermissionDenied => AskError::Failed(format!(
-            "the control socket {socket} is not yours: {error}; it serves the user of the gateway and root alone: \
-             use sudo, or `tunnels --admin ADDR:PORT` to read"
+            "the control socket {socket} belongs to another user: {error}; only the gateway's user and root may use it: use sudo, or `tunnels --admin ADDR:PORT` to read"
         )),
         _ => AskError::Failed(format!(
             "the control socket {socket} cannot be used: {error}; name the gateway's with --control PATH"

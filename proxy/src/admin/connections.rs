@@ -144,7 +144,7 @@ impl Admin {
                     // Once for as long as it stays the same.
                     if failing != error.raw_os_error() {
                         failing = error.raw_os_error();
-                        warn!(%error, "the {} cannot accept, trying again", listener.access().listener());
+                        warn!(%error, "the {} cannot accept connections; retrying", listener.access().listener());
                     }
                     connections.make_room();
                     sleep(pause).await;

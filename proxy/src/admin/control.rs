@@ -156,7 +156,7 @@ fn lock(folder: &Path) -> Result<File, (String, &'static str)> {
     let deadline = Instant::now() + LOCK_TIMEOUT;
     while let Err(error) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
         if Instant::now() >= deadline {
-            let cause = format!("{} stays locked: {error}", folder.display());
+            let cause = format!("{} is locked: {error}", folder.display());
             return Err((cause, "see with `lslocks` which process holds it, or name a path in another folder"));
         }
         thread::park_timeout(Duration::from_millis(5));
@@ -176,7 +176,7 @@ fn look(path: &Path) -> Result<Found, (String, &'static str)> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
         Err(error) => return Err((error.to_string(), remedy(&error))),
         Ok(found) if !found.file_type().is_socket() => {
-            return Err(("a file that is no socket is there".to_owned(), "remove it, or name another path"));
+            return Err(("the path is not a socket".to_owned(), "remove it, or name another path"));
         }
         Ok(_) => {}
     }
@@ -218,7 +218,7 @@ fn bind(path: &Path) -> Result<StdListener, Errno> {
 
 fn remedy(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
-        Some(libc::ENAMETOOLONG) => "the path of a unix socket has 107 bytes at most: name a shorter one",
+        Some(libc::ENAMETOOLONG) => "name a shorter path: that of a unix socket has at most 107 bytes",
         Some(libc::EACCES | libc::EPERM | libc::EROFS) => {
             "name a path in a folder that this user may write, or `--control none` for no socket"
         }
@@ -303,16 +303,15 @@ mod tests {
         let file = directory.path().join("file");
         fs::write(&file, "kept").unwrap();
         assert!(
-            message(ControlSocket::bind(&file))
-                .ends_with("a file that is no socket is there; remove it, or name another path")
+            message(ControlSocket::bind(&file)).ends_with("the path is not a socket; remove it, or name another path")
         );
         assert_eq!(fs::read_to_string(&file).unwrap(), "kept");
         let link = directory.path().join("link");
         std::os::unix::fs::symlink(directory.path().join("nowhere"), &link).unwrap();
-        assert!(message(ControlSocket::bind(&link)).contains("no socket is there"));
+        assert!(message(ControlSocket::bind(&link)).contains("is not a socket"));
         let below = message(ControlSocket::bind(&file.join("control.sock")));
         assert!(below.ends_with("name a path in a folder"), "{below}");
         let long = message(ControlSocket::bind(&directory.path().join("x".repeat(108))));
-        assert!(long.contains("107 bytes at most"), "{long}");
+        assert!(long.contains("at most 107 bytes"), "{long}");
     }
 }

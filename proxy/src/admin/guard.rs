@@ -33,20 +33,21 @@ fn is_own_page_or_tool(headers: &HeaderMap) -> Result<(), &'static str> {
         |value: &[u8]| value.strip_prefix(b"http://").is_some_and(|o| o.eq_ignore_ascii_case(host.as_bytes()));
     let sites = headers.get_all(FETCH_SITE).iter().all(|value| same_site(value.as_bytes()));
     let origins = headers.get_all(ORIGIN).iter().all(|value| same_origin(value.as_bytes()));
-    if sites && origins { Ok(()) } else { Err("a web page of another origin must not read the API") }
+    if sites && origins { Ok(()) } else { Err("cross-origin requests are refused") }
 }
 
 /// The `Host` of a request if it is an address or `localhost`.
 fn has_local_host(headers: &HeaderMap) -> Result<&str, &'static str> {
     let mut hosts = headers.get_all(HOST).iter();
     let (Some(host), None) = (hosts.next().and_then(|host| host.to_str().ok()), hosts.next()) else {
-        return Err("a request for the status page or the API needs exactly one Host");
+        return Err("a request for the status page or the API must have exactly one Host header");
     };
     if is_local_or_address(host) {
         return Ok(host);
     }
-    Err("the status page and the API are read by IP address or localhost, not by a name: this keeps web pages out \
-         that make their own name point here (DNS rebinding)")
+    Err(
+        "use an IP address or localhost for the status page and the API: other names are refused, against DNS rebinding",
+    )
 }
 
 fn is_local_or_address(authority: &str) -> bool {

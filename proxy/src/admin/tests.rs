@@ -234,9 +234,9 @@ async fn what_the_api_does_not_know_is_refused_by_name() {
         ("POST", "/api/drain?timeout=5s", "", "unknown query parameter 'timeout'"),
         ("PATCH", "/api/rates", "{\"each\": 5000}", "unknown field `each`"),
         ("PATCH", "/api/rates", "{\"tunnel\": 5000, \"tunnel\": 6000}", "duplicate field `tunnel`"),
-        ("PATCH", "/api/rates", "[5000]", "a JSON object is wanted"),
+        ("PATCH", "/api/rates", "[5000]", "expected a JSON object"),
         ("POST", "/api/drain", "{\"timeout\": 5}", "unknown field `timeout`"),
-        ("POST", "/api/drain", "now", "a JSON object is wanted"),
+        ("POST", "/api/drain", "now", "expected a JSON object"),
         ("DELETE", "/api/tunnels/1", "{\"force\": true}", "unknown field `force`"),
     ] {
         let answer = scene.send(Access::Control, method, path, content).await;
@@ -450,7 +450,7 @@ async fn strangers_to_the_control_socket_are_refused() {
     let mut answer = String::new();
     peer.read_to_string(&mut answer).await.unwrap();
     assert_eq!(status(&answer), 403);
-    assert!(error(&answer).contains("the user of the gateway and root alone"), "{answer}");
+    assert!(error(&answer).contains("only the gateway's user and root"), "{answer}");
 }
 
 #[tokio::test]

@@ -44,9 +44,9 @@ pub(super) fn parse(value: &Secret) -> Result<Credentials, Refusal> {
         return Err(other_scheme(scheme));
     }
     let decoded = BASE64.decode(encoded).map(Zeroizing::new);
-    let decoded = decoded.map_err(|_| failed("the Basic credentials are not base64"))?;
+    let decoded = decoded.map_err(|_| failed("invalid Basic credentials: not base64"))?;
     let colon = decoded.iter().position(|byte| *byte == b':');
-    let colon = colon.ok_or_else(|| failed("the Basic credentials hold no colon"))?;
+    let colon = colon.ok_or_else(|| failed("invalid Basic credentials: no colon"))?;
     let (user, password) = (&decoded[..colon], &decoded[colon + 1..]);
     if str::from_utf8(&decoded).is_ok() {
         return accept(user.to_vec(), password.to_vec(), None);
@@ -69,7 +69,7 @@ fn accept(user: Vec<u8>, password: Vec<u8>, as_sent: Option<&[u8]>) -> Result<Cr
         return Err(Refusal::new(Reason::AuthFailed, format!("the password is longer than {MAX_PASSWORD} bytes")));
     }
     if password.contains(&0) {
-        return Err(failed("the password holds a NUL byte"));
+        return Err(failed("the password contains a NUL byte"));
     }
     let as_sent = as_sent.filter(|bytes| *bytes != password).map(Secret::new);
     Ok(Credentials { user, password: Secret::new(password), as_sent })
@@ -78,7 +78,7 @@ fn accept(user: Vec<u8>, password: Vec<u8>, as_sent: Option<&[u8]>) -> Result<Cr
 fn other_scheme(scheme: &[u8]) -> Refusal {
     match OTHER_SCHEMES.iter().find(|other| other.as_bytes().eq_ignore_ascii_case(scheme)) {
         Some(other) => Refusal::new(Reason::AuthFailed, format!("the scheme {other} is not supported, only Basic is")),
-        None => failed("the credentials are of an unknown scheme, only Basic is supported"),
+        None => failed("unknown authentication scheme, only Basic is supported"),
     }
 }
 
@@ -134,14 +134,14 @@ mod tests {
     #[test]
     fn refused_forms() {
         for (value, detail) in [
-            ("", "unknown scheme"),
+            ("", "unknown authentication scheme"),
             ("Basic", "no colon"),
             ("Basic ", "no colon"),
             ("Basic !!!!", "not base64"),
             ("Basic YTpi YTpi", "not base64"),
             ("Basic YTpi==YTpi", "not base64"),
             ("Basic YWxpY2U=", "no colon"),
-            ("Basic\tYTpi", "unknown scheme"),
+            ("Basic\tYTpi", "unknown authentication scheme"),
             ("Bearer abc.def", "Bearer is not supported"),
             ("nTLM TlRMTVNTUAAB", "NTLM is not supported"),
             ("Basic YToA", "NUL"),

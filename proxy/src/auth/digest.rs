@@ -26,7 +26,7 @@ impl Key {
     pub(super) fn random() -> Result<Self, UsersError> {
         let mut key = [0; 32];
         getrandom::fill(&mut key).map_err(|error| {
-            UsersError::new("users", format!("the system gives no random bytes ({error})"), "see getrandom(2)")
+            UsersError::new("users", format!("cannot get random bytes: {error}"), "see getrandom(2)")
         })?;
         Ok(Self(key))
     }

@@ -49,7 +49,7 @@ impl Entry {
         }
         if passwords.len() > MOST_PASSWORDS {
             let cause = format!("'{name}' has {} passwords", passwords.len());
-            return Err(error(cause, "keep the one that is in use and the one that comes after it"));
+            return Err(error(cause, "keep the current one and its successor"));
         }
         let hash = |text: &&str| {
             // As `hash-password` prints it, with the name before it.

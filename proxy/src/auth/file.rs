@@ -44,12 +44,12 @@ impl UsersFile {
         self.seen = FileFingerprint::of(&self.path);
         self.last = self.seen;
         let bytes = file::read(&self.path, MAX_USERS_BYTES).map_err(|error| {
-            let remedy = "check the path of --users-file and who may read it";
+            let remedy = "check the path and permissions of --users-file";
             self.error(error.to_string(), error.remedy().unwrap_or(remedy))
         })?;
         let mut lines = users::parse_lines(&self.path, &bytes);
         if lines.good.is_empty() && !lines.names_users {
-            let empty = || self.error("holds no user", "add one that `sluicegate hash-password NAME` prints");
+            let empty = || self.error("contains no user", "add the output of `sluicegate hash-password NAME`");
             return Err(if lines.bad.is_empty() { empty() } else { lines.bad.swap_remove(0) });
         }
         Ok(lines)
@@ -136,9 +136,9 @@ mod tests {
         let refusal = |path: &Path| UsersFile::new(path.to_owned()).read().unwrap_err().to_string();
         assert!(refusal(dir.path()).contains("not a regular file"));
         fs::write(&path, "# nobody\n\n").unwrap();
-        assert!(refusal(&path).contains("holds no user"));
+        assert!(refusal(&path).contains("contains no user"));
         fs::write(&path, "\x7fELF\n\x01\n").unwrap();
-        assert!(refusal(&path).contains(":1: there is no ':' in it"));
+        assert!(refusal(&path).contains(":1: no ':' in it"));
         fs::File::create(&path).unwrap().set_len(MAX_USERS_BYTES + 1).unwrap();
         let error = refusal(&path);
         assert!(error.contains("larger than 16 MiB") && error.starts_with(&path.display().to_string()), "{error}");

@@ -72,7 +72,7 @@ impl Guard {
         if nobody && networks.is_empty() {
             return Err(UsersError::new(
                 "users",
-                "there are none",
+                "no users are configured",
                 "give --user or --users-file, or --no-auth for an open gateway",
             ));
         }
@@ -161,19 +161,19 @@ fn read(
     let elsewhere = |name: &str| match own(name) {
         _ if inline.has(name) => Some("by --user".to_owned()),
         _ if networks.has(name) => Some("by --no-auth-from".to_owned()),
-        Some(entry) => Some(format!("passwords at {}", entry.place)),
+        Some(entry) => Some(format!("with passwords at {}", entry.place)),
         None => None,
     };
     for entry in entries.iter().filter(|entry| entry.has_password()) {
         if let Some(other) = elsewhere(&entry.name).filter(|other| other.starts_with("by ")) {
-            return Err(entry.error(format!("'{}' is given {other} too", entry.name), "keep one of the two"));
+            return Err(entry.error(format!("'{}' is also defined {other}", entry.name), "keep one of the two"));
         }
     }
     let Some(file) = file else { return Ok((Table::new(Vec::new(), entries, before), Vec::new())) };
     let Lines { mut good, mut bad, .. } = file.read()?;
     good.retain(|line| {
         let Some(other) = elsewhere(&line.name) else { return true };
-        let cause = format!("'{}' is given {other} too, and this line does not count", line.name);
+        let cause = format!("'{}' is also defined {other}; this line is ignored", line.name);
         bad.push(UsersError::at(file.path(), line.number, cause, "keep one of the two"));
         false
     });

@@ -18,17 +18,17 @@ pub(super) const MIN_ROUNDS: u32 = 1_000;
 /// What SHA-crypt does where the hash names no number.
 const DEFAULT_ROUNDS: u32 = 5_000;
 
-const REHASH: &str = "replace the line by one that `sluicegate hash-password NAME` prints";
-const MISTYPED: &str = "a hash is cut off, mistyped or followed by something else";
+const REHASH: &str = "replace the line with the output of `sluicegate hash-password NAME`";
+const MISTYPED: &str = "the hash is truncated, mistyped or followed by other text";
 
 /// Hashes that the gateway does not check, by how they begin.
 const REFUSED: [(&str, &str); 10] = [
-    ("$apr1$", "apr1 hashes are MD5, too quick to try guesses against"),
-    ("$1$", "$1$ hashes are MD5, too quick to try guesses against"),
-    ("{SHA}", "{SHA} hashes are SHA-1 without salt, too quick to try guesses against"),
-    ("{SSHA}", "{SSHA} hashes are one round of SHA-1, too quick to try guesses against"),
+    ("$apr1$", "apr1 hashes are MD5, too fast to resist guessing"),
+    ("$1$", "$1$ hashes are MD5, too fast to resist guessing"),
+    ("{SHA}", "{SHA} hashes are SHA-1 without salt, too fast to resist guessing"),
+    ("{SSHA}", "{SSHA} hashes are one round of SHA-1, too fast to resist guessing"),
     ("$2x$", "$2x$ hashes come from a faulty bcrypt (CVE-2011-2483)"),
-    ("$2$", "$2$ hashes come from the first bcrypt of 1997, which nobody computes any more"),
+    ("$2$", "$2$ hashes are the obsolete first version of bcrypt"),
     ("$y$", "yescrypt is not supported"),
     ("$7$", "scrypt is not supported"),
     ("$argon2", "argon2 is not supported"),
@@ -170,7 +170,7 @@ fn bounded(what: &str, number: u32, range: RangeInclusive<u32>) -> Result<u32, H
         return Ok(number);
     }
     let (least, most) = range.into_inner();
-    Err(HashError::new(format!("the {what} is {number}, and only {least} to {most} is accepted")))
+    Err(HashError::new(format!("the {what} {number} is out of range: {least} to {most} are accepted")))
 }
 
 fn refused(text: &str) -> HashError {
@@ -178,12 +178,12 @@ fn refused(text: &str) -> HashError {
         return HashError::new(*why);
     }
     if text.is_empty() {
-        return HashError::new("there is no hash behind the name");
+        return HashError::new("no hash after the name");
     }
     if text.len() == 13 && digits(text) {
-        return HashError::new("this is a DES hash, which reads 8 characters of a password, or a plain password");
+        return HashError::new("a DES hash, which uses only 8 characters of a password, or a plain password");
     }
-    HashError::new("this is no hash of a known kind; plain passwords are not accepted")
+    HashError::new("unknown kind of hash; plain passwords are not accepted")
 }
 
 #[cfg(test)]
@@ -255,21 +255,21 @@ mod tests {
             ("hunter2", "plain"),
             ("ü$6$", "plain"),
             ("", "no hash"),
-            ("$6$", "cut off"),
-            ("$6$abcdefgh$short", "cut off"),
-            ("$6$rounds=many$abcdefgh$short", "cut off"),
-            ("$2b$04$short", "cut off"),
+            ("$6$", "truncated"),
+            ("$6$abcdefgh$short", "truncated"),
+            ("$6$rounds=many$abcdefgh$short", "truncated"),
+            ("$2b$04$short", "truncated"),
             (&bcrypt.replace("$2y$", "$2x$"), "faulty"),
             (&bcrypt.replace("COST", "03"), "4 to 17"),
-            (&bcrypt.replace("COST", "18"), "is 18"),
-            (&bcrypt.replace("COST", "31"), "is 31"),
+            (&bcrypt.replace("COST", "18"), "18 is out of range"),
+            (&bcrypt.replace("COST", "31"), "31 is out of range"),
             (&sha.replace("ROUNDS", "999"), "1000 to 5000000"),
-            (&sha.replace("ROUNDS", "999999999"), "is 999999999"),
-            (&sha.replace("ROUNDS", "99999999999"), "cut off"),
-            (&format!("{}x", sha.replace("ROUNDS", "1000")), "cut off"),
-            (&sha.replace("ROUNDS", "1000").replace("QA.", "QAz"), "cut off"),
-            (&sha.replace("ROUNDS", "1000").replace("uyUhuusyHZ7jUYv1", "uyUhuusyHZ7jUYv17"), "cut off"),
-            (&sha.replace("ROUNDS", "1000").replace("uyUhuusyHZ7jUYv1", ""), "cut off"),
+            (&sha.replace("ROUNDS", "999999999"), "999999999 is out of range"),
+            (&sha.replace("ROUNDS", "99999999999"), "truncated"),
+            (&format!("{}x", sha.replace("ROUNDS", "1000")), "truncated"),
+            (&sha.replace("ROUNDS", "1000").replace("QA.", "QAz"), "truncated"),
+            (&sha.replace("ROUNDS", "1000").replace("uyUhuusyHZ7jUYv1", "uyUhuusyHZ7jUYv17"), "truncated"),
+            (&sha.replace("ROUNDS", "1000").replace("uyUhuusyHZ7jUYv1", ""), "truncated"),
         ] {
             let unusable = Hash::parse(text).expect_err(text);
             assert!(unusable.cause.contains(cause), "{text}: {unusable:?}");

@@ -37,7 +37,7 @@ pub fn make_line(name: &str, password: &Secret, recipe: Recipe) -> Result<String
 
 fn bcrypt_hash(password: &[u8], cost: u32) -> Result<String, UsersError> {
     if password.len() > BCRYPT_READS {
-        let cause = format!("the password has {} bytes, of which bcrypt reads {BCRYPT_READS}", password.len());
+        let cause = format!("the password has {} bytes, but bcrypt uses only {BCRYPT_READS}", password.len());
         return Err(password_error(cause, "use --algorithm sha512-crypt or a shorter one"));
     }
     bcrypt::hash(password, cost).map_err(|error| password_error(error.to_string(), "see getrandom(2)"))

@@ -55,12 +55,12 @@ pub(super) struct TrustedNetworks(Vec<TrustedNetwork>);
 
 impl TrustedNetworks {
     /// # Errors
-    /// A network that is given twice.
+    /// A network that is listed twice.
     pub(super) fn new(mut networks: Vec<TrustedNetwork>) -> Result<Self, UsersError> {
         networks.sort_by_key(|own| own.network);
         if let Some(two) = networks.windows(2).find(|two| two[0].network == two[1].network) {
-            let cause = format!("'{}' is given twice", two[1].name);
-            return Err(UsersError::new("--no-auth-from", cause, "give each network once"));
+            let cause = format!("'{}' is listed twice", two[1].name);
+            return Err(UsersError::new("--no-auth-from", cause, "list each network once"));
         }
         Ok(Self(networks))
     }
@@ -111,6 +111,6 @@ mod tests {
     #[test]
     fn a_network_is_given_once() {
         let error = networks(&["10.0.0.0/8", "fd00::/8", "10.0.0.0/8"]).unwrap_err().to_string();
-        assert_eq!(error, "--no-auth-from: '10.0.0.0/8' is given twice; give each network once");
+        assert_eq!(error, "--no-auth-from: '10.0.0.0/8' is listed twice; list each network once");
     }
 }

@@ -96,8 +96,9 @@ impl Pool {
             Ok((number, displaced)) => {
                 self.0.changed.notify_one();
                 if let Some(job) = displaced {
-                    job.lead
-                        .tell(Outcome::Refused(busy("others have room for unverified credentials before this source")));
+                    job.lead.tell(Outcome::Refused(busy(
+                        "other sources are served first, and have used up the room for unverified credentials",
+                    )));
                 }
                 Some(Ticket { shared: Arc::clone(&self.0), source, number })
             }

@@ -56,12 +56,12 @@ impl<T> Queue<T> {
     ) -> Result<(u64, Option<T>), Full<T>> {
         let (own, failed) = (self.length(source), failures(source));
         if own >= WAITING_PER_SOURCE {
-            let limit = format!("{WAITING_PER_SOURCE} unverified credentials of this source wait already");
+            let limit = format!("{WAITING_PER_SOURCE} unverified credentials of this source are already waiting");
             return Err(Full { check, limit });
         }
         if failed >= BURST && own >= WAITING_PER_FAILING_SOURCE {
             let limit = format!(
-                "{WAITING_PER_FAILING_SOURCE} unverified credentials of this source wait already, the limit after \
+                "{WAITING_PER_FAILING_SOURCE} unverified credentials of this source are already waiting, the limit after \
                  {BURST} failures"
             );
             return Err(Full { check, limit });
@@ -73,7 +73,7 @@ impl<T> Queue<T> {
             match fullest.filter(|fullest| load(*fullest) > (own + 1, failed)) {
                 Some(fullest) => displaced = self.remove_newest(fullest),
                 None => {
-                    let limit = format!("{WAITING} unverified credentials wait already");
+                    let limit = format!("{WAITING} unverified credentials are already waiting");
                     return Err(Full { check, limit });
                 }
             }
@@ -210,12 +210,12 @@ mod tests {
             push(&mut queue, 1, check);
         }
         let full = queue.push(source(1), 99, |_| 0).unwrap_err();
-        assert_eq!(full.limit, "64 unverified credentials of this source wait already");
+        assert_eq!(full.limit, "64 unverified credentials of this source are already waiting");
         for check in 0..WAITING_PER_FAILING_SOURCE as u32 {
             queue.push(source(2), check, |_| BURST).unwrap();
         }
         let full = queue.push(source(2), 99, |_| BURST).unwrap_err();
-        let limit = "8 unverified credentials of this source wait already, the limit after 16 failures";
+        let limit = "8 unverified credentials of this source are already waiting, the limit after 16 failures";
         assert_eq!((full.check, full.limit.as_str()), (99, limit));
         assert!(queue.push(source(2), 99, |_| BURST - 1).is_ok());
     }
@@ -240,7 +240,7 @@ mod tests {
             push(&mut queue, number, number);
         }
         let full = queue.push(source(5_000), 1, |_| 0).unwrap_err();
-        assert_eq!(full.limit, "1024 unverified credentials wait already");
+        assert_eq!(full.limit, "1024 unverified credentials are already waiting");
         let failures = |of: Source| u32::from(of == source(7));
         assert_eq!(queue.push(source(5_000), 1, failures).unwrap().1, Some(7));
     }

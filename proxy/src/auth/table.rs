@@ -29,7 +29,7 @@ impl Inline {
         }
         let mut names = HashSet::new();
         if let Some((twice, _)) = users.iter().find(|(name, _)| !names.insert(name)) {
-            return Err(UsersError::new("--user", format!("'{twice}' is given twice"), "give each user once"));
+            return Err(UsersError::new("--user", format!("'{twice}' is listed twice"), "list each user once"));
         }
         let entry = |(name, password): (String, Secret)| {
             let credentials = Credentials { user: name.as_bytes().to_vec(), password, as_sent: None };

@@ -526,7 +526,7 @@ async fn a_file_about_no_user_keeps_the_users_from_before() {
     let setup = Setup::new(&["dave:pw"], &alice());
     let path = setup.dir.path().join("users");
     for (users, place, cause) in
-        [(String::new(), ": ", "holds no user"), ("\nnot a users file".to_owned(), ":2: ", "there is no ':' in it")]
+        [(String::new(), ": ", "contains no user"), ("\nnot a users file".to_owned(), ":2: ", "no ':' in it")]
     {
         setup.replace(&users);
         assert!(setup.auth.changed());
@@ -553,8 +553,8 @@ async fn a_bad_line_is_named_and_its_user_is_out_while_the_others_are_served() {
     assert!(setup.auth.bad_lines().is_empty());
     for (users, place, cause) in [
         (format!("{}alice:*{BCRYPT_4}\n", good("bob")), ":2: ", "plain passwords are not accepted"),
-        (format!("{}{}alice:{BCRYPT_5}\n", alice(), good("bob")), ":3: ", "neither of the two counts"),
-        (format!("{}{}", good("bob"), good("dave")), ":2: ", "'dave' is given by --user too"),
+        (format!("{}{}alice:{BCRYPT_5}\n", alice(), good("bob")), ":3: ", "both lines are ignored"),
+        (format!("{}{}", good("bob"), good("dave")), ":2: ", "'dave' is also defined by --user"),
     ] {
         setup.replace(&users);
         assert_eq!(setup.auth.reload(), Ok(2));
@@ -603,7 +603,7 @@ fn the_name_of_a_network_is_no_other_user() {
     assert!(error.contains("'10.0.0.0/8' is a network of --no-auth-from"), "{error}");
     let entry = Entry::new("FILE:1".to_owned(), "10.0.0.0/8".into(), &[BCRYPT_4], UserPolicy::default()).unwrap();
     let error = Authenticator::new(Users { networks, entries: vec![entry], ..Users::default() }).unwrap_err();
-    assert!(error.to_string().contains("given by --no-auth-from too"), "{error}");
+    assert!(error.to_string().contains("also defined by --no-auth-from"), "{error}");
     let of_ipv6 =
         |passwords: &[&str]| Entry::new("FILE:1".to_owned(), "fd00::/8".into(), passwords, UserPolicy::default());
     assert!(of_ipv6(&[]).is_ok() && of_ipv6(&[BCRYPT_4]).is_err());
@@ -676,7 +676,7 @@ fn the_line_end_of_a_hash_is_no_part_of_it() {
 fn users_given_twice_are_refused() {
     let twice = vec![parse_user("bob:one").unwrap(), parse_user("bob:two").unwrap()];
     let error = Authenticator::new(inline(twice)).unwrap_err();
-    assert!(error.to_string().contains("'bob' is given twice"), "{error}");
+    assert!(error.to_string().contains("'bob' is listed twice"), "{error}");
     assert!(!format!("{error:?}").contains("two\""), "{error:?}");
 }
 

@@ -68,8 +68,7 @@ impl std::error::Error for UsersError {}
 pub fn parse_user(text: &str) -> Result<(String, Secret), UsersError> {
     let error = |cause: String, remedy: &str| UsersError::new("--user", cause, remedy);
     let text = without_line_end(text);
-    let (name, password) =
-        text.split_once(':').ok_or_else(|| error("there is no ':' in it".into(), "give NAME:PASSWORD"))?;
+    let (name, password) = text.split_once(':').ok_or_else(|| error("no ':' in it".into(), "give NAME:PASSWORD"))?;
     check_name(name).map_err(|cause| error(cause, "give NAME:PASSWORD with another name"))?;
     check_password(password.as_bytes()).map_err(|cause| error(cause, "give NAME:PASSWORD with another password"))?;
     Ok((name.to_owned(), Secret::new(password)))
@@ -128,7 +127,7 @@ pub(super) fn parse_lines(path: &Path, bytes: &[u8]) -> Lines {
         }
         let Some(name) = name else { continue };
         if let Some(earlier) = first.get(&name) {
-            let cause = format!("'{name}' stands in line {earlier} already, and neither of the two counts");
+            let cause = format!("'{name}' is in line {earlier} as well; both lines are ignored");
             lines.bad.push(UsersError::at(path, number, cause, "remove one of the two"));
             lines.names_users = true;
             twice.insert(name);
@@ -155,8 +154,7 @@ fn name_of(line: &[u8]) -> Option<Arc<str>> {
 fn parse_line(path: &Path, number: usize, line: &[u8]) -> Result<Line, UsersError> {
     let error = |cause: String, remedy: &str| UsersError::at(path, number, cause, remedy);
     let line = str::from_utf8(line).map_err(|_| error("the line is not UTF-8".into(), "save the file as UTF-8"))?;
-    let (name, hash) =
-        line.split_once(':').ok_or_else(|| error("there is no ':' in it".into(), "a line is NAME:HASH"))?;
+    let (name, hash) = line.split_once(':').ok_or_else(|| error("no ':' in it".into(), "a line is NAME:HASH"))?;
     check_name(name).map_err(|cause| error(cause, "a line is NAME:HASH"))?;
     let hash = Hash::parse(hash).map_err(|unusable| error(format!("'{name}': {}", unusable.cause), unusable.remedy))?;
     Ok(Line { number, name: name.into(), hash })
@@ -171,7 +169,7 @@ pub(super) fn check_name(name: &str) -> Result<(), String> {
         return Err(format!("the name is longer than {MAX_NAME} bytes"));
     }
     if name.contains(|c: char| c == ':' || c.is_control()) {
-        return Err("the name holds a ':' or a control character".into());
+        return Err("the name contains a ':' or a control character".into());
     }
     Ok(())
 }
@@ -185,7 +183,9 @@ pub(super) fn check_password(password: &[u8]) -> Result<(), String> {
         return Err(format!("the password is longer than {MAX_PASSWORD} bytes"));
     }
     if password.iter().any(u8::is_ascii_control) {
-        return Err("the password holds a control character, which Basic credentials cannot (RFC 7617)".into());
+        return Err(
+            "the password contains a control character, which Basic authentication does not allow (RFC 7617)".into()
+        );
     }
     Ok(())
 }
@@ -223,11 +223,11 @@ mod tests {
             (":hunter2", "name is empty"),
             ("alice:", "password is empty"),
             ("a\nb:hunter2", "control character"),
-            ("a:hunter2\0", "password holds a control character"),
-            ("a:hunter2\n\n", "password holds a control character"),
-            ("a:hunter2\r", "password holds a control character"),
-            ("a:hunter2\u{7f}", "password holds a control character"),
-            ("a:hunter2\tb", "password holds a control character"),
+            ("a:hunter2\0", "password contains a control character"),
+            ("a:hunter2\n\n", "password contains a control character"),
+            ("a:hunter2\r", "password contains a control character"),
+            ("a:hunter2\u{7f}", "password contains a control character"),
+            ("a:hunter2\tb", "password contains a control character"),
             ("a:\n", "password is empty"),
             (&long, "longer than 512"),
         ] {
@@ -269,10 +269,10 @@ mod tests {
         for (text, place, cause) in [
             ("\nhunter2".to_owned(), ":2: ", "no ':'"),
             (":hunter2".to_owned(), ":1: ", "name is empty"),
-            ("bob:hunter2".to_owned(), ":1: ", "'bob': this is no hash"),
+            ("bob:hunter2".to_owned(), ":1: ", "'bob': unknown kind of hash"),
             ("bob:$apr1$pdAXX3ov$KRb3PveJ6q/azJzUJ.Qyo/".to_owned(), ":1: ", "'bob': apr1"),
-            (format!("{}:more", named("bob")), ":1: ", "followed by something else"),
-            (format!("{}\n#\n{}", named("bob"), named("bob")), ":3: ", "'bob' stands in line 1 already, and neither"),
+            (format!("{}:more", named("bob")), ":1: ", "followed by other text"),
+            (format!("{}\n#\n{}", named("bob"), named("bob")), ":3: ", "'bob' is in line 1 as well; both"),
             (named("a\tb"), ":1: ", "control character"),
             (named(&"n".repeat(256)), ":1: ", "longer than 255"),
         ] {

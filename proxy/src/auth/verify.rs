@@ -87,7 +87,7 @@ impl Verifier {
                 Outcome::Refused(_) if !is_again && waiter.charged_to() != source => {}
                 Outcome::Refused(refusal) => return Err(refusal),
                 Outcome::Abandoned if !is_again => {}
-                Outcome::Abandoned => return Err(busy("the password check broke off; try again")),
+                Outcome::Abandoned => return Err(busy("the password check was aborted; try again")),
             }
             is_again = true;
         }

@@ -58,15 +58,18 @@ pub(super) fn run(options: &Check) -> Result<(), Failure> {
 /// The outcome of a sound configuration, in a line.
 fn summary(options: &Serve, settings: &Settings) -> String {
     let users = match settings.authenticator.users() {
-        _ if settings.authenticator.is_open() => "everybody may come in".to_owned(),
+        _ if settings.authenticator.is_open() => "no authentication".to_owned(),
         1 => "1 user".to_owned(),
         users => format!("{users} users"),
     };
-    let networks = options.rules.no_auth_from.iter().map(|network| format!(", whoever comes from {}", network.name()));
+    let networks = options.rules.no_auth_from.iter().map(|network| format!(", no credentials from {}", network.name()));
     let networks: String = networks.collect();
     let listen = options.rules.listen().into_iter().chain(options.rules.listen_tls.iter().copied());
     let listen = listen.map(|address| address.to_string()).collect::<Vec<_>>().join(" ");
-    format!("The configuration can be used: {users}{networks}, up to {} tunnels, on {listen}.", settings.limits.tunnels)
+    format!(
+        "The configuration is valid: {users}{networks}, up to {} tunnels, listening on {listen}.",
+        settings.limits.tunnels
+    )
 }
 
 /// Settings that are probably not as they were meant; `settings` are absent where something is wrong.
@@ -103,17 +106,17 @@ fn of_user(entry: &Entry, known: bool, now: SystemTime) -> Vec<ConfigError> {
     };
     let mut warnings = Vec::new();
     if !known {
-        let cause = format!("nobody can come in as '{name}', who has no password here, in --users-file or by --user");
+        let cause = format!("user '{name}' has no password, here or in --users-file or --user");
         warnings.push(warning("", cause, "add passwords, or remove the section"));
     }
     let user_policy = entry.user_policy();
     let left = user_policy.expires.and_then(|expires| expires.duration_since(now).ok());
     if user_policy.has_expired(now) {
-        let cause = format!("the time of '{name}' is over: every request of that user is refused");
+        let cause = format!("user '{name}' has expired: every request of the user is refused");
         warnings.push(warning(".expires", cause, "set another time, or remove the section"));
     } else if left.is_some_and(|left| left < SOON) {
         let until = user_policy.expires.map(humantime::format_rfc3339_seconds);
-        let cause = format!("'{name}' expires at {}", until.map(|until| until.to_string()).unwrap_or_default());
+        let cause = format!("user '{name}' expires at {}", until.map(|until| until.to_string()).unwrap_or_default());
         warnings.push(warning(".expires", cause, "set another time if that is too soon"));
     }
     warnings
@@ -149,8 +152,8 @@ fn open_to_others(options: &Serve) -> Option<ConfigError> {
     let open =
         listen.iter().chain(&options.rules.listen_tls).find(|address| !address.ip().to_canonical().is_loopback());
     let address = open.filter(|_| options.no_auth)?;
-    let cause = format!("--no-auth: everybody who reaches {address} may use this gateway");
-    let remedy = "name users, listen on 127.0.0.1, or see that only those reach it who may";
+    let cause = format!("--no-auth: every client that reaches {address} may use this gateway");
+    let remedy = "configure users, listen on 127.0.0.1, or restrict access with a firewall";
     Some(ConfigError::warning("no-auth", cause, remedy))
 }
 
@@ -158,9 +161,9 @@ fn open_to_others(options: &Serve) -> Option<ConfigError> {
 fn shown_to_others(options: &Serve) -> Option<ConfigError> {
     let admin = Some(options.operation.admin).filter(|address| !address.ip().to_canonical().is_loopback())?;
     let cause = format!(
-        "--admin {admin}: everybody who reaches it reads users, clients, targets, rates and metrics without a password"
+        "--admin {admin}: every client that reaches it can read users, clients, targets, rates and metrics without a password"
     );
-    let remedy = "let it be on loopback, and give scrapers and probes --metrics ADDR:PORT";
+    let remedy = "keep it on loopback, and use --metrics ADDR:PORT for scrapers and probes";
     Some(ConfigError::warning("admin", cause, remedy))
 }
 

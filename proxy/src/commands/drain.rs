@@ -78,7 +78,7 @@ async fn view(endpoint: &Endpoint, method: Method) -> Result<Result<DrainView, S
     }
     let view = serde_json::from_slice(&body);
     Ok(view
-        .map_err(|error| format!("{endpoint} answered with something else than a drain ({error}); is it a gateway?")))
+        .map_err(|error| format!("{endpoint} sent an answer that is not a drain status ({error}); is it a gateway?")))
 }
 
 fn left(view: &DrainView) -> String {

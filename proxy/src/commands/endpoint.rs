@@ -29,13 +29,12 @@ impl ControlOption {
     pub fn endpoint(&self) -> Result<Endpoint, String> {
         match &self.control {
             Some(path) if path == Path::new("none") => Err(
-                "--control none: a gateway without a control socket cannot be asked; start it with --control PATH, \
-                     and name that here"
+                "--control none: a gateway without a control socket cannot be reached; start it with --control PATH, and use that path here"
                     .to_owned(),
             ),
             Some(path) => Ok(Endpoint::Control(path.clone())),
             None => default_path().map(Endpoint::Control).ok_or_else(|| {
-                "there is no default control socket: XDG_RUNTIME_DIR is not set; name the gateway's with --control PATH"
+                "no default control socket: XDG_RUNTIME_DIR is not set; name the gateway's with --control PATH"
                     .to_owned()
             }),
         }

@@ -50,7 +50,7 @@ pub async fn run(options: &Explain) -> Result<String, Failure> {
         Err(refusal) => return verdict(text, &format!("refused: {}", refusal.detail), false),
     };
     let judging = |target: &Target| {
-        let _ = writeln!(text, "  there is none; then {target}");
+        let _ = writeln!(text, "  no such name; trying {target}");
     };
     let (named, addresses) = match dialer.locate(&policy, named, others, &Principal::Gateway, judging).await {
         Ok((named, Location::AtParent)) => return by_parent(text, &policy, &dialer, named),
@@ -69,8 +69,8 @@ pub async fn run(options: &Explain) -> Result<String, Failure> {
             let some = plan.permit().addresses();
             let list = some.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
             let what = match &plan.parent {
-                Some(parent) => format!("permitted; {parent} would be asked for {}", some[0]),
-                None => format!("permitted; would be dialled: {list}"),
+                Some(parent) => format!("permitted; would connect through {parent} to {}", some[0]),
+                None => format!("permitted; would connect to {list}"),
             };
             verdict(text, &what, true)
         }
@@ -85,7 +85,11 @@ fn by_parent(text: String, policy: &Policy, dialer: &Dialer, named: Named) -> Re
             let plan = dialer.choose(permit);
             let parent = plan.parent.as_ref().map(|parent| parent.to_string()).unwrap_or_default();
             let (rule, target) = (plan.permit().rule(), plan.permit().target());
-            verdict(text, &format!("permitted by {rule}; {parent} would be asked for {target}, and resolve it"), true)
+            verdict(
+                text,
+                &format!("permitted by {rule}; would connect through {parent}, which resolves {target}"),
+                true,
+            )
         }
     }
 }
@@ -118,19 +122,19 @@ fn question(options: &Explain, target: &Target, user_policy: Option<&UserPolicy>
     let user = options.user.as_deref().unwrap_or("any user");
     let from = options.from.map_or("anywhere".to_owned(), |from| from.to_string());
     let terms = match (user_policy, options.sources.users.is_empty()) {
-        (Some(user_policy), _) => format!("\n  {user} may come {user_policy}\n"),
+        (Some(user_policy), _) => format!("\n  limits of {user}: {user_policy}\n"),
         (None, true) => " (the rules are the same for every user and source)\n".to_owned(),
         (None, false) if options.user.is_none() => {
-            " (users may have terms of their own in [users]: name one by --user)\n".to_owned()
+            " (users may have limits of their own in [users]: name one with --user)\n".to_owned()
         }
         (None, false) => {
-            format!(" ({user} has no terms of his own in [users]; whether somebody has that name is not looked at)\n")
+            format!(" ({user} has no section in [users]; --user is not checked against the users file)\n")
         }
     };
     let network = options.rules.no_auth_from.iter().find(|network| **network.name() == *user);
     let network =
-        network.map(|network| format!("  {user} needs no credentials there (--no-auth-from {})\n", network.name()));
-    format!("{user} from {from} asks for {target}{terms}{}", network.unwrap_or_default())
+        network.map(|network| format!("  clients of {user} need no credentials (--no-auth-from {})\n", network.name()));
+    format!("{user} from {from} requests {target}{terms}{}", network.unwrap_or_default())
 }
 
 fn dialer(explain: &Explain) -> Result<Dialer, Failure> {

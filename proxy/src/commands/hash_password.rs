@@ -72,13 +72,13 @@ fn ask_twice(mut ask: impl FnMut(&str) -> io::Result<Secret>) -> Result<Secret, 
     let password = ask("Password: ").map_err(|error| unread(&error))?;
     let again = ask("Again: ").map_err(|error| unread(&error))?;
     if password != again {
-        return Err(UsersError::new("password", "the two are not the same", "try again"));
+        return Err(UsersError::new("password", "the two passwords differ", "try again"));
     }
     Ok(password)
 }
 
 fn unread(error: &io::Error) -> UsersError {
-    UsersError::new("password", format!("it cannot be read: {error}"), "type it, or pass it on standard input")
+    UsersError::new("password", format!("cannot be read: {error}"), "type it, or pass it on standard input")
 }
 
 #[cfg(test)]
@@ -121,7 +121,7 @@ mod tests {
         };
         assert_eq!(typed(["hunter1", "hunter1"]).unwrap().expose(), b"hunter1");
         let error = typed(["hunter1", "hunter2"]).unwrap_err().to_string();
-        assert!(error.contains("not the same") && !error.contains("hunter"), "{error}");
+        assert!(error.contains("differ") && !error.contains("hunter"), "{error}");
         assert!(ask_twice(|_| Err(io::ErrorKind::UnexpectedEof.into())).is_err());
     }
 }

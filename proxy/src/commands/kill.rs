@@ -28,7 +28,7 @@ impl Kill {
         let (mut ended, mut failed) = (Vec::new(), Vec::new());
         for id in &self.ids {
             match kill(&endpoint, *id).await? {
-                Ok(()) => ended.push(format!("tunnel {id} is ended\n")),
+                Ok(()) => ended.push(format!("ended tunnel {id}\n")),
                 Err(why) => failed.push(why),
             }
         }
@@ -40,7 +40,7 @@ async fn kill(endpoint: &Endpoint, id: u64) -> Result<Result<(), String>, String
     Ok(match ask(endpoint, Method::DELETE, &format!("/api/tunnels/{id}"), Bytes::new()).await? {
         (StatusCode::NO_CONTENT, _) => Ok(()),
         (StatusCode::NOT_FOUND, _) => {
-            Err(format!("no tunnel {id} is open on {endpoint}; `sluicegate tunnels` lists those that are"))
+            Err(format!("no tunnel {id} is open on {endpoint}; `sluicegate tunnels` lists the open ones"))
         }
         (status, body) => Err(refused(endpoint, status, &body)),
     })

@@ -78,14 +78,14 @@ impl Lines {
             let lines = std::mem::take(&mut waiting.dropped);
             if lines > 0 {
                 drop(waiting);
-                tracing::warn!(lines, "log lines were dropped: standard error is read too slowly");
+                tracing::warn!(lines, "log lines dropped: standard error is read too slowly");
                 waiting = self.waiting();
             }
             // Only where a line can be written again: to try for the sake of this one would never end.
             if lost > 0 && unwritten == 0 {
                 drop(waiting);
                 let lines = std::mem::take(&mut lost);
-                tracing::warn!(lines, "log lines were lost: standard error could not be written to");
+                tracing::warn!(lines, "log lines lost: standard error cannot be written");
                 waiting = self.waiting();
             }
             if ending && waiting.bytes.is_empty() {

@@ -25,7 +25,7 @@ pub(super) fn give_up(options: &Serve, settings: &mut Settings) -> Result<(), Fa
         };
         capabilities::survive_change_of_user().and_then(|()| user.become_user()).map_err(refused)?;
     }
-    let failed = |error| Failure::Work(format!("cannot give capabilities up: {error}; see `dmesg`"));
+    let failed = |error| Failure::Work(format!("cannot drop capabilities: {error}; see `dmesg`"));
     // Tried with those alone that the process will have; the others may still come back.
     let legs = capabilities::with_only(kept, || {
         settings.client_leg.try_again().and_then(|()| settings.dial.leg().try_again())
@@ -40,7 +40,7 @@ pub(super) fn give_up(options: &Serve, settings: &mut Settings) -> Result<(), Fa
     capabilities::keep_only(kept).map_err(failed)?;
     // Once more: a change of user undid it.
     capabilities::conceal_memory().map_err(failed)?;
-    let unstarted = |error| Failure::Work(format!("no thread for reading files: {error}; see `ulimit -u`"));
+    let unstarted = |error| Failure::Work(format!("cannot start a thread for reading files: {error}; see `ulimit -u`"));
     file::serving().map_err(unstarted)?;
     re_readable(options)
 }
@@ -60,10 +60,12 @@ fn re_readable(options: &Serve) -> Result<(), Failure> {
         let error = if is_file { file::try_to_read(file).err() } else { unseen(file) };
         if let Some(error) = error {
             let (who, remedy) = match &options.run_as {
-                Some(user) => (format!("--run-as {user}: "), format!("let {user} read it, by its group for example")),
-                None => (String::new(), "let the user of the gateway read it without capabilities".to_owned()),
+                Some(user) => {
+                    (format!("--run-as {user}: "), format!("make it readable to {user}, for example by its group"))
+                }
+                None => (String::new(), "make it readable to the gateway's user without capabilities".to_owned()),
             };
-            let cause = format!("{who}--{option} {} could not be re-read: {error}", file.display());
+            let cause = format!("{who}--{option} {} could not be reloaded: {error}", file.display());
             let error = ConfigError::about(option, cause, remedy);
             return Err(ConfigErrors(vec![options.sources.with_location(error)]).into());
         }
@@ -80,7 +82,7 @@ fn unseen(file: &Path) -> Option<file::ReadError> {
 pub(super) fn tell(options: &Serve) {
     if let Some(user) = &options.run_as {
         let (user, uid, gid) = (user.to_string(), user.uid(), user.gid());
-        info!(user, uid, gid, "privileges given up");
+        info!(user, uid, gid, "privileges dropped");
     }
     if let Some((cause, remedy)) = capabilities::root_warning() {
         warn!("{cause}; {remedy}");

@@ -62,7 +62,7 @@ impl Rates {
             return Err(refused(&endpoint, status, &body));
         }
         let rates: RatesView = serde_json::from_slice(&body).map_err(|error| {
-            format!("{endpoint} answered with something else than rates ({error}); is it a gateway?")
+            format!("{endpoint} sent an answer that is not a list of rates ({error}); is it a gateway?")
         })?;
         Ok(shown(&rates))
     }

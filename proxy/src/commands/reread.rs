@@ -58,7 +58,7 @@ impl ConfigReloader {
                 Ok(_) => Ok(options.sources),
                 Err(errors) => Err(in_one_line(&errors)),
             },
-            _ => Err("it was not started by `serve`".to_owned()),
+            _ => Err("the process was not started by `serve`".to_owned()),
         }
     }
 }
@@ -78,15 +78,12 @@ impl UserSource for ConfigReloader {
         let read = FileFingerprint::of(&self.file);
         let checked = self.check();
         *self.state() = FileState { read, last: read, refused: checked.is_err() };
-        let remedy = "`sluicegate check` says the same until it can be used";
+        let remedy = "`sluicegate check` shows the errors as well";
         let now = checked.map_err(|error| UsersError::new("check", error, remedy))?;
         let other = now.changed_since(&self.before);
         if !other.is_empty() {
             let settings = other.join(" ");
-            warn!(
-                settings,
-                "the configuration file says something else of these too, which counts from the next start on"
-            );
+            warn!(settings, "these settings changed as well and take effect after a restart");
         }
         Ok(now.users)
     }

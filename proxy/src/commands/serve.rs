@@ -41,10 +41,11 @@ pub fn serve(options: &Serve) -> Result<(), Failure> {
     log_bad_lines(&settings.authenticator);
     let metrics = admin::recorder();
     let control = Control::new(cores);
-    let control = control.map_err(|error| Failure::Work(format!("no event loop: {error}; see `sluicegate doctor`")))?;
+    let control = control
+        .map_err(|error| Failure::Work(format!("cannot make an event loop: {error}; see `sluicegate doctor`")))?;
     let Bound { plain, secure, admin: admin_address, metrics: metrics_address } = Bound::of(&listeners)?;
     settings.authenticator.start_hashing().map_err(|error| {
-        Failure::Work(format!("no thread for password hashes can be started: {error}; raise pids.max or `ulimit -u`"))
+        Failure::Work(format!("cannot start a thread for password hashes: {error}; raise pids.max or `ulimit -u`"))
     })?;
     let relay = start_relay(&settings)?;
     let engine = relay.engine().map_or("none", Engine::label);
@@ -74,8 +75,9 @@ pub fn serve(options: &Serve) -> Result<(), Failure> {
         registry: registry.clone(),
         readiness: readiness.clone(),
         drain_timeout: options.drain_timeout,
-        reloader: reloader
-            .map_err(|error| Failure::Work(format!("no thread for reloads: {error}; see `sluicegate doctor`")))?,
+        reloader: reloader.map_err(|error| {
+            Failure::Work(format!("cannot start a thread for reloads: {error}; see `sluicegate doctor`"))
+        })?,
     };
     let [listen, listen_tls] =
         [&plain, &secure].map(|all| all.iter().map(ToString::to_string).collect::<Vec<_>>().join(","));
@@ -85,13 +87,11 @@ pub fn serve(options: &Serve) -> Result<(), Failure> {
     info!(listen, listen_tls, admin = %admin_address, metrics = metrics_listen, control = control_socket, engine, version = env!("CARGO_PKG_VERSION"), "listening");
     say_who_reads(admin_address, metrics_address);
     if let Some(why) = &listeners.no_control {
-        warn!("kill, rates and drain cannot be used, for there is no control socket: {why}");
+        warn!("no control socket, so kill, rates and drain cannot reach this gateway: {why}");
     }
     privileges::tell(options);
     if settings.relay.tls {
-        info!(
-            "tunnels whose client or parent speaks TLS with the gateway are copied in this process (engine copy), and end with it"
-        );
+        info!("tunnels with TLS to the client or the parent are copied in this process (engine copy), and end with it");
     }
     let admin = Admin::new(registry, readiness, metrics);
     let result = control.run(server, listeners, admin);
@@ -112,7 +112,8 @@ fn start_log(format: LogFormat, level: LogLevel) -> Result<Flush, Failure> {
         LogLevel::Info => LevelFilter::INFO,
         LogLevel::Debug => LevelFilter::DEBUG,
     };
-    let (lines, flush) = Lines::start(io::stderr()).map_err(|error| Failure::Work(format!("no threads: {error}")))?;
+    let (lines, flush) =
+        Lines::start(io::stderr()).map_err(|error| Failure::Work(format!("cannot start the log's thread: {error}")))?;
     let log = tracing_subscriber::fmt().with_writer(lines).with_max_level(filter).with_target(false);
     let log = log.log_internal_errors(false);
     match format {
@@ -138,7 +139,7 @@ fn give_control(options: &Serve, listeners: &mut Listeners) -> Result<(), Failur
     let (Some(user), Some(socket)) = (&options.run_as, &listeners.control) else { return Ok(()) };
     let Err(error) = socket.give_to(user.uid(), user.gid()) else { return Ok(()) };
     let path = socket.path().display();
-    let why = format!("--control {path}: cannot be given to {user}: {error}; start with CAP_CHOWN, or --control none");
+    let why = format!("--control {path}: cannot be owned by {user}: {error}; start with CAP_CHOWN, or --control none");
     if options.control() != ControlChoice::Default {
         return Err(Failure::Work(why));
     }
@@ -152,12 +153,12 @@ fn say_who_reads(admin: SocketAddr, metrics: Option<SocketAddr>) {
     if others(&admin) {
         warn!(
             %admin,
-            "everybody who reaches the admin address reads users, clients, targets, rates and metrics without a \
-             password: let it be on loopback, and give scrapers and probes --metrics ADDR:PORT"
+            "every client that reaches the admin address can read users, clients, targets, rates and metrics without a \
+             password: keep it on loopback, and use --metrics ADDR:PORT for scrapers and probes"
         );
     }
     if let Some(metrics) = metrics.filter(others) {
-        info!(%metrics, "everybody who reaches the metrics address reads metrics, with the names of users and parents, and health");
+        info!(%metrics, "every client that reaches the metrics address can read metrics, with the names of users and parents, and health");
     }
 }
 
@@ -188,13 +189,13 @@ fn start_relay(settings: &Settings) -> Result<Relay, Failure> {
         |unavailable: &[EngineUnavailable]| unavailable.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
     let relay = Relay::start(&settings.relay).map_err(|unfit| {
         Failure::Work(format!(
-            "no engine of --engine works on this host ({}); see what `sluicegate doctor` says, or try --engine auto",
+            "no engine of --engine works on this host ({}); see `sluicegate doctor`, or use --engine auto",
             said(&unfit)
         ))
     })?;
     for unfit in &relay.unavailable {
         let what = unfit.what();
-        warn!(engine = %unfit.engine, what, error = %unfit.error, "an engine failed its self-test and is not used; `sluicegate doctor` says what to do");
+        warn!(engine = %unfit.engine, what, error = %unfit.error, "an engine failed its self-test and is not used; see `sluicegate doctor`");
     }
     Ok(relay)
 }

@@ -39,7 +39,7 @@ impl Tunnels {
             return Err(refused(&endpoint, status, &body));
         }
         let tunnels: Vec<TunnelView> = serde_json::from_slice(&body).map_err(|error| {
-            format!("{endpoint} answered with something else than tunnels ({error}); is it a gateway?")
+            format!("{endpoint} sent an answer that is not a list of tunnels ({error}); is it a gateway?")
         })?;
         if self.json { Ok(format!("{}\n", String::from_utf8_lossy(&body))) } else { Ok(table(&tunnels)) }
     }
@@ -213,12 +213,12 @@ mod tests {
         let missing = kill(&[98, 99]).run().await.unwrap_err();
         let [first, second] = missing.lines().collect::<Vec<_>>()[..] else { panic!("{missing}") };
         assert!(first.starts_with("no tunnel 98 is open on /"), "{missing}");
-        assert!(second.starts_with("no tunnel 99 ") && second.ends_with("lists those that are"), "{missing}");
+        assert!(second.starts_with("no tunnel 99 ") && second.ends_with("lists the open ones"), "{missing}");
         assert_eq!(*told.lock().unwrap(), None);
-        assert_eq!(kill(&[account.id()]).run().await.unwrap(), "tunnel 1 is ended\n");
+        assert_eq!(kill(&[account.id()]).run().await.unwrap(), "ended tunnel 1\n");
         assert_eq!(*told.lock().unwrap(), Some(Command::Stop(Reason::Killed)));
         let both = kill(&[99, account.id()]).run().await.unwrap_err();
-        assert!(both.starts_with("tunnel 1 is ended\nno tunnel 99 is open"), "{both}");
+        assert!(both.starts_with("ended tunnel 1\nno tunnel 99 is open"), "{both}");
         drop(account);
     }
 
@@ -257,7 +257,7 @@ mod tests {
         for (answer, expected) in [
             ("", "did not answer"),
             ("SSH-2.0-OpenSSH_9.2\r\n", "did not answer"),
-            ("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi", "something else than tunnels"),
+            ("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi", "not a list of tunnels"),
             ("HTTP/1.1 502 x\r\ncontent-length: 9\r\n\r\n\u{1b}[2Jdown\n", "502 Bad Gateway: \u{fffd}[2Jdown"),
         ] {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

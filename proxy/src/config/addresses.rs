@@ -16,11 +16,15 @@ pub(super) fn socket(text: &str) -> Result<SocketAddr, InvalidValue> {
 /// Parses an address without a port.
 pub(super) fn ip(text: &str) -> Result<IpAddr, InvalidValue> {
     text.parse().map_err(|_| match text.parse::<SocketAddr>() {
-        Ok(socket) => InvalidValue::new("it has a port, which the kernel chooses", format!("write {}", socket.ip())),
+        Ok(socket) => {
+            InvalidValue::new("a port is not allowed here: the kernel chooses it", format!("write {}", socket.ip()))
+        }
         Err(_) => match text.trim_matches(['[', ']']).parse::<IpAddr>() {
-            Ok(address) => InvalidValue::new("the address stands without brackets here", format!("write {address}")),
+            Ok(address) => {
+                InvalidValue::new("no brackets around an address without a port", format!("write {address}"))
+            }
             Err(_) => several(text).unwrap_or_else(|| {
-                InvalidValue::new("it is not an IP address", "write one, as 192.0.2.1 or 2001:db8::1")
+                InvalidValue::new("not an IP address", "write an address such as 192.0.2.1 or 2001:db8::1")
             }),
         },
     })
@@ -32,14 +36,17 @@ fn explain(text: &str) -> InvalidValue {
     }
     if let Some((_, rest)) = text.split_once("://") {
         let place = rest.split('/').next().unwrap_or_default();
-        let cause = "it is a URL, and an address with a port is wanted";
+        let cause = "a URL instead of an address and a port";
         return InvalidValue::new(
             cause,
             right_form(place).unwrap_or_else(|| "write ADDR:PORT alone, as 0.0.0.0:3128".into()),
         );
     }
     if text.contains('/') {
-        return InvalidValue::new("it is a path or a network", "write ADDR:PORT, as 0.0.0.0:3128 for all addresses");
+        return InvalidValue::new(
+            "a path or a network instead of an address and a port",
+            "write ADDR:PORT, as 0.0.0.0:3128 for all addresses",
+        );
     }
     if let Ok(address) = text.trim_matches(['[', ']']).parse::<IpAddr>() {
         // `fd00::1:3128` is an address as well, and more probably a port without brackets.
@@ -47,21 +54,21 @@ fn explain(text: &str) -> InvalidValue {
             text.rsplit_once(':').filter(|(host, _)| !text.starts_with('[') && host.parse::<Ipv6Addr>().is_ok());
         return match with_port.and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?))) {
             Some((host, port)) => InvalidValue::new(
-                "an IPv6 address stands in brackets before its port",
+                "an IPv6 address with a port needs brackets",
                 format!("write [{host}]:{port}, or [{address}]:3128 if that is the whole address"),
             ),
-            None => InvalidValue::new("it has no port", format!("write {}", SocketAddr::new(address, 3128))),
+            None => InvalidValue::new("no port", format!("write {}", SocketAddr::new(address, 3128))),
         };
     }
     let (host, port) = text.rsplit_once(':').unwrap_or(if is_number(text) { ("", text) } else { (text, "") });
     if !port.is_empty() && port.parse::<u16>().is_err() {
         let cause = format!("`{}` is not a port", sanitize(port));
-        return InvalidValue::new(cause, "write a number from 1 to 65535 behind the colon, as 0.0.0.0:3128");
+        return InvalidValue::new(cause, "write a number from 1 to 65535 after the colon, as in 0.0.0.0:3128");
     }
     let cause = match host {
-        "" => "it has no address".to_owned(),
+        "" => "no address".to_owned(),
         "*" => "* is not an address".to_owned(),
-        _ if port.is_empty() && text.ends_with(':') => "it has no port".to_owned(),
+        _ if port.is_empty() && text.ends_with(':') => "no port".to_owned(),
         _ => format!("`{}` is not an IP address, and names are not resolved here", sanitize(host)),
     };
     InvalidValue::new(cause, right_form(text).unwrap_or_else(|| "write ADDR:PORT, as 0.0.0.0:3128".into()))
@@ -90,8 +97,8 @@ fn several(text: &str) -> Option<InvalidValue> {
     match parts.len() {
         0 | 1 if text.trim() == text && !text.is_empty() => None,
         0 => Some(InvalidValue::new("it is empty", "write an address, or leave the option out")),
-        1 => Some(InvalidValue::new("it has blanks or a comma around it", format!("write {}", sanitize(parts[0])))),
-        _ => Some(InvalidValue::new("there are several values in it", separated(&parts))),
+        1 => Some(InvalidValue::new("blanks or a comma around the value", format!("write {}", sanitize(parts[0])))),
+        _ => Some(InvalidValue::new("several values in one", separated(&parts))),
     }
 }
 
@@ -109,29 +116,37 @@ mod tests {
     fn what_is_wrong_with_an_address_and_the_right_form_are_named() {
         let all = "write 0.0.0.0:3128 for all addresses of this host, or 127.0.0.1:3128 for this host alone";
         for (text, cause, remedy) in [
-            ("3128", "it has no address", all),
-            (":3128", "it has no address", all),
+            ("3128", "no address", all),
+            (":3128", "no address", all),
             ("*:3128", "* is not an address", all),
             ("gw.example:3128", "`gw.example` is not an IP address, and names are not resolved here", all),
             ("localhost:3128", "`localhost` is not an IP address", "write 127.0.0.1:3128, or [::1]:3128"),
             ("localhost", "`localhost` is not an IP address", "write 127.0.0.1:3128, or [::1]:3128"),
-            ("0.0.0.0", "it has no port", "write 0.0.0.0:3128"),
-            ("0.0.0.0:", "it has no port", "write 0.0.0.0:3128 for all"),
-            ("::1", "it has no port", "write [::1]:3128"),
-            ("[::1]", "it has no port", "write [::1]:3128"),
-            ("::1:3128", "an IPv6 address stands in brackets", "write [::1]:3128"),
-            ("fd00::1:3128", "an IPv6 address stands in brackets", "write [fd00::1]:3128, or [fd00::1:3128]:3128 if"),
+            ("0.0.0.0", "no port", "write 0.0.0.0:3128"),
+            ("0.0.0.0:", "no port", "write 0.0.0.0:3128 for all"),
+            ("::1", "no port", "write [::1]:3128"),
+            ("[::1]", "no port", "write [::1]:3128"),
+            ("::1:3128", "an IPv6 address with a port needs brackets", "write [::1]:3128"),
+            (
+                "fd00::1:3128",
+                "an IPv6 address with a port needs brackets",
+                "write [fd00::1]:3128, or [fd00::1:3128]:3128 if",
+            ),
             ("0.0.0.0:65536", "`65536` is not a port", "write a number from 1 to 65535"),
             ("0.0.0.0:http", "`http` is not a port", "write a number from 1 to 65535"),
             ("65536", "`65536` is not a port", "write a number from 1 to 65535"),
             ("0.0.0.0:-1", "`-1` is not a port", "write a number from 1 to 65535"),
             ("010.0.0.1:80", "`010.0.0.1` is not an IP address", "write 0.0.0.0:80 for all"),
-            ("http://10.0.0.1:3128/", "it is a URL", "write 10.0.0.1:3128"),
-            ("http://gw.example:80", "it is a URL", "write 0.0.0.0:80 for all addresses"),
-            ("/run/gw.sock", "it is a path or a network", "write ADDR:PORT, as 0.0.0.0:3128"),
-            ("127.0.0.1:1 127.0.0.1:2", "there are several values in it", "as 127.0.0.1:1;127.0.0.1:2, repeat"),
-            ("127.0.0.1:1,127.0.0.1:2", "there are several values in it", "as 127.0.0.1:1;127.0.0.1:2, repeat"),
-            (" 127.0.0.1:1", "it has blanks or a comma around it", "write 127.0.0.1:1"),
+            ("http://10.0.0.1:3128/", "a URL", "write 10.0.0.1:3128"),
+            ("http://gw.example:80", "a URL", "write 0.0.0.0:80 for all addresses"),
+            (
+                "/run/gw.sock",
+                "a path or a network instead of an address and a port",
+                "write ADDR:PORT, as 0.0.0.0:3128",
+            ),
+            ("127.0.0.1:1 127.0.0.1:2", "several values in one", "as 127.0.0.1:1;127.0.0.1:2, repeat"),
+            ("127.0.0.1:1,127.0.0.1:2", "several values in one", "as 127.0.0.1:1;127.0.0.1:2, repeat"),
+            (" 127.0.0.1:1", "blanks or a comma around the value", "write 127.0.0.1:1"),
             ("", "it is empty", "write an address"),
         ] {
             let error = socket(text).unwrap_err();
@@ -146,11 +161,11 @@ mod tests {
     #[test]
     fn an_address_to_dial_from_has_no_port() {
         for (text, said) in [
-            ("192.0.2.1:80", "it has a port, which the kernel chooses; write 192.0.2.1"),
-            ("[::1]:80", "it has a port, which the kernel chooses; write ::1"),
-            ("[::1]", "the address stands without brackets here; write ::1"),
-            ("eth0", "it is not an IP address; write one, as 192.0.2.1"),
-            ("192.0.2.1 ::1", "there are several values in it; separate them by a semicolon, as 192.0.2.1;::1"),
+            ("192.0.2.1:80", "a port is not allowed here: the kernel chooses it; write 192.0.2.1"),
+            ("[::1]:80", "a port is not allowed here: the kernel chooses it; write ::1"),
+            ("[::1]", "no brackets around an address without a port; write ::1"),
+            ("eth0", "not an IP address; write an address such as 192.0.2.1"),
+            ("192.0.2.1 ::1", "several values in one; separate them by a semicolon, as 192.0.2.1;::1"),
         ] {
             assert!(ip(text).unwrap_err().to_string().starts_with(said), "{text}: {}", ip(text).unwrap_err());
         }

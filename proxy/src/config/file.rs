@@ -71,7 +71,7 @@ fn contents(lines: Lines<'_>, known: &[String]) -> Contents {
         let at = lines.at(error.span().map_or(0, |span| span.start));
         // What follows a broken line is often taken for a part of it.
         if read.errors.iter().all(|other| other.location.as_ref() != Some(&at)) {
-            let cause = format!("this is not TOML: {}", error.message());
+            let cause = format!("invalid TOML: {}", error.message());
             read.errors.push(ConfigError::new(cause, "see https://toml.io").at(at));
         }
     }
@@ -111,9 +111,9 @@ fn unknown(key: &str, known: &[String]) -> ConfigError {
     let is_close = |known: &&String| known.starts_with(&alike) || alike.starts_with(known.as_str());
     let remedy = match known.iter().find(is_close) {
         Some(close) => format!("did you mean '{close}'?"),
-        None => "`sluicegate serve --help` lists them by their long names".to_owned(),
+        None => "`sluicegate serve -h` lists the options".to_owned(),
     };
-    ConfigError::about(key, format!("no option is called '{key}'"), remedy)
+    ConfigError::about(key, format!("unknown option '{key}'"), remedy)
 }
 
 /// Flags of a value, each with its line; an error with the offset of what it is about, cause and remedy.

@@ -115,12 +115,10 @@ impl Parser {
             _ => "",
         };
         let (cause, remedy) = match (error.kind(), error.source()) {
-            (ErrorKind::ArgumentConflict, _) => {
-                ("it is given several times".to_owned(), Some("give it once".to_owned()))
-            }
+            (ErrorKind::ArgumentConflict, _) => ("given several times".to_owned(), Some("give it once".to_owned())),
             (ErrorKind::TooManyValues, _) => {
                 let remedy = format!("write --{key} alone, or {key} = true in a file");
-                ("it takes no value".to_owned(), Some(remedy))
+                ("takes no value".to_owned(), Some(remedy))
             }
             (_, Some(source)) => match source.downcast_ref::<InvalidValue>() {
                 Some(invalid) => (invalid.cause.clone(), invalid.remedy.clone()),
@@ -130,13 +128,13 @@ impl Parser {
                 }
             },
             (_, None) if value.is_empty() => {
-                ("it has no value".to_owned(), Some("give one, or leave the option out".to_owned()))
+                ("no value".to_owned(), Some("give one, or leave the option out".to_owned()))
             }
             (_, None) => {
                 let values: Vec<_> =
                     defined.get_possible_values().iter().map(|value| value.get_name().to_owned()).collect();
                 let values = if values.is_empty() { "true, false".to_owned() } else { values.join(", ") };
-                ("there is no such value".to_owned(), Some(format!("write one of {values}")))
+                ("unknown value".to_owned(), Some(format!("write one of {values}")))
             }
         };
         let flag = OsString::from(format!("--{key}={value}"));
@@ -271,7 +269,7 @@ mod tests {
         for (flag, text) in [("listen", "127.0.0.1:1 127.0.0.1:2"), ("allow", "a:1 b:1"), ("source", "::1 127.0.0.1")] {
             let error = serve("", &[&format!("--{flag}"), text]).unwrap_err();
             let right = text.replace(' ', ";");
-            let said = format!("there are several values in it; separate them by a semicolon, as {right}");
+            let said = format!("several values in one; separate them by a semicolon, as {right}");
             assert!(error.contains(&said), "{error}");
         }
     }
@@ -279,23 +277,29 @@ mod tests {
     #[test]
     fn a_wrong_value_names_the_place_and_the_remedy() {
         for (file, said) in [
-            ("\nmax_tunnels = 7", "FILE:2: no option is called 'max_tunnels'; did you mean 'max-tunnels'?"),
+            ("\nmax_tunnels = 7", "FILE:2: unknown option 'max_tunnels'; did you mean 'max-tunnels'?"),
             ("log = 'json'\nlisten = 'x'", "FILE:2: --listen x: `x` is not an IP address, and names are not resolved"),
-            ("listen = [\n'127.0.0.1:1',\n'3128']", "FILE:3: --listen 3128: it has no address; write 0.0.0.0:3128"),
-            ("frobnicate = 1", "FILE:1: no option is called 'frobnicate'; `sluicegate serve --help`"),
-            ("log = 'json'\nadmin = ", "FILE:2: this is not TOML"),
+            ("listen = [\n'127.0.0.1:1',\n'3128']", "FILE:3: --listen 3128: no address; write 0.0.0.0:3128"),
+            ("frobnicate = 1", "FILE:1: unknown option 'frobnicate'; `sluicegate serve -h`"),
+            ("log = 'json'\nadmin = ", "FILE:2: invalid TOML"),
             ("[users]\na = 1", "FILE:2: 'users.a' is not a section"),
             ("users = 'FILE'", "FILE:1: --users FILE: the option is called users-file now; write --users-file FILE"),
             ("[allow]\na = 1", "FILE:1: 'allow' is a table; write a string or a list of strings"),
             ("allow = []", "FILE:1: 'allow' is an empty list"),
-            ("log = 'xml'", "FILE:1: --log xml: there is no such value; write one of text, json"),
+            ("log = 'xml'", "FILE:1: --log xml: unknown value; write one of text, json"),
             (
                 "no-auth = 'true'",
-                "FILE:1: --no-auth true: it takes no value; write --no-auth alone, or no-auth = true in a file",
+                "FILE:1: --no-auth true: takes no value; write --no-auth alone, or no-auth = true in a file",
             ),
-            ("max-tunnels = [1, 2]", "FILE:1: --max-tunnels: it is given several times; give it once"),
-            ("max-tunnels = 5\nmax-tunnels-per-user = 0", "FILE:2: --max-tunnels-per-user 0: 0 would refuse everybody"),
-            ("max-tunnels = 0", "FILE:1: --max-tunnels 0: 0 would refuse everybody; leave the option out for no limit"),
+            ("max-tunnels = [1, 2]", "FILE:1: --max-tunnels: given several times; give it once"),
+            (
+                "max-tunnels = 5\nmax-tunnels-per-user = 0",
+                "FILE:2: --max-tunnels-per-user 0: 0 would refuse every client",
+            ),
+            (
+                "max-tunnels = 0",
+                "FILE:1: --max-tunnels 0: 0 would refuse every client; leave the option out for no limit",
+            ),
         ] {
             let error = serve(file, &[]).unwrap_err();
             assert!(error.starts_with(said) && error.lines().count() == 1, "{file:?}: {error}");

@@ -120,7 +120,7 @@ fn authenticator(options: &Serve, complete: bool, errors: &mut ConfigErrors) -> 
     let mut users = Vec::new();
     for text in &options.user {
         let text = std::str::from_utf8(text.expose());
-        let text = text.map_err(|_| ConfigError::about("user", "--user: it is not UTF-8", "write it as UTF-8"));
+        let text = text.map_err(|_| ConfigError::about("user", "--user: not UTF-8", "write it as UTF-8"));
         let user = text.and_then(|text| parse_user(text).map_err(|error| of_users("user", &error)));
         users.extend(errors.collect(user));
     }
@@ -129,26 +129,28 @@ fn authenticator(options: &Serve, complete: bool, errors: &mut ConfigErrors) -> 
     let has_passwords =
         !options.user.is_empty() || options.users_file.is_some() || entries.iter().any(Entry::has_password);
     let has_users = has_passwords || !networks.is_empty();
-    let no_auth = |cause: &str| ConfigError::about("no-auth", cause, "leave one of the two out");
+    let no_auth = |cause: &str| ConfigError::about("no-auth", cause, "remove one of the two");
     match (options.no_auth, has_users) {
-        (true, true) if has_passwords => errors.0.push(no_auth("--no-auth lets everybody in, but there are users")),
-        (true, true) => errors.0.push(no_auth("--no-auth lets everybody in, but --no-auth-from names networks")),
+        (true, true) if has_passwords => {
+            errors.0.push(no_auth("--no-auth accepts every client, but users are configured"))
+        }
+        (true, true) => errors.0.push(no_auth("--no-auth accepts every client, but --no-auth-from names networks")),
         (true, false) if !entries.is_empty() => {
-            errors.0.push(no_auth("--no-auth lets everybody in, but [users] says what some may"));
+            errors.0.push(no_auth("--no-auth accepts every client, but [users] limits users"));
         }
         (true, false) => {
             let of_users = limits_of_users(options);
-            let of_users = of_users.map(|option| no_auth(&format!("--no-auth knows no users, whom {option} is for")));
+            let of_users = of_users.map(|option| no_auth(&format!("{option} needs users, but --no-auth is set")));
             errors.0.extend(of_users);
         }
         (false, false) if complete => errors.0.push(ConfigError::new(
-            "nobody may come in",
-            "name users by --users-file FILE or SLUICEGATE_USER=name:password, or say --no-auth if everybody who reaches \
-             this gateway may use it",
+            "no users are configured",
+            "set --users-file FILE or SLUICEGATE_USER=name:password, or --no-auth to accept every client",
         )),
         (false, false) => {}
         // Of those that are given none can be used, as is said already.
-        (false, true) if users.is_empty() && options.users_file.is_none() && entries.is_empty() && networks.is_empty() => {}
+        (false, true)
+            if users.is_empty() && options.users_file.is_none() && entries.is_empty() && networks.is_empty() => {}
         (false, true) => {
             let users = Users { inline: users, file: options.users_file.clone(), entries, networks };
             let authenticator = Authenticator::new(users);
@@ -205,12 +207,10 @@ fn certificate(options: &Serve) -> Result<Option<ServerCertificate>, ConfigError
         }
         ([], certificate, _) => {
             let option = if certificate.is_some() { "tls-cert" } else { "tls-key" };
-            let cause = "--tls-cert and --tls-key are for --listen-tls ADDR:PORT, and there is none";
-            wrong(option, cause, "add that, or leave them out")
+            let cause = "--tls-cert and --tls-key need --listen-tls ADDR:PORT";
+            wrong(option, cause, "add it, or remove them")
         }
-        (_, None, _) => {
-            wrong("listen-tls", "--listen-tls has no certificate", "add --tls-cert FILE, which clients are shown")
-        }
+        (_, None, _) => wrong("listen-tls", "--listen-tls has no certificate", "add --tls-cert FILE"),
         (_, _, None) => wrong("listen-tls", "--listen-tls has no key", "add --tls-key FILE, the key of --tls-cert"),
     }
 }
@@ -238,7 +238,7 @@ pub fn parents(rules: &Rules, operation: &Operation) -> Result<Parents, ConfigEr
         }),
     };
     if let Some(own) = parents.all().find(|parent| is_own(parent)) {
-        let cause = format!("--parent {} is a listener of this gateway: a tunnel would never end", own.url());
+        let cause = format!("--parent {} is a listener of this gateway: requests would loop", own.url());
         let error = ConfigError::about("parent", cause, "name another proxy, or leave it out");
         return Err(ConfigErrors(vec![error]));
     }
@@ -255,7 +255,7 @@ fn not_distinct(options: &Serve) -> Vec<ConfigError> {
     let named: Vec<_> = named.filter(|(_, address)| address.port() != 0).collect();
     let twice = named.iter().enumerate().filter_map(|(index, (option, address))| {
         let (first, _) = named[..index].iter().find(|(_, other)| other == address)?;
-        let cause = format!("--{option} {address} is named twice, first by --{first}");
+        let cause = format!("--{option} {address} is used twice, first by --{first}");
         Some(ConfigError::about(option, cause, "give each listener a port of its own"))
     });
     twice.collect()

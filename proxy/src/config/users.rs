@@ -77,8 +77,9 @@ fn entry(lines: Lines<'_>, at: usize, name: &str, user: &DeTable<'_>, errors: &m
             "max-tunnels" => number(value).map(|number| user_policy.max_tunnels = Some(number)),
             "rate" => limit(value).map(|rate| user_policy.rate = Some(rate)),
             _ => {
-                let cause = format!("no setting of a user is called '{key}'");
-                errors.push(ConfigError::about(&option, cause, format!("there are {SETTINGS}")).at(lines.at(at)));
+                let cause = format!("unknown setting '{key}' of a user");
+                errors
+                    .push(ConfigError::about(&option, cause, format!("the settings are {SETTINGS}")).at(lines.at(at)));
                 continue;
             }
         };
@@ -90,7 +91,7 @@ fn entry(lines: Lines<'_>, at: usize, name: &str, user: &DeTable<'_>, errors: &m
     let option = format!("users.{name}");
     if user_policy.on_expiry == OnExpiry::End && !user.keys().any(|key| key.get_ref() == "expires") {
         let cause = format!("'users.{name}' has on-expiry but no expires");
-        errors.push(ConfigError::about(&option, cause, "add that, or leave both out").at(lines.at(at)));
+        errors.push(ConfigError::about(&option, cause, "add expires, or remove on-expiry").at(lines.at(at)));
     }
     let place = lines.at(at);
     match Entry::new(place.to_string(), shared, &passwords, user_policy) {
@@ -108,12 +109,10 @@ fn invalid(cause: &str, remedy: &str) -> InvalidValue {
 
 /// A string, or some of them.
 fn strings<'a>(value: &'a Spanned<DeValue<'_>>) -> Result<Vec<&'a str>, InvalidValue> {
-    let wanted = || invalid("it is not a string or a list of strings", "write \"...\" or [\"...\", \"...\"]");
+    let wanted = || invalid("not a string or a list of strings", "write \"...\" or [\"...\", \"...\"]");
     match value.get_ref() {
         DeValue::String(text) => Ok(vec![text]),
-        DeValue::Array(texts) if texts.is_empty() => {
-            Err(invalid("it is an empty list", "leave it out, or the whole user"))
-        }
+        DeValue::Array(texts) if texts.is_empty() => Err(invalid("an empty list", "remove it, or the whole section")),
         DeValue::Array(texts) => texts.iter().map(|text| text.get_ref().as_str().ok_or_else(wanted)).collect(),
         _ => Err(wanted()),
     }
@@ -132,10 +131,7 @@ fn on_expiry(value: &Spanned<DeValue<'_>>) -> Result<OnExpiry, InvalidValue> {
     match value.get_ref().as_str() {
         Some("end") => Ok(OnExpiry::End),
         Some("stay") => Ok(OnExpiry::Stay),
-        _ => Err(invalid(
-            "there is no such value",
-            "write \"end\" to reset live tunnels then, or \"stay\" to let them live on",
-        )),
+        _ => Err(invalid("unknown value", "write \"end\" to reset open tunnels then, or \"stay\" to keep them")),
     }
 }
 
@@ -144,14 +140,14 @@ fn number(value: &Spanned<DeValue<'_>>) -> Result<usize, InvalidValue> {
     let number = number.and_then(|number| number.as_str().parse::<usize>().ok());
     number
         .filter(|number| *number > 0)
-        .ok_or_else(|| invalid("it is not a whole number from 1 on", "write one, or leave it out for no limit"))
+        .ok_or_else(|| invalid("not a positive whole number", "write 1 or more, or leave it out for no limit"))
 }
 
 fn limit(value: &Spanned<DeValue<'_>>) -> Result<Limit, InvalidValue> {
     match value.get_ref() {
         DeValue::Integer(number) => number.as_str().parse::<Rate>().map(|rate| Limit(Some(rate))),
         DeValue::String(text) => text.parse(),
-        _ => Err("it is not a rate; write \"100MiB\", \"1Gbit\" or \"none\"".to_owned()),
+        _ => Err("not a rate; write \"100MiB\", \"1Gbit\" or \"none\"".to_owned()),
     }
     .map_err(|error| InvalidValue::from_text(&error))
 }
@@ -159,8 +155,8 @@ fn limit(value: &Spanned<DeValue<'_>>) -> Result<Limit, InvalidValue> {
 /// A time of TOML, which is one of RFC 3339, or a string that holds one.
 fn time(value: &Spanned<DeValue<'_>>) -> Result<SystemTime, InvalidValue> {
     let wanted = || {
-        let remedy = "write one of RFC 3339, as 2026-12-24T18:00:00Z or 2026-12-24T18:00:00+01:00";
-        invalid("it is not a time with its offset", remedy)
+        let remedy = "write a time of RFC 3339, such as 2026-12-24T18:00:00Z or 2026-12-24T18:00:00+01:00";
+        invalid("not a time with an offset", remedy)
     };
     let time: Datetime = match value.get_ref() {
         DeValue::Datetime(time) => *time,
@@ -209,16 +205,12 @@ mod tests {
         assert_eq!((ann.name(), ann.place(), ann.has_password()), ("ann", ("FILE", Some(3)), true));
         assert_eq!(
             ann.user_policy().to_string(),
-            "from 192.0.2.0/24, 2001:db8::1/128; until 2026-12-24T17:00:00Z, when live tunnels end; at most 2 tunnels at \
-             once; 1Gbit/s together"
+            "from 192.0.2.0/24, 2001:db8::1/128; until 2026-12-24T17:00:00Z, when open tunnels end; at most 2 open tunnels; 1Gbit/s in all"
         );
         assert!(ann.user_policy().scope.is_some() && bob.user_policy().scope.is_none());
         assert_eq!(bob.user_policy().expires, ann.user_policy().expires);
-        assert_eq!(
-            bob.user_policy().to_string(),
-            "until 2026-12-24T17:00:00Z, when live tunnels stay; 2KiB/s together"
-        );
-        assert_eq!((eve.user_policy().to_string(), eve.has_password()), ("as fast as can be".to_owned(), false));
+        assert_eq!(bob.user_policy().to_string(), "until 2026-12-24T17:00:00Z, when open tunnels stay; 2KiB/s in all");
+        assert_eq!((eve.user_policy().to_string(), eve.has_password()), ("no rate limit".to_owned(), false));
     }
 
     #[test]
@@ -230,31 +222,28 @@ mod tests {
             ("[users.ann]\nrate = 1\n", "2: 'users.ann.rate': a rate is at least 1KiB"),
             (
                 "[users.ann]\n\nmax_tunnels = 2",
-                "3: no setting of a user is called 'max_tunnels'; there are passwords, allow",
+                "3: unknown setting 'max_tunnels' of a user; the settings are passwords, allow",
             ),
-            ("[users.ann]\nmax-tunnels = 0", "2: 'users.ann.max-tunnels': it is not a whole number from 1 on"),
+            ("[users.ann]\nmax-tunnels = 0", "2: 'users.ann.max-tunnels': not a positive whole number"),
             ("[users.ann]\nallow = 'x'", "2: 'users.ann.allow': `x` names no ports"),
-            ("[users.ann]\nallow = []", "2: 'users.ann.allow': it is an empty list"),
+            ("[users.ann]\nallow = []", "2: 'users.ann.allow': an empty list"),
             (
                 "[users.ann]\nfrom = '10.0.0.1/8'",
-                "2: 'users.ann.from': it has bits behind its prefix; write 10.0.0.0/8",
+                "2: 'users.ann.from': host bits are set beyond the prefix; write 10.0.0.0/8",
             ),
             (
                 "[users.ann]\nexpires = 2026-12-24",
-                "2: 'users.ann.expires': it is not a time with its offset; write one of RFC 3339",
+                "2: 'users.ann.expires': not a time with an offset; write a time of RFC 3339",
             ),
-            ("[users.ann]\nexpires = 2026-12-24T18:00:00", "2: 'users.ann.expires': it is not a time with its offset"),
-            ("[users.ann]\nexpires = 'soon'", "2: 'users.ann.expires': it is not a time with its offset"),
-            (
-                "[users.ann]\nexpires = 9999-12-31T23:59:59-00:01",
-                "2: 'users.ann.expires': it is not a time with its offset",
-            ),
-            ("[users.ann]\nexpires = 5", "2: 'users.ann.expires': it is not a time with its offset"),
-            ("[users.ann]\non-expiry = 'kill'", "2: 'users.ann.on-expiry': there is no such value; write \"end\""),
+            ("[users.ann]\nexpires = 2026-12-24T18:00:00", "2: 'users.ann.expires': not a time with an offset"),
+            ("[users.ann]\nexpires = 'soon'", "2: 'users.ann.expires': not a time with an offset"),
+            ("[users.ann]\nexpires = 9999-12-31T23:59:59-00:01", "2: 'users.ann.expires': not a time with an offset"),
+            ("[users.ann]\nexpires = 5", "2: 'users.ann.expires': not a time with an offset"),
+            ("[users.ann]\non-expiry = 'kill'", "2: 'users.ann.on-expiry': unknown value; write \"end\""),
             ("[users.ann]\non-expiry = 'end'", "1: 'users.ann' has on-expiry but no expires"),
             ("[users.ann]\npasswords = 'secret'", "1: 'ann': "),
-            ("[users.'a:b']\nrate = 'none'", "1: the name holds a ':'"),
-            (&three, "1: 'ann' has 3 passwords; keep the one that is in use"),
+            ("[users.'a:b']\nrate = 'none'", "1: the name contains a ':'"),
+            (&three, "1: 'ann' has 3 passwords; keep the current one"),
         ] {
             let error = section(text).unwrap_err();
             assert!(error.starts_with(said) && !error.contains("secret"), "{text}: {error}");

@@ -40,7 +40,7 @@ pub(super) fn word<T: FromStr<Err = String>>(text: &str) -> Parsed<T> {
     match words.len() {
         0 => Err(InvalidValue::new("it is empty", "leave the option out, or give it a value")),
         1 => parsed(words[0]),
-        _ => Err(InvalidValue::new("there are several values in it", separated(&words))),
+        _ => Err(InvalidValue::new("several values in one", separated(&words))),
     }
 }
 
@@ -50,16 +50,16 @@ const LONGEST: Duration = Duration::from_hours(24 * 24);
 pub(super) fn duration(text: &str) -> Parsed<Duration> {
     let duration = time(text, "write it as 30s, 5m or 12h")?;
     if duration.is_zero() {
-        Err(InvalidValue::new("zero would end everything at once", "leave the option out instead"))
+        Err(InvalidValue::new("zero would time out at once", "leave the option out instead"))
     } else if duration < Duration::from_millis(1) || duration > LONGEST {
-        Err(InvalidValue::new("it is not from 1ms to 24days", "write a time in between"))
+        Err(InvalidValue::new("out of range: 1ms to 24days", "write a time in that range"))
     } else {
         Ok(duration)
     }
 }
 
 fn time(text: &str, remedy: &str) -> Parsed<Duration> {
-    humantime::parse_duration(text).map_err(|error| InvalidValue::new(format!("it is not a time: {error}"), remedy))
+    humantime::parse_duration(text).map_err(|error| InvalidValue::new(format!("not a time: {error}"), remedy))
 }
 
 /// Longest time that a loop may spin: one that spins for longer takes a core for nothing.
@@ -67,11 +67,7 @@ const LONGEST_SPIN: Duration = Duration::from_millis(1);
 
 pub(super) fn spin(text: &str) -> Parsed<Duration> {
     let duration = time(text, "write it as 50us, or 0s for none")?;
-    if duration > LONGEST_SPIN {
-        Err(InvalidValue::new("it is longer than 1ms", "write 1ms or less"))
-    } else {
-        Ok(duration)
-    }
+    if duration > LONGEST_SPIN { Err(InvalidValue::new("longer than 1ms", "write 1ms or less")) } else { Ok(duration) }
 }
 
 /// The kernel gives segments of up to 64 KiB on in one piece, and memory that is held for one direction is no backlog
@@ -89,9 +85,9 @@ pub(super) fn size(text: &str) -> Parsed<u64> {
     };
     let bytes = digits.parse::<u64>().ok().zip(unit).and_then(|(number, unit)| number.checked_mul(1 << unit));
     match bytes {
-        None => Err(InvalidValue::new("it is not a number of bytes", "write it as 16MiB, 512KiB or 4194304")),
+        None => Err(InvalidValue::new("not a number of bytes", "write it as 16MiB, 512KiB or 4194304")),
         Some(bytes) if BACKLOG.contains(&bytes) => Ok(bytes),
-        Some(_) => Err(InvalidValue::new("it is not from 64KiB to 256MiB", "write a size in between")),
+        Some(_) => Err(InvalidValue::new("out of range: 64KiB to 256MiB", "write a size in that range")),
     }
 }
 
@@ -105,12 +101,12 @@ pub(super) fn network(text: &str) -> Parsed<IpNet> {
     let network = address.or_else(|_| text.parse::<IpNet>()).map_err(|_| {
         let words: Vec<&str> = text.split([' ', ',', '\t', '\n']).filter(|word| !word.is_empty()).collect();
         if words.len() > 1 {
-            return InvalidValue::new("there are several values in it", separated(&words));
+            return InvalidValue::new("several values in one", separated(&words));
         }
-        InvalidValue::new("it is not a network or an address", "write it as 10.0.0.0/8, 10.1.2.3 or fd00::/8")
+        InvalidValue::new("not a network or an address", "write it as 10.0.0.0/8, 10.1.2.3 or fd00::/8")
     })?;
     if network.trunc() != network {
-        return Err(InvalidValue::new("it has bits behind its prefix", format!("write {}", network.trunc())));
+        return Err(InvalidValue::new("host bits are set beyond the prefix", format!("write {}", network.trunc())));
     }
     // Addresses are known in one form (RFC 4291, 2.5.5.2).
     let mapped = match network {
@@ -123,9 +119,9 @@ pub(super) fn network(text: &str) -> Parsed<IpNet> {
 
 pub(super) fn positive(text: &str) -> Parsed<usize> {
     match text.parse() {
-        Ok(0) => Err(InvalidValue::new("0 would refuse everybody", "leave the option out for no limit")),
+        Ok(0) => Err(InvalidValue::new("0 would refuse every client", "leave the option out for no limit")),
         Ok(number) => Ok(number),
-        Err(_) => Err(InvalidValue::new("it is not a whole number", "write one from 1 on")),
+        Err(_) => Err(InvalidValue::new("not a whole number", "write 1 or more")),
     }
 }
 

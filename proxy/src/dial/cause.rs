@@ -49,7 +49,7 @@ pub(super) fn refusal(target: &Target, failures: &[Failure], timeout: Duration) 
 /// The refusal where a target could not be told by the PROXY protocol whom a tunnel is for.
 pub(super) fn of_preamble(address: SocketAddr, error: &io::Error) -> Refusal {
     let reason = if error.kind() == io::ErrorKind::TimedOut { Reason::ConnectTimeout } else { Reason::Unreachable };
-    Refusal::new(reason, format!("{address} took no PROXY header: {error}"))
+    Refusal::new(reason, format!("cannot send the PROXY header to {address}: {error}"))
 }
 
 /// What a failed connect(2), or a step before it, counts as.

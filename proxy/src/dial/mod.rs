@@ -75,7 +75,7 @@ impl Options {
         let source: Vec<_> = source.iter().map(IpAddr::to_canonical).collect();
         for (place, address) in source.iter().enumerate() {
             if let Some(other) = source[..place].iter().find(|other| other.is_ipv4() == address.is_ipv4()) {
-                return Err(format!("--source {other} and {address} are of one family; leave one of the two out"));
+                return Err(format!("--source {other} and {address} are of the same family; remove one of the two"));
             }
             if !is_local_address(*address) {
                 return Err(format!("--source {address}: this host has no such address; see `ip address`"));
@@ -116,7 +116,7 @@ impl Options {
             (true, Some(file)) => Some(RootStore::of_file(file).map_err(|error| format!("--parent-ca {error}"))?),
             (false, None) => None,
             (false, Some(_)) => {
-                return Err("--parent-ca is for parents by https://; name one by --parent, or leave it out".into());
+                return Err("--parent-ca needs an https:// parent; add one with --parent, or remove it".into());
             }
         };
         Ok(Self { parents, trust, ..self })
@@ -171,7 +171,10 @@ impl Dialer {
     /// [`Reason::Loop`].
     pub fn refuse_loop(&self, via: &str) -> Result<(), Refusal> {
         if via.split([',', ' ']).any(|word| word == self.pseudonym) {
-            return Err(Refusal::new(Reason::Loop, "the request came back: this gateway is a parent of its parent"));
+            return Err(Refusal::new(
+                Reason::Loop,
+                "the request came back to this gateway: its parent proxies form a loop",
+            ));
         }
         Ok(())
     }

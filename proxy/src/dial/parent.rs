@@ -46,13 +46,13 @@ pub(super) async fn ask(
                     200..300 => return Ok(behind),
                     // Another answer follows (RFC 9110, 15.2).
                     100 | 102..200 if interim < MAX_INTERIM_ANSWERS => (buffer, interim) = (behind, interim + 1),
-                    100 | 102..200 => return Err(no_answer(parent, "more than 8 interim answers came first")),
+                    100 | 102..200 => return Err(no_answer(parent, "more than 8 interim answers")),
                     _ => return Err(answer.refusal(parent)),
                 }
             }
             buffer.reserve_exact(MAX_HEAD.saturating_sub(buffer.len()).max(1));
             match stream.read_buf(&mut buffer).await {
-                Ok(0) => return Err(no_answer(parent, "it closed before it was complete")),
+                Ok(0) => return Err(no_answer(parent, "closed before it was complete")),
                 Ok(_) => {}
                 Err(error) => return Err(broke_off(parent, &error)),
             }
@@ -62,7 +62,7 @@ pub(super) async fn ask(
         let limit = humantime::format_duration(limit);
         Err(Refusal::new(
             Reason::ParentTimeout,
-            format!("no answer from {parent} within {limit} (--dial-timeout, thrice)"),
+            format!("no answer from {parent} within {limit} (three times --dial-timeout)"),
         ))
     })
 }
@@ -78,14 +78,14 @@ pub(super) async fn secure(
     name: &ServerName<'static>,
     limit: Duration,
 ) -> Result<(), Refusal> {
-    let failed = |why: String| Refusal::new(Reason::ParentTls, format!("no TLS with {parent}: {why}"));
-    let trust = trust.ok_or_else(|| failed("nobody is trusted".to_owned()))?;
+    let failed = |why: String| Refusal::new(Reason::ParentTls, format!("TLS handshake with {parent} failed: {why}"));
+    let trust = trust.ok_or_else(|| failed("no trusted CA certificates".to_owned()))?;
     let session = trust.session(name.clone()).map_err(|error| failed(error.to_string()))?;
     match timeout(limit, stream.secure(session, &[])).await {
         Ok(secured) => secured.map(drop).map_err(|error| failed(error.to_string())),
         Err(_) => {
             let limit = humantime::format_duration(limit);
-            Err(failed(format!("nothing was agreed on within {limit} (--dial-timeout, thrice)")))
+            Err(failed(format!("not complete within {limit} (three times --dial-timeout)")))
         }
     }
 }
@@ -101,7 +101,7 @@ fn request(parent: &Parent, authority: &str, via: &str) -> Vec<u8> {
 }
 
 fn no_answer(parent: &Parent, why: &str) -> Refusal {
-    Refusal::new(Reason::BadAnswer, format!("the answer of {parent} is of no use: {why}"))
+    Refusal::new(Reason::BadAnswer, format!("invalid answer from {parent}: {why}"))
 }
 
 fn broke_off(parent: &Parent, error: &io::Error) -> Refusal {

@@ -119,8 +119,8 @@ impl Parents {
 /// It depends on addresses that are not known.
 struct ByAddress;
 
-const NO_RULE: &str = "behind the URL is something else than ` for HOST:PORTS`; write it as ` for *.apps.example:443`, and a blank in a \
-     password as %20";
+const NO_RULE: &str =
+    "unexpected text after the URL; write ` for *.apps.example:443`, and a blank in a password as %20";
 
 impl Entry {
     fn parse(text: &str) -> Result<Self, String> {
@@ -142,9 +142,8 @@ impl Entry {
 
 impl Parent {
     fn parse(url: &str) -> Result<Self, String> {
-        let wanted = || {
-            "it is not the URL of a proxy; write http://USER:PASSWORD@HOST:PORT, https://HOST:PORT or direct".to_owned()
-        };
+        let wanted =
+            || "not the URL of a proxy; write http://USER:PASSWORD@HOST:PORT, https://HOST:PORT or direct".to_owned();
         let (scheme, rest) = url.split_once("://").ok_or_else(wanted)?;
         let secure = match scheme {
             "http" => false,
@@ -185,14 +184,14 @@ impl fmt::Display for Parent {
 /// `Basic`, of percent-encoded credentials (RFC 3986, 3.2.1; RFC 7617, 2).
 fn authorization(userinfo: &str) -> Result<Secret, String> {
     let (name, password) = userinfo.split_once(':').ok_or("the user has no password; write USER:PASSWORD@")?;
-    let broken = || "a % in the user or the password begins no code; write %25 for it".to_owned();
+    let broken = || "invalid percent-encoding in the user or the password; write %25 for %".to_owned();
     let (name, password) = (decoded(name).ok_or_else(broken)?, decoded(password).ok_or_else(broken)?);
     if name.iter().chain(&password).any(u8::is_ascii_control) {
-        let cause = "the user or the password has a control character in it, which Basic credentials cannot (RFC 7617)";
-        return Err(format!("{cause}; write another one"));
+        let cause = "the user or the password contains a control character, which Basic authentication does not allow (RFC 7617)";
+        return Err(format!("{cause}; use another one"));
     }
     if name.is_empty() || name.contains(&b':') {
-        return Err("the user is empty, or has a colon in it, which Basic authentication cannot tell; give the parent a user with another name".into());
+        return Err("the user is empty or contains a colon, which Basic authentication does not allow; give the parent a user with another name".into());
     }
     let credentials = BASE64_STANDARD.encode([&name[..], b":", &password].concat());
     Ok(Secret::new(format!("Basic {credentials}")))
@@ -313,12 +312,12 @@ mod tests {
             ("http://u:s3cret%0A@h:1", "control character"),
             ("http://u:s3cret%+1@h:1", "%25"),
             ("http://:s3cret@h:1", "user is empty"),
-            ("http://u:s3cret@h:1 h:443", "for HOST:PORTS"),
-            ("http://u:s3cret@h:1 for", "for HOST:PORTS"),
-            ("http://u:s3cret@h:1 for a:1 b:1", "for HOST:PORTS"),
-            ("http://u:s3cret@h:1 for a", "for HOST:PORTS"),
+            ("http://u:s3cret@h:1 h:443", "text after the URL"),
+            ("http://u:s3cret@h:1 for", "text after the URL"),
+            ("http://u:s3cret@h:1 for a:1 b:1", "text after the URL"),
+            ("http://u:s3cret@h:1 for a", "text after the URL"),
             ("http://u:a for s3cret@h:1", "%20"),
-            ("http://h:1 for http://u:s3cret@h:1", "for HOST:PORTS"),
+            ("http://h:1 for http://u:s3cret@h:1", "text after the URL"),
             ("", "write http://"),
         ] {
             let error = read(&["direct for a:1", value]).unwrap_err();

@@ -24,7 +24,7 @@ impl FromStr for SearchDomain {
         // With the longest label and a dot before it, it has to be a name still.
         match name.len() + 1 + MAX_LABEL <= MAX_NAME {
             true => Ok(Self(name)),
-            false => Err("it is too long to complete a name; use a shorter domain".to_owned()),
+            false => Err("too long to complete a name; use a shorter domain".to_owned()),
         }
     }
 }

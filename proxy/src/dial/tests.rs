@@ -148,7 +148,7 @@ fn sources_are_checked_at_start() {
         Options::new(PATIENCE, &source, LegOptions::default()).map(|options| options.source)
     };
     let error = options(&["127.0.0.1", "127.0.0.2"]).unwrap_err();
-    assert_eq!(error, "--source 127.0.0.1 and 127.0.0.2 are of one family; leave one of the two out");
+    assert_eq!(error, "--source 127.0.0.1 and 127.0.0.2 are of the same family; remove one of the two");
     let error = options(&["192.0.2.1"]).unwrap_err();
     assert_eq!(error, "--source 192.0.2.1: this host has no such address; see `ip address`");
     assert_eq!(options(&["::ffff:127.0.0.1"]), Ok(vec![Ipv4Addr::LOCALHOST.into()]));

@@ -102,7 +102,7 @@ impl<T> Request<T> {
     pub(super) fn wait(self, timeout: Duration) -> Result<T, ReadError> {
         self.result.recv_timeout(timeout).map_err(|error| match error {
             RecvTimeoutError::Timeout => ReadError::Stuck(get(&self.busy).map_or(self.path, |(path, _)| path)),
-            RecvTimeoutError::Disconnected => ReadError::Io(io::Error::other("reading it failed by a panic")),
+            RecvTimeoutError::Disconnected => ReadError::Io(io::Error::other("reading the file panicked")),
         })
     }
 }

@@ -126,12 +126,12 @@ impl Chunks {
     fn step(&mut self, byte: u8) -> Result<At, BadContent> {
         self.line += 1;
         if self.line > MAX_LINES {
-            return Err(BadContent("the line of a chunk, or its trailers, are too long"));
+            return Err(BadContent("the chunk line or the trailers are too long"));
         }
         Ok(match (self.at, byte) {
             (At::Size { size, .. }, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
                 let digit = char::from(byte).to_digit(16).unwrap_or_default();
-                let size = size.checked_mul(16).ok_or(BadContent("the size of a chunk is beyond 64 bits"))?;
+                let size = size.checked_mul(16).ok_or(BadContent("the chunk size exceeds 64 bits"))?;
                 At::Size { size: size | u64::from(digit), digits: true }
             }
             (At::Size { size, digits: true }, b';') => At::Extension { size },
@@ -151,8 +151,8 @@ impl Chunks {
             (At::Trailer, b'\r') => At::TrailerLf,
             (At::TrailerLf, b'\n') => At::Trailers,
             (At::EndLf, b'\n') => At::End,
-            (At::DataCr | At::DataLf, _) => return Err(BadContent("a chunk is longer than its size")),
-            _ => return Err(BadContent("the line of a chunk is none")),
+            (At::DataCr | At::DataLf, _) => return Err(BadContent("a chunk exceeds its size")),
+            _ => return Err(BadContent("invalid chunk line")),
         })
     }
 }

@@ -93,7 +93,7 @@ impl FromStr for Rule {
             return Err(format!("a rule of {} bytes is too long; write several of at most {MAX_RULE}", text.len()));
         }
         if text.chars().any(char::is_control) {
-            return Err(format!("{text:?} has control characters in it; write HOST:PORTS, as api.example:443"));
+            return Err(format!("{text:?} contains control characters; write HOST:PORTS, as api.example:443"));
         }
         if let Some((_, rest)) = text.split_once("://") {
             return Err(format!("`{text}` is a URL; write HOST:PORTS alone, as `{rest}`"));
@@ -157,7 +157,7 @@ impl fmt::Display for Pattern {
 
 fn parse_name(name: &str) -> Result<String, String> {
     if name.contains('*') {
-        return Err(format!("`{name}`: `*` stands alone or as the first label; write * or *.example.com"));
+        return Err(format!("`{name}`: `*` must stand alone or be the first label; write * or *.example.com"));
     }
     if let Some(suffix) = name.strip_prefix('.') {
         return Err(format!("`{name}` begins with a dot; write *.{suffix} for the names below it"));
@@ -177,7 +177,7 @@ fn parse_network(host: &str) -> Result<IpNet, String> {
         return Err(wanted());
     }
     if network.trunc() != network {
-        return Err(format!("`{host}` has bits behind its prefix; write {}", shown(network.trunc())));
+        return Err(format!("`{host}` has host bits set beyond its prefix; write {}", shown(network.trunc())));
     }
     Ok(as_ipv4(network))
 }
@@ -222,7 +222,7 @@ fn parse_range(item: &str) -> Result<RangeInclusive<u16>, String> {
     let (low, high) = item.split_once('-').unwrap_or((item, item));
     match (parse_port(low), parse_port(high)) {
         (Some(low), Some(high)) if low <= high => Ok(low..=high),
-        (Some(low), Some(high)) => Err(format!("the ports {low}-{high} are the wrong way round; write {high}-{low}")),
+        (Some(low), Some(high)) => Err(format!("the ports {low}-{high} are reversed; write {high}-{low}")),
         _ => Err(format!("`{item}` is not a port from 1 to 65535; write 443, 30000-32767, a list of those, or *")),
     }
 }
@@ -305,7 +305,7 @@ mod tests {
             ("[fd00::1:443", "lacks the closing bracket"),
             ("fd00::1:443", "write [ADDRESS]:PORTS"),
             ("fd00:1:2:3:4:5:6:7:443", "write [fd00:1:2:3:4:5:6:7]:PORTS"),
-            ("10.1.2.3/8:443", "has bits behind its prefix; write 10.0.0.0/8"),
+            ("10.1.2.3/8:443", "has host bits set beyond its prefix; write 10.0.0.0/8"),
             ("[fd00::1]/8:443", "write [fd00::]/8"),
             ("10.0.0.0/33:443", "is not a network; write 10.0.0.0/8"),
             ("[10.0.0.1]:443", "is not a network"),
@@ -326,7 +326,7 @@ mod tests {
             ("*:443,*", "`*` is not a port"),
             ("*:+443", "`+443` is not a port"),
             ("*:https", "write 443, 30000-32767, a list of those, or *"),
-            ("*:200-100", "the wrong way round; write 100-200"),
+            ("*:200-100", "are reversed; write 100-200"),
             ("https://api.example:443", "is a URL; write HOST:PORTS alone, as `api.example:443`"),
             ("a\u{7}b:443", "control characters"),
         ];

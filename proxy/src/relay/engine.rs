@@ -39,7 +39,7 @@ impl FromStr for Engine {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let found = Self::ALL.iter().find(|engine| engine.label() == text);
-        found.copied().ok_or_else(|| format!("no engine is called '{text}'; use auto, uring, splice, sockmap or copy"))
+        found.copied().ok_or_else(|| format!("unknown engine '{text}'; use auto, uring, splice, sockmap or copy"))
     }
 }
 

@@ -64,7 +64,7 @@ impl Pipes {
             Err(error) => {
                 self.refusals_left = PATIENCE;
                 if !std::mem::replace(&mut self.short, true) {
-                    warn!(engine = %self.engine, %error, "no pipe is to be had: tunnels go on without, slower");
+                    warn!(engine = %self.engine, %error, "cannot make a pipe: tunnels are copied instead, which is slower");
                 }
                 None
             }

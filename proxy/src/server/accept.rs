@@ -68,7 +68,7 @@ pub(super) async fn accept(
                 // Once for as long as it stays the same.
                 if failing != error.raw_os_error() {
                     failing = error.raw_os_error();
-                    warn!(%error, "cannot accept, trying again: {}", remedy(&error));
+                    warn!(%error, "cannot accept connections; retrying: {}", remedy(&error));
                 }
                 registry.make_room();
                 sleep(pause).await;
@@ -81,7 +81,7 @@ pub(super) async fn accept(
 /// Ends a connection that there is no descriptor for, which nothing else can give back. To answer it
 /// would take the descriptor for longer.
 fn turn_away(mut account: Account) {
-    account.refused(&Refusal::new(Reason::HandshakeLimit, "descriptors are used up by tunnels and dials"));
+    account.refused(&Refusal::new(Reason::HandshakeLimit, "out of descriptors for tunnels and outgoing connections"));
 }
 
 /// Errors of the one connection that was to be accepted, or of its network (accept(2)): the next one
@@ -113,6 +113,6 @@ fn remedy(error: &io::Error) -> &'static str {
         Some(libc::ENFILE) => "raise fs.file-max",
         Some(libc::ENOBUFS | libc::ENOMEM) => "the host is short of memory for sockets (net.ipv4.tcp_mem)",
         Some(libc::EPERM | libc::EACCES) => "a filter of the host (seccomp, SELinux, BPF) forbids accept4(2)",
-        _ => "this is no known state of a listener: see `dmesg`, and restart the gateway if it stays",
+        _ => "unexpected error of a listener: see `dmesg`, and restart the gateway if it persists",
     }
 }

@@ -83,8 +83,7 @@ fn divide_for(wanted: Option<usize>, limit: u64, own: u64) -> Result<Division, S
         }
         None if room(handshakes) == 0 => {
             return Err(format!(
-                "the hard limit of {limit} descriptors has no room for a tunnel beside the {} that the gateway needs \
-                 itself and for handshakes; raise it (systemd: LimitNOFILE=, shell: ulimit -Hn)",
+                "the hard limit of {limit} descriptors has no room for a tunnel: the gateway needs {} for itself and for handshakes; raise it (systemd: LimitNOFILE=, shell: ulimit -Hn)",
                 own + handshakes
             ));
         }

@@ -128,7 +128,7 @@ impl Server {
         tokio::select! {
             _ = connections.wait_for(|open| *open == 0) => return,
             () = limit => warn!(tunnels = self.registry.active(), "--drain-timeout is over: open tunnels are reset"),
-            signal = stop.next() => warn!(signal, tunnels = self.registry.active(), "asked again: open tunnels are reset"),
+            signal = stop.next() => warn!(signal, tunnels = self.registry.active(), "second stop request: open tunnels are reset"),
         }
         self.registry.stop_all(Reason::Shutdown);
         let _ = timeout(LAST_LINES, connections.wait_for(|open| *open == 0)).await;
@@ -179,7 +179,7 @@ impl Stop {
 /// Tells systemd, if that started the gateway.
 fn notify(state: &[NotifyState]) {
     if let Err(error) = sd_notify::notify(state) {
-        warn!(%error, "systemd could not be told");
+        warn!(%error, "cannot notify systemd");
     }
 }
 

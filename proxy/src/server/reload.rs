@@ -106,13 +106,13 @@ impl Reload {
                     added = added.as_deref(),
                     removed = removed.as_deref(),
                     changed = changed.as_deref(),
-                    "users re-read"
+                    "users reloaded"
                 );
                 log_bad_lines(authenticator);
             }
             Err(error) if !asked && self.users_error.as_ref() == Some(&error) => {}
             Err(error) => {
-                error!(%error, "users not re-read: those known before stay valid");
+                error!(%error, "users not reloaded: the previous ones stay in use");
                 self.users_error = Some(error);
             }
         }
@@ -127,11 +127,11 @@ impl Reload {
                 Ok(()) => {
                     (self.certificate_error, self.concern) = (None, None);
                     let until = certificate.until().map(|until| humantime::format_rfc3339_seconds(until).to_string());
-                    info!(names = certificate.names().join(", "), until, "certificate re-read");
+                    info!(names = certificate.names().join(", "), until, "certificate reloaded");
                 }
                 Err(error) if !asked && self.certificate_error.as_ref() == Some(&error) => {}
                 Err(error) => {
-                    error!(%error, "certificate not re-read: clients are shown the one from before");
+                    error!(%error, "certificate not reloaded: the previous one stays in use");
                     self.certificate_error = Some(error);
                 }
             }
@@ -165,7 +165,7 @@ fn show_expiry(certificate: &ServerCertificate) {
 /// Logs each line of the users file that lets nobody in.
 pub fn log_bad_lines(authenticator: &Authenticator) {
     for error in authenticator.bad_lines() {
-        error!(%error, "a line of the users file does not count");
+        error!(%error, "a line of the users file is ignored");
     }
 }
 

@@ -55,7 +55,7 @@ pub fn conceal_memory() -> io::Result<()> {
 #[must_use]
 pub fn root_warning() -> Option<(&'static str, &'static str)> {
     let warning =
-        ("the gateway runs as root, which owns most files of a host", "name an unprivileged user by --run-as");
+        ("the gateway runs as root, which owns most files of a host", "set an unprivileged user with --run-as");
     geteuid().is_root().then_some(warning)
 }
 

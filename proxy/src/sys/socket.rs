@@ -124,14 +124,14 @@ fn algorithm_for(leg: Leg, values: &[String]) -> Result<Option<String>, String> 
             None => (0, value.as_str()),
             Some((label, name)) if label == Leg::Client.label() => (1, name),
             Some((label, name)) if label == Leg::Origin.label() => (2, name),
-            Some(_) => return Err(format!("`{value}` names no leg; write NAME, client=NAME or origin=NAME")),
+            Some(_) => return Err(format!("`{value}` does not name a leg; write NAME, client=NAME or origin=NAME")),
         };
         let is_name = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-');
         if name.is_empty() || name.len() > MAX_ALGORITHM || !name.bytes().all(is_name) {
             return Err(format!("`{name}` cannot be the name of a congestion control; write one such as cubic or bbr"));
         }
         if chosen[place].replace(name).is_some_and(|before| before != name) {
-            return Err(format!("`{value}` contradicts an earlier value; leave one of the two out"));
+            return Err(format!("`{value}` contradicts an earlier value; remove one of the two"));
         }
     }
     let own = match leg {

@@ -34,9 +34,9 @@ impl FromStr for RunAs {
         let entry = entry_of(user, number)?;
         let unknown = |what: &str, name: &str| format!("this host has no {what} '{name}'");
         let uid = number.or(entry.as_ref().map(|entry| entry.uid));
-        let uid = uid.ok_or_else(|| format!("{}; create it, or give numbers as USER:GROUP", unknown("user", user)))?;
+        let uid = uid.ok_or_else(|| format!("{}; create it, or use numbers as USER:GROUP", unknown("user", user)))?;
         if uid == 0 {
-            return Err("that is root, whose privileges --run-as is to give up; name another user".to_owned());
+            return Err("root keeps the privileges that --run-as is meant to drop; use another user".to_owned());
         }
         let (gid, groups) = match (group, entry) {
             (Some(group), _) => {
@@ -176,11 +176,11 @@ mod tests {
         assert_eq!(parse("2000000001:daemon"), Ok((2_000_000_001, 1, vec![1])));
         assert_eq!(parse("nobody:7"), Ok((65_534, 7, vec![7])));
         for (text, said) in [
-            ("no-such-user", "this host has no user 'no-such-user'; create it, or give numbers as USER:GROUP"),
+            ("no-such-user", "this host has no user 'no-such-user'; create it, or use numbers as USER:GROUP"),
             ("2000000001", "this host has no user '2000000001'; give its group as well: 2000000001:GROUP"),
             ("nobody:no-such-group", "this host has no group 'no-such-group'; create it, or give its number"),
-            ("root", "that is root, whose privileges --run-as is to give up; name another user"),
-            ("0:0", "that is root"),
+            ("root", "root keeps the privileges that --run-as is meant to drop; use another user"),
+            ("0:0", "root keeps the privileges"),
             ("", "this host has no user ''"),
         ] {
             let error = parse(text).unwrap_err();

@@ -109,7 +109,7 @@ impl ServerCertificate {
     }
 }
 
-const CHAIN: &str = "write the certificate in PEM, and behind it those that signed it";
+const CHAIN: &str = "write the certificate in PEM, followed by its intermediate certificates";
 const KEY: &str = "write the key of the certificate in PEM, not encrypted: ECDSA by P-256 or P-384, Ed25519, or RSA from \
                    2048 bits on";
 
@@ -129,7 +129,7 @@ fn unusable(option: &str, file: &Path, cause: &str, remedy: &str) -> String {
 }
 
 fn bytes(option: &str, file: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
-    let unread = |error: ReadError| error.with_remedy("check the path and who may read it");
+    let unread = |error: ReadError| error.with_remedy("check the path and its permissions");
     file::read(file, MAX_CONFIG_BYTES).map_err(|error| format!("{option} {}: {}", file.display(), unread(error)))
 }
 
@@ -137,7 +137,7 @@ fn not_pem(option: &str, file: &Path, error: &pem::Error, remedy: &str) -> Strin
     match error {
         pem::Error::NoItemsFound => {
             let item = if option == "--tls-key" { "key" } else { "certificate" };
-            unusable(option, file, &format!("there is no {item} in it"), remedy)
+            unusable(option, file, &format!("contains no {item}"), remedy)
         }
         error => unusable(option, file, &error.to_string(), remedy),
     }
@@ -172,8 +172,8 @@ fn show(
     match certified.keys_match() {
         Ok(()) => {}
         Err(rustls::Error::InconsistentKeys(_)) => {
-            let cause = format!("it is not that of --tls-cert {}", certificate.display());
-            return Err(unusable("--tls-key", key, &cause, "give the two that belong together"));
+            let cause = format!("does not match --tls-cert {}", certificate.display());
+            return Err(unusable("--tls-key", key, &cause, "use the key of the certificate"));
         }
         Err(error) => return Err(unusable("--tls-cert", certificate, &words(&error), CHAIN)),
     }

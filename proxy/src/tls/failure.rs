@@ -11,7 +11,7 @@ struct Truncated;
 
 impl fmt::Display for Truncated {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("TLS: it ended without close_notify")
+        f.write_str("TLS: ended without close_notify")
     }
 }
 

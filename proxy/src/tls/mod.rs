@@ -132,7 +132,7 @@ impl Session {
         let mut piece = [0; STEP];
         match socket.read(&mut piece)? {
             0 if !self.lock().began => Err(ErrorKind::UnexpectedEof.into()),
-            0 => Err(broken("it ended in the midst of the handshake")),
+            0 => Err(broken("ended during the handshake")),
             bytes => self.take_in(&piece[..bytes]),
         }
     }

@@ -27,10 +27,10 @@ impl RootStore {
     pub fn of_host() -> Result<Self, String> {
         // It reads what SSL_CERT_FILE and SSL_CERT_DIR name, and else what OpenSSL's build does.
         let found = file::with_deadline(Path::new("the host's certificates"), rustls_native_certs::load_native_certs);
-        let found = found.map_err(|error| error.with_remedy("look at SSL_CERT_FILE and SSL_CERT_DIR"))?;
+        let found = found.map_err(|error| error.with_remedy("check SSL_CERT_FILE and SSL_CERT_DIR"))?;
         Self::of(found.certs).map_err(|cause| {
             let cause = found.errors.first().map_or(cause, ToString::to_string);
-            format!("this host trusts no certificate authority: {cause}; install ca-certificates, or name a file by --parent-ca")
+            format!("this host trusts no certificate authority: {cause}; install ca-certificates, or name a file with --parent-ca")
         })
     }
 
@@ -40,23 +40,18 @@ impl RootStore {
     /// The file and the cause, with the remedy.
     pub fn of_file(file: &Path) -> Result<Self, String> {
         let text = file::read(file, MAX_CONFIG_BYTES).map_err(|error| {
-            format!("{}: {}", file.display(), error.with_remedy("check the path and who may read it"))
+            format!("{}: {}", file.display(), error.with_remedy("check the path and its permissions"))
         })?;
         let certificates = CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>();
         let trust = certificates.map_err(|error| error.to_string()).and_then(Self::of);
-        trust.map_err(|cause| {
-            format!(
-                "{}: {cause}; write the certificates of the authorities that parents' are signed by in PEM",
-                file.display()
-            )
-        })
+        trust.map_err(|cause| format!("{}: {cause}; write the CA certificates of the parents in PEM", file.display()))
     }
 
     fn of(certificates: Vec<CertificateDer<'static>>) -> Result<Self, String> {
         let mut roots = RootCertStore::empty();
         let (usable, _) = roots.add_parsable_certificates(certificates);
         if usable == 0 {
-            return Err("there is no certificate in it".to_owned());
+            return Err("contains no certificate".to_owned());
         }
         let config = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
@@ -78,15 +73,15 @@ pub(super) fn words(error: &Error) -> String {
     let Error::InvalidCertificate(wrong) = error else { return error.to_string() };
     let known = match wrong {
         CertificateError::UnknownIssuer | CertificateError::BadSignature => {
-            "the certificate is signed by nobody who is trusted; name who has signed it by --parent-ca"
+            "the certificate is not signed by a trusted CA; name its CA with --parent-ca"
         }
         // Its errors are of a crate that is not used here for anything else.
         CertificateError::Other(wrong) => match wrong.to_string().as_str() {
             wrong if wrong.contains("CaUsedAsEndEntity") => {
-                "the certificate is one of an authority: make one with basicConstraints=CA:FALSE"
+                "a CA certificate does not identify a server: use one with basicConstraints=CA:FALSE"
             }
             wrong if wrong.contains("UnsupportedCertVersion") => {
-                "the certificate is none of X.509 version 3, which alone has names in it: make another one"
+                "not a certificate of X.509 version 3, so it has no names: make another one"
             }
             _ => return error.to_string(),
         },

@@ -24,7 +24,7 @@ impl Validity {
     /// Cause and remedy if clients refuse the certificate at a time, or will soon; the cause follows the name of the file.
     #[must_use]
     pub(super) fn warning(&self, now: SystemTime) -> Option<(String, &'static str)> {
-        const ANOTHER: &str = "put another in its place, which counts at once";
+        const ANOTHER: &str = "replace the file; it is reloaded at once";
         let word = |time| humantime::format_rfc3339_seconds(time);
         let (from, until) = (word(self.from), word(self.until));
         let Ok(life) = self.until.duration_since(self.from) else {

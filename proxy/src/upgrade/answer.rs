@@ -49,16 +49,16 @@ pub(super) fn parse(bytes: &[u8], asked: &Upgrade) -> Result<Option<Answer>, Ref
 
 /// A refusal for an answer that is none.
 pub(super) fn bad<T>(why: &str) -> Result<T, Refusal> {
-    Err(Refusal::new(Reason::BadAnswer, format!("the origin's answer is of no use: {why}")))
+    Err(Refusal::new(Reason::BadAnswer, format!("invalid answer from the origin: {why}")))
 }
 
 fn read(head: &AnswerHead<'_>, asked: &Upgrade) -> Result<Answer, Refusal> {
     let &AnswerHead { status, headers, .. } = head;
     if !one_line_ending(head.bytes) {
-        return bad("a line of its head ends in LF without CR");
+        return bad("a line of the head ends in LF without CR");
     }
     if !(100..600).contains(&status) {
-        return bad("its status is none");
+        return bad("invalid status");
     }
     let framing = framing(headers, head.is_http10);
     let (content, framing, leftover) = match status {
@@ -108,7 +108,7 @@ fn is_asked_for(headers: &[Header<'_>], asked: &Upgrade, is_http10: bool) -> Res
     if protocols.all(|protocol| wanted.contains(&name(protocol))) {
         Ok(())
     } else {
-        bad("its 101 is for a protocol that nobody asked for")
+        bad("its 101 is for a protocol that was not requested")
     }
 }
 
@@ -117,16 +117,16 @@ fn framing(headers: &[Header<'_>], is_http10: bool) -> Result<Framing, Refusal> 
     let mut lengths = all(headers, "Content-Length").map(message::length);
     let length = lengths.next();
     if lengths.any(|other| Some(other) != length) {
-        return bad("it has two different lengths");
+        return bad("two different lengths");
     }
     let mut codings = all(headers, "Transfer-Encoding");
     match (length, codings.next(), codings.next()) {
         (None, None, _) => Ok(Framing::Unsaid),
         (Some(Some(length)), None, _) => Ok(Framing::Length(length)),
-        (Some(None), None, _) => bad("its Content-Length is none"),
-        (Some(_), Some(_), _) => bad("it has both Content-Length and Transfer-Encoding"),
+        (Some(None), None, _) => bad("invalid Content-Length"),
+        (Some(_), Some(_), _) => bad("both Content-Length and Transfer-Encoding"),
         (None, Some(coding), None) if !is_http10 && coding.eq_ignore_ascii_case(b"chunked") => Ok(Framing::Chunked),
-        (None, Some(_), _) => bad("its Transfer-Encoding is not chunked alone"),
+        (None, Some(_), _) => bad("unsupported Transfer-Encoding"),
     }
 }
 
@@ -259,27 +259,27 @@ mod tests {
         let table = [
             ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n", "two different lengths"),
             ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: x\r\n\r\n", "two different lengths"),
-            ("HTTP/1.1 200 OK\r\nContent-Length: 5, 5\r\n\r\n", "Content-Length is none"),
-            ("HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n", "Content-Length is none"),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 5, 5\r\n\r\n", "invalid Content-Length"),
+            ("HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n", "invalid Content-Length"),
             ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n", "both Content-Length"),
-            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", "not chunked alone"),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", "unsupported Transfer-Encoding"),
             (
                 "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
-                "not chunked alone",
+                "unsupported Transfer-Encoding",
             ),
-            ("HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "not chunked alone"),
+            ("HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "unsupported Transfer-Encoding"),
             ("HTTP/1.1 200 OK\r\nA: b\r\n c\r\n\r\n", "not HTTP/1.1"),
             ("HTTP/1.1 200 OK\r\nA: b\rc\r\n\r\n", "not HTTP/1.1"),
             ("HTTP/1.1 200 OK\nA: b\n\n", "LF without CR"),
             ("HTTP/2 200\r\n\r\n", "it is HTTP/2, not HTTP/1.1"),
             ("SSH-2.0-OpenSSH\r\n", "it is SSH, not HTTP/1.1"),
             ("garbage\r\n", "it is not HTTP/1.1"),
-            ("HTTP/1.1 600 Odd\r\n\r\n", "status is none"),
-            ("HTTP/1.1 099 Odd\r\n\r\n", "status is none"),
+            ("HTTP/1.1 600 Odd\r\n\r\n", "invalid status"),
+            ("HTTP/1.1 099 Odd\r\n\r\n", "invalid status"),
             ("HTTP/1.1 101 OK\r\nConnection: Upgrade\r\n\r\n", "names no protocol"),
             ("HTTP/1.0 101 OK\r\nUpgrade: SPDY/3.1\r\n\r\n", "names no protocol"),
-            ("HTTP/1.1 101 OK\r\nUpgrade: h2c\r\n\r\n", "nobody asked for"),
-            ("HTTP/1.1 101 OK\r\nUpgrade: SPDY/3.1, h2c\r\n\r\n", "nobody asked for"),
+            ("HTTP/1.1 101 OK\r\nUpgrade: h2c\r\n\r\n", "was not requested"),
+            ("HTTP/1.1 101 OK\r\nUpgrade: SPDY/3.1, h2c\r\n\r\n", "was not requested"),
             (&oversized, "longer than 16384"),
             (&many, "more than 64 header lines"),
         ];

@@ -158,7 +158,7 @@ impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Bad(error) => error.fmt(f),
-            Self::TooLong => f.write_str("longer than is carried"),
+            Self::TooLong => f.write_str("longer than the limit"),
             Self::Ended => f.write_str("closed before its end"),
             Self::Failed(error) if error.kind() == ErrorKind::TimedOut => {
                 f.write_str("not complete within --handshake-timeout")

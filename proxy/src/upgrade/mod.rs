@@ -64,7 +64,7 @@ pub async fn ask(
     let leftover = {
         let origin = stream
             .split()
-            .map_err(|error| Refusal::new(Reason::Exhausted, format!("the origin cannot be waited for: {error}")))?;
+            .map_err(|error| Refusal::new(Reason::Exhausted, format!("cannot poll the origin: {error}")))?;
         // Until the exchange is over, and whatever ends it before.
         cut_on_close(origin, true);
         let exchange = Exchange { client, origin, flow, deadline: Instant::now() + limit };
@@ -74,7 +74,7 @@ pub async fn ask(
             biased;
             why = control.obey([client, origin]) => {
                 cut_on_close(client, true);
-                Err(Refusal::new(why, "ended before the origin had switched protocols"))
+                Err(Refusal::new(why, "ended before the origin switched protocols"))
             }
             exchanged = run(exchange, from_client, &mut from_origin, asked, limit) => exchanged,
         };
@@ -153,7 +153,7 @@ async fn answered(
         // Nothing can be said to a client that has the half of something.
         (Err(refusal), _) if interim.load(Ordering::Relaxed) => {
             cut_on_close(exchange.client, true);
-            Err(Refusal::new(Reason::AnswerCut, format!("an interim answer did not go through: {}", refusal.detail)))
+            Err(Refusal::new(Reason::AnswerCut, format!("cannot pass on an interim answer: {}", refusal.detail)))
         }
         (Err(refusal), _) => Err(refusal),
     }
@@ -176,7 +176,7 @@ async fn read_answer(
             }
             passed += 1;
             if passed > MAX_INTERIM_ANSWERS {
-                return answer::bad(&format!("more than {MAX_INTERIM_ANSWERS} interim answers came first"));
+                return answer::bad(&format!("more than {MAX_INTERIM_ANSWERS} interim answers"));
             }
             interim.store(true, Ordering::Relaxed);
             exchange.send(Direction::ToClient, &answer.head).await.map_err(|error| took_no_answer(&error))?;
@@ -185,7 +185,7 @@ async fn read_answer(
         }
         buffer.reserve_exact(MAX_HEAD.saturating_sub(buffer.len()).max(1));
         match exchange.receive(Direction::ToClient, buffer).await {
-            Ok(0) => return answer::bad("it closed before it was complete"),
+            Ok(0) => return answer::bad("closed before it was complete"),
             Ok(_) => {}
             Err(error) if error.kind() == ErrorKind::TimedOut => {
                 let limit = humantime::format_duration(limit);
@@ -232,7 +232,7 @@ async fn passed_on(exchange: Exchange<'_>, buffer: &mut Vec<u8>, mut answer: Ans
             format!("the origin answered {status} with more than {MAX_ANSWER_BYTES} bytes of content"),
         ),
         Err(Broken::From(broken)) => {
-            Refusal::new(Reason::AnswerCut, format!("the origin answered {status}, of which not all came: {broken}"))
+            Refusal::new(Reason::AnswerCut, format!("the origin answered {status}, but not completely: {broken}"))
         }
     }
 }
@@ -252,14 +252,14 @@ fn of_request(broken: &Broken) -> Refusal {
         Source::Failed(error) if error.kind() == ErrorKind::TimedOut => Reason::HandshakeTimeout,
         Source::Ended | Source::Failed(_) => Reason::ClientGone,
     };
-    Refusal::new(reason, format!("the content of the request is not whole: {source}"))
+    Refusal::new(reason, format!("the content of the request is incomplete: {source}"))
 }
 
 fn took_nothing(error: &io::Error) -> Refusal {
     match error.kind() {
         ErrorKind::TimedOut => {
-            Refusal::new(Reason::AnswerTimeout, "the origin took no more of the request for --handshake-timeout")
+            Refusal::new(Reason::AnswerTimeout, "the origin stopped reading the request for --handshake-timeout")
         }
-        _ => Refusal::new(Reason::BadAnswer, format!("the origin took no more of the request: {error}")),
+        _ => Refusal::new(Reason::BadAnswer, format!("cannot send the request to the origin: {error}")),
     }
 }

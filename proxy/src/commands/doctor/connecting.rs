@@ -13,14 +13,16 @@ const BACKLOG: u64 = 4_096;
 /// The queue of connections that wait to be accepted.
 pub(super) fn accept_queue(host: &Host) -> Row {
     let (name, needed) = ("net.core.somaxconn", BACKLOG.to_string());
-    let row =
-        host.number(name).map(|most| {
-            Row::ok("somaxconn", most.to_string(), &needed).unless(most >= BACKLOG, |row| {
-                // TCP sends a lost SYN again after one second (RFC 6298).
-                row.costs(State::Slow, "of more clients at once some wait a second or more for the next try")
-                    .fix(host.set(Scope::Network, name, &needed))
-            })
-        });
+    let row = host.number(name).map(|most| {
+        Row::ok("somaxconn", most.to_string(), &needed).unless(most >= BACKLOG, |row| {
+            // TCP sends a lost SYN again after one second (RFC 6298).
+            row.costs(State::Slow, "beyond that, a client waits 1 s or more for its next SYN").fix(host.set(
+                Scope::Network,
+                name,
+                &needed,
+            ))
+        })
+    });
     Row::or_unknown(row, "somaxconn", &needed)
 }
 
@@ -32,17 +34,19 @@ const HALF_OPEN: u64 = 512;
 pub(super) fn half_open(host: &Host) -> Row {
     let check = "syn_backlog";
     let needed = format!("SYN cookies, or {HALF_OPEN}");
-    let row =
-        (|| {
-            let most = host.number("net.ipv4.tcp_max_syn_backlog")?;
-            let cookies = host.try_sysctl("net.ipv4.tcp_syncookies")?.unwrap_or_else(|| "not there".to_owned());
-            let is_enough = most >= HALF_OPEN || ["1", "2"].contains(&cookies.as_str());
-            let found = format!("tcp_max_syn_backlog {most}, tcp_syncookies {cookies}");
-            Ok(Row::ok(check, found, &needed).unless(is_enough, |row| {
-                row.costs(State::Slow, "of more clients at once some wait a second or more for the next try")
-                    .fix(host.set(Scope::Network, "net.ipv4.tcp_max_syn_backlog", "4096"))
-            }))
-        })();
+    let row = (|| {
+        let most = host.number("net.ipv4.tcp_max_syn_backlog")?;
+        let cookies = host.try_sysctl("net.ipv4.tcp_syncookies")?.unwrap_or_else(|| "not there".to_owned());
+        let is_enough = most >= HALF_OPEN || ["1", "2"].contains(&cookies.as_str());
+        let found = format!("tcp_max_syn_backlog {most}, tcp_syncookies {cookies}");
+        Ok(Row::ok(check, found, &needed).unless(is_enough, |row| {
+            row.costs(State::Slow, "beyond that, a client waits 1 s or more for its next SYN").fix(host.set(
+                Scope::Network,
+                "net.ipv4.tcp_max_syn_backlog",
+                "4096",
+            ))
+        }))
+    })();
     Row::or_unknown(row, check, &needed)
 }
 
@@ -58,7 +62,7 @@ pub(super) fn ports(host: &Host) -> Row {
         let ports = (last + 1).saturating_sub(first);
         let found = format!("{first} to {last}: {ports} tunnels to one target address");
         Row::ok("ports", found, &needed).unless(ports >= PORTS, |row| {
-            row.costs(State::Slow, "no further tunnel to that address (EADDRNOTAVAIL): --source adds as many")
+            row.costs(State::Slow, "no further tunnel to that address (EADDRNOTAVAIL); each --source adds as many")
                 .fix(host.set(Scope::Network, name, "10240 65535"))
         })
     });
@@ -92,15 +96,15 @@ pub(super) fn conntrack(host: &Host, tracked: io::Result<Result<Option<u64>, Unr
         let Some(count) = count else { return Ok(Row::ok(check, "not loaded", needed)) };
         let most = host.number(MOST)?;
         if count == 0 {
-            let found = format!("loaded, 0 of {most} with a connection of our own open: not in the path here");
+            let found = format!("loaded, 0 of {most} entries with a test connection open: not in the path");
             return Ok(Row::ok(check, found, needed));
         }
         let row = Row::ok(check, format!("tracking is on: {count} of {most} entries are in use"), needed);
         Ok(if most.saturating_sub(count) >= ENTRIES {
-            row.costs(State::Ok, "a look-up a packet")
+            row.costs(State::Ok, "a table look-up for each packet")
                 .fix("nft: notrack for the gateway's ports, if no rule needs them tracked")
         } else {
-            row.costs(State::Slow, "new connections are dropped once it is full").fix(host.set(
+            row.costs(State::Slow, "new connections are dropped once the table is full").fix(host.set(
                 Scope::Machine,
                 MOST,
                 &(most.max(65_536) * 4).to_string(),
@@ -153,9 +157,9 @@ mod tests {
             conntrack(&host, tracked(&host))
         };
         assert_eq!(conntrack(&host, tracked(&host)).found, "not loaded");
-        assert!(seen(0).found.ends_with("not in the path here"));
+        assert!(seen(0).found.ends_with("not in the path"));
         let row = seen(1_000);
-        assert!(row.state == State::Ok && row.costs == "a look-up a packet", "{row:?}");
+        assert!(row.state == State::Ok && row.costs == "a table look-up for each packet", "{row:?}");
         let row = seen(65_200);
         assert!(row.state == State::Slow && row.fix[0].ends_with("nf_conntrack_max=262144"), "{row:?}");
         let refused = conntrack(&host, Err(rustix::io::Errno::PERM.into()));

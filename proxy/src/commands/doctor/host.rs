@@ -64,7 +64,7 @@ impl Host {
     /// # Errors
     /// Why it cannot be read.
     pub(super) fn read(&self, path: &str) -> Result<String, Unread> {
-        self.try_read(path)?.ok_or_else(|| Unread(format!("{path}: there is no such file")))
+        self.try_read(path)?.ok_or_else(|| Unread(format!("{path}: no such file")))
     }
 
     /// A file, or `None` if there is none.
@@ -116,7 +116,7 @@ impl Host {
         let text = self.sysctl(name)?;
         let numbers: Option<Vec<u64>> = text.split_whitespace().map(|word| word.parse().ok()).collect();
         let some = numbers.and_then(|numbers| numbers.get(..N)?.try_into().ok());
-        some.ok_or_else(|| Unread(format!("{}: '{text}' is not understood", Self::path(name))))
+        some.ok_or_else(|| Unread(format!("{}: cannot parse '{text}'", Self::path(name))))
     }
 
     /// The number that a sysctl is.
@@ -135,7 +135,7 @@ impl Host {
         let path = "/proc/self/status";
         let text = self.read(path)?;
         let value = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
-        value.map(|value| value.trim().to_owned()).ok_or_else(|| Unread(format!("{path}: it has no line {field}")))
+        value.map(|value| value.trim().to_owned()).ok_or_else(|| Unread(format!("{path}: no line {field}")))
     }
 
     /// This process has the capability, and for the whole machine: in a user namespace of its own, as in
@@ -197,9 +197,9 @@ mod tests {
         let host = tree.host();
         assert_eq!(host.number("net.core.somaxconn"), Ok(4_096));
         let no_file = host.number("net.core.other").unwrap_err();
-        assert_eq!(no_file.to_string(), "/proc/sys/net/core/other: there is no such file");
+        assert_eq!(no_file.to_string(), "/proc/sys/net/core/other: no such file");
         let odd = host.numbers::<2>("fs.odd").unwrap_err();
-        assert_eq!(odd.to_string(), "/proc/sys/fs/odd: '1 x' is not understood");
+        assert_eq!(odd.to_string(), "/proc/sys/fs/odd: cannot parse '1 x'");
         assert!(host.numbers::<2>("net.core.somaxconn").is_err());
         assert_eq!(host.try_sysctl("net.core.other"), Ok(None));
         let folder = host.sysctl("net").unwrap_err();

@@ -18,10 +18,10 @@ pub(super) fn version(host: &Host) -> Row {
     let row = host.sysctl("kernel.osrelease").and_then(|release| {
         let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|number| number.parse().ok());
         let version = numbers.next().zip(numbers.next());
-        let version = version.ok_or_else(|| Unread(format!("kernel.osrelease: '{release}' is not understood")))?;
+        let version = version.ok_or_else(|| Unread(format!("kernel.osrelease: cannot parse '{release}'")))?;
         let row = Row::ok(check, release, needed);
         Ok(row.unless(version >= OLDEST, |row| {
-            row.costs(State::Slow, "a peer that vanishes while its window is closed is found up to two minutes late")
+            row.costs(State::Slow, "a peer that vanishes behind a closed window is detected up to two minutes late")
                 .fix("install a later kernel, if that matters")
         }))
     });
@@ -41,8 +41,8 @@ pub(super) fn seccomp(host: &Host, trials: &Trials) -> Row {
         match (filtered, refused.is_empty()) {
             (false, _) => Row::ok(check, "no filter", needed),
             (true, true) => Row::ok(check, "a filter that permits both", needed),
-            (true, false) => Row::ok(check, format!("a filter is in force; refused: {refused}"), needed)
-                .costs(State::Slow, "see the rows of what is refused"),
+            (true, false) => Row::ok(check, format!("a filter is active; refused: {refused}"), needed)
+                .costs(State::Slow, "see the checks of the refused calls"),
         }
     });
     Row::or_unknown(row, check, needed)
@@ -64,7 +64,7 @@ pub(super) fn io_uring(host: &Host, ring: &io::Result<()>) -> Row {
     let Refusal { cause, fix } = refusal::of_ring(host, error);
     let row = Row::ok("io_uring", format!("no ring: {error}; {cause}; {sysctls}"), needed);
     if Engine::ALL.iter().any(|engine| engine.label() == "uring") {
-        row.costs(State::Slow, "the engine uring, so up to a fifth of one tunnel's throughput").fixes(fix)
+        row.costs(State::Slow, "no engine uring: up to a fifth of a tunnel's throughput").fixes(fix)
     } else {
         row.costs(State::Ok, "nothing yet: no engine of this version uses it").fixes(fix)
     }
@@ -76,7 +76,7 @@ pub(super) fn splice(host: &Host, splice: &io::Result<()>) -> Row {
     let Err(error) = splice else { return Row::ok("splice", "works", needed) };
     let Refusal { cause, fix } = refusal::of_calls(host, refusal::SPLICE, error);
     // `cargo xtask bench`: copy against splice at one to 64 tunnels.
-    let costs = "half of the throughput, 1.7 times the CPU a byte: copy runs";
+    let costs = "engine copy: half of the throughput, 1.7 times the CPU per byte";
     Row::ok("splice", format!("{error}; {cause}"), needed).costs(State::Fails, costs).fixes(fix)
 }
 
@@ -91,7 +91,7 @@ pub(super) fn event_loop(host: &Host, failed: Option<&io::Error>) -> Row {
 }
 
 /// Why the engine `sockmap` is refused where a warning of the kernel ends the machine.
-const PANIC_ON_WARN: &str = "; panic_on_warn is set, and kernels were seen to warn in this engine's paths \
+const PANIC_ON_WARN: &str = "; panic_on_warn is set, and this engine has triggered kernel warnings \
                              (inet_sock_destruct; tcp_sendmsg_locked, ucopysize.h)";
 
 /// What the host has for the engine that has to be asked for; whether that runs its self-test tells.
@@ -124,8 +124,7 @@ pub(super) fn sockmap(host: &Host, sockhash: &io::Result<()>) -> Row {
         yes(perfmon),
         if panics { PANIC_ON_WARN } else { "" },
     );
-    let needed = "all of it for --engine sockmap: slower than splice for bulk, level with it for messages, and alive \
-                  while the gateway is not; otherwise nothing";
+    let needed = "all of it for --engine sockmap, which is slower than splice for bulk, equal for messages, and works on while the gateway is stopped; nothing for other engines";
     let row = Row::ok("sockmap", found, needed);
     let row = row.unless(!panics, |row| row.fix(host.set(Scope::Machine, "kernel.panic_on_warn", "0")));
     row.unless(sockhash.is_ok() && !lacks, |row| {
@@ -205,6 +204,6 @@ mod tests {
         assert!(row.fix.iter().any(|fix| fix.starts_with("sysctl -w kernel.panic_on_warn=0")), "{row:?}");
         let row = sockmap(&Tree::new(&[]).host(), &error(Errno::PERM));
         assert!(row.state == State::Ok && !row.fix.is_empty(), "{row:?}");
-        assert!(row.found.contains("BTF no, CAP_BPF /proc/self/status: there is no such file"), "{row:?}");
+        assert!(row.found.contains("BTF no, CAP_BPF /proc/self/status: no such file"), "{row:?}");
     }
 }

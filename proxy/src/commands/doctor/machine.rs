@@ -10,9 +10,9 @@ const THREADS: usize = 2;
 
 /// CPUs that threads can run on at the same time (sched_getaffinity(2), and the limit of the control group).
 pub(super) fn cpus(threads: usize) -> Row {
-    let row = Row::ok("cpus", format!("{threads} to run on"), format!("{THREADS} or more"));
+    let row = Row::ok("cpus", format!("{threads} usable"), format!("{THREADS} or more"));
     row.unless(threads >= THREADS, |row| {
-        row.costs(State::Slow, "a single loop thread, and no spinning: latency beside bulk")
+        row.costs(State::Slow, "one worker without busy-polling: messages wait behind bulk")
             .fix("give the machine, the container (podman run --cpus=2 ...) or the unit (CPUAffinity=) more")
     })
 }
@@ -24,7 +24,7 @@ pub(super) fn cpu_limit(host: &Host, threads: usize) -> Row {
         None => Row::ok(check, "none", needed),
         Some(limit) => {
             let row = Row::ok(check, format!("{limit:.2} CPUs, for {threads} threads"), needed);
-            row.costs(State::Slow, "used up, every tunnel stops for the rest of each 100 ms")
+            row.costs(State::Slow, "once used up, every tunnel pauses for the rest of each 100 ms")
                 .fix("podman run --cpus=0 ...")
                 .fix("systemctl set-property UNIT CPUQuota=")
         }
@@ -43,7 +43,7 @@ pub(super) fn memory_limit(host: &Host) -> Row {
     let row = cgroup::memory(host).map(|limit| match limit {
         None => Row::ok(check, "none", &needed),
         Some(limit) => Row::ok(check, format!("{} MiB", limit >> 20), &needed).unless(limit >= MEMORY, |row| {
-            row.costs(State::Slow, "socket buffers count: windows shrink, and at last the process is killed")
+            row.costs(State::Slow, "socket buffers count towards it: windows shrink, then the process is killed")
                 .fix("podman run --memory=1g ...")
                 .fix("systemctl set-property UNIT MemoryMax=1G")
         }),

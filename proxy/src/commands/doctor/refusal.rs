@@ -79,10 +79,10 @@ pub(super) const EVENT_LOOP: &[&str] = &["epoll_create1", "epoll_ctl", "epoll_wa
 pub(super) fn of_calls(host: &Host, calls: &[&str], error: &io::Error) -> Refusal {
     match Errno::from_io_error(error) {
         Some(Errno::PERM | Errno::ACCESS | Errno::NOSYS) if is_filtered(host) => {
-            Refusal::new(format!("the seccomp filter that is in force refuses {}", calls.join(" or ")), permit(calls))
+            Refusal::new(format!("the seccomp filter refuses {}", calls.join(" or ")), permit(calls))
         }
         Some(Errno::PERM | Errno::ACCESS) => Refusal::new(
-            "neither a sysctl nor a seccomp filter: a security module, as SELinux; see `dmesg`",
+            "neither a sysctl nor a seccomp filter, so probably a security module such as SELinux; see `dmesg`",
             Vec::new(),
         ),
         _ => of_want(error),
@@ -110,7 +110,7 @@ fn by_sysctl(host: &Host) -> Result<Refusal, Unread> {
     let disabled = host.try_sysctl("kernel.io_uring_disabled")?;
     let mut refusal = match disabled.as_deref() {
         Some("2") => Refusal::new(
-            "kernel.io_uring_disabled=2 refuses everybody",
+            "kernel.io_uring_disabled=2 refuses every process",
             vec![host.set(Scope::Machine, "kernel.io_uring_disabled", "0")],
         ),
         Some("1") if !may_pass_one(host)? => Refusal::new(
@@ -124,7 +124,7 @@ fn by_sysctl(host: &Host) -> Result<Refusal, Unread> {
         _ => return Ok(of_calls(host, RING_CALLS, &io::Error::from(Errno::PERM))),
     };
     if is_filtered(host) {
-        refusal.cause.push_str("; a seccomp filter is in force as well and may refuse it too");
+        refusal.cause.push_str("; a seccomp filter is active as well and may refuse it too");
         refusal.fix.extend(permit(RING_CALLS));
     }
     Ok(refusal)
@@ -198,11 +198,11 @@ mod tests {
         let lift = "sysctl -w kernel.io_uring_disabled=0";
         let profile = "podman run --security-opt seccomp=seccomp.json ";
         for (files, error, cause, fix) in [
-            (&[disabled("2"), NO_FILTER][..], Errno::PERM, "kernel.io_uring_disabled=2 refuses everybody", lift),
+            (&[disabled("2"), NO_FILTER][..], Errno::PERM, "kernel.io_uring_disabled=2 refuses every process", lift),
             (&[disabled("2"), FILTER], Errno::PERM, "may refuse it too", profile),
             (&[disabled("1"), GROUP, NO_FILTER], Errno::PERM, "refuses all but the group", "kernel.io_uring_group="),
-            (&[disabled("0"), FILTER], Errno::PERM, "the seccomp filter that is in force refuses", profile),
-            (&[FILTER], Errno::PERM, "the seccomp filter that is in force refuses io_uring_setup", profile),
+            (&[disabled("0"), FILTER], Errno::PERM, "the seccomp filter refuses", profile),
+            (&[FILTER], Errno::PERM, "the seccomp filter refuses io_uring_setup", profile),
             (&[disabled("0"), FILTER], Errno::NOSYS, "the seccomp filter", "SystemCallFilter=io_uring_setup io_"),
             (&[disabled("0"), NO_FILTER], Errno::NOMEM, "RLIMIT_MEMLOCK", "LimitMEMLOCK=infinity"),
             (&[disabled("0"), NO_FILTER], Errno::MFILE, "descriptors", "LimitNOFILE="),
@@ -243,6 +243,6 @@ mod tests {
         let module = ring(&[NO_FILTER, ("proc/sys/kernel/io_uring_disabled", "0")], Errno::PERM);
         assert!(module.cause.contains("a security module") && module.fix.is_empty(), "{module:?}");
         let blind = ring(&[("proc/sys/kernel/io_uring_disabled", "1"), NO_FILTER], Errno::PERM);
-        assert!(blind.cause.contains("io_uring_group: there is no such file"), "{blind:?}");
+        assert!(blind.cause.contains("io_uring_group: no such file"), "{blind:?}");
     }
 }

@@ -144,7 +144,7 @@ pub(super) fn process(limit: Limit) -> Row {
 /// Open files of the machine, `fs.file-nr` of `fs.file-max`, and the most a process may be permitted
 /// (Documentation/admin-guide/sysctl/fs.rst).
 pub(super) fn machine(host: &Host, limit: Limit) -> Row {
-    let needed = "free for the limit of this process";
+    let needed = "free for this process's limit";
     let row = (|| {
         let (most, each) = (host.number("fs.file-max")?, host.number("fs.nr_open")?);
         let [open] = host.numbers("fs.file-nr")?;

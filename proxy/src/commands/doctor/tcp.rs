@@ -31,7 +31,7 @@ pub(super) struct Chosen {
 
 /// The congestion control: bbr paces what a local leg could take at once.
 pub(super) fn congestion(host: &Host, chosen: &Chosen) -> Row {
-    let (check, needed) = ("congestion", "cubic where a leg is short");
+    let (check, needed) = ("congestion", "cubic on short legs");
     let row = (|| {
         let default = host.sysctl("net.ipv4.tcp_congestion_control")?;
         let available = host.sysctl("net.ipv4.tcp_available_congestion_control")?;
@@ -40,7 +40,7 @@ pub(super) fn congestion(host: &Host, chosen: &Chosen) -> Row {
         let is_left_to_bbr = chosen.legs == [None, None] && default.starts_with("bbr");
         Ok(Row::ok(check, found, needed).unless(!is_left_to_bbr, |row| {
             // Measured over loopback, for nginx and HAProxy as well.
-            let row = row.costs(State::Slow, "a factor of three on a leg over loopback or a short one");
+            let row = row.costs(State::Slow, "a factor of three on loopback and other short legs");
             let row = row.fix("sluicegate serve --congestion-control client=cubic    # or origin=cubic, or cubic");
             match &chosen.no_cubic {
                 None => row,
@@ -63,13 +63,16 @@ fn allow_cubic(host: &Host) -> String {
 /// capabilities up, and needs for what the kernel redirects. The kernel doubles it.
 pub(super) fn send_buffers(host: &Host, wanted: u64) -> Row {
     let (check, name) = ("send_buffers", "net.core.wmem_max");
-    let needed = format!("{} KiB, four times the backlog, of which the kernel wants half", wanted >> 11);
+    let needed = format!("{} KiB, twice the backlog", wanted >> 11);
     let row = host.number(name).map(|most| {
         let row = Row::ok(check, format!("{name} {} KiB", most >> 10), &needed);
         row.unless(most >= wanted / 2, |row| {
             // `cargo xtask bench`: four tunnels to the origin with 4 MiB instead of 32.
-            row.costs(State::Slow, "up to two fifths of sockmap's bulk to an origin, which a loop then passes on")
-                .fix(host.set(Scope::Machine, name, &(wanted / 2).to_string()))
+            row.costs(State::Slow, "up to two fifths of sockmap's bulk throughput to an origin").fix(host.set(
+                Scope::Machine,
+                name,
+                &(wanted / 2).to_string(),
+            ))
         })
     });
     Row::or_unknown(row, check, &needed)
@@ -92,7 +95,7 @@ fn buffer(host: &Host, check: &'static str, percent: u64) -> Row {
         let rate = rate(most, percent);
         let found = format!("{least} {default} {most}: about {} a tunnel at {ROUND_TRIP_MS} ms", bits(rate));
         Row::ok(check, found, &needed).unless(rate >= WANTED_BITS, |row| {
-            row.costs(State::Slow, format!("a tunnel over a long leg is held to that; at 10 ms to {}", bits(rate * 5)))
+            row.costs(State::Slow, format!("limits a tunnel over a long leg; at 10 ms to {}", bits(rate * 5)))
                 .fix(host.set(Scope::Network, &name, &format!("{least} {default} {PROPOSED}")))
         })
     });

@@ -70,7 +70,7 @@ fn wrap(text: &str, width: usize) -> Vec<String> {
 
 fn engine(text: &mut String, tried: &Tried) {
     let said = match (&tried.error, &tried.cause) {
-        (None, _) if tried.passed.is_none() => "not tried, since no tunnel fits in the descriptors".to_owned(),
+        (None, _) if tried.passed.is_none() => "not tried: no tunnel fits in the descriptor limit".to_owned(),
         (None, _) => "passed".to_owned(),
         (Some(error), None) => format!("failed: {error}"),
         (Some(error), Some(cause)) => format!("failed: {error}; {cause}"),
@@ -98,7 +98,7 @@ fn verdict(text: &mut String, report: &Report) {
     indented(text, "VERDICT", &said);
     report.because.iter().for_each(|because| indented(text, "", &format!("- {because}")));
     if report.checks.iter().any(|row| row.state == State::Slow) {
-        indented(text, "", "What is slow is worth its fix, but what does not degrade does not change the exit code.");
+        indented(text, "", "Checks that are slow are worth their fix; only those that degrade change the exit code.");
     }
     if report.checks.iter().any(|row| row.fix.iter().any(|fix| fix.starts_with("sysctl"))) {
         indented(text, "", "A sysctl lasts until the next boot: write it to a file in /etc/sysctl.d as well.");
@@ -151,7 +151,7 @@ copy     passed
 
 VERDICT  copy will run (of splice, copy), but degraded:
          - splice failed
-         What is slow is worth its fix, but what does not degrade does not change the exit code.
+         Checks that are slow are worth their fix; only those that degrade change the exit code.
          A sysctl lasts until the next boot: write it to a file in /etc/sysctl.d as well.
 ";
         assert_eq!(text(&report()), expected);

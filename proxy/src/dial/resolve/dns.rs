@@ -46,7 +46,7 @@ impl Dns {
         };
         // The final dot: no search list applies, whatever resolv.conf says.
         let Ok(name) = Name::from_ascii(format!("{name}.")) else {
-            return Answer::failed("it is no name of the DNS".to_owned());
+            return Answer::failed("not a valid DNS name".to_owned());
         };
         let (a, aaaa) = (servers.ask(&name, RecordType::A), servers.ask(&name, RecordType::AAAA));
         let asking = pin!(side_by_side(a, aaaa));
@@ -103,7 +103,7 @@ impl Servers {
                 }
             }
             if !silent {
-                return Err(LookupError::Failed(failure.unwrap_or_else(|| "there is no name server".to_owned())));
+                return Err(LookupError::Failed(failure.unwrap_or_else(|| "no name server".to_owned())));
             }
         }
     }
@@ -139,6 +139,6 @@ fn said(server: IpAddr, error: &NetError) -> String {
         // What an error of a socket becomes in a pool (`most_specific` in name_server_pool.rs).
         NetError::NoConnections => format!("the name server {server} cannot be reached"),
         NetError::Io(error) => format!("the name server {server} cannot be reached: {error}"),
-        other => format!("the name server {server} gave no usable answer: {other}"),
+        other => format!("invalid answer from the name server {server}: {other}"),
     }
 }

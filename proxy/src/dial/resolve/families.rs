@@ -82,10 +82,10 @@ fn join(a: Option<Asked>, aaaa: Option<Asked>) -> Answer {
     }
     if !complete && !no_such_name {
         let failure = [a, aaaa].into_iter().flatten().find_map(Result::err);
-        return Answer::failure(failure.unwrap_or_else(|| LookupError::Failed("the look-up was given up".to_owned())));
+        return Answer::failure(failure.unwrap_or_else(|| LookupError::Failed("the look-up was cancelled".to_owned())));
     }
     let ttl = found().map(|found| found.ttl).min().unwrap_or_default();
-    let why = if no_such_name { "there is no such name (NXDOMAIN)" } else { "it has no address" };
+    let why = if no_such_name { "no such name (NXDOMAIN)" } else { "no address" };
     let (floor, ceiling) = NEGATIVE_TTL;
     Answer { outcome: Err(LookupError::NotFound(why.to_owned())), ttl: ttl.clamp(floor, ceiling) }
 }
@@ -160,10 +160,10 @@ mod tests {
         let began = Instant::now();
         let answer = side_by_side(ready(no_such_name(9)), pending()).await;
         let none = |why: &str| Err(LookupError::NotFound(why.to_owned()));
-        assert_eq!(answer.outcome, none("there is no such name (NXDOMAIN)"));
+        assert_eq!(answer.outcome, none("no such name (NXDOMAIN)"));
         assert_eq!(began.elapsed(), RESOLUTION_DELAY);
         let answer = side_by_side(ready(found(&[], 9)), ready(found(&[], 9))).await;
-        assert_eq!(answer.outcome, none("it has no address"));
+        assert_eq!(answer.outcome, none("no address"));
         let answer = side_by_side(ready(found(&[], 9)), ready(failed())).await;
         assert_eq!(answer.outcome, Err(LookupError::Failed("SERVFAIL".into())));
         assert_eq!(answer.ttl, NEGATIVE_TTL.0);

@@ -110,7 +110,7 @@ fn read(path: &Path) -> Option<String> {
         Ok(bytes) => Some(String::from_utf8_lossy(&bytes).into_owned()),
         Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::NotFound => Some(String::new()),
         Err(error) => {
-            warn!(file = %path.display(), %error, "names are resolved without this file, or as it was before");
+            warn!(file = %path.display(), %error, "cannot read the file; names are resolved with its last content, if any");
             None
         }
     }

@@ -128,7 +128,7 @@ impl Resolver {
         match timeout(deadline, answer.wait_for(Option::is_some)).await {
             Ok(Ok(outcome)) => outcome.clone().unwrap_or(Err(LookupError::Timeout(deadline))),
             // The look-up went away with its runtime.
-            Ok(Err(_)) => Err(LookupError::Failed("the look-up was given up".to_owned())),
+            Ok(Err(_)) => Err(LookupError::Failed("the look-up was cancelled".to_owned())),
             Err(_) => Err(LookupError::Timeout(deadline)),
         }
     }

@@ -44,11 +44,11 @@ impl Shares {
         let own = held.by_requester.get(requester);
         let free = self.total.saturating_sub(held.total);
         if own >= self.each {
-            return Err(format!("--max-lookups-per-user {} is reached by {requester}", self.each));
+            return Err(format!("--max-lookups-per-user {} reached by {requester}", self.each));
         }
         if own >= free {
             return Err(format!(
-                "{} of {} look-ups are in progress: the {free} left are not for {requester}, which has {own}",
+                "{} of {} look-ups are in progress: the {free} left are reserved for users with fewer than the {own} of {requester}",
                 held.total, self.total
             ));
         }
@@ -86,7 +86,7 @@ mod tests {
         let shares = Shares::new(100, 2);
         let slots = [shares.take(&user("ann")).unwrap(), shares.take(&user("ann")).unwrap()];
         let refused = shares.take(&user("ann")).unwrap_err();
-        assert_eq!(refused, "--max-lookups-per-user 2 is reached by user ann");
+        assert_eq!(refused, "--max-lookups-per-user 2 reached by user ann");
         let other = Principal::of(None, "192.0.2.1".parse::<std::net::IpAddr>().unwrap());
         let _other = shares.take(&other).unwrap();
         drop(slots);

@@ -45,19 +45,19 @@ pub(super) async fn look_up(lookup: &Arc<Lookup>, name: &str, slot: Slot) -> Ans
         let _ = sender.send(found);
     });
     if let Err(error) = thread {
-        let why = format!("no thread can be started: {error} (see ulimit -u, TasksMax= and pids.max)");
+        let why = format!("cannot start a thread: {error} (see ulimit -u, TasksMax= and pids.max)");
         return Answer { outcome: Err(LookupError::Exhausted(why)), ttl: Duration::ZERO };
     }
     match found.await {
         Ok(found) => answer(found),
         // The thread panicked.
-        Err(_) => failure(LookupError::Failed("the look-up broke down".to_owned())),
+        Err(_) => failure(LookupError::Failed("the look-up failed".to_owned())),
     }
 }
 
 fn answer(found: io::Result<Vec<SocketAddr>>) -> Answer {
     match found {
-        Ok(addresses) if addresses.is_empty() => failure(LookupError::NotFound("it has no address".to_owned())),
+        Ok(addresses) if addresses.is_empty() => failure(LookupError::NotFound("no address".to_owned())),
         Ok(addresses) => Answer { outcome: Ok(addresses), ttl: KEEP },
         Err(error) => failure(lookup_error(&error)),
     }

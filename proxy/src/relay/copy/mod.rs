@@ -186,13 +186,10 @@ impl Pair {
         let is_truncation = tls::is_truncation(&fault.error);
         if is_truncation {
             let peer = if fault.source_of == Direction::ToOrigin { "client" } else { "origin" };
-            tracing::debug!(
-                peer,
-                "TLS ended without close_notify: the other side is reset, as for a stream that was cut"
-            );
+            tracing::debug!(peer, "TLS ended without close_notify: the other side is reset");
         } else if fault.error.get_ref().is_some() {
             // Not the kernel's word, but that of the TLS inside.
-            tracing::info!(error = %fault.error, "the TLS of a tunnel broke");
+            tracing::info!(error = %fault.error, "TLS error in a tunnel");
         }
         // A write may have had the error, which the kernel tells only once.
         self.broken[fault.source_of.index()].store(true, Ordering::Relaxed);

@@ -20,7 +20,7 @@ pub(super) const PANIC_ON_WARN: &str = "/proc/sys/kernel/panic_on_warn";
 pub(super) fn outlives_warnings(setting: &str) -> io::Result<()> {
     match setting.trim() {
         "" | "0" => Ok(()),
-        set => Err(io::Error::other(format!("it is {set}: the kernel panics at a warning, as this engine has caused"))),
+        set => Err(io::Error::other(format!("{set}: the kernel panics on warnings, which this engine has triggered"))),
     }
 }
 
@@ -47,7 +47,7 @@ impl Host {
                 "set it by `sysctl -w kernel.panic_on_warn=0`, or choose another engine, as --engine auto does".to_owned()
             }
             (Component::Types, _) if error.kind() == io::ErrorKind::NotFound => {
-                "this kernel does not describe its types: it wants CONFIG_DEBUG_INFO_BTF=y".to_owned()
+                "this kernel has no BTF: it needs CONFIG_DEBUG_INFO_BTF=y".to_owned()
             }
             // A helper that may not be called is one that does not exist, which is EINVAL.
             (Component::Maps, Some(Errno::PERM | Errno::ACCESS))
@@ -73,13 +73,13 @@ impl Host {
                     .to_owned()
             }
             (Component::Maps | Component::Program, Some(Errno::NOSYS)) => {
-                "this kernel has no bpf(2), or a filter hides it: it wants CONFIG_BPF_SYSCALL=y".to_owned()
+                "this kernel has no bpf(2), or a filter hides it: it needs CONFIG_BPF_SYSCALL=y".to_owned()
             }
             (Component::Maps | Component::Program, Some(Errno::INVAL | Errno::OPNOTSUPP)) => {
-                "this kernel wants CONFIG_BPF_STREAM_PARSER=y, CONFIG_NET_SOCK_MSG=y and to be 5.10 or later".to_owned()
+                "the engine needs Linux 5.10 or later with CONFIG_BPF_STREAM_PARSER=y and CONFIG_NET_SOCK_MSG=y".to_owned()
             }
             (Component::Maps | Component::Program, Some(Errno::NOMEM)) => {
-                "memory is short, or the limit of the control group: the maps take 80 bytes for each of --max-tunnels"
+                "not enough memory, or the control group's limit is too low: the maps take 80 bytes for each of --max-tunnels"
                     .to_owned()
             }
             _ => return None,
@@ -129,7 +129,7 @@ mod tests {
     fn a_kernel_that_a_warning_ends_is_refused() {
         assert!(outlives_warnings("0\n").is_ok() && outlives_warnings("").is_ok());
         let error = outlives_warnings("1\n").unwrap_err();
-        assert!(error.to_string().starts_with("it is 1: the kernel panics"), "{error}");
+        assert!(error.to_string().starts_with("1: the kernel panics"), "{error}");
         let hint = Host::default().hint(Component::PanicOnWarn, &error);
         assert!(hint.unwrap().contains("sysctl -w kernel.panic_on_warn=0"));
     }

@@ -25,7 +25,7 @@ impl<P: Poller> Worker<P> {
         }
         let (last, why, until) = (fault.source_of, fault.reason(), now + LAST_BYTES);
         if why == Reason::EngineFailed {
-            tracing::warn!(engine = %self.pool.engine, error = %fault.error, "a tunnel is reset, for its engine failed");
+            tracing::warn!(engine = %self.pool.engine, error = %fault.error, "a tunnel is reset: its engine failed");
         }
         carried.broken = Some(Broken { last, why, until, acknowledged: carried.acknowledged(last), excused: false });
         carried.pump.break_source(fault.source_of);

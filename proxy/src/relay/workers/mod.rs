@@ -195,9 +195,7 @@ fn spawn<P: Poller>(
             if panic::catch_unwind(run).is_ok() {
                 return;
             }
-            error!(
-                "a worker thread has panicked: its tunnels are reset, and it goes on without them; please report it"
-            );
+            error!("a worker thread panicked: its tunnels are reset, and it goes on; please report it");
             thread::park_timeout(PANIC_PAUSE);
         }
     })?;
@@ -212,7 +210,7 @@ fn new_poller<P: Poller>(handle: &WorkerHandle, started: Option<mpsc::Sender<io:
     };
     match (started, said) {
         (Some(started), said) => drop(started.send(said)),
-        (None, Err(error)) => error!(%error, "a worker thread leaves, since it cannot watch sockets any more"),
+        (None, Err(error)) => error!(%error, "a worker thread ends: it cannot poll sockets any more"),
         (None, Ok(())) => {}
     }
     poller

@@ -46,7 +46,7 @@ impl<P: Poller> Worker<P> {
         if lasts {
             std::thread::park_timeout(RETRY);
         } else {
-            warn!(%error, engine = self.pool.engine.label(), "a worker could not wait; every socket is watched anew");
+            warn!(%error, engine = self.pool.engine.label(), "a worker could not wait for events; every socket is registered again");
             self.failed = Some(Instant::now());
         }
         // Where even that fails, the next wait does too.
