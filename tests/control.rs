@@ -246,7 +246,7 @@ fn a_default_path_that_cannot_be_had_is_a_warning() {
         Setup::new(&["--no-auth", "--engine", "copy"]).under(&wrapper).start()
     };
     let warned = |gateway: &Gateway, said: &str| {
-        let line = gateway.log_line("a warning", |line| line.message().starts_with("kill, rates and drain cannot"));
+        let line = gateway.log_line("a warning", |line| line.message().starts_with("no control socket, so kill"));
         assert!(line.level() == "WARN" && line.message().contains(said), "{}", line.raw);
     };
     let exported = || format!("export XDG_RUNTIME_DIR={}", folder.path().display());

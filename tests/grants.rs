@@ -83,7 +83,7 @@ fn user_by_source_by_target() {
     let (first, second, by_name) =
         (target("127.0.0.1", one_port), target("127.0.0.1", two_port), target("localhost", two_port));
     let established = "200 Connection established".to_owned();
-    let no_source = |user: &str, from: &str| format!("403 Forbidden: user {user} may not come from {from}");
+    let no_source = |user: &str, from: &str| format!("403 Forbidden: user {user} may not connect from {from}");
     let no_target = |user: &str, target: &str| format!("403 Forbidden: no rule of user {user} matches {target}");
     let outside = "192.0.2.1:443".to_owned();
     for (user, from, target, expected) in [
@@ -136,7 +136,7 @@ fn explain_says_all_that_a_user_may() {
         "limits of ann: from 10.0.0.0/8; until 2999-01-01T00:00:00Z, when open tunnels end; at most 3 open tunnels; \
          1Gbit/s in all",
         "permitted by --allow 127.0.0.0/8:* and 127.0.0.1:443 of user ann",
-        "would be dialled: 127.0.0.1:443",
+        "would connect to 127.0.0.1:443",
     ] {
         assert!(said.contains(words), "{words}: {said}");
     }

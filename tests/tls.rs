@@ -272,7 +272,7 @@ fn what_is_no_tls_is_told_by_an_alert() {
         stream.read_to_end(&mut answer).expect("a clean end");
         // A record with an alert, or nothing at all.
         assert!(answer.is_empty() || answer[0] == 21 && answer.len() == 7, "{answer:?}");
-        assert_eq!(answer.is_empty(), detail.starts_with("no TLS"), "{answer:?}");
+        assert_eq!(answer.is_empty(), detail.starts_with("TLS handshake"), "{answer:?}");
         let line = gateway.refusal_line(stream.local_addr().unwrap());
         assert!(line.text("reason") == "tls_failed" && line.text("detail").contains(detail), "{}", line.raw);
     }

@@ -104,7 +104,7 @@ fn explain_and_check_know_the_users_of_networks() {
     let (code, said) = explain("127.7.0.1", "127.0.0.2:9");
     assert!(code == Some(1) && said.contains("no rule of user 127.7.0.0/16 matches 127.0.0.2:9"), "{said}");
     assert_eq!(explain("127.7.7.7", "127.0.0.2:9").0, Some(0));
-    assert!(explain("127.8.0.1", "127.0.0.2:9").1.starts_with("any user from 127.8.0.1 asks"));
+    assert!(explain("127.8.0.1", "127.0.0.2:9").1.starts_with("any user from 127.8.0.1 requests"));
 
     let outcome = sluicegate(&["check", "--config", &rig.file], &[]);
     let said = ": 1 user, no credentials from 127.7.0.0/16, no credentials from 127.7.7.7, up to";

@@ -268,7 +268,7 @@ pub(super) fn user_expired() {
 pub(super) fn user_source() {
     let (_directory, gateway) = with_terms("from = '192.0.2.0/24'");
     let refused = refused(&gateway, request("127.0.0.1:443", Some("alice:one")).as_bytes());
-    check(&gateway, Reason::UserSource, "403 Forbidden: user alice may not come from 127.0.0.1", &refused);
+    check(&gateway, Reason::UserSource, "403 Forbidden: user alice may not connect from 127.0.0.1", &refused);
 }
 
 pub(super) fn source_limit() {

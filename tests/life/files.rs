@@ -74,7 +74,7 @@ fn a_file_that_cannot_be_read_is_named_and_the_old_one_stays() {
             let position = gateway.log.position();
             remove(file);
             replace(file, &text);
-            gateway.log.line_from(position, "re-read", |line| line.message().ends_with(" re-read"));
+            gateway.log.line_from(position, "re-read", |line| line.message().ends_with(" reloaded"));
         }
     }
     // An unchanged file is not complained of at each look.
