@@ -167,8 +167,7 @@ fn a_search_domain_completes_a_name_before_the_rules_see_it() {
         let mut client = dial(through.address);
         client.write_all(request("DB:443", None).as_bytes()).expect("the gateway reads");
         assert!(read_head(&parent.accept()).starts_with("CONNECT db.a.corp:443 HTTP/1.1\r\nHost: db.a.corp:443\r\n"));
-        for (options, words) in [(&["--parent", &url][..], "which resolves db.a.corp:443"), (&[], "db.b.corp:443")]
-        {
+        for (options, words) in [(&["--parent", &url][..], "which resolves db.a.corp:443"), (&[], "db.b.corp:443")] {
             let wrapper = scene.wrapper();
             let mut command = Command::new(&wrapper[0]);
             command

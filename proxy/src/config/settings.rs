@@ -132,7 +132,7 @@ fn authenticator(options: &Serve, complete: bool, errors: &mut ConfigErrors) -> 
     let no_auth = |cause: &str| ConfigError::about("no-auth", cause, "remove one of the two");
     match (options.no_auth, has_users) {
         (true, true) if has_passwords => {
-            errors.0.push(no_auth("--no-auth accepts every client, but users are configured"))
+            errors.0.push(no_auth("--no-auth accepts every client, but users are configured"));
         }
         (true, true) => errors.0.push(no_auth("--no-auth accepts every client, but --no-auth-from names networks")),
         (true, false) if !entries.is_empty() => {
