@@ -19,13 +19,13 @@
 //! | 5 | `commands` | the subcommands, one file each | `config` `server` `auth` `user_policy` `fingerprint` `policy` `principal` `dial` `target` `rate` `secret` `reason` `metrics` `relay` `account` `admin` `connection` `sys` `file` | |
 //! | 5 | `config` | one definition of every option: flag, environment, file, help, table | `auth` `user_policy` `policy` `proxy_protocol` `dial` `rate` `relay` `server` `connection` `client` `secret` `target` `account` `sys` `tls` `file` | |
 //! | 4 | `server` | bind, accept with back-off, slots, reloads, drain | `connection` `account` `admin` `policy` `auth` `dial` `relay` `client` `reason` `metrics` `sys` `tls` | `httparse` |
-//! | 3 | `connection` | the main idea: `serve` and `handshake` | `client` `request` `auth` `user_policy` `policy` `proxy_protocol` `dial` `upgrade` `relay` `account` `tunnel` `reason` `metrics` `secret` `principal` `target` `tls` | `rustix` `libc` `unsafe` |
+//! | 3 | `connection` | the life of a connection: `serve` and `handshake` | `client` `request` `auth` `user_policy` `policy` `proxy_protocol` `dial` `upgrade` `relay` `account` `tunnel` `reason` `metrics` `secret` `principal` `target` `tls` | `rustix` `libc` `unsafe` |
 //! | 2 | `client` | the buffered client socket; the only writer of HTTP but for origins' answers | `message` `request` `proxy_protocol` `reason` `sys` `tls` | `policy` `relay` |
 //! | 2 | `request` | pure parser: bytes in, request or refusal out | `message` `reason` `secret` `target` | `tokio` `TcpStream` `Instant` `async` |
-//! | 2 | `proxy_protocol` | whom a connection comes from, as proxies say it to each other: read, written, to whom | `policy` `target` | `tokio` `TcpStream` |
-//! | 2 | `upgrade` | asks an origin to switch protocols, and passes on what else it answers, within bounds | `client` `dial` `request` `message` `reason` `sys` `tunnel` | `policy` `auth` `relay` |
-//! | 2 | `user_policy` | what a user may, where to, from where, until when and how much | `policy` `account` `reason` | `tokio` `TcpStream` |
-//! | 2 | `auth` | credentials to user and what he may, hashing off the event loop | `user_policy` `account` `reason` `secret` `source` `fingerprint` `file` `metrics` `sys` | `tracing` `TcpStream` |
+//! | 2 | `proxy_protocol` | PROXY protocol: reads and writes the header with a client's address | `policy` `target` | `tokio` `TcpStream` |
+//! | 2 | `upgrade` | forwards an Upgrade to its origin, and answers other than 101, within bounds | `client` `dial` `request` `message` `reason` `sys` `tunnel` | `policy` `auth` `relay` |
+//! | 2 | `user_policy` | limits of one user: targets, networks, expiry, tunnels, rate | `policy` `account` `reason` | `tokio` `TcpStream` |
+//! | 2 | `auth` | credentials to user and policy; hashes off the event loop | `user_policy` `account` `reason` `secret` `source` `fingerprint` `file` `metrics` `sys` | `tracing` `TcpStream` |
 //! | 2 | `policy` | name rules, then address rules on resolved addresses: `Permit` | `reason` `target` | `tokio` `TcpStream` |
 //! | 2 | `dial` | resolve, Happy Eyeballs, parent proxies, deadlines; accepts only a `Permit` | `policy` `message` `reason` `secret` `principal` `fingerprint` `file` `target` `sys` `metrics` `tls` | `auth` |
 //! | 2 | `relay` | choose an engine, adopt, fall back; one file an engine | `tunnel` `rate` `reason` `metrics` `sys` `tls` | `http` `auth` `policy` `config` |
@@ -33,16 +33,16 @@
 //! | 1 | `admin` | metrics, health, the API of tunnels and rates over HTTP, and the control socket | `account` `metrics` `rate` `reason` `tunnel` | `relay` |
 //! | 1 | `sys` | the only `unsafe`: descriptors in, `io::Result` out | `tls` | `tracing` `policy` |
 //! | 0 | `tunnel` | the hand-off type and its live counts | `rate` `reason` `tls` | `tokio` |
-//! | 0 | `target` | where a client wants to go, in one normal form | | `tokio` |
-//! | 0 | `reason` | why it ended: one enum to label, status, side | | `tokio` |
-//! | 0 | `tls` | sessions of TLS, certificates and whom to believe; opens no socket and waits for none | `file` `fingerprint` | `tokio` `TcpStream` |
-//! | 0 | `rate` | how fast bytes may go, in words and figures | | `tokio` |
-//! | 0 | `message` | heads and content of HTTP messages: what goes on, and where it ends; pure | | `tokio` `std::io` |
-//! | 0 | `fingerprint` | whether a file is another one than before | `file` | `tokio` |
+//! | 0 | `target` | host and port of a request, in one normal form | | `tokio` |
+//! | 0 | `reason` | why a connection ended: one enum to label, status, side | | `tokio` |
+//! | 0 | `tls` | TLS sessions, certificates and roots; does no I/O of its own | `file` `fingerprint` | `tokio` `TcpStream` |
+//! | 0 | `rate` | bytes per second: parsed and printed | | `tokio` |
+//! | 0 | `message` | heads and content of HTTP messages; pure | | `tokio` `std::io` |
+//! | 0 | `fingerprint` | detects that a file has changed | `file` | `tokio` |
 //! | 0 | `file` | reads the files that options name, within limits of size and time | | `tokio` |
-//! | 0 | `source` | the unit by which peers without credentials share what is scarce | | `tokio` |
-//! | 0 | `principal` | the parties that scarce resources are shared between, and counts by such a key | `source` | `tokio` |
-//! | 0 | `secret` | bytes that are never shown | | `tokio` |
+//! | 0 | `source` | IPv4 address or IPv6 /64: the unit of limits before authentication | | `tokio` |
+//! | 0 | `principal` | user or source that uses a shared resource, and counts by key | `source` | `tokio` |
+//! | 0 | `secret` | passwords: never printed, zeroed when dropped | | `tokio` |
 //! | 0 | `metrics` | every metric: name, kind, labels, help | | `tokio` |
 //!
 //! # Invariants: what is deliberately absent
@@ -53,15 +53,16 @@
 //!    passed on, and the address that was checked is the address that is dialled.
 //! 4. No cargo feature changes behaviour: engines are chosen at run time, by a self-test, and each
 //!    fallback is counted with its cause.
-//! 5. In the engines uring, splice and sockmap no tunnel byte lives only in process memory once the tunnel is
-//!    established: it is in a socket or in a pipe, also while the tunnel moves from loop to loop or to the kernel.
+//! 5. In the engines uring and splice no tunnel byte lives only in process memory once the tunnel is
+//!    established: it is in a socket or in a pipe, also while the tunnel moves from worker to worker. With
+//!    sockmap the kernel holds the bytes too, but for what a stopped reader spills, within bounds.
 //! 6. No byte of a peer that has authenticated is passed on outside an [`account::Account`]: a tunnel and the exchange
 //!    before a 101 are listed, counted, held to rates and ended alike.
 //! 7. Everything has a limit: head bytes, header lines, handshake, dial, slots, queues.
 //! 8. An idle tunnel costs two descriptors and no kernel worker thread; pipes are held only while
 //!    bytes are in flight.
 //! 9. No socket of a tunnel is closed cleanly before both directions have ended and all is
-//!    acknowledged: until then closing it is a reset, whoever closes it, `kill -9` included.
+//!    acknowledged: until then closing it is a reset, after `kill -9` too.
 
 pub mod account;
 pub mod admin;
