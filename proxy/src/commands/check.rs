@@ -72,7 +72,8 @@ fn summary(options: &Serve, settings: &Settings) -> String {
     )
 }
 
-/// Settings that are probably not as they were meant; `settings` are absent where something is wrong.
+/// Settings that are probably not as they were meant; `settings` are absent where something is
+/// wrong.
 fn warnings(options: &Serve, settings: Option<&Settings>, now: SystemTime) -> Vec<ConfigError> {
     let mut warnings = Vec::new();
     for entry in &options.sources.users {
@@ -131,7 +132,8 @@ fn holds_secrets(options: &Serve) -> bool {
 
 /// Warns of a file that others may change, and of a `secret` one that everybody may read.
 ///
-/// A group may read it: keys of Debian's `ssl-cert` are 0640. That anybody may is what sshd(8) and stunnel complain of.
+/// A group may read it: keys of Debian's `ssl-cert` are 0640. That anybody may is what sshd(8) and
+/// stunnel complain of.
 fn mode(option: &str, file: &Path, secret: bool) -> Option<ConfigError> {
     let mode = file::metadata(file).ok().filter(std::fs::Metadata::is_file)?.permissions().mode() & 0o777;
     let may = match (mode & 0o022 != 0, secret && mode & 0o004 != 0) {

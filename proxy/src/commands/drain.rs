@@ -11,11 +11,11 @@ use super::endpoint::{ControlOption, refused};
 use crate::admin::DrainView;
 use crate::admin::client::{AskError, Endpoint, ask};
 
-/// How often the gateway is asked how many tunnels are left.
+/// Interval of asking the gateway for the number of open tunnels.
 const INTERVAL: Duration = Duration::from_millis(200);
 
-/// Questions in a row without an answer after which the gateway is given up. One that ends at this moment may break
-/// off one of them.
+/// Questions in a row without an answer after which the gateway is given up. One that ends at this
+/// moment may break off one of them.
 const MAX_FAILURES: u32 = 5;
 
 /// The options of `drain`.

@@ -21,7 +21,7 @@ use crate::user_policy::UserPolicy;
 /// Prints the verdict on each address of the target.
 ///
 /// # Errors
-/// A target that is none (2); one that is refused or does not resolve (1).
+/// An invalid target (2); a target that is refused or does not resolve (1).
 pub async fn run(options: &Explain) -> Result<String, Failure> {
     let options = &as_network(options);
     let wrong = |error| Failure::Usage(format!("{}: {error}", options.target));
@@ -104,7 +104,7 @@ fn as_network(options: &Explain) -> Explain {
     options
 }
 
-/// What the file says of the user.
+/// The policy of the user's section in the file.
 fn user_policy(options: &Explain) -> Option<&UserPolicy> {
     let name = options.user.as_deref()?;
     options.sources.users.iter().find(|entry| entry.name() == name).map(Entry::user_policy)

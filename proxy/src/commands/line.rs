@@ -28,9 +28,9 @@ sluicegate is a CONNECT tunnel gateway for bulk transfers, and needs a command. 
 
 /// A CONNECT tunnel gateway for bulk transfers, which splices sockets in the kernel
 ///
-/// Clients ask the gateway for a tunnel by HTTP CONNECT. The gateway authenticates the client, checks
-/// the target against its rules, and connects to it. The bytes of the tunnel then move in the kernel,
-/// from socket to socket.
+/// Clients ask the gateway for a tunnel by HTTP CONNECT. The gateway authenticates the client,
+/// checks the target against its rules, and connects to it. The bytes of the tunnel then move in
+/// the kernel, from socket to socket.
 ///
 /// Exit codes: 0 success, 1 failure at work, 2 wrong usage or configuration.
 #[derive(Debug, Parser)]
@@ -46,34 +46,35 @@ pub struct Cli {
 pub enum Command {
     /// Run the gateway
     ///
-    /// Accepts clients until SIGTERM, then drains: it stops listening and ends with its last tunnel.
-    /// A second SIGTERM resets the tunnels that are left. SIGHUP reloads users and certificate.
+    /// Accepts clients until SIGTERM, then drains: it stops listening and ends with its last
+    /// tunnel. A second SIGTERM resets the tunnels that are left. SIGHUP reloads users and
+    /// certificate.
     #[command(after_help = SERVE)]
     Serve(Box<Serve>),
     /// Validate a configuration without running it
     ///
-    /// Takes the options of `serve`. Reports every error with the option, the file and line, the cause
-    /// and the remedy, and warns of what is probably a mistake: world-readable keys, an open proxy,
-    /// users about to expire. Exits with 2 on errors.
+    /// Takes the options of `serve`. Reports every error with the option, the file and line, the
+    /// cause and the remedy, and warns of what is probably a mistake: world-readable keys, an open
+    /// proxy, users about to expire. Exits with 2 on errors.
     #[command(after_help = CHECK)]
     Check(Box<Check>),
     /// Show which engine runs on this host, and what costs speed
     ///
-    /// Tries the engines as `serve` does at its start, and checks limits, sysctls and the kernel. Run it
-    /// as the user and in the container or systemd unit of the gateway: limits differ.
+    /// Tries the engines as `serve` does at its start, and checks limits, sysctls and the kernel.
+    /// Run it as the user and in the container or systemd unit of the gateway: limits differ.
     ///
-    /// Exit code 0: the first engine of --engine runs. 1: the gateway runs degraded: a later engine of
-    /// the list, fewer than 32 pipes of 1 MiB for an engine that uses pipes, or descriptors for fewer
-    /// than 200 tunnels. 2: the gateway cannot run, because no engine passes its self-test, no tunnel
-    /// fits in the descriptor limit, or there is no event loop; also wrong usage. Other slow checks are
-    /// advice and do not change the exit code.
+    /// Exit code 0: the first engine of --engine runs. 1: the gateway runs degraded: a later engine
+    /// of the list, fewer than 32 pipes of 1 MiB for an engine that uses pipes, or descriptors for
+    /// fewer than 200 tunnels. 2: the gateway cannot run, because no engine passes its self-test,
+    /// no tunnel fits in the descriptor limit, or there is no event loop; also wrong usage. Other
+    /// slow checks are advice and do not change the exit code.
     #[command(after_help = DOCTOR)]
     Doctor(Doctor),
     /// Show which rule permits or refuses a target
     ///
-    /// Resolves the target and applies the rules as `serve` does for a client, without connecting to
-    /// it. Prints the rule for each address, and the addresses or the parent proxy that would be dialled.
-    /// Exits with 1 if the target is refused.
+    /// Resolves the target and applies the rules as `serve` does for a client, without connecting
+    /// to it. Prints the rule for each address, and the addresses or the parent proxy that would be
+    /// dialled. Exits with 1 if the target is refused.
     #[command(after_help = EXPLAIN)]
     Explain(Box<Explain>),
     /// List the open tunnels of a running gateway
@@ -84,8 +85,8 @@ pub enum Command {
     Kill(Kill),
     /// Show or change the rate limits of a running gateway
     ///
-    /// Without arguments, shows them. A change takes effect at once, open tunnels included, and lasts
-    /// until the gateway ends.
+    /// Without arguments, shows them. A change takes effect at once, open tunnels included, and
+    /// lasts until the gateway ends.
     #[command(after_help = RATES)]
     Rates(Rates),
     /// Drain a running gateway, as SIGTERM does

@@ -2,8 +2,8 @@
 //! nothing up.
 //!
 //! The thread writes what has come and then pauses for [`PAUSE`]: a gateway that logs thousands of
-//! lines a second wakes it a hundred times and not for each of them, which cost it a tenth of the CPU
-//! time of opening a tunnel.
+//! lines a second wakes it a hundred times and not for each of them, which cost it a tenth of the
+//! CPU time of opening a tunnel.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -12,14 +12,14 @@ use std::time::{Duration, Instant};
 
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Bytes that may wait for a reader who is slow, some 10,000 lines; what comes beyond is dropped, since
-/// a log that nobody reads must not hold up the gateway. How many were dropped is a line of its own.
+/// Bytes queued for a slow reader, some 10,000 lines; further lines are dropped, since
+/// an unread log must not block the gateway. Their number is logged.
 const MOST: usize = 4 << 20;
 
-/// How long lines may wait for others, once some were written.
+/// Pause between writes, in which lines are collected.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// How long the end of the process waits for the last lines to be taken.
+/// Time limit for writing the last lines at the end of the process.
 const LAST: Duration = Duration::from_secs(1);
 
 /// The lines on their way; a clone is another way in.
@@ -81,7 +81,8 @@ impl Lines {
                 tracing::warn!(lines, "log lines dropped: standard error is read too slowly");
                 waiting = self.waiting();
             }
-            // Only where a line can be written again: to try for the sake of this one would never end.
+            // Only where a line can be written again: to try for the sake of this one would never
+            // end.
             if lost > 0 && unwritten == 0 {
                 drop(waiting);
                 let lines = std::mem::take(&mut lost);
@@ -110,8 +111,9 @@ impl Lines {
     }
 }
 
-/// Writes all, also to a descriptor that another process has made non-blocking. Where that fails, as on a full disk,
-/// at the limit on the size of a file, or on a pipe without a reader, the rest is lost: its lines are counted.
+/// Writes all, also to a descriptor that another process has made non-blocking. Where that fails,
+/// as on a full disk, at the limit on the size of a file, or on a pipe without a reader, the rest
+/// is lost: its lines are counted.
 fn write_whole(to: &mut impl Write, mut bytes: &[u8]) -> u64 {
     let lines = |rest: &[u8]| rest.iter().filter(|byte| **byte == b'\n').count() as u64;
     while !bytes.is_empty() {
@@ -177,7 +179,7 @@ mod tests {
     use super::*;
     use std::sync::mpsc;
 
-    /// Gives each write on, and takes no more while nobody takes them.
+    /// Passes on each write, and blocks until it is received.
     struct Slow(mpsc::SyncSender<Vec<u8>>);
 
     impl Write for Slow {

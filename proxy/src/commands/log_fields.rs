@@ -1,7 +1,8 @@
 //! Fields of a log line in the text format: `message name=value name=value`.
 //!
-//! As `tracing_subscriber::fmt::format::DefaultFields` writes them, but for numbers with a fraction: those are decimal
-//! and never in scientific notation, which `awk` and people would have to know of (`Debug` of `f64` has 1e-5).
+//! As `tracing_subscriber::fmt::format::DefaultFields` writes them, but for numbers with a
+//! fraction: those are decimal and never in scientific notation, which `awk` and people would have
+//! to know of (`Debug` of `f64` has 1e-5).
 
 use std::error::Error;
 use std::fmt;

@@ -72,7 +72,8 @@ pub enum Unusable {
 
 /// Parses a command line, and the configuration file that it names.
 ///
-/// `serve` and `check` keep the errors of a configuration, to tell them together with those that only they look for.
+/// `serve` and `check` keep the errors of a configuration, to tell them together with those that
+/// only they look for.
 ///
 /// # Errors
 /// Any error of either.

@@ -1,4 +1,5 @@
-//! `sluicegate man` and `sluicegate completions`: files made from the definition of the command line.
+//! `sluicegate man` and `sluicegate completions`: files made from the definition of the command
+//! line.
 
 use std::fs;
 use std::io::{self, Write};

@@ -1,5 +1,5 @@
-//! What the gateway gives up once its listeners are bound, for good: the user that started it, capabilities, and other
-//! processes' sight of its memory.
+//! Privileges that the gateway drops once its listeners are bound: the user that started it,
+//! capabilities, and other processes' sight of its memory.
 
 use std::path::Path;
 
@@ -13,8 +13,8 @@ use crate::config::settings::Settings;
 use crate::file;
 use crate::sys::capabilities;
 
-/// Gives them up, before the first thread that lasts is started: each keeps the capabilities that it began with. What was
-/// bound and loaded before is used by its descriptors.
+/// Gives them up, before the first thread that lasts is started: each keeps the capabilities that
+/// it began with. What was bound and loaded before is used by its descriptors.
 pub(super) fn give_up(options: &Serve, settings: &mut Settings) -> Result<(), Failure> {
     settings.relay.load();
     let mut kept = settings.relay.capabilities();
@@ -78,7 +78,7 @@ fn unseen(file: &Path) -> Option<file::ReadError> {
     file::metadata(file).err()
 }
 
-/// Logs whose privileges are left.
+/// Logs the remaining privileges.
 pub(super) fn tell(options: &Serve) {
     if let Some(user) = &options.run_as {
         let (user, uid, gid) = (user.to_string(), user.uid(), user.gid());

@@ -17,8 +17,8 @@ use crate::admin::client::ask;
 pub struct Rates {
     /// Change the limit of this tunnel
     ///
-    /// Its id as listed by `sluicegate tunnels`. The lesser of the tunnel's limit and its share of the
-    /// user's limit is in force.
+    /// Its id as listed by `sluicegate tunnels`. The lesser of the tunnel's limit and its share of
+    /// the user's limit is in force.
     #[arg(long, value_name = "ID", value_parser = tunnel_id)]
     tunnel: Option<u64>,
     /// Change the limit of all tunnels of this user together
@@ -38,7 +38,7 @@ pub struct Rates {
     control: ControlOption,
 }
 
-/// What to change a rate to; nothing for what the configuration says.
+/// New value of a rate limit; `None` for the configured one.
 #[derive(Clone, Copy, Debug)]
 struct Setting(Option<Limit>);
 

@@ -1,5 +1,5 @@
-//! The configuration file, read again while the gateway runs: what users may counts at once, if `check` passes it; for
-//! the rest it needs a new start.
+//! The configuration file, read again while the gateway runs: what users may counts at once, if
+//! `check` passes it; for the rest it needs a new start.
 
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -23,14 +23,14 @@ pub(super) struct ConfigReloader {
     before: ConfigSources,
 }
 
-/// What was seen of the file.
+/// State of the file.
 #[derive(Debug)]
 struct FileState {
     /// As it was read.
     read: Option<FileFingerprint>,
     /// At the last look.
     last: Option<FileFingerprint>,
-    /// What was read then was refused, perhaps for the sake of another file.
+    /// The last content was refused, perhaps because of another file.
     refused: bool,
 }
 
@@ -64,8 +64,8 @@ impl ConfigReloader {
 }
 
 impl UserSource for ConfigReloader {
-    /// Not before it has stayed the same from one look to the next: who writes it in place is not through at once, and
-    /// the half of what a user may not is more than he may.
+    /// Not before it has stayed the same from one look to the next: who writes it in place is not
+    /// through at once, and the half of what a user may not is more than he may.
     fn changed(&self) -> bool {
         let mut state = self.state();
         let now = FileFingerprint::of(&self.file);

@@ -45,7 +45,7 @@ impl Tunnels {
     }
 }
 
-/// What the table has of a tunnel.
+/// Number of columns.
 const COLUMNS: usize = 11;
 
 const HEAD: [&str; COLUMNS] =
@@ -222,7 +222,8 @@ mod tests {
         drop(account);
     }
 
-    /// The name in --admin is resolved here, so that the guard against foreign pages sees an address.
+    /// The name in --admin is resolved here, so that the guard against foreign pages sees an
+    /// address.
     #[tokio::test]
     async fn a_gateway_may_be_named() {
         let gateway = Asked::new(&registry()).await;

@@ -1,7 +1,7 @@
 //! Addresses as options take them: `ADDR:PORT` to listen on, `ADDR` to dial from.
 //!
-//! They are never resolved: a name may stand for several addresses, or for another one tomorrow, and which of them are
-//! open would depend on a server elsewhere.
+//! They are never resolved: a name may stand for several addresses, or for another one tomorrow,
+//! and which of them are open would depend on a server elsewhere.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 

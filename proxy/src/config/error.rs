@@ -75,7 +75,7 @@ impl ConfigError {
         Self { severity: Severity::Warning, ..Self::about(option, cause, remedy) }
     }
 
-    /// The same, at a place of a file.
+    /// Sets the place in a file.
     #[must_use]
     pub fn at(self, location: Location) -> Self {
         Self { location: Some(location), ..self }
@@ -140,7 +140,8 @@ impl fmt::Display for ConfigErrors {
     }
 }
 
-/// A value that an option does not take; the option and the value are put before it where it is shown.
+/// A value that an option does not take; the option and the value are put before it where it is
+/// shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvalidValue {
     /// The cause.

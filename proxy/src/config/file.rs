@@ -116,7 +116,8 @@ fn unknown(key: &str, known: &[String]) -> ConfigError {
     ConfigError::about(key, format!("unknown option '{key}'"), remedy)
 }
 
-/// Flags of a value, each with its line; an error with the offset of what it is about, cause and remedy.
+/// Flags of a value, each with its line; an error with the offset of what it is about, cause and
+/// remedy.
 type Flags = Result<Vec<(usize, OsString)>, (usize, String, &'static str)>;
 
 fn flags(key: &str, value: &Spanned<DeValue<'_>>, lines: Lines<'_>) -> Flags {

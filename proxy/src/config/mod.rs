@@ -55,8 +55,8 @@ pub struct Serve {
 
     /// Private key of --tls-cert, PEM
     ///
-    /// Not encrypted: ECDSA (P-256, P-384), Ed25519, or RSA of at least 2048 bits. Reloaded together
-    /// with the certificate.
+    /// Not encrypted: ECDSA (P-256, P-384), Ed25519, or RSA of at least 2048 bits. Reloaded
+    /// together with the certificate.
     #[arg(long, env = "SLUICEGATE_TLS_KEY", value_name = "FILE", help_heading = heading::LISTENING)]
     pub tls_key: Option<PathBuf>,
 
@@ -77,8 +77,8 @@ pub struct Serve {
 
     /// Users and password hashes, htpasswd format
     ///
-    /// Lines NAME:HASH with bcrypt, SHA-256-crypt or SHA-512-crypt, as `sluicegate hash-password NAME`
-    /// or `htpasswd -B` print them. Reloaded when the file changes and on SIGHUP.
+    /// Lines NAME:HASH with bcrypt, SHA-256-crypt or SHA-512-crypt, as `sluicegate hash-password
+    /// NAME` or `htpasswd -B` print them. Reloaded when the file changes and on SIGHUP.
     #[arg(long, env = "SLUICEGATE_USERS_FILE", value_name = "FILE", help_heading = heading::USERS)]
     pub users_file: Option<PathBuf>,
 
@@ -99,15 +99,15 @@ pub struct Serve {
     /// Send a PROXY protocol header to targets; repeatable
     ///
     /// The value is "v1 for RULE" or "v2 for RULE", with a rule as for --allow; the first one that
-    /// matches is used.
-    /// The header carries the client's address. Example: --proxy-protocol-to 'v2 for 10.0.0.0/8:873'
+    /// matches is used. The header carries the client's address. Example: --proxy-protocol-to 'v2
+    /// for 10.0.0.0/8:873'
     #[arg(long, env = "SLUICEGATE_PROXY_PROTOCOL_TO", value_name = "RULE", value_delimiter = SEPARATOR, value_parser = parsed::<ProxyProtocolRule>, help_heading = heading::TARGETS)]
     pub proxy_protocol_to: Vec<ProxyProtocolRule>,
 
     /// Reset a tunnel after this long without activity [default: never]
     ///
-    /// Activity is a byte that either peer sent or acknowledged; answered keepalive probes are none.
-    /// The tunnel ends up to a quarter of the time late. Example: --idle-timeout 2h
+    /// Activity is a byte that either peer sent or acknowledged; answered keepalive probes do not
+    /// count. The tunnel ends up to a quarter of the time late. Example: --idle-timeout 2h
     #[arg(long, env = "SLUICEGATE_IDLE_TIMEOUT", value_name = "TIME", value_parser = duration, help_heading = heading::LIMITS)]
     pub idle_timeout: Option<Duration>,
 
@@ -127,9 +127,9 @@ pub struct Serve {
 
     /// Reset a tunnel whose peer stops answering
     ///
-    /// A peer does not answer when for this long it acknowledges neither data nor keepalive nor window probes
-    /// (TCP_USER_TIMEOUT); one that answers with a closed window is kept. Detection takes up to three
-    /// times as long.
+    /// A peer does not answer when for this long it acknowledges neither data nor keepalive nor
+    /// window probes (TCP_USER_TIMEOUT); one that answers with a closed window is kept. Detection
+    /// takes up to three times as long.
     #[arg(long, env = "SLUICEGATE_USER_TIMEOUT", value_name = "TIME", default_value = "2m", value_parser = duration, help_heading = heading::LIMITS)]
     pub user_timeout: Duration,
 
@@ -152,22 +152,22 @@ pub struct Serve {
 
     /// Connections being opened of each user [default: max-tunnels / 4]
     ///
-    /// Further ones wait in a queue. Without authentication the limit holds for each client address.
-    /// The default is a quarter of --max-tunnels.
+    /// Further ones wait in a queue. Without authentication the limit holds for each client
+    /// address. The default is a quarter of --max-tunnels.
     #[arg(long, env = "SLUICEGATE_MAX_DIALS_PER_USER", value_name = "N", value_parser = positive, help_heading = heading::LIMITS)]
     pub max_dials_per_user: Option<usize>,
 
     /// Name look-ups of each user in progress
     ///
-    /// Further ones are answered 503. Without authentication the limit holds for each client address
-    /// (IPv6: /64). With --resolver system it is at most 32.
+    /// Further ones are answered 503. Without authentication the limit holds for each client
+    /// address (IPv6: /64). With --resolver system it is at most 32.
     #[arg(long, env = "SLUICEGATE_MAX_LOOKUPS_PER_USER", value_name = "N", default_value_t = LOOKUPS_EACH, value_parser = positive, help_heading = heading::LIMITS)]
     pub max_lookups_per_user: usize,
 
     /// Rate limit of each tunnel [default: no limit]
     ///
-    /// In bytes per second with a binary unit (100MiB) or bits per second with a decimal one (1Gbit),
-    /// for each direction. The kernel paces the sockets.
+    /// In bytes per second with a binary unit (100MiB) or bits per second with a decimal one
+    /// (1Gbit), for each direction. The kernel paces the sockets.
     #[arg(long, env = "SLUICEGATE_RATE", value_name = "RATE", value_parser = parsed::<Rate>, help_heading = heading::LIMITS)]
     pub rate: Option<Rate>,
 
@@ -179,24 +179,24 @@ pub struct Serve {
 
     /// Engines to try, in this order
     ///
-    /// uring, splice, copy or sockmap, separated by commas; auto is uring,splice,copy. The first one
-    /// that passes its self-test at start is used; `sluicegate doctor` shows the results.
+    /// uring, splice, copy or sockmap, separated by commas; auto is uring,splice,copy. The first
+    /// one that passes its self-test at start is used; `sluicegate doctor` shows the results.
     /// Example: --engine sockmap,uring
     #[arg(long, env = "SLUICEGATE_ENGINE", value_name = "ENGINE", default_value = "auto", value_delimiter = SEPARATOR, value_parser = engines, help_heading = heading::ENGINES)]
     pub engine: Vec<Engines>,
 
     /// Longest busy-poll of a worker
     ///
-    /// Before it sleeps. Lowers the latency of small messages at the cost of CPU time; workers poll only while that
-    /// pays. At most 1ms; 0s turns it off.
+    /// Before it sleeps. Lowers the latency of small messages at the cost of CPU time; workers poll
+    /// only while that pays. At most 1ms; 0s turns it off.
     #[arg(long, env = "SLUICEGATE_SPIN", value_name = "TIME", default_value = "50us", value_parser = spin, help_heading = heading::ENGINES)]
     pub spin: Duration,
 
     /// Unacknowledged bytes sent by sockmap
     ///
     /// For each direction of a tunnel of the engine sockmap, from 64KiB to 256MiB; at least the
-    /// bandwidth-delay product of the path. Set net.core.wmem_max to twice as much, so that send buffers
-    /// can hold it.
+    /// bandwidth-delay product of the path. Set net.core.wmem_max to twice as much, so that send
+    /// buffers can hold it.
     #[arg(long, env = "SLUICEGATE_SOCKMAP_BACKLOG", value_name = "SIZE", default_value = "16MiB", value_parser = size, help_heading = heading::ENGINES)]
     pub sockmap_backlog: u64,
 
@@ -213,8 +213,8 @@ pub struct Serve {
 
     /// Unix socket for kill, rates and drain; none for no socket
     ///
-    /// Serves the gateway's user and root alone. The default is /run/sluicegate/control.sock for root
-    /// and $XDG_RUNTIME_DIR/sluicegate/control.sock for other users.
+    /// Serves the gateway's user and root alone. The default is /run/sluicegate/control.sock for
+    /// root and $XDG_RUNTIME_DIR/sluicegate/control.sock for other users.
     #[arg(long, env = "SLUICEGATE_CONTROL", value_name = "PATH", help_heading = heading::OPERATION)]
     pub control: Option<PathBuf>,
 

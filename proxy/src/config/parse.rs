@@ -1,6 +1,8 @@
-//! Flags, variables and the configuration file, parsed together; errors are collected instead of ending at the first.
+//! Flags, variables and the configuration file, parsed together; errors are collected instead of
+//! ending at the first.
 //!
-//! A value that is not taken is noted and taken out, and everything is parsed again, until the rest is sound.
+//! A value that is not taken is noted and taken out, and everything is parsed again, until the rest
+//! is sound.
 
 use std::error::Error as _;
 use std::ffi::OsString;
@@ -52,7 +54,8 @@ pub fn parse(
 
 /// The command has this very option of `serve`, and neither a flag nor the environment gave it.
 ///
-/// Looked up in the definition: what matches say of an option that a command does not have differs with clap's build.
+/// Looked up in the definition: what matches say of an option that a command does not have differs
+/// with clap's build.
 fn is_open(command: &Command, name: &str, matches: &ArgMatches, key: &str) -> bool {
     let of = |name: &str| {
         let mut arguments = command.find_subcommand(name)?.get_arguments();

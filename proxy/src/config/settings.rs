@@ -14,24 +14,24 @@ use crate::tls::ServerCertificate;
 /// A checked configuration.
 #[derive(Debug)]
 pub struct Settings {
-    /// Who may come in.
+    /// Users and their credentials.
     pub authenticator: Authenticator,
-    /// How origins are dialled.
+    /// Options of dialling origins.
     pub dial: dial::Options,
-    /// What clients of `--listen-tls` are shown.
+    /// Certificate of `--listen-tls`.
     pub certificate: Option<ServerCertificate>,
-    /// How bytes are moved.
+    /// Options of the engines.
     pub relay: relay::Options,
     /// Options of the clients' sockets.
     pub client_leg: LegOptions,
     /// Tunnels at once.
     pub limits: Limits,
-    /// How fast they may be.
+    /// Rate limits.
     pub rates: Rates,
 }
 
-/// Part of the tunnels that one user may be opening at a time, unless told otherwise: targets that do
-/// not answer hold slots, and other users need some.
+/// Part of the tunnels that one user may be opening at a time, unless told otherwise: targets that
+/// do not answer hold slots, and other users need some.
 const DIALS_SHARE: usize = 4;
 
 impl Settings {
@@ -160,7 +160,7 @@ fn authenticator(options: &Serve, complete: bool, errors: &mut ConfigErrors) -> 
     options.no_auth.then(Authenticator::open)
 }
 
-/// Errors of the lines of the users file that let nobody in, while the others do.
+/// Errors of the ignored lines of the users file.
 #[must_use]
 pub fn bad_lines(authenticator: &Authenticator) -> Vec<ConfigError> {
     authenticator.bad_lines().iter().map(|error| of_users("users-file", error)).collect()

@@ -18,7 +18,8 @@ pub struct ConfigSources {
     pub users: Vec<Entry>,
     /// The command line, by which the file can be read again.
     pub arguments: Vec<OsString>,
-    /// Errors of flags, variables and the file. The options that they are about have their defaults here.
+    /// Errors of flags, variables and the file. The options that they are about have their defaults
+    /// here.
     pub errors: Vec<ConfigError>,
 }
 

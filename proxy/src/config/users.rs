@@ -1,4 +1,5 @@
-//! The section `users` of the configuration file: what each user may, and his passwords unless they are elsewhere.
+//! The section `users` of the configuration file: policies of users, and their passwords unless set
+//! elsewhere.
 //!
 //! ```toml
 //! [users.ann]

@@ -70,8 +70,8 @@ pub(super) fn spin(text: &str) -> Parsed<Duration> {
     if duration > LONGEST_SPIN { Err(InvalidValue::new("longer than 1ms", "write 1ms or less")) } else { Ok(duration) }
 }
 
-/// The kernel gives segments of up to 64 KiB on in one piece, and memory that is held for one direction is no backlog
-/// any more beyond the other.
+/// The kernel gives segments of up to 64 KiB on in one piece, and memory that is held for one
+/// direction is no backlog any more beyond the other.
 const BACKLOG: std::ops::RangeInclusive<u64> = 64 << 10..=256 << 20;
 
 pub(super) fn size(text: &str) -> Parsed<u64> {

@@ -1,5 +1,5 @@
-//! The limits of the control groups that this process is in (cgroups(7)): version 2, and version 1 where a
-//! controller is still there.
+//! The limits of the control groups that this process is in (cgroups(7)): version 2, and version 1
+//! where a controller is still there.
 
 use super::host::{Host, Unread};
 
@@ -10,8 +10,9 @@ use super::host::{Host, Unread};
 pub(super) fn cpus(host: &Host) -> Result<Option<f64>, Unread> {
     let mut least: Option<f64> = None;
     for folder in folders(host, "cpu")? {
-        // `cpu.max` is `QUOTA PERIOD` or `max PERIOD` (Documentation/admin-guide/cgroup-v2.rst); the old files
-        // hold one number each, a negative one for no limit (Documentation/scheduler/sched-bwc.rst).
+        // `cpu.max` is `QUOTA PERIOD` or `max PERIOD` (Documentation/admin-guide/cgroup-v2.rst);
+        // the old files hold one number each, a negative one for no limit
+        // (Documentation/scheduler/sched-bwc.rst).
         let quota = match folder.version {
             Version::Two => host.try_read(&format!("{}/cpu.max", folder.path))?,
             Version::One => {
@@ -32,7 +33,8 @@ fn share(text: &str) -> Option<f64> {
     (quota > 0.0 && period > 0.0).then_some(quota / period)
 }
 
-/// An old limit of memory from here on is none: it is the largest multiple of a page that fits in 63 bits.
+/// Threshold of version 1 above which memory is unlimited: the largest multiple of a page that fits
+/// in 63 bits.
 const NO_LIMIT: u64 = 1 << 62;
 
 /// Bytes of memory that the group may use; `None`: no limit.
@@ -68,7 +70,8 @@ struct Folder {
     path: String,
 }
 
-/// The folders whose limits hold: the group's own and those above it, as far as they are to be seen.
+/// The folders whose limits hold: the group's own and those above it, as far as they are to be
+/// seen.
 fn folders(host: &Host, controller: &str) -> Result<Vec<Folder>, Unread> {
     // Lines `number:controllers:path`; version 2 names no controllers.
     let groups = host.read("/proc/self/cgroup")?;

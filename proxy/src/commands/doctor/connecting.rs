@@ -1,4 +1,4 @@
-//! What bounds how connections come in and go out: queues, ports, connection tracking.
+//! Limits of incoming and outgoing connections: queues, ports, connection tracking.
 
 use std::io;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -6,8 +6,8 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use super::host::{Host, Scope, Unread};
 use super::row::{Row, State};
 
-/// The backlog that the gateway listens with (`server/listen.rs`); the kernel cuts it to `somaxconn`
-/// (listen(2)).
+/// The backlog that the gateway listens with (`server/listen.rs`); the kernel cuts it to
+/// `somaxconn` (listen(2)).
 const BACKLOG: u64 = 4_096;
 
 /// The queue of connections that wait to be accepted.
@@ -26,8 +26,9 @@ pub(super) fn accept_queue(host: &Host) -> Row {
     Row::or_unknown(row, "somaxconn", &needed)
 }
 
-/// Without SYN cookies three quarters of the queue take clients that are not known yet (`tcp_conn_request`,
-/// `net/ipv4/tcp_input.c`), and a migration opens about 200 connections at once.
+/// Without SYN cookies three quarters of the queue take clients that are not known yet
+/// (`tcp_conn_request`, `net/ipv4/tcp_input.c`), and a migration opens about 200 connections at
+/// once.
 const HALF_OPEN: u64 = 512;
 
 /// The queue of connections that are being opened; with SYN cookies it bounds nothing.
@@ -50,8 +51,8 @@ pub(super) fn half_open(host: &Host) -> Row {
     Row::or_unknown(row, check, &needed)
 }
 
-/// Ports to dial from: each target address can have so many connections (ip(7)), and one that is over
-/// keeps its port for 60 s (`TCP_TIMEWAIT_LEN`, `include/net/tcp.h`).
+/// Ports to dial from: each target address can have so many connections (ip(7)), and one that is
+/// over keeps its port for 60 s (`TCP_TIMEWAIT_LEN`, `include/net/tcp.h`).
 const PORTS: u64 = 10_000;
 
 /// The range of local ports.
@@ -75,7 +76,7 @@ const ENTRIES: u64 = 400;
 const COUNT: &str = "net.netfilter.nf_conntrack_count";
 const MOST: &str = "net.netfilter.nf_conntrack_max";
 
-/// What is seen of connection tracking while a connection over loopback is open.
+/// Entries of connection tracking while a connection over loopback is open.
 pub(super) fn tracked(host: &Host) -> io::Result<Result<Option<u64>, Unread>> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let _client = TcpStream::connect(listener.local_addr()?)?;
@@ -87,7 +88,7 @@ pub(super) fn tracked(host: &Host) -> io::Result<Result<Option<u64>, Unread>> {
     })
 }
 
-/// Whether connections are tracked, and the room in the table
+/// Connection tracking, and the room in its table
 /// (Documentation/networking/nf_conntrack-sysctl.rst).
 pub(super) fn conntrack(host: &Host, tracked: io::Result<Result<Option<u64>, Unread>>) -> Row {
     let (check, needed) = ("conntrack", "not in the path, or room in its table");

@@ -1,4 +1,4 @@
-//! What the host says of itself in /proc and /sys. Nothing is guessed: what cannot be read is an error
+//! The files of /proc and /sys. Nothing is guessed: what cannot be read is an error
 //! with its cause.
 
 use std::fmt;
@@ -31,7 +31,7 @@ pub(super) enum Capability {
     Bpf = 39,
 }
 
-/// Whom a sysctl holds for.
+/// Scope of a sysctl.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Scope {
     /// Each network namespace has its own.
@@ -79,7 +79,7 @@ impl Host {
         }
     }
 
-    /// Whether there is such a file.
+    /// Tells if the file exists.
     ///
     /// # Errors
     /// Why that cannot be told.
@@ -96,7 +96,8 @@ impl Host {
         self.read(&Self::path(name))
     }
 
-    /// The value of a sysctl, or `None` if the kernel has none of that name, or not in this namespace.
+    /// The value of a sysctl, or `None` if the kernel has none of that name, or not in this
+    /// namespace.
     ///
     /// # Errors
     /// Why it cannot be read.
@@ -138,8 +139,8 @@ impl Host {
         value.map(|value| value.trim().to_owned()).ok_or_else(|| Unread(format!("{path}: no line {field}")))
     }
 
-    /// This process has the capability, and for the whole machine: in a user namespace of its own, as in
-    /// a rootless container, it would count only for what belongs to that.
+    /// This process has the capability, and for the whole machine: in a user namespace of its own,
+    /// as in a rootless container, it would count only for what belongs to that.
     ///
     /// # Errors
     /// Why that cannot be told.
@@ -164,7 +165,7 @@ impl Host {
         Ok(self.status("Seccomp")? == "2")
     }
 
-    /// How to set a sysctl: inside a container its files are read-only.
+    /// Command that sets a sysctl: inside a container its files are read-only.
     #[must_use]
     pub(super) fn set(&self, scope: Scope, name: &str, value: &str) -> String {
         let value = if value.contains(' ') { format!("\"{value}\"") } else { value.to_owned() };

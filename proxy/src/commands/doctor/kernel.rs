@@ -8,8 +8,8 @@ use super::row::{Row, State};
 use crate::relay::Engine;
 use crate::sys::capabilities::{FOR_BPF, of_container, of_unit};
 
-/// Before Linux 6.15 the pauses between probes of a closed window cannot be bounded (`TCP_RTO_MAX_MS`,
-/// `include/uapi/linux/tcp.h`): they grow to two minutes.
+/// Before Linux 6.15 the pauses between probes of a closed window cannot be bounded
+/// (`TCP_RTO_MAX_MS`, `include/uapi/linux/tcp.h`): they grow to two minutes.
 const OLDEST: (u64, u64) = (6, 15);
 
 /// The version of the kernel.
@@ -28,7 +28,7 @@ pub(super) fn version(host: &Host) -> Row {
     Row::or_unknown(row, check, needed)
 }
 
-/// Whether a seccomp filter is in force, and which of the calls that were tried are refused.
+/// The seccomp filter, and the tried calls that it refuses.
 pub(super) fn seccomp(host: &Host, trials: &Trials) -> Row {
     let (check, needed) = ("seccomp", "no filter, or one that permits io_uring and splice");
     let row = host.has_seccomp_filter().map(|filtered| {
@@ -48,7 +48,7 @@ pub(super) fn seccomp(host: &Host, trials: &Trials) -> Row {
     Row::or_unknown(row, check, needed)
 }
 
-/// Whether this process gets a ring, and who refuses it.
+/// Setting up a ring, and the cause of a refusal.
 pub(super) fn io_uring(host: &Host, ring: &io::Result<()>) -> Row {
     let value = |name: &str| match host.try_sysctl(name) {
         Ok(value) => value.unwrap_or_else(|| "not there".to_owned()),
@@ -70,7 +70,7 @@ pub(super) fn io_uring(host: &Host, ring: &io::Result<()>) -> Row {
     }
 }
 
-/// Whether splice(2) works, which every engine but `copy` moves the bytes by.
+/// splice(2), by which every engine but `copy` moves bytes.
 pub(super) fn splice(host: &Host, splice: &io::Result<()>) -> Row {
     let needed = "a byte goes from socket to socket";
     let Err(error) = splice else { return Row::ok("splice", "works", needed) };
@@ -80,7 +80,7 @@ pub(super) fn splice(host: &Host, splice: &io::Result<()>) -> Row {
     Row::ok("splice", format!("{error}; {cause}"), needed).costs(State::Fails, costs).fixes(fix)
 }
 
-/// Whether handshakes can be served, which all engines need.
+/// The event loop of handshakes, which all engines need.
 pub(super) fn event_loop(host: &Host, failed: Option<&io::Error>) -> Row {
     let needed = "epoll, an eventfd and a thread for the log";
     let Some(error) = failed else { return Row::ok("event_loop", "works", needed) };
@@ -94,7 +94,7 @@ pub(super) fn event_loop(host: &Host, failed: Option<&io::Error>) -> Row {
 const PANIC_ON_WARN: &str = "; panic_on_warn is set, and this engine has triggered kernel warnings \
                              (inet_sock_destruct; tcp_sendmsg_locked, ucopysize.h)";
 
-/// What the host has for the engine that has to be asked for; whether that runs its self-test tells.
+/// The host's support of the engine `sockmap`; its self-test tells if it works.
 pub(super) fn sockmap(host: &Host, sockhash: &io::Result<()>) -> Row {
     let yes = |result: Result<bool, Unread>| match result {
         Ok(true) => "yes".to_owned(),

@@ -4,11 +4,12 @@ use super::cgroup;
 use super::host::Host;
 use super::row::{Row, State};
 
-/// Loop threads that there should be: with one, handshakes and bytes wait for each other, and a loop cannot
-/// spin for what comes next.
+/// Loop threads that there should be: with one, handshakes and bytes wait for each other, and a
+/// loop cannot spin for what comes next.
 const THREADS: usize = 2;
 
-/// CPUs that threads can run on at the same time (sched_getaffinity(2), and the limit of the control group).
+/// CPUs that threads can run on at the same time (sched_getaffinity(2), and the limit of the
+/// control group).
 pub(super) fn cpus(threads: usize) -> Row {
     let row = Row::ok("cpus", format!("{threads} usable"), format!("{THREADS} or more"));
     row.unless(threads >= THREADS, |row| {
@@ -32,7 +33,7 @@ pub(super) fn cpu_limit(host: &Host, threads: usize) -> Row {
     Row::or_unknown(row, check, needed)
 }
 
-/// What `tcp_mem` should leave for 10 Gbit/s over 50 ms, 64 pipes of 1 MiB, and the process: socket buffers
+/// Memory for 10 Gbit/s over 50 ms, 64 pipes of 1 MiB, and the process: socket buffers
 /// and pipes count against the group (`sock` and `kernel` in `memory.stat`, cgroup-v2.rst).
 const MEMORY: u64 = 512 << 20;
 

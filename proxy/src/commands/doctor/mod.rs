@@ -1,4 +1,5 @@
-//! `doctor`: tries what the gateway needs on this host, and says what runs, how well, and how to get better.
+//! `doctor`: tries what the gateway needs on this host, and says what runs, how well, and how to
+//! get better.
 //!
 //! | file | what is in it |
 //! |---|---|
@@ -67,8 +68,8 @@ impl Doctor {
     /// Prints what it found.
     ///
     /// # Errors
-    /// A congestion control that `serve` would refuse as well (2); a verdict that is not the best, after the
-    /// report is printed (1 or 2).
+    /// A congestion control that `serve` would refuse as well (2); a verdict that is not the best,
+    /// after the report is printed (1 or 2).
     pub fn run(&self) -> Result<(), Failure> {
         let report = Report::new(&Host::this(), Engines::of(&self.engine), &self.chosen()?);
         let text = if self.json {

@@ -1,4 +1,4 @@
-//! Who refused a system call, as far as the host shows it, and how to have it permitted.
+//! Causes of refused system calls, as far as the host shows them, and their remedies.
 
 use std::io;
 
@@ -16,7 +16,7 @@ const RING_CALLS: &[&str] = &["io_uring_setup", "io_uring_enter", "io_uring_regi
 /// A cause, and what to do about it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Refusal {
-    /// Who refused, in words.
+    /// The cause, in words.
     pub(super) cause: String,
     /// Commands and settings that lift it.
     pub(super) fix: Vec<String>,
@@ -28,7 +28,7 @@ impl Refusal {
     }
 }
 
-/// What the calls came to by themselves that engines make.
+/// Results of the system calls of the engines, each made alone.
 #[derive(Debug)]
 pub(super) struct Trials {
     /// Setting a ring up.
@@ -46,8 +46,8 @@ impl Trials {
     }
 }
 
-/// Why an engine failed its self-test: for the first call of its own that fails by itself as well, or for
-/// want of what the error says.
+/// Why an engine failed its self-test: for the first call of its own that fails by itself as well,
+/// or for want of what the error says.
 pub(super) fn of_engine(host: &Host, engine: &str, error: &io::Error, trials: &Trials) -> Refusal {
     match (engine, &trials.ring, &trials.splice) {
         ("uring", Err(refused), _) => of_ring(host, refused),
@@ -60,8 +60,8 @@ pub(super) fn of_engine(host: &Host, engine: &str, error: &io::Error, trials: &T
 pub(super) fn of_ring(host: &Host, error: &io::Error) -> Refusal {
     match Errno::from_io_error(error) {
         Some(Errno::PERM) => by_sysctl(host).unwrap_or_else(|unread| Refusal::new(unread.to_string(), Vec::new())),
-        // The sysctl is a part of io_uring itself (`io_uring/io_uring.c`), so that a kernel that shows it has
-        // the call, and only a filter answers that there is none.
+        // The sysctl is a part of io_uring itself (`io_uring/io_uring.c`), so that a kernel that
+        // shows it has the call, and only a filter answers that there is none.
         Some(Errno::NOSYS) if host.try_sysctl("kernel.io_uring_disabled") == Ok(None) && !is_filtered(host) => {
             Refusal::new("this kernel has no io_uring: it is older than 5.1, or built without", Vec::new())
         }
@@ -69,10 +69,10 @@ pub(super) fn of_ring(host: &Host, error: &io::Error) -> Refusal {
     }
 }
 
-/// What it takes to move bytes by splice(2), the call itself first.
+/// System calls of moving bytes by splice(2), that call first.
 pub(super) const SPLICE: &[&str] = &["splice", "pipe2"];
 
-/// What it takes to wait for many sockets.
+/// System calls of waiting for many sockets.
 pub(super) const EVENT_LOOP: &[&str] = &["epoll_create1", "epoll_ctl", "epoll_wait", "epoll_pwait", "eventfd2"];
 
 /// Why calls failed that no sysctl turns off.
@@ -89,7 +89,7 @@ pub(super) fn of_calls(host: &Host, calls: &[&str], error: &io::Error) -> Refusa
     }
 }
 
-/// What there was too little of.
+/// The exhausted resource of an error.
 fn of_want(error: &io::Error) -> Refusal {
     match Errno::from_io_error(error) {
         Some(Errno::NOMEM | Errno::NOBUFS) => Refusal::new("locked memory is used up (RLIMIT_MEMLOCK)", more_locked()),
@@ -103,9 +103,9 @@ fn is_filtered(host: &Host) -> bool {
     host.has_seccomp_filter() == Ok(true)
 }
 
-/// `kernel.io_uring_disabled` (Documentation/admin-guide/sysctl/kernel.rst, since 6.6): 2 refuses everybody,
-/// 1 all but CAP_SYS_ADMIN and the members of `kernel.io_uring_group`. A filter answers before it does, so
-/// that where there are both the one hides the other.
+/// `kernel.io_uring_disabled` (Documentation/admin-guide/sysctl/kernel.rst, since 6.6): 2 refuses
+/// everybody, 1 all but CAP_SYS_ADMIN and the members of `kernel.io_uring_group`. A filter answers
+/// before it does, so that where there are both the one hides the other.
 fn by_sysctl(host: &Host) -> Result<Refusal, Unread> {
     let disabled = host.try_sysctl("kernel.io_uring_disabled")?;
     let mut refusal = match disabled.as_deref() {
@@ -138,8 +138,9 @@ fn may_pass_one(host: &Host) -> Result<bool, Unread> {
     Ok(own.iter().any(|own| own.as_raw().to_string() == group))
 }
 
-/// How to have calls permitted by a container's profile, which lists what is permitted (Podman's is
-/// `/usr/share/containers/seccomp.json`, seccomp.json(5); Docker's is built in), or by systemd.exec(5).
+/// Remedies that permit calls in a container's profile, which lists what is permitted (Podman's is
+/// `/usr/share/containers/seccomp.json`, seccomp.json(5); Docker's is built in), or by
+/// systemd.exec(5).
 fn permit(calls: &[&str]) -> Vec<String> {
     let names = calls.iter().map(|call| format!("\"{call}\"")).collect::<Vec<_>>().join(",");
     vec![
@@ -158,7 +159,8 @@ fn more_locked() -> Vec<String> {
         .to_vec()
 }
 
-/// How to get more threads (RLIMIT_NPROC counts all of the user, getrlimit(2); pids.max those of the cgroup).
+/// Remedies that raise the limit of threads (RLIMIT_NPROC counts all of the user, getrlimit(2);
+/// pids.max those of the cgroup).
 fn more_threads() -> Vec<String> {
     [
         "ulimit -u unlimited    # as root",
@@ -169,7 +171,7 @@ fn more_threads() -> Vec<String> {
     .to_vec()
 }
 
-/// How to get a higher limit of descriptors.
+/// Remedies that raise the limit of descriptors.
 pub(super) fn more_descriptors() -> Vec<String> {
     ["ulimit -Hn 65536    # as root", "systemd unit: LimitNOFILE=65536", "podman run --ulimit nofile=65536:65536 ..."]
         .map(str::to_owned)
@@ -183,7 +185,7 @@ mod tests {
 
     const FILTER: (&str, &str) = ("proc/self/status", "CapEff:\t0\nSeccomp:\t2\n");
     const NO_FILTER: (&str, &str) = ("proc/self/status", "CapEff:\t0\nSeccomp:\t0\n");
-    /// A group that nobody is in who runs tests.
+    /// A group without members.
     const GROUP: (&str, &str) = ("proc/sys/kernel/io_uring_group", "4294967294");
 
     fn ring(files: &[(&str, &str)], error: Errno) -> Refusal {

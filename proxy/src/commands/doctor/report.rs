@@ -48,7 +48,7 @@ impl Report {
         let limit = Limit::raised();
         let threads = available_parallelism().map_or(1, Into::into);
         let options = Options { engines, threads, ..Options::default() };
-        // Before the engines, whose loop threads may hold pipes for a moment after they were told to leave.
+        // Before the engines, whose workers may hold pipes for a moment after they were stopped.
         let pipes = with_only(options.capabilities(), Pipes::tried).unwrap_or_else(|_| Pipes::tried());
         let trials = Trials::made();
         // Held while the engines are tried, since `serve` has them by then: threads may be few.

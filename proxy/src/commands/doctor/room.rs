@@ -15,8 +15,8 @@ use crate::sys::pipe::{Pipe, WANTED_CAPACITY};
 /// (`/proc/sys/fs/pipe-user-pages-soft`, pipe(7)), at 256 pages each.
 const TRIED: usize = 64;
 
-/// Whole pipes that there have to be: what one loop keeps for the next burst (`relay/pipes.rs`). A busy
-/// direction holds one while its bytes wait for the receiver.
+/// Whole pipes that there have to be: what one loop keeps for the next burst (`relay/pipes.rs`). A
+/// busy direction holds one while its bytes wait for the receiver.
 const ENOUGH: usize = 32;
 
 /// Tunnels that there has to be room for: the volumes of a migration open about 200 at once.
@@ -66,16 +66,16 @@ pub(super) fn pipes(host: &Host, pipes: &Pipes, engine: Option<Engine>) -> Row {
     };
     let found = format!("{got}; {}", limits(host).unwrap_or_else(|unread| unread.to_string()));
     Row::ok("pipes", found, format!("{ENOUGH} of 1 MiB")).unless(pipes.are_enough(), |row| {
-        // Measured with one, four and 64 tunnels: a tunnel without a pipe is copied, at half the speed;
-        // pipes of 256 KiB cost 28 % at four tunnels.
+        // Measured with one, four and 64 tunnels: a tunnel without a pipe is copied, at half the
+        // speed; pipes of 256 KiB cost 28 % at four tunnels.
         let mut row = row.costs(State::Slow, "busy tunnels beyond these are copied, at half the speed");
         row.degrades = engine.is_some_and(|engine| engine != Engine::Copy);
         row.fixes(more_pipes(host, pipes))
     })
 }
 
-/// Settings that bound the pipes of a user (pipe(7)). CAP_SYS_RESOURCE lifts them; CAP_SYS_ADMIN would too
-/// (`pipe_is_unprivileged_user`, `fs/pipe.c`), and `serve` gives that up.
+/// Settings that bound the pipes of a user (pipe(7)). CAP_SYS_RESOURCE lifts them; CAP_SYS_ADMIN
+/// would too (`pipe_is_unprivileged_user`, `fs/pipe.c`), and `serve` gives that up.
 fn limits(host: &Host) -> Result<String, Unread> {
     let value = |name| host.sysctl(name);
     let lifted = if host.has(Capability::SysResource)? { ", lifted by CAP_SYS_RESOURCE" } else { "" };
@@ -141,8 +141,8 @@ pub(super) fn process(limit: Limit) -> Row {
     row.unless(tunnels >= BURST, few)
 }
 
-/// Open files of the machine, `fs.file-nr` of `fs.file-max`, and the most a process may be permitted
-/// (Documentation/admin-guide/sysctl/fs.rst).
+/// Open files of the machine, `fs.file-nr` of `fs.file-max`, and the most a process may be
+/// permitted (Documentation/admin-guide/sysctl/fs.rst).
 pub(super) fn machine(host: &Host, limit: Limit) -> Row {
     let needed = "free for this process's limit";
     let row = (|| {

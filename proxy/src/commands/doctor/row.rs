@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::host::Unread;
 
-/// How good what was found is.
+/// Verdict on the value found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum State {
@@ -34,17 +34,17 @@ impl State {
 /// One check. The names of the fields are the keys of `--json`.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Row {
-    /// What was looked at, in a word that stays the same.
+    /// Name of the check, a stable word.
     pub(super) check: &'static str,
-    /// How good it is.
+    /// The verdict.
     pub(super) state: State,
     /// The engine that runs is worse for it: see the verdict.
     pub(super) degrades: bool,
-    /// What there is.
+    /// The value found.
     pub(super) found: String,
-    /// What there should be.
+    /// The value needed.
     pub(super) needed: String,
-    /// What the difference costs; empty if nothing.
+    /// Cost of the difference; empty if there is none.
     pub(super) costs: String,
     /// Commands and settings that mend it.
     pub(super) fix: Vec<String>,
@@ -64,7 +64,7 @@ impl Row {
         }
     }
 
-    /// What was found costs this.
+    /// Sets the verdict and the cost.
     #[must_use]
     pub(super) fn costs(mut self, state: State, costs: impl Into<String>) -> Self {
         self.state = state;
@@ -72,7 +72,7 @@ impl Row {
         self
     }
 
-    /// The same if `condition` holds, as `change` makes it otherwise.
+    /// Applies `change` unless `condition` holds.
     #[must_use]
     pub(super) fn unless(self, condition: bool, change: impl FnOnce(Self) -> Self) -> Self {
         if condition { self } else { change(self) }

@@ -1,4 +1,4 @@
-//! What TCP does with the bytes: congestion control, buffers, memory.
+//! TCP: congestion control, buffers, memory.
 
 use super::host::{Host, Scope};
 use super::row::{Row, State};
@@ -9,18 +9,18 @@ const ROUND_TRIP_MS: u64 = 50;
 /// A single tunnel should reach this over such a leg: 1 Gbit/s.
 const WANTED_BITS: u64 = 1_000_000_000;
 
-/// The share, in percent, of the largest receive buffer that becomes window, and of the largest send buffer
-/// that is in flight; the rest is the kernel's overhead. Measured on Linux 6.18 over 50 ms with buffers of
-/// 2 and 4 MiB: 62 and 87 at 1,500 bytes a packet, 70 and 89 at 9,000. (Before 6.6 the window was half of
-/// the buffer: `tcp_adv_win_scale`, tcp(7).)
+/// The share, in percent, of the largest receive buffer that becomes window, and of the largest
+/// send buffer that is in flight; the rest is the kernel's overhead. Measured on Linux 6.18 over 50
+/// ms with buffers of 2 and 4 MiB: 62 and 87 at 1,500 bytes a packet, 70 and 89 at 9,000. (Before
+/// 6.6 the window was half of the buffer: `tcp_adv_win_scale`, tcp(7).)
 const WINDOW_PERCENT: u64 = 60;
 const FLIGHT_PERCENT: u64 = 85;
 
-/// What is proposed for buffers that are too small: four times what `tcp_wmem` has at most by default
-/// (4 MiB, tcp(7)).
+/// Proposed maximum of buffers that are too small: four times what `tcp_wmem` has at most by
+/// default (4 MiB, tcp(7)).
 const PROPOSED: u64 = 16 << 20;
 
-/// How a leg gets its congestion control.
+/// Congestion control of the legs.
 #[derive(Clone, Debug)]
 pub(super) struct Chosen {
     /// Chosen for each leg by `--congestion-control`, client's first; `None` leaves the host's.
@@ -59,8 +59,8 @@ fn allow_cubic(host: &Host) -> String {
     host.set(Scope::Machine, name, &format!("{allowed} cubic"))
 }
 
-/// `net.core.wmem_max` (socket(7)): the send buffer that the engine sockmap can ask for after it has given its
-/// capabilities up, and needs for what the kernel redirects. The kernel doubles it.
+/// `net.core.wmem_max` (socket(7)): the send buffer that the engine sockmap can ask for after it
+/// has given its capabilities up, and needs for what the kernel redirects. The kernel doubles it.
 pub(super) fn send_buffers(host: &Host, wanted: u64) -> Row {
     let (check, name) = ("send_buffers", "net.core.wmem_max");
     let needed = format!("{} KiB, twice the backlog", wanted >> 11);
@@ -102,7 +102,7 @@ fn buffer(host: &Host, check: &'static str, percent: u64) -> Row {
     Row::or_unknown(row, check, &needed)
 }
 
-/// Bits a second of which so many bytes are in flight.
+/// Rate, in bits per second, of a number of bytes in flight.
 fn rate(buffer: u64, percent: u64) -> u64 {
     buffer.saturating_mul(8 * percent * 1_000 / 100) / ROUND_TRIP_MS
 }
@@ -114,11 +114,12 @@ fn bits(rate: u64) -> String {
     }
 }
 
-/// All tunnels together at 10 Gbit/s: in flight twice, once a leg, and twice that with the overhead.
+/// All tunnels together at 10 Gbit/s: in flight twice, once a leg, and twice that with the
+/// overhead.
 const WANTED_MEMORY: u64 = 10 * WANTED_BITS / 8 * ROUND_TRIP_MS / 1_000 * 4;
 
-/// `tcp_mem` (tcp(7)), in pages: above the second value the kernel makes windows smaller, above the third
-/// it drops.
+/// `tcp_mem` (tcp(7)), in pages: above the second value the kernel makes windows smaller, above the
+/// third it drops.
 pub(super) fn memory(host: &Host) -> Row {
     let check = "tcp_mem";
     let needed = format!("{} MiB before pressure, for 10 Gbit/s", WANTED_MEMORY >> 20);

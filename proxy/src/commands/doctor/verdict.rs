@@ -18,9 +18,9 @@ pub(super) struct Tried {
     pub(super) passed: Option<bool>,
     /// The error of the self-test.
     pub(super) error: Option<String>,
-    /// Who refused, as far as that is known.
+    /// The cause, as far as known.
     pub(super) cause: Option<String>,
-    /// How to have it permitted.
+    /// The remedies.
     pub(super) fix: Vec<String>,
 }
 
@@ -28,7 +28,8 @@ fn label<S: Serializer>(engine: &Engine, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_str(engine.label())
 }
 
-/// Tries each engine as `serve` does at its start. Where the gateway cannot start it does not come to that.
+/// Tries each engine as `serve` does at its start. Where the gateway cannot start it does not come
+/// to that.
 pub(super) fn try_engines(host: &Host, options: &Options, trials: &Trials, may_start: bool) -> Vec<Tried> {
     if !may_start {
         return options.engines.iter().map(|engine| Tried::not(*engine)).collect();
@@ -73,7 +74,7 @@ pub(super) fn engine_of(tried: &[Tried]) -> Option<Engine> {
     tried.iter().find(|tried| tried.passed == Some(true)).map(|tried| tried.engine)
 }
 
-/// What it comes to.
+/// The overall result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Outcome {
@@ -100,9 +101,9 @@ impl Outcome {
 /// The outcome and the reasons for it.
 #[derive(Debug)]
 pub(super) struct Verdict {
-    /// What runs, if anything does.
+    /// The engine that runs, if any.
     pub(super) engine: Option<Engine>,
-    /// How well.
+    /// The result.
     pub(super) outcome: Outcome,
     /// Why not better; empty for the best.
     pub(super) because: Vec<String>,
