@@ -84,6 +84,24 @@ fn the_socket_is_its_users_alone() {
 }
 
 #[test]
+fn a_folder_made_for_the_socket_lets_the_user_of_run_as_in_whatever_the_umask() {
+    let Some(stranger) = Stranger::new() else { return };
+    let user = format!("{0}:{0}", stranger.uid());
+    let directory = tempfile::tempdir().expect("a directory");
+    let folder = directory.path().join("made/for");
+    let socket = folder.join("control.sock");
+    let _gateway = Setup::new(&["--no-auth", "--engine", "copy", "--run-as", &user, "--control", text(&socket)])
+        .under(&["sh", "-c", "umask 0077 && exec \"$@\"", "sh"])
+        .start();
+    for made in [&folder, &directory.path().join("made")] {
+        let mode = fs::metadata(made).expect("a folder").permissions().mode();
+        assert_eq!(mode & 0o777, 0o755, "{}", made.display());
+    }
+    let outcome = sluicegate(&["tunnels", "--control", text(&socket)], &[]);
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+}
+
+#[test]
 fn another_user_is_told_apart() {
     let Some(stranger) = Stranger::new() else { return };
     let gateway = Setup::new(&["--no-auth"]).start();

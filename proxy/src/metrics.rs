@@ -59,7 +59,7 @@ metrics_table! {
     HANDSHAKES: Kind::Gauge, "handshakes_in_progress", ["stage"],
         "Connections without a tunnel by stage: request (the client), password, queue (other dials of the user), look_up, dial, upgrade (the origin's answer), answer (the refused client)";
     LIMIT: Kind::Gauge, "limit", ["of"],
-        "Limits of tunnels, tunnels_per_user, tunnels_per_source, handshakes and dials_per_user; +Inf: no limit";
+        "Limits of tunnels, tunnels_per_user, tunnels_per_source, handshakes, dials_per_user, lookups and lookups_per_user; +Inf: no limit";
     HANDSHAKE_DURATION: Kind::Histogram(SECONDS), "handshake_duration_seconds", [],
         "Seconds from accept to the 200, dialling included";
     DIAL_DURATION: Kind::Histogram(SECONDS), "dial_duration_seconds", [],

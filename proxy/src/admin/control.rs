@@ -2,9 +2,9 @@
 
 use std::ffi::OsStr;
 use std::fmt;
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -19,7 +19,7 @@ use tokio::net::{UnixListener, UnixStream};
 /// The socket's mode: its user alone.
 const MODE: u32 = 0o600;
 
-/// Mode of its folder where that has to be made. Others may look in, so that a gateway that has become another user
+/// Mode of its folder where that has to be made, whatever the umask. Others may look in, so that a gateway that has become another user
 /// (`--run-as`) reaches its socket; the socket's own mode keeps them out.
 const FOLDER_MODE: u32 = 0o755;
 
@@ -94,10 +94,10 @@ impl ControlSocket {
 
     fn bind_in(folder: &Path, path: &Path) -> Result<Self, (String, &'static str)> {
         let of_folder = |error: io::Error| (format!("{}: {error}", folder.display()), remedy(&error));
-        DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder).map_err(of_folder)?;
+        make_folder(folder).map_err(of_folder)?;
         // Held until the new socket listens: of two gateways that see the same dead socket, one would remove what the
         // other has just put in its place.
-        let _lock = lock(folder)?;
+        let _lock = Lock::of(path)?;
         match look(path)? {
             Found::Nothing => {}
             Found::Dead => fs::remove_file(path).map_err(|error| (error.to_string(), remedy(&error)))?,
@@ -135,7 +135,7 @@ impl ControlSocket {
 impl Drop for SocketFile {
     /// Removes the file, unless another gateway has put a live socket in its place.
     fn drop(&mut self) {
-        let Ok(_lock) = lock(folder(&self.0)) else { return };
+        let Ok(_lock) = Lock::of(&self.0) else { return };
         if let Ok(Found::Dead) = look(&self.0) {
             // Not permitted to a gateway that has become another user; the next one takes its place.
             let _ = fs::remove_file(&self.0);
@@ -150,18 +150,80 @@ fn folder(path: &Path) -> &Path {
     }
 }
 
-/// Locks a folder against other gateways (flock(2)) until the file is dropped.
-fn lock(folder: &Path) -> Result<File, (String, &'static str)> {
-    let file = File::open(folder).map_err(|error| (format!("{}: {error}", folder.display()), remedy(&error)))?;
-    let deadline = Instant::now() + LOCK_TIMEOUT;
-    while let Err(error) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        if Instant::now() >= deadline {
-            let cause = format!("{} is locked: {error}", folder.display());
-            return Err((cause, "see with `lslocks` which process holds it, or name a path in another folder"));
-        }
-        thread::park_timeout(Duration::from_millis(5));
+/// Makes a folder and those above it. The mode of those that are made is set explicitly: the umask would keep the user
+/// of `--run-as` out.
+fn make_folder(folder: &Path) -> io::Result<()> {
+    if folder.as_os_str().is_empty() || folder.is_dir() {
+        return Ok(());
     }
-    Ok(file)
+    folder.parent().map_or(Ok(()), make_folder)?;
+    match DirBuilder::new().create(folder) {
+        // Another gateway was faster.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => Ok(()),
+        made => made.and_then(|()| fs::set_permissions(folder, Permissions::from_mode(FOLDER_MODE))),
+    }
+}
+
+/// A file beside the socket, locked against other gateways (flock(2)) while this lives, and removed with it.
+///
+/// The folder itself would not do: any user who can read it can lock it.
+#[derive(Debug)]
+struct Lock {
+    path: PathBuf,
+    file: File,
+}
+
+impl Lock {
+    fn of(socket: &Path) -> Result<Self, (String, &'static str)> {
+        let mut path = socket.as_os_str().to_owned();
+        path.push(".lock");
+        let path = PathBuf::from(path);
+        let deadline = Instant::now() + LOCK_TIMEOUT;
+        let failed = |error: io::Error| {
+            // Of the folder where that is what is wrong, since the path is not one that the user named.
+            let at = if error.kind() == io::ErrorKind::NotADirectory { folder(socket) } else { &path };
+            (format!("{}: {error}", at.display()), remedy(&error))
+        };
+        loop {
+            let file = open_lock(&path).map_err(failed)?;
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                // The file may have been removed by its last holder.
+                Ok(()) if is_at(&file, &path) => return Ok(Self { path, file }),
+                Ok(()) => {}
+                Err(error) if Instant::now() >= deadline => {
+                    let cause = format!("{} is locked: {error}", path.display());
+                    return Err((cause, "see with `lslocks` which process holds it, or name another path"));
+                }
+                Err(_) => thread::park_timeout(Duration::from_millis(5)),
+            }
+        }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Before the lock is given up: afterwards it could be the file of another.
+        if is_at(&self.file, &self.path) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Opens the file of a lock, or makes it. One that is there is opened without O_CREAT, which root itself is denied for
+/// files of others in a folder like /tmp (`fs.protected_regular`).
+fn open_lock(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).mode(MODE).custom_flags(libc::O_NOFOLLOW);
+    match options.open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => options.create(true).open(path),
+        opened => opened,
+    }
+}
+
+/// The path still names this file.
+fn is_at(file: &File, path: &Path) -> bool {
+    let same = |found: &fs::Metadata, own: &fs::Metadata| (found.dev(), found.ino()) == (own.dev(), own.ino());
+    matches!((&fs::symlink_metadata(path), &file.metadata()), (Ok(found), Ok(own)) if same(found, own))
 }
 
 /// What is at the path that may be replaced.
@@ -230,7 +292,6 @@ fn remedy(error: &io::Error) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt as _;
 
     fn message(bound: Result<ControlSocket, BindError>) -> String {
         bound.expect_err("it cannot be bound").to_string()
@@ -295,6 +356,34 @@ mod tests {
             drop(winners);
             assert!(!path.exists());
         }
+    }
+
+    /// Any user who may read the folder can lock it.
+    #[test]
+    fn a_lock_on_the_folder_is_no_hindrance_and_none_stays_behind() {
+        let directory = tempfile::tempdir().unwrap();
+        let folder = File::open(directory.path()).unwrap();
+        flock(&folder, FlockOperation::NonBlockingLockExclusive).unwrap();
+        let socket = ControlSocket::bind(&directory.path().join("control.sock")).unwrap();
+        let files =
+            || fs::read_dir(directory.path()).unwrap().map(|file| file.unwrap().file_name()).collect::<Vec<_>>();
+        assert_eq!(files(), ["control.sock"]);
+        drop(socket);
+        assert!(files().is_empty());
+    }
+
+    #[test]
+    fn a_lock_is_for_this_user_alone_and_one_left_by_a_dead_gateway_is_used() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("control.sock");
+        let held = Lock::of(&path).unwrap();
+        assert_eq!(held.file.metadata().unwrap().permissions().mode() & 0o077, 0);
+        let locked = message(ControlSocket::bind(&path));
+        assert!(locked.contains("control.sock.lock is locked"), "{locked}");
+        drop(held);
+        fs::write(directory.path().join("control.sock.lock"), "").unwrap();
+        drop(ControlSocket::bind(&path).unwrap());
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
     }
 
     #[test]

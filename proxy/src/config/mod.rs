@@ -160,7 +160,8 @@ pub struct Serve {
     /// Name look-ups of each user in progress
     ///
     /// Further ones are answered 503. Without authentication the limit holds for each client
-    /// address (IPv6: /64). With --resolver system it is at most 32.
+    /// address (IPv6: /64). It is at most half of all look-ups, whose number follows from the
+    /// descriptor limit (416 at 20000, 1024 at most); with --resolver system it is at most 32.
     #[arg(long, env = "SLUICEGATE_MAX_LOOKUPS_PER_USER", value_name = "N", default_value_t = LOOKUPS_EACH, value_parser = positive, help_heading = heading::LIMITS)]
     pub max_lookups_per_user: usize,
 

@@ -16,11 +16,12 @@ use super::answer::{Answer, LookupError};
 use super::families::{Found, side_by_side};
 use super::files::ResolvConf;
 use super::sockets::Provider;
+use super::turns::{self, IN_FLIGHT, Miss};
 use crate::sys::deadline::timeout;
 
 /// Sockets that one look-up may hold: a query is sent three times over UDP, from another port each
-/// time (`UdpClientStream`), for A and for AAAA.
-pub(super) const SOCKETS: u64 = 6;
+/// time (`UdpClientStream`), for A and for AAAA, and two queries are in flight where a server is silent.
+pub(super) const SOCKETS: u64 = 6 * IN_FLIGHT as u64;
 
 /// Asks name servers.
 #[derive(Debug, Default)]
@@ -32,7 +33,11 @@ pub(super) struct Dns {
 #[derive(Debug)]
 struct Servers {
     conf: ResolvConf,
-    servers: Vec<(IpAddr, Resolver<Provider>)>,
+    /// Two resolvers for each: one that has a query in flight joins the same query to it instead of sending it again
+    /// (`active_requests`, name_server_pool.rs).
+    servers: Vec<(IpAddr, [Resolver<Provider>; IN_FLIGHT])>,
+    /// Time after which the next server is queried.
+    turn: Duration,
     /// The server that is asked first, by `options rotate`.
     first: AtomicUsize,
 }
@@ -40,7 +45,7 @@ struct Servers {
 impl Dns {
     /// Addresses of a name in normal form. Dropping the future closes its sockets.
     pub(super) async fn look_up(&self, conf: &ResolvConf, name: &str, deadline: Duration) -> Answer {
-        let servers = match self.servers(conf) {
+        let servers = match self.servers(conf, deadline) {
             Ok(servers) => servers,
             Err(error) => return Answer::failed(format!("the resolver cannot be set up: {error}")),
         };
@@ -54,12 +59,12 @@ impl Dns {
     }
 
     /// The servers of this configuration, set up anew if it is another one than before.
-    fn servers(&self, conf: &ResolvConf) -> Result<Arc<Servers>, NetError> {
+    fn servers(&self, conf: &ResolvConf, deadline: Duration) -> Result<Arc<Servers>, NetError> {
         let mut current = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
         match current.as_ref().filter(|servers| servers.conf == *conf) {
             Some(servers) => Ok(servers.clone()),
             None => {
-                let servers = Arc::new(Servers::new(conf)?);
+                let servers = Arc::new(Servers::new(conf, deadline)?);
                 *current = Some(servers.clone());
                 Ok(servers)
             }
@@ -70,51 +75,52 @@ impl Dns {
 impl Servers {
     /// One resolver for each server, so that they are asked in their order, as resolv.conf(5) says: a
     /// pool of hickory's asks several at once, and the first answer would win.
-    fn new(conf: &ResolvConf) -> Result<Self, NetError> {
-        let resolver = |address: &IpAddr| Ok((*address, resolver(*address, conf)?));
+    fn new(conf: &ResolvConf, deadline: Duration) -> Result<Self, NetError> {
+        let one = |address| resolver(address, conf, deadline);
+        let resolver = |address: &IpAddr| Ok((*address, [one(*address)?, one(*address)?]));
         let servers = conf.servers.iter().map(resolver).collect::<Result<_, NetError>>()?;
-        Ok(Self { conf: conf.clone(), servers, first: AtomicUsize::new(0) })
+        let turn = turns::length(conf.timeout, conf.servers.len(), deadline);
+        Ok(Self { conf: conf.clone(), servers, turn, first: AtomicUsize::new(0) })
     }
 
-    /// Asks one server after the other until one knows, again and again while some are silent: the
-    /// caller has a deadline.
+    /// Queries the servers in turn until one gives an answer.
     async fn ask(&self, name: &Name, kind: RecordType) -> Result<Found, LookupError> {
-        let rotation = if self.conf.rotate { self.first.fetch_add(1, Ordering::Relaxed) } else { 0 };
-        let mut order: Vec<_> = self.servers.iter().collect();
-        let first = rotation % order.len().max(1);
-        order.rotate_left(first);
-        loop {
-            let (mut silent, mut failure) = (false, None);
-            for (address, server) in &order {
-                match server.lookup(name.clone(), kind).await {
-                    Ok(lookup) => {
-                        let addresses = lookup.answers().iter().filter_map(|record| record.data.ip_addr());
-                        let addresses: Vec<_> = addresses.map(|address| SocketAddr::new(address, 0)).collect();
-                        let ttl = lookup.valid_until().saturating_duration_since(Instant::now());
-                        return Ok(Found { addresses, ttl, exists: true });
-                    }
-                    Err(NetError::Dns(DnsError::NoRecordsFound(none))) => {
-                        let ttl = Duration::from_secs(none.negative_ttl.unwrap_or_default().into());
-                        let exists = none.response_code != ResponseCode::NXDomain;
-                        return Ok(Found { addresses: Vec::new(), ttl, exists });
-                    }
-                    Err(NetError::Timeout) => silent = true,
-                    Err(error) => failure = Some(said(*address, &error)),
-                }
-            }
-            if !silent {
-                return Err(LookupError::Failed(failure.unwrap_or_else(|| "no name server".to_owned())));
-            }
-        }
+        let first = if self.conf.rotate { self.first.fetch_add(1, Ordering::Relaxed) } else { 0 };
+        let count = self.servers.len();
+        let query = |number: usize| {
+            let (address, resolvers) = &self.servers[(first % count + number) % count];
+            one(*address, &resolvers[number / count % IN_FLIGHT], name, kind)
+        };
+        turns::take(count, self.turn, query).await.map_err(LookupError::Failed)
     }
 }
 
-fn resolver(address: IpAddr, conf: &ResolvConf) -> Result<Resolver<Provider>, NetError> {
+/// Queries one server.
+async fn one(address: IpAddr, server: &Resolver<Provider>, name: &Name, kind: RecordType) -> Result<Found, Miss> {
+    match server.lookup(name.clone(), kind).await {
+        Ok(lookup) => {
+            let addresses = lookup.answers().iter().filter_map(|record| record.data.ip_addr());
+            let addresses: Vec<_> = addresses.map(|address| SocketAddr::new(address, 0)).collect();
+            let ttl = lookup.valid_until().saturating_duration_since(Instant::now());
+            Ok(Found { addresses, ttl, exists: true })
+        }
+        Err(NetError::Dns(DnsError::NoRecordsFound(none))) => {
+            let ttl = Duration::from_secs(none.negative_ttl.unwrap_or_default().into());
+            let exists = none.response_code != ResponseCode::NXDomain;
+            Ok(Found { addresses: Vec::new(), ttl, exists })
+        }
+        Err(NetError::Timeout) => Err(Miss::Silent),
+        Err(error) => Err(Miss::Failed(said(address, &error))),
+    }
+}
+
+/// A resolver whose queries stay in flight until `deadline`.
+fn resolver(address: IpAddr, conf: &ResolvConf, deadline: Duration) -> Result<Resolver<Provider>, NetError> {
     let udp = (!conf.use_vc).then(ConnectionConfig::udp);
     let connections = udp.into_iter().chain([ConnectionConfig::tcp()]).collect();
     let config = ResolverConfig::from_name_servers(vec![NameServerConfig::new(address, true, connections)]);
     let mut options = ResolverOpts::default();
-    options.timeout = conf.timeout;
+    options.timeout = deadline;
     options.attempts = 0;
     options.edns0 = conf.edns0;
     // Answers are kept by name, both families together; and `/etc/hosts` has been read.

@@ -16,9 +16,9 @@ use crate::target::normal_name;
 /// Name servers that are used, as by glibc (`MAXNS`, resolv.h).
 const MAX_SERVERS: usize = 3;
 
-/// Time a name server has for an answer unless `options timeout:` says otherwise. Within it a query
-/// is sent three times over UDP.
-const SERVER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time after which the next name server is queried unless `options timeout:` says otherwise
+/// (`RES_TIMEOUT`, resolv.h).
+const SERVER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The longest time that `options timeout:` may give a name server (`RES_MAXRETRANS`, resolv.h).
 const MAX_SERVER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -190,7 +190,7 @@ mod tests {
         assert!(conf.rotate && conf.edns0 && !conf.use_vc);
         let empty = resolv_conf("");
         assert_eq!(empty.servers, [address("127.0.0.1")]);
-        assert_eq!(empty.timeout, SERVER_TIMEOUT);
+        assert_eq!(empty.timeout, Duration::from_secs(5));
         assert_eq!(resolv_conf("options timeout:0 timeout:x").timeout, SERVER_TIMEOUT);
         assert_eq!(resolv_conf("options timeout:9999").timeout, MAX_SERVER_TIMEOUT);
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use rustix::process::{Resource, getrlimit};
 
 use super::dns;
+use crate::metrics::LIMIT;
 
 /// Names whose answers are remembered.
 const MAX_KNOWN: usize = 1_024;
@@ -15,8 +16,9 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// Look-ups in progress at most, where there are descriptors for them.
 const MAX_LOOKUPS: u64 = 1_024;
 
-/// Part of the descriptor limit that the sockets of look-ups may take.
-const DESCRIPTORS_SHARE: u64 = 8;
+/// Part of the descriptor limit that the sockets of look-ups may take: a quarter if all name servers are silent, far less
+/// otherwise.
+const DESCRIPTORS_SHARE: u64 = 4;
 
 /// Look-ups in progress by getaddrinfo(3): each has a thread.
 const MAX_THREADS: usize = 128;
@@ -58,6 +60,18 @@ impl Limits {
             ResolverKind::System => (MAX_THREADS, each.min(THREADS_EACH)),
         };
         Self { total, each, known: MAX_KNOWN, deadline: DEADLINE }
+    }
+
+    /// Look-ups that one requester can have in progress: half of all at most, by the rule of `Shares`.
+    pub(super) fn of_one(&self) -> usize {
+        self.each.min(self.total.div_ceil(2))
+    }
+
+    /// Puts the limits among the metrics.
+    pub(super) fn publish(&self) {
+        for (of, limit) in [("lookups", self.total), ("lookups_per_user", self.of_one())] {
+            LIMIT.gauge(&[of]).set(f64::from(u32::try_from(limit).unwrap_or(u32::MAX)));
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `files` | `/etc/resolv.conf` and `/etc/hosts` |
 //! | `dns` | queries to name servers |
+//! | `turns` | the order of name servers, and the time for each |
 //! | `sockets` | sockets to name servers |
 //! | `families` | the answers about A and AAAA, joined |
 //! | `system` | getaddrinfo(3), on threads |
@@ -20,6 +21,7 @@ mod limits;
 mod share;
 mod sockets;
 mod system;
+mod turns;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -92,7 +94,9 @@ impl Resolver {
             ResolverKind::Dns => Backend::Dns(Dns::default()),
             ResolverKind::System => Backend::Threads(Arc::new(system::getaddrinfo)),
         };
-        Self::with(backend, Some(Files::of_host()), Limits::of(kind, each))
+        let limits = Limits::of(kind, each);
+        limits.publish();
+        Self::with(backend, Some(Files::of_host()), limits)
     }
 
     /// A resolver by `lookup`, which may block and is called on threads of its own.

@@ -48,8 +48,9 @@ impl Shares {
         }
         if own >= free {
             return Err(format!(
-                "{} of {} look-ups are in progress: the {free} left are reserved for users with fewer than the {own} of {requester}",
-                held.total, self.total
+                "{} of {} look-ups are in progress: the {free} left are reserved for users with fewer than the {own} \
+                 of {requester}; one user has at most half of all (`--max-lookups-per-user` is {})",
+                held.total, self.total, self.each
             ));
         }
         held.total += 1;
@@ -75,6 +76,9 @@ impl Drop for Slot {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use super::super::limits::Limits;
     use super::*;
 
     fn user(name: &str) -> Principal {
@@ -98,6 +102,16 @@ mod tests {
     }
 
     #[test]
+    fn one_requester_has_as_many_as_is_published() {
+        for (total, each) in [(416, 256), (21, 256), (1, 256), (1_024, 256), (128, 32)] {
+            let limits = Limits { total, each, known: 1, deadline: Duration::from_secs(1) };
+            let shares = Shares::new(total, each);
+            let slots: Vec<_> = std::iter::from_fn(|| shares.take(&user("ann")).ok()).collect();
+            assert_eq!(slots.len(), limits.of_one(), "{total} {each}");
+        }
+    }
+
+    #[test]
     fn greedy_requesters_leave_room_for_the_next() {
         let shares = Shares::new(64, 64);
         let mut slots = Vec::new();
@@ -108,6 +122,7 @@ mod tests {
             }
             let refused = shares.take(&requester).unwrap_err();
             assert!(refused.contains("of 64 look-ups are in progress"), "{refused}");
+            assert!(refused.contains("at most half of all (`--max-lookups-per-user` is 64)"), "{refused}");
             shares.take(&user("modest")).unwrap();
         }
     }
