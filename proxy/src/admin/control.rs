@@ -180,9 +180,9 @@ impl Lock {
         let path = PathBuf::from(path);
         let deadline = Instant::now() + LOCK_TIMEOUT;
         let failed = |error: io::Error| {
-            // Of the folder where that is what is wrong, since the path is not one that the user named.
-            let at = if error.kind() == io::ErrorKind::NotADirectory { folder(socket) } else { &path };
-            (format!("{}: {error}", at.display()), remedy(&error))
+            let is_there = fs::symlink_metadata(&path).is_ok();
+            let cause = if is_there { format!("{}: {error}", path.display()) } else { error.to_string() };
+            (cause, remedy(&error))
         };
         loop {
             let file = open_lock(&path).map_err(failed)?;
