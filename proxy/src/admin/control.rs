@@ -19,8 +19,9 @@ use tokio::net::{UnixListener, UnixStream};
 /// The socket's mode: its user alone.
 const MODE: u32 = 0o600;
 
-/// Mode of its folder where that has to be made, whatever the umask. Others may look in, so that a gateway that has become another user
-/// (`--run-as`) reaches its socket; the socket's own mode keeps them out.
+/// Mode of its folder where that has to be made, whatever the umask. Others may look in, so that a
+/// gateway that has become another user (`--run-as`) reaches its socket; the socket's own mode
+/// keeps them out.
 const FOLDER_MODE: u32 = 0o755;
 
 /// Connections that wait to be accepted. More would not be served sooner.
@@ -150,8 +151,8 @@ fn folder(path: &Path) -> &Path {
     }
 }
 
-/// Makes a folder and those above it. The mode of those that are made is set explicitly: the umask would keep the user
-/// of `--run-as` out.
+/// Makes a folder and those above it. The mode of those that are made is set explicitly: the umask
+/// would keep the user of `--run-as` out.
 fn make_folder(folder: &Path) -> io::Result<()> {
     if folder.as_os_str().is_empty() || folder.is_dir() {
         return Ok(());
@@ -164,7 +165,8 @@ fn make_folder(folder: &Path) -> io::Result<()> {
     }
 }
 
-/// A file beside the socket, locked against other gateways (flock(2)) while this lives, and removed with it.
+/// A file beside the socket, locked against other gateways (flock(2)) while this lives, and removed
+/// with it.
 ///
 /// The folder itself would not do: any user who can read it can lock it.
 #[derive(Debug)]
@@ -209,8 +211,8 @@ impl Drop for Lock {
     }
 }
 
-/// Opens the file of a lock, or makes it. One that is there is opened without O_CREAT, which root itself is denied for
-/// files of others in a folder like /tmp (`fs.protected_regular`).
+/// Opens the file of a lock, or makes it. One that is there is opened without O_CREAT, which root
+/// itself is denied for files of others in a folder like /tmp (`fs.protected_regular`).
 fn open_lock(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).mode(MODE).custom_flags(libc::O_NOFOLLOW);

@@ -20,7 +20,8 @@ use super::turns::{self, IN_FLIGHT, Miss};
 use crate::sys::deadline::timeout;
 
 /// Sockets that one look-up may hold: a query is sent three times over UDP, from another port each
-/// time (`UdpClientStream`), for A and for AAAA, and two queries are in flight where a server is silent.
+/// time (`UdpClientStream`), for A and for AAAA, and two queries are in flight where a server is
+/// silent.
 pub(super) const SOCKETS: u64 = 6 * IN_FLIGHT as u64;
 
 /// Asks name servers.
@@ -33,8 +34,8 @@ pub(super) struct Dns {
 #[derive(Debug)]
 struct Servers {
     conf: ResolvConf,
-    /// Two resolvers for each: one that has a query in flight joins the same query to it instead of sending it again
-    /// (`active_requests`, name_server_pool.rs).
+    /// Two resolvers for each: one that has a query in flight joins the same query to it instead of
+    /// sending it again (`active_requests`, name_server_pool.rs).
     servers: Vec<(IpAddr, [Resolver<Provider>; IN_FLIGHT])>,
     /// Time after which the next server is queried.
     turn: Duration,

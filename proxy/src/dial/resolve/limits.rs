@@ -16,8 +16,8 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// Look-ups in progress at most, where there are descriptors for them.
 const MAX_LOOKUPS: u64 = 1_024;
 
-/// Part of the descriptor limit that the sockets of look-ups may take: a quarter if all name servers are silent, far less
-/// otherwise.
+/// Part of the descriptor limit that the sockets of look-ups may take: a quarter if all name
+/// servers are silent, far less otherwise.
 const DESCRIPTORS_SHARE: u64 = 4;
 
 /// Look-ups in progress by getaddrinfo(3): each has a thread.
@@ -62,7 +62,8 @@ impl Limits {
         Self { total, each, known: MAX_KNOWN, deadline: DEADLINE }
     }
 
-    /// Look-ups that one requester can have in progress: half of all at most, by the rule of `Shares`.
+    /// Look-ups that one requester can have in progress: half of all at most, by the rule of
+    /// `Shares`.
     pub(super) fn of_one(&self) -> usize {
         self.each.min(self.total.div_ceil(2))
     }

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-/// Queries in flight at a time. The earlier one keeps its sockets, so that a late answer is still received.
+/// Queries in flight at a time. The earlier one keeps its sockets, so that a late answer is still
+/// received.
 pub(super) const IN_FLIGHT: usize = 2;
 
 /// Result of a query that gave no answer.
@@ -20,17 +21,17 @@ pub(super) enum Miss {
     Failed(String),
 }
 
-/// Time after which the next server is queried: `options timeout:`, but short enough that every server is
-/// queried within `deadline`.
+/// Time after which the next server is queried: `options timeout:`, but short enough that every
+/// server is queried within `deadline`.
 pub(super) fn length(timeout: Duration, servers: usize, deadline: Duration) -> Duration {
     timeout.min(deadline / u32::try_from(servers).unwrap_or(u32::MAX).max(1))
 }
 
 /// Sends queries, numbered from 0, to `servers` name servers in turn until one gives an answer.
 ///
-/// The next server is queried when the last one failed, or has been silent for `turn`; then all of them again, as long
-/// as one is silent: the caller has a deadline. Earlier queries stay in flight, [`IN_FLIGHT`] at most, and the first
-/// answer counts.
+/// The next server is queried when the last one failed, or has been silent for `turn`; then all of
+/// them again, as long as one is silent: the caller has a deadline. Earlier queries stay in flight,
+/// [`IN_FLIGHT`] at most, and the first answer counts.
 ///
 /// # Errors
 /// The last failure, once all servers have failed.
@@ -87,7 +88,8 @@ impl<F: Future> Flights<F> {
         self.0.push_back(Box::pin(query));
     }
 
-    /// Waits for the result of any query, and whether that was the newest. Never returns if none is in flight.
+    /// Waits for the result of any query, and whether that was the newest. Never returns if none is
+    /// in flight.
     async fn next(&mut self) -> (bool, F::Output) {
         poll_fn(|context| {
             for index in 0..self.0.len() {
@@ -117,7 +119,8 @@ mod tests {
         Duration::from_secs(count)
     }
 
-    /// Answers of servers, each after a time (`None`: never), and when each query was sent, in seconds.
+    /// Answers of servers, each after a time (`None`: never), and when each query was sent, in
+    /// seconds.
     async fn play(
         servers: &[Option<(Duration, Result<u8, Miss>)>],
         turn: Duration,
