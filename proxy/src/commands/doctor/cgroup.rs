@@ -1,13 +1,13 @@
 //! The limits of the control groups that this process is in (cgroups(7)): version 2, and version 1
 //! where a controller is still there.
 
-use super::host::{Host, Unread};
+use super::host::{Host, HostError};
 
 /// CPUs' worth of time that the group may use; `None`: no limit.
 ///
 /// # Errors
 /// Why that cannot be told.
-pub(super) fn cpus(host: &Host) -> Result<Option<f64>, Unread> {
+pub(super) fn cpus(host: &Host) -> Result<Option<f64>, HostError> {
     let mut least: Option<f64> = None;
     for folder in folders(host, "cpu")? {
         // `cpu.max` is `QUOTA PERIOD` or `max PERIOD` (Documentation/admin-guide/cgroup-v2.rst);
@@ -41,7 +41,7 @@ const NO_LIMIT: u64 = 1 << 62;
 ///
 /// # Errors
 /// Why that cannot be told.
-pub(super) fn memory(host: &Host) -> Result<Option<u64>, Unread> {
+pub(super) fn memory(host: &Host) -> Result<Option<u64>, HostError> {
     let mut least: Option<u64> = None;
     for folder in folders(host, "memory")? {
         let files: &[&str] = match folder.version {
@@ -72,7 +72,7 @@ struct Folder {
 
 /// The folders whose limits hold: the group's own and those above it, as far as they are to be
 /// seen.
-fn folders(host: &Host, controller: &str) -> Result<Vec<Folder>, Unread> {
+fn folders(host: &Host, controller: &str) -> Result<Vec<Folder>, HostError> {
     // Lines `number:controllers:path`; version 2 names no controllers.
     let groups = host.read("/proc/self/cgroup")?;
     let lines: Vec<Vec<&str>> = groups.lines().map(|line| line.splitn(3, ':').collect()).collect();
@@ -90,7 +90,8 @@ fn folders(host: &Host, controller: &str) -> Result<Vec<Folder>, Unread> {
     let Some((version, path)) = found else { return Ok(Vec::new()) };
     let mounts = host.read("/proc/self/mountinfo")?;
     let mount = mounts.lines().filter_map(Mount::parse).find(|mount| mount.is_of(version, controller));
-    let mount = mount.ok_or_else(|| Unread(format!("/proc/self/mountinfo: no cgroup with {controller} is mounted")))?;
+    let mount =
+        mount.ok_or_else(|| HostError(format!("/proc/self/mountinfo: no cgroup with {controller} is mounted")))?;
     Ok(mount.folders(&path).into_iter().map(|path| Folder { version, path }).collect())
 }
 

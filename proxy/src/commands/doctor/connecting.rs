@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 
-use super::host::{Host, Scope, Unread};
+use super::host::{Host, HostError, Scope};
 use super::row::{Row, State};
 
 /// The backlog that the gateway listens with (`server/listen.rs`); the kernel cuts it to
@@ -77,7 +77,7 @@ const COUNT: &str = "net.netfilter.nf_conntrack_count";
 const MOST: &str = "net.netfilter.nf_conntrack_max";
 
 /// Entries of connection tracking while a connection over loopback is open.
-pub(super) fn tracked(host: &Host) -> io::Result<Result<Option<u64>, Unread>> {
+pub(super) fn tracked(host: &Host) -> io::Result<Result<Option<u64>, HostError>> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let _client = TcpStream::connect(listener.local_addr()?)?;
     let _accepted = listener.accept()?;
@@ -90,9 +90,9 @@ pub(super) fn tracked(host: &Host) -> io::Result<Result<Option<u64>, Unread>> {
 
 /// Connection tracking, and the room in its table
 /// (Documentation/networking/nf_conntrack-sysctl.rst).
-pub(super) fn conntrack(host: &Host, tracked: io::Result<Result<Option<u64>, Unread>>) -> Row {
+pub(super) fn conntrack(host: &Host, tracked: io::Result<Result<Option<u64>, HostError>>) -> Row {
     let (check, needed) = ("conntrack", "not in the path, or room in its table");
-    let row = tracked.unwrap_or_else(|error| Err(Unread(format!("no connection over loopback: {error}"))));
+    let row = tracked.unwrap_or_else(|error| Err(HostError(format!("no connection over loopback: {error}"))));
     let row = row.and_then(|count| {
         let Some(count) = count else { return Ok(Row::ok(check, "not loaded", needed)) };
         let most = host.number(MOST)?;

@@ -5,11 +5,11 @@ use std::fmt;
 use std::fs;
 use std::path::PathBuf;
 
-/// Why something is not known: the file, and the error of reading it.
+/// The file that could not be read or parsed, and the error.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Unread(pub(super) String);
+pub(super) struct HostError(pub(super) String);
 
-impl fmt::Display for Unread {
+impl fmt::Display for HostError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
@@ -63,19 +63,19 @@ impl Host {
     ///
     /// # Errors
     /// Why it cannot be read.
-    pub(super) fn read(&self, path: &str) -> Result<String, Unread> {
-        self.try_read(path)?.ok_or_else(|| Unread(format!("{path}: no such file")))
+    pub(super) fn read(&self, path: &str) -> Result<String, HostError> {
+        self.try_read(path)?.ok_or_else(|| HostError(format!("{path}: no such file")))
     }
 
     /// A file, or `None` if there is none.
     ///
     /// # Errors
     /// Why it cannot be read.
-    pub(super) fn try_read(&self, path: &str) -> Result<Option<String>, Unread> {
+    pub(super) fn try_read(&self, path: &str) -> Result<Option<String>, HostError> {
         match fs::read_to_string(self.root.join(path.trim_start_matches('/'))) {
             Ok(text) => Ok(Some(text.trim().to_owned())),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(Unread(format!("{path}: {error}"))),
+            Err(error) => Err(HostError(format!("{path}: {error}"))),
         }
     }
 
@@ -83,16 +83,16 @@ impl Host {
     ///
     /// # Errors
     /// Why that cannot be told.
-    pub(super) fn has_file(&self, path: &str) -> Result<bool, Unread> {
+    pub(super) fn has_file(&self, path: &str) -> Result<bool, HostError> {
         let there = self.root.join(path.trim_start_matches('/')).try_exists();
-        there.map_err(|error| Unread(format!("{path}: {error}")))
+        there.map_err(|error| HostError(format!("{path}: {error}")))
     }
 
     /// The value of a sysctl.
     ///
     /// # Errors
     /// Why it cannot be read.
-    pub(super) fn sysctl(&self, name: &str) -> Result<String, Unread> {
+    pub(super) fn sysctl(&self, name: &str) -> Result<String, HostError> {
         self.read(&Self::path(name))
     }
 
@@ -101,7 +101,7 @@ impl Host {
     ///
     /// # Errors
     /// Why it cannot be read.
-    pub(super) fn try_sysctl(&self, name: &str) -> Result<Option<String>, Unread> {
+    pub(super) fn try_sysctl(&self, name: &str) -> Result<Option<String>, HostError> {
         self.try_read(&Self::path(name))
     }
 
@@ -113,18 +113,18 @@ impl Host {
     ///
     /// # Errors
     /// Why it cannot be read, or that it is something else.
-    pub(super) fn numbers<const N: usize>(&self, name: &str) -> Result<[u64; N], Unread> {
+    pub(super) fn numbers<const N: usize>(&self, name: &str) -> Result<[u64; N], HostError> {
         let text = self.sysctl(name)?;
         let numbers: Option<Vec<u64>> = text.split_whitespace().map(|word| word.parse().ok()).collect();
         let some = numbers.and_then(|numbers| numbers.get(..N)?.try_into().ok());
-        some.ok_or_else(|| Unread(format!("{}: cannot parse '{text}'", Self::path(name))))
+        some.ok_or_else(|| HostError(format!("{}: cannot parse '{text}'", Self::path(name))))
     }
 
     /// The number that a sysctl is.
     ///
     /// # Errors
     /// Why it cannot be read, or that it is something else.
-    pub(super) fn number(&self, name: &str) -> Result<u64, Unread> {
+    pub(super) fn number(&self, name: &str) -> Result<u64, HostError> {
         self.numbers::<1>(name).map(|[number]| number)
     }
 
@@ -132,11 +132,11 @@ impl Host {
     ///
     /// # Errors
     /// That it is not there.
-    pub(super) fn status(&self, field: &str) -> Result<String, Unread> {
+    pub(super) fn status(&self, field: &str) -> Result<String, HostError> {
         let path = "/proc/self/status";
         let text = self.read(path)?;
         let value = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
-        value.map(|value| value.trim().to_owned()).ok_or_else(|| Unread(format!("{path}: no line {field}")))
+        value.map(|value| value.trim().to_owned()).ok_or_else(|| HostError(format!("{path}: no line {field}")))
     }
 
     /// This process has the capability, and for the whole machine: in a user namespace of its own,
@@ -144,16 +144,16 @@ impl Host {
     ///
     /// # Errors
     /// Why that cannot be told.
-    pub(super) fn has(&self, capability: Capability) -> Result<bool, Unread> {
+    pub(super) fn has(&self, capability: Capability) -> Result<bool, HostError> {
         let text = self.status("CapEff")?;
         let set = u64::from_str_radix(&text, 16);
-        let set = set.map_err(|_| Unread(format!("/proc/self/status: CapEff is '{text}'")))?;
+        let set = set.map_err(|_| HostError(format!("/proc/self/status: CapEff is '{text}'")))?;
         Ok(set & (1 << capability as u64) != 0 && self.in_first_user_namespace()?)
     }
 
-    fn in_first_user_namespace(&self) -> Result<bool, Unread> {
+    fn in_first_user_namespace(&self) -> Result<bool, HostError> {
         let path = "proc/self/ns/user";
-        let namespace = fs::read_link(self.root.join(path)).map_err(|error| Unread(format!("/{path}: {error}")))?;
+        let namespace = fs::read_link(self.root.join(path)).map_err(|error| HostError(format!("/{path}: {error}")))?;
         Ok(namespace.as_os_str() == FIRST_USER_NAMESPACE)
     }
 
@@ -161,7 +161,7 @@ impl Host {
     ///
     /// # Errors
     /// Why that cannot be told.
-    pub(super) fn has_seccomp_filter(&self) -> Result<bool, Unread> {
+    pub(super) fn has_seccomp_filter(&self) -> Result<bool, HostError> {
         Ok(self.status("Seccomp")? == "2")
     }
 

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::host::{Capability, Host, Scope, Unread};
+use super::host::{Capability, Host, HostError, Scope};
 use super::refusal::{self, Refusal, Trials};
 use super::row::{Row, State};
 use crate::relay::Engine;
@@ -18,7 +18,7 @@ pub(super) fn version(host: &Host) -> Row {
     let row = host.sysctl("kernel.osrelease").and_then(|release| {
         let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|number| number.parse().ok());
         let version = numbers.next().zip(numbers.next());
-        let version = version.ok_or_else(|| Unread(format!("kernel.osrelease: cannot parse '{release}'")))?;
+        let version = version.ok_or_else(|| HostError(format!("kernel.osrelease: cannot parse '{release}'")))?;
         let row = Row::ok(check, release, needed);
         Ok(row.unless(version >= OLDEST, |row| {
             row.costs(State::Slow, "a peer that vanishes behind a closed window is detected up to two minutes late")
@@ -96,7 +96,7 @@ const PANIC_ON_WARN: &str = "; panic_on_warn is set, and this engine has trigger
 
 /// The host's support of the engine `sockmap`; its self-test tells if it works.
 pub(super) fn sockmap(host: &Host, sockhash: &io::Result<()>) -> Row {
-    let yes = |result: Result<bool, Unread>| match result {
+    let yes = |result: Result<bool, HostError>| match result {
         Ok(true) => "yes".to_owned(),
         Ok(false) => "no".to_owned(),
         Err(unread) => unread.to_string(),

@@ -6,7 +6,7 @@ use rustix::io::Errno;
 use rustix::process::{getegid, getgroups};
 use rustix::thread::CapabilitySet;
 
-use super::host::{Host, Scope, Unread};
+use super::host::{Host, HostError, Scope};
 use crate::sys::capabilities::with_only;
 use crate::sys::probe;
 
@@ -106,7 +106,7 @@ fn is_filtered(host: &Host) -> bool {
 /// `kernel.io_uring_disabled` (Documentation/admin-guide/sysctl/kernel.rst, since 6.6): 2 refuses
 /// everybody, 1 all but CAP_SYS_ADMIN and the members of `kernel.io_uring_group`. A filter answers
 /// before it does, so that where there are both the one hides the other.
-fn by_sysctl(host: &Host) -> Result<Refusal, Unread> {
+fn by_sysctl(host: &Host) -> Result<Refusal, HostError> {
     let disabled = host.try_sysctl("kernel.io_uring_disabled")?;
     let mut refusal = match disabled.as_deref() {
         Some("2") => Refusal::new(
@@ -130,7 +130,7 @@ fn by_sysctl(host: &Host) -> Result<Refusal, Unread> {
     Ok(refusal)
 }
 
-fn may_pass_one(host: &Host) -> Result<bool, Unread> {
+fn may_pass_one(host: &Host) -> Result<bool, HostError> {
     let group = host.sysctl("kernel.io_uring_group")?;
     let mut own = getgroups().unwrap_or_default();
     own.push(getegid());

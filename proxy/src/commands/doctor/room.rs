@@ -4,7 +4,7 @@ use std::io;
 
 use rustix::process::{Resource, getrlimit};
 
-use super::host::{Capability, Host, Scope, Unread};
+use super::host::{Capability, Host, HostError, Scope};
 use super::refusal::more_descriptors;
 use super::row::{Row, State};
 use crate::relay::Engine;
@@ -76,7 +76,7 @@ pub(super) fn pipes(host: &Host, pipes: &Pipes, engine: Option<Engine>) -> Row {
 
 /// Settings that bound the pipes of a user (pipe(7)). CAP_SYS_RESOURCE lifts them; CAP_SYS_ADMIN
 /// would too (`pipe_is_unprivileged_user`, `fs/pipe.c`), and `serve` gives that up.
-fn limits(host: &Host) -> Result<String, Unread> {
+fn limits(host: &Host) -> Result<String, HostError> {
     let value = |name| host.sysctl(name);
     let lifted = if host.has(Capability::SysResource)? { ", lifted by CAP_SYS_RESOURCE" } else { "" };
     Ok(format!(

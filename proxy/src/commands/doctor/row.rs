@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::host::Unread;
+use super::host::HostError;
 
 /// Verdict on the value found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -93,7 +93,7 @@ impl Row {
     }
 
     /// The check, or that it could not be made.
-    pub(super) fn or_unknown(result: Result<Self, Unread>, check: &'static str, needed: &str) -> Self {
+    pub(super) fn or_unknown(result: Result<Self, HostError>, check: &'static str, needed: &str) -> Self {
         result.unwrap_or_else(|unread| Self::ok(check, unread.to_string(), needed).costs(State::Unknown, ""))
     }
 }
