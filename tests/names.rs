@@ -99,6 +99,17 @@ fn only(names: &'static [&str], addresses: Vec<IpAddr>) -> impl Fn(&str, bool) -
 }
 
 #[test]
+fn a_label_may_start_with_a_hyphen_or_an_underscore() {
+    scene(|scene| {
+        let _server = scene.name_server(only(&["-a.example", "_b.-.example"], scene.here()));
+        let gateway = scene.open(&[]);
+        for name in ["-a.example", "_b.-.example"] {
+            assert_eq!(scene.status(&gateway, name), OK, "{name}");
+        }
+    });
+}
+
+#[test]
 fn a_name_is_absolute_whatever_the_search_list_says() {
     scene(|scene| {
         let known = &["api.example", "db.secret.corp", "api.example.secret.corp", "api.example.example"];

@@ -96,6 +96,8 @@ impl ControlSocket {
     fn bind_in(folder: &Path, path: &Path) -> Result<Self, (String, &'static str)> {
         let of_folder = |error: io::Error| (format!("{}: {error}", folder.display()), remedy(&error));
         make_folder(folder).map_err(of_folder)?;
+        // A live socket is named even to a user that may not make a lock here.
+        look(path)?;
         // Held until the new socket listens: of two gateways that see the same dead socket, one would remove what the
         // other has just put in its place.
         let _lock = Lock::of(path)?;

@@ -50,8 +50,9 @@ impl Dns {
             Ok(servers) => servers,
             Err(error) => return Answer::failed(format!("the resolver cannot be set up: {error}")),
         };
-        // The final dot: no search list applies, whatever resolv.conf says.
-        let Ok(name) = Name::from_ascii(format!("{name}.")) else {
+        // By labels: the name is absolute, whatever resolv.conf says, and a label may start with a hyphen,
+        // which `Name::from_ascii` refuses.
+        let Ok(name) = Name::from_labels(name.split('.').map(str::as_bytes)) else {
             return Answer::failed("not a valid DNS name".to_owned());
         };
         let (a, aaaa) = (servers.ask(&name, RecordType::A), servers.ask(&name, RecordType::AAAA));
