@@ -24,106 +24,108 @@ pub(crate) struct Cli {
 
 #[derive(Subcommand)]
 pub(crate) enum Task {
-    /// Everything, over no proxy, the engines of the gateway, other proxies, and one that runs already
+    /// Compare throughput, latency and cost of no proxy, the engines, other proxies, and a running
+    /// proxy
     Compare(Compare),
-    /// What tunnels cost from 1 to 10,000 of them, over no proxy and the engines
+    /// Measure the cost of 1 to 10,000 tunnels, with no proxy and with the engines
     Scale(Scale),
-    /// How exactly the gateway keeps to `--rate` and `--rate-per-user`
+    /// Measure the accuracy of `--rate` and `--rate-per-user`
     Rates(Rates),
-    /// Print the measured block of docs/benchmarks.md for a result on file
+    /// Print the measured block of docs/benchmarks.md from a result file
     Readme {
-        /// What --json wrote
+        /// Result file, written by --json
         file: PathBuf,
-        /// Show the plots, which are in this folder
+        /// Show the plots from this folder
         #[arg(long, value_name = "DIR")]
         images: Option<String>,
     },
-    /// Draw the plots of a result on file
+    /// Draw the plots of a result file
     Plots {
-        /// What --json wrote
+        /// Result file, written by --json
         file: PathBuf,
-        /// Where the SVG files go
+        /// Folder for the SVG files
         folder: PathBuf,
     },
-    /// Throughput
+    /// Measure throughput
     Bulk {
         #[command(flatten)]
         path: Path,
-        /// Tunnels at once
+        /// Concurrent tunnels
         #[arg(long, default_value_t = 4)]
         tunnels: usize,
         /// Length of the measurement
         #[arg(long, default_value_t = 5.0)]
         seconds: f64,
-        /// Which way the bytes go
+        /// Direction of the bytes
         #[arg(long, default_value = "down")]
         direction: Direction,
     },
-    /// Latency of small messages
+    /// Measure the latency of small messages
     Ping {
         #[command(flatten)]
         path: Path,
-        /// Bytes of a message
+        /// Message size in bytes
         #[arg(long, default_value_t = 64)]
         size: usize,
         /// Length of the measurement
         #[arg(long, default_value_t = 3.0)]
         seconds: f64,
-        /// Bulk tunnels to the client beside it; the messages are of 64 bytes then
+        /// Bulk tunnels to the client beside the ping-pong; messages have 64 bytes
         #[arg(long, value_name = "TUNNELS", conflicts_with = "size")]
         beside: Option<usize>,
     },
-    /// Tunnels opened and closed a second
+    /// Measure tunnels opened and closed per second
     Connects {
         #[command(flatten)]
         path: Path,
-        /// Clients at once
+        /// Concurrent clients
         #[arg(long, default_value_t = 4)]
         clients: usize,
         /// Length of the measurement
         #[arg(long, default_value_t = 3.0)]
         seconds: f64,
-        /// Each carries 64 KiB to the client
+        /// Carry 64 KiB to the client in each tunnel
         #[arg(long)]
         carry: bool,
     },
-    /// The cost of idle tunnels to a process of the proxy and its children
+    /// Measure the cost of idle tunnels to the proxy's process and its children
     Idle {
         #[command(flatten)]
         path: Path,
-        /// Tunnels
+        /// Number of idle tunnels
         #[arg(long, default_value_t = 2_000)]
         tunnels: usize,
-        /// The proxy's process
+        /// Process id of the proxy
         #[arg(long)]
         pid: u32,
     },
-    /// Send random bytes to an echo and compare what comes back
+    /// Send random bytes to an echo and compare the received bytes
     Verify {
         #[command(flatten)]
         path: Path,
-        /// Tunnels at once
+        /// Concurrent tunnels
         #[arg(long, default_value_t = 1)]
         tunnels: usize,
-        /// MiB to send through each
+        /// MiB to send through each tunnel
         #[arg(long, default_value_t = 256)]
         mib: u64,
     },
-    /// Serve as the far end; prints its address, and ends with its standard input
+    /// Serve as the origin; prints its address, and exits when its standard input closes
     Origin {
-        /// Where
+        /// Listen address
         #[arg(long, default_value = "127.0.0.1:0")]
         listen: SocketAddr,
-        /// Have the sockets of each thread of the client on all threads in turn
+        /// Distribute the sockets of each client thread over all threads
         #[arg(long)]
         mixed: bool,
     },
-    /// Relay to a fixed target by tokio-uring; prints its address, and ends with its standard input
+    /// Relay to a fixed target with tokio-uring; prints its address, and exits when its standard
+    /// input closes
     Relay {
-        /// Where
+        /// Listen address
         #[arg(long, default_value = "127.0.0.1:0")]
         listen: SocketAddr,
-        /// Where to
+        /// Target address
         #[arg(long, value_name = "HOST:PORT", value_parser = resolve)]
         target: SocketAddr,
     },
@@ -131,12 +133,12 @@ pub(crate) enum Task {
 
 #[derive(Args)]
 pub(crate) struct Compare {
-    /// Two minutes instead of twenty: less of everything, and no scaling
+    /// Take two minutes instead of twenty: less of everything, and no scaling
     #[arg(long)]
     pub(crate) quick: bool,
     #[command(flatten)]
     pub(crate) rivals: Rivals,
-    /// Numbers of bulk tunnels
+    /// Numbers of bulk tunnels to measure
     #[arg(long, default_value = "1,4,64", value_delimiter = ',', value_name = "LIST")]
     pub(crate) tunnels: Vec<usize>,
     #[command(flatten)]
@@ -147,7 +149,7 @@ pub(crate) struct Compare {
 
 #[derive(Args)]
 pub(crate) struct Scale {
-    /// Ten seconds for each contender instead of a minute
+    /// Take ten seconds for each contender instead of a minute
     #[arg(long)]
     pub(crate) quick: bool,
     #[command(flatten)]
@@ -158,10 +160,10 @@ pub(crate) struct Scale {
     pub(crate) output: Output,
 }
 
-/// Where the result goes beside the table on standard output.
+/// Destinations of the result, beside the table on standard output.
 #[derive(Args)]
 pub(crate) struct Output {
-    /// Write every sample, and what the machine is, to this file
+    /// Write every sample, and a description of the machine, to this file
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
     /// Draw SVG plots into this folder
@@ -169,44 +171,45 @@ pub(crate) struct Output {
     pub(crate) plots: Option<PathBuf>,
 }
 
-/// Who is compared.
+/// Contenders to compare.
 #[derive(Args)]
 pub(crate) struct Rivals {
-    /// Beside no proxy [default: all; of scale, and with --against, the engines alone]
+    /// Contenders beside no proxy [default: all; engines alone for scale and with --against]
     #[arg(long, value_delimiter = ',', value_name = "LIST")]
     contenders: Option<Vec<Kind>>,
-    /// The gateway to start
+    /// Path of the gateway to start
     #[arg(long, default_value = "target/release/sluicegate", value_name = "PROGRAM")]
     gateway: PathBuf,
-    /// Its engines; options of `serve` may stand behind a name, as in 'uring --spin 0s' [default: all of them, and that
-    /// one; `sockmap` for root alone]
+    /// Engines of the gateway, each optionally followed by options of `serve`, as in 'uring --spin
+    /// 0s' [default: all engines, and this example; `sockmap` only as root]
     #[arg(long, value_delimiter = ',', value_name = "LIST")]
     engines: Option<Vec<String>>,
-    /// Another nginx than the system's
+    /// Path of nginx, instead of the system's
     #[arg(long, value_name = "PROGRAM")]
     nginx: Option<PathBuf>,
-    /// Another HAProxy than the system's
+    /// Path of HAProxy, instead of the system's
     #[arg(long, value_name = "PROGRAM")]
     haproxy: Option<PathBuf>,
-    /// A proxy that runs already; it is reached from the host's network, so no namespace is made
+    /// Address of a running proxy, reached from the host's network: the bench makes no namespace
     #[arg(long, value_name = "HOST:PORT", value_parser = resolve)]
     pub(crate) against: Option<SocketAddr>,
-    /// NAME:PASSWORD for that one
+    /// Credentials for the running proxy
     #[arg(long, requires = "against", value_name = "NAME:PASSWORD")]
     user: Option<String>,
-    /// That one is no CONNECT proxy, but passes every connection to --target
+    /// The running proxy is a TCP proxy with --target as its fixed upstream, not a CONNECT proxy
     #[arg(long, requires = "against", requires = "target", conflicts_with = "user")]
     plain: bool,
-    /// An origin of this tool that runs already (`sluicegate-bench origin`); none: one of its own
+    /// Address of a running origin (`sluicegate-bench origin`) [default: start one]
     #[arg(long, value_name = "HOST:PORT", value_parser = resolve)]
     pub(crate) target: Option<SocketAddr>,
-    /// Do not let the two ends of a tunnel meet in the same two threads, which is what no proxy is fastest with
+    /// Do not pair the two ends of a tunnel on the same two threads, the fastest case without a
+    /// proxy
     #[arg(long, conflicts_with = "target")]
     pub(crate) mixed: bool,
 }
 
 impl Rivals {
-    /// The programs to start, and which of them, the engines first; `usual` unless the user says otherwise.
+    /// Programs to start, and their kinds with the engines first: `usual` unless overridden.
     pub(crate) fn programs(&self, usual: &[Kind]) -> (Programs, Vec<Kind>) {
         let usual = if self.against.is_some() { &[Kind::Engines] } else { usual };
         let mut kinds = self.contenders.clone().unwrap_or_else(|| usual.to_vec());
@@ -221,14 +224,14 @@ impl Rivals {
         (programs, kinds)
     }
 
-    /// What runs already.
+    /// The running proxy, if given.
     pub(crate) fn running(&self) -> Option<Proxy> {
         let proxy = |address| Proxy::Connect { address, user: self.user.clone() };
         self.against.map(|address| if self.plain { Proxy::Plain(address) } else { proxy(address) })
     }
 }
 
-/// One of the engines needs capabilities to start.
+/// Engines measured by default. `sockmap` needs capabilities to start.
 pub(crate) fn usual_engines() -> Vec<String> {
     let all = ["uring", "uring --spin 0s", "splice", "sockmap", "copy"];
     let may = |engine: &&str| *engine != "sockmap" || rustix::process::geteuid().is_root();
@@ -237,25 +240,26 @@ pub(crate) fn usual_engines() -> Vec<String> {
 
 #[derive(Args)]
 pub(crate) struct Path {
-    /// A CONNECT proxy; none: straight to the target
+    /// Address of a CONNECT proxy [default: connect straight to the target]
     #[arg(long, value_name = "HOST:PORT", value_parser = resolve)]
     proxy: Option<SocketAddr>,
-    /// NAME:PASSWORD for it
+    /// Credentials for the proxy
     #[arg(long, value_name = "NAME:PASSWORD")]
     user: Option<String>,
-    /// It is no CONNECT proxy, but passes every connection to --target
+    /// The proxy is a TCP proxy with --target as its fixed upstream, not a CONNECT proxy
     #[arg(long, requires = "proxy", requires = "target", conflicts_with = "user")]
     plain: bool,
-    /// An origin of this tool that runs already; none: one of its own
+    /// Address of a running origin (`sluicegate-bench origin`) [default: start one]
     #[arg(long, value_name = "HOST:PORT", value_parser = resolve)]
     target: Option<SocketAddr>,
-    /// Do not let the two ends of a tunnel meet in the same two threads, which is what no proxy is fastest with
+    /// Do not pair the two ends of a tunnel on the same two threads, the fastest case without a
+    /// proxy
     #[arg(long, conflicts_with = "target")]
     mixed: bool,
 }
 
 impl Path {
-    /// Measures over it.
+    /// Runs `measure` over this path.
     pub(crate) fn on(self, measure: impl FnOnce(&Way) -> io::Result<()>) -> io::Result<()> {
         let (_own, origin) = far_end(self.target, self.mixed)?;
         let proxy = self.proxy.map(|address| match self.plain {
@@ -266,7 +270,7 @@ impl Path {
     }
 }
 
-/// The origin at `target`, or one of the bench's own, which lives as long as the process that comes with it.
+/// Returns the origin at `target`, or starts one for the lifetime of the returned process.
 pub(crate) fn far_end(target: Option<SocketAddr>, mixed: bool) -> io::Result<(Option<Process>, SocketAddr)> {
     if let Some(target) = target {
         return Ok((None, target));
@@ -283,7 +287,7 @@ pub(crate) enum Direction {
 }
 
 impl Direction {
-    /// What this side does then.
+    /// Role of the client for this direction.
     pub(crate) const fn role(self) -> Role {
         match self {
             Self::Up => Role::Source,

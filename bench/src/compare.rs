@@ -1,5 +1,5 @@
-//! Measures all contenders in one run, interleaved, so that what the machine does beside hits all of
-//! them alike.
+//! Measures all contenders in one run, interleaved, so that other load on the machine affects all
+//! contenders alike.
 
 use std::io;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::report::{Row, tunnels, unit};
 use crate::socket::Way;
 use crate::stats::Samples;
 
-/// Tunnels and bytes of the check that comes first.
+/// Tunnels, and bytes of each, of the initial data check.
 const CHECKED: (usize, u64) = (4, 16 << 20);
 
 /// Bulk tunnels beside a ping-pong.
@@ -22,47 +22,47 @@ pub const BESIDE: usize = 4;
 /// Clients that open tunnels at once.
 pub const CLIENTS: usize = 4;
 
-/// How much is measured.
+/// Amount of measurement.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Rounds of which the median counts.
+    /// Rounds per measurement; the median counts.
     pub rounds: usize,
     /// The length of one measurement.
     pub time: Duration,
     /// Numbers of bulk tunnels.
     pub tunnels: Vec<usize>,
-    /// What this side does in them.
+    /// Roles of the client in the bulk measurements.
     pub roles: Vec<Role>,
     /// Bytes of a message of a ping-pong.
     pub sizes: Vec<usize>,
-    /// Whether short tunnels and, over [`BESIDE`] tunnels, both directions at once are measured.
+    /// Measures short tunnels as well, and both directions at once over [`BESIDE`] tunnels.
     pub thorough: bool,
     /// Idle tunnels.
     pub idle: usize,
 }
 
 impl Plan {
-    /// Two minutes or so.
+    /// Plan of about two minutes.
     #[must_use]
     pub fn quick(tunnels: Vec<usize>) -> Self {
         let (rounds, time) = (3, Duration::from_millis(250));
         Self { rounds, time, tunnels, roles: vec![Role::Sink], sizes: vec![64], thorough: false, idle: 500 }
     }
 
-    /// A quarter of an hour, without the scaling.
+    /// Plan of a quarter of an hour, without the scaling.
     #[must_use]
     pub fn full(tunnels: Vec<usize>) -> Self {
         let (roles, sizes) = (vec![Role::Sink, Role::Source], vec![64, 1024, 16384]);
         Self { rounds: 5, time: Duration::from_secs(1), tunnels, roles, sizes, thorough: true, idle: 2_000 }
     }
 
-    /// Measurements of one contender in one round.
+    /// Number of measurements of one contender in one round.
     fn measurements(&self) -> usize {
         self.tunnels.len() * self.roles.len() + self.sizes.len() + 2 + if self.thorough { 2 } else { 0 }
     }
 }
 
-/// What the table calls a bulk measurement.
+/// Name of a bulk measurement in the table.
 #[must_use]
 pub fn bulk_name(number: usize, role: Role) -> String {
     let direction = match role {
@@ -73,31 +73,31 @@ pub fn bulk_name(number: usize, role: Role) -> String {
     format!("{} {direction}", tunnels(number))
 }
 
-/// What the table calls a ping-pong.
+/// Name of a ping-pong in the table.
 #[must_use]
 pub fn ping_name(size: usize) -> String {
     format!("ping-pong of {size} bytes alone")
 }
 
-/// What the table calls a ping-pong beside bulk load.
+/// Name of a ping-pong beside bulk load in the table.
 pub const BESIDE_NAME: &str = "ping-pong of 64 bytes beside 4 bulk tunnels";
 
-/// What the table calls the bulk load beside which the ping-pong was.
+/// Name of the bulk load beside a ping-pong in the table.
 pub const LOSS_NAME: &str = "those 4 bulk tunnels, to the ping-pong";
 
-/// What the table calls opening tunnels.
+/// Name of opening tunnels in the table.
 pub const CONNECTS_NAME: &str = "tunnels opened and closed, 4 clients";
 
-/// What the table calls short tunnels.
+/// Name of short tunnels in the table.
 pub const SHORT_NAME: &str = "tunnels of 64 KiB each, 4 clients";
 
-/// What the table calls idle tunnels.
+/// Name of idle tunnels in the table.
 pub const IDLE_NAME: &str = "an idle tunnel";
 
 /// Runs the plan.
 ///
 /// # Errors
-/// The first measurement that fails, and whose.
+/// The first failed measurement, with the name of its contender.
 pub fn compare(contenders: &mut [Contender], plan: &Plan) -> io::Result<Vec<Row>> {
     let steps = (plan.rounds * plan.measurements() + 2) * contenders.len();
     let mut session = Session { all: Everybody::new(contenders, steps), plan };
@@ -190,7 +190,7 @@ impl Session<'_> {
             let Some(fresh) = contender.fresh()? else { return Ok(None) };
             let Some(pid) = fresh.pid() else { return Ok(None) };
             match load::idle(&fresh.way, number, pid) {
-                // A program that hides from others of its own user, as Squid does.
+                // A program hidden from other processes of its own user, like Squid.
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(None),
                 idle => idle.map(Some),
             }
@@ -208,7 +208,7 @@ impl Session<'_> {
     }
 }
 
-/// The values of [`unit::PERCENTILES`].
+/// Values of [`unit::PERCENTILES`].
 pub(crate) fn percentiles(samples: &Samples) -> Vec<Option<f64>> {
     unit::PERCENTILES.iter().map(|(share, _)| Some(samples.percentile(*share))).collect()
 }

@@ -1,4 +1,4 @@
-//! The bytes that are sent: random, and the same in every process, so that what arrives can be compared.
+//! Payload: random bytes, equal in every process, so that received data can be compared.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -6,8 +6,8 @@ use std::sync::LazyLock;
 
 use rustix::fs::{MemfdFlags, memfd_create};
 
-/// Length of the random bytes, which are sent again and again. No power of two: what is lost or repeated
-/// in whole pages, pipes or buffers does not come out even.
+/// Length of the random bytes, sent again and again. Not a power of two: loss or repetition of
+/// whole pages, pipes or buffers shows.
 pub const LENGTH: usize = (16 << 20) - 4099;
 
 static BYTES: LazyLock<Vec<u8>> = LazyLock::new(|| {
@@ -17,17 +17,17 @@ static BYTES: LazyLock<Vec<u8>> = LazyLock::new(|| {
     bytes
 });
 
-/// The bytes from `place` on of the endless stream, up to where it begins again.
+/// Bytes of the endless stream from `place` up to the next repetition.
 #[must_use]
 pub fn from(place: u64) -> &'static [u8] {
     let place = usize::try_from(place % LENGTH as u64).unwrap_or(0);
     &BYTES[place..]
 }
 
-/// A file in memory with the bytes.
+/// Creates a file in memory with the payload.
 ///
 /// # Errors
-/// Those of memfd_create(2) and of writing.
+/// Errors of memfd_create(2) and of writing.
 pub fn file() -> io::Result<OwnedFd> {
     let file = memfd_create("bench-data", MemfdFlags::CLOEXEC)?;
     let mut written = 0;
@@ -37,7 +37,7 @@ pub fn file() -> io::Result<OwnedFd> {
     Ok(file)
 }
 
-/// xorshift64: fast, repeatable, and of no other worth.
+/// xorshift64: fast and repeatable, not for cryptography.
 #[derive(Clone, Debug)]
 struct Random(u64);
 

@@ -1,4 +1,4 @@
-//! One measurement of each contender, round by round, with a progress bar.
+//! Measures each contender once, round by round, with a progress bar.
 
 use std::io::{self, IsTerminal};
 
@@ -9,29 +9,30 @@ use crate::interrupt;
 use crate::report::Row;
 use crate::stats::Samples;
 
-/// All who are compared.
+/// All contenders, with the progress bar.
 pub(crate) struct Everybody<'a> {
     contenders: &'a mut [Contender],
     bar: ProgressBar,
 }
 
 impl<'a> Everybody<'a> {
-    /// For `steps` measurements of one contender each.
+    /// Prepares `steps` measurements of one contender each.
     pub(crate) fn new(contenders: &'a mut [Contender], steps: usize) -> Self {
         Self { contenders, bar: bar(steps) }
     }
 
-    /// How many they are.
+    /// Number of contenders.
     pub(crate) fn len(&self) -> usize {
         self.contenders.len()
     }
 
-    /// Measures each once.
+    /// Measures each contender once.
     pub(crate) fn once<T>(&mut self, what: &str, measure: impl Fn(&Contender) -> io::Result<T>) -> io::Result<Vec<T>> {
         (0..self.len()).map(|number| self.step(number, what, &measure)).collect()
     }
 
-    /// Measures each once a round; the values of a measurement become rows, one for each name and unit.
+    /// Measures each contender once a round. The values of a measurement become rows, one for each
+    /// name and unit.
     pub(crate) fn rounds(
         &mut self,
         rounds: usize,
@@ -46,7 +47,7 @@ impl<'a> Everybody<'a> {
         };
         let mut rows: Vec<Row> = names.iter().map(row).collect();
         for round in 0..rounds {
-            // Nobody is always the first, or always behind the same one.
+            // Rotate the order: no contender is always first, or always behind the same one.
             for number in (0..everybody).map(|place| (place + round) % everybody) {
                 let values = self.step(number, names[0].0, &measure)?;
                 for (row, value) in rows.iter_mut().zip(values) {

@@ -1,6 +1,6 @@
-//! Threads that send or receive on many sockets as cheaply as the kernel lets them, so that what is
-//! between the two ends is the cost: sendfile(2) from memory one way, `MSG_TRUNC` the other, which
-//! drops what was received without copying it (tcp(7)).
+//! Threads that send or receive on many sockets at the least cost, so that the path between the two
+//! ends dominates: sendfile(2) from memory for sending, and `MSG_TRUNC` for receiving, for it drops
+//! received bytes without copying (tcp(7)).
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind};
@@ -19,45 +19,45 @@ use rustix::net::{RecvFlags, SendFlags, recv, send};
 use crate::data;
 use crate::place::Place;
 
-/// What a turn of one socket moves at most.
+/// Maximum of bytes moved by one step of a socket.
 const TURN: usize = 1 << 20;
 
-/// As many threads as a wish can name ([`crate::origin::wish`]).
+/// Maximum number of threads: as many as a wish can name ([`crate::origin::wish`]).
 const MOST: usize = 32;
 
-/// Threads of a side: one for each core, as far as they have names.
+/// Number of threads of a side: one for each core, at most [`MOST`].
 #[must_use]
 pub fn threads() -> usize {
     thread::available_parallelism().map_or(2, usize::from).min(MOST)
 }
 
-/// What a short tunnel carries: 64 KiB.
+/// Payload of a short tunnel: 64 KiB.
 pub const SHORT: usize = 64 << 10;
 
-/// What is done on a socket.
+/// Work on a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// Send for as long as the peer takes it.
+    /// Send for as long as the peer receives.
     Source,
-    /// Receive and forget.
+    /// Receive and discard.
     Sink,
-    /// Send back what comes.
+    /// Echo received bytes.
     Echo,
-    /// Source and sink at once.
+    /// Send and receive at once.
     Both,
     /// Send [`SHORT`] bytes and close.
     Short,
 }
 
-/// Threads at work on sockets; dropping it ends them and closes the sockets.
+/// Threads working on sockets. Dropping ends the threads and closes the sockets.
 #[derive(Debug)]
 pub struct Flow {
     threads: Vec<Arc<Worker>>,
-    /// Sockets so far, by the number of the thread that they were given to.
+    /// Number of sockets given to each thread so far.
     given: Vec<AtomicUsize>,
     mixed: bool,
     next_id: AtomicU64,
-    /// Sockets that all of them have.
+    /// Number of open sockets of all threads.
     open: Arc<AtomicUsize>,
 }
 
@@ -75,15 +75,16 @@ struct Worker {
 struct Carried {
     socket: TcpStream,
     role: Role,
-    /// Bytes sent, of a short one.
+    /// Bytes sent, for [`Role::Short`].
     sent: AtomicUsize,
 }
 
 impl Flow {
-    /// Starts `threads` of them. If they are `mixed`, what is given to one goes to all of them in turn.
+    /// Starts `threads` threads. With `mixed`, the sockets given to one thread go to all threads in
+    /// turn.
     ///
     /// # Errors
-    /// Those of epoll_create(2), memfd_create(2) and of starting threads.
+    /// Errors of epoll_create(2), memfd_create(2) and of starting threads.
     pub fn start(threads: usize, mixed: bool) -> io::Result<Self> {
         let (open, count) = (Arc::<AtomicUsize>::default(), threads.max(1));
         let start = |number| Worker::start(Place::new(number)?, open.clone(), count);
@@ -92,11 +93,11 @@ impl Flow {
         Ok(Self { threads, given, mixed, next_id: AtomicU64::new(0), open })
     }
 
-    /// Works on `socket` until its peer closes it or this is dropped, on the thread of that number, counted
-    /// round.
+    /// Works on `socket` until its peer closes it or the flow is dropped, on the thread number
+    /// `thread` modulo the number of threads.
     ///
     /// # Errors
-    /// Those of epoll_ctl(2).
+    /// Errors of epoll_ctl(2).
     pub fn add(&self, socket: TcpStream, role: Role, thread: usize) -> io::Result<()> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let worker = &self.threads[self.place(thread)];
@@ -104,14 +105,14 @@ impl Flow {
         worker.add(id, Carried { socket, role, sent: AtomicUsize::new(0) })
     }
 
-    /// Which thread has the next socket for the thread of that number.
+    /// Index of the thread for the next socket given to number `thread`.
     fn place(&self, thread: usize) -> usize {
         let thread = thread % self.threads.len();
         let earlier = self.given[thread].fetch_add(1, Ordering::Relaxed);
         if self.mixed { (thread + earlier) % self.threads.len() } else { thread }
     }
 
-    /// Bytes that this side has received so far, and those that it has given to the kernel.
+    /// Bytes received by this side so far, plus bytes written to the kernel.
     #[must_use]
     pub fn moved(&self) -> u64 {
         let of = |worker: &Arc<Worker>| worker.received.load(Ordering::Relaxed) + worker.sent.load(Ordering::Relaxed);
@@ -126,7 +127,7 @@ impl Drop for Flow {
 }
 
 impl Worker {
-    /// It keeps to its place while `open` are as many as there are threads.
+    /// Starts a thread, pinned to its place while `open` equals the number of threads.
     fn start(mut place: Place, open: Arc<AtomicUsize>, threads: usize) -> io::Result<Arc<Self>> {
         let worker = Arc::new(Self {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
@@ -183,7 +184,7 @@ impl Worker {
         self.sockets().clear();
     }
 
-    /// One turn; an error is the end of the socket.
+    /// One step of a socket; an error is the end of the socket.
     fn turn(&self, carried: &Carried, flags: epoll::EventFlags, scratch: &mut [u8]) -> io::Result<()> {
         use epoll::EventFlags as Flags;
         let readable = flags.intersects(Flags::IN | Flags::HUP | Flags::ERR);
@@ -218,7 +219,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Sends what is left of a short one; once all is sent the end is an error, as every end is.
+    /// Sends the rest of a short tunnel. The end is reported as an error, like every end.
     fn send_short(&self, carried: &Carried) -> io::Result<()> {
         let sent = carried.sent.load(Ordering::Relaxed);
         let bytes = sendfile(&carried.socket, &self.data, Some(&mut 0), SHORT - sent)?;
@@ -227,7 +228,7 @@ impl Worker {
         if sent + bytes < SHORT { Ok(()) } else { Err(ErrorKind::UnexpectedEof.into()) }
     }
 
-    /// Sends back what came, whole before the next is received: what does not fit is waited for.
+    /// Echoes received bytes, all of them before the next receive: waits for a full socket.
     fn echo(&self, socket: &TcpStream, scratch: &mut [u8]) -> io::Result<()> {
         let (bytes, _) = recv(socket, &mut *scratch, RecvFlags::DONTWAIT)?;
         if bytes == 0 {

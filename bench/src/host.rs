@@ -1,4 +1,4 @@
-//! What the measurements were taken on.
+//! Description of the machine for a result.
 
 use std::fs;
 use std::io;
@@ -9,36 +9,36 @@ use serde::{Deserialize, Serialize};
 use crate::flow;
 use crate::{namespace, place, socket};
 
-/// The machine and the circumstances.
+/// The machine and the circumstances of a run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Host {
     /// Kernel release.
     pub kernel: String,
-    /// Cores that this process may use.
+    /// Cores available to this process.
     pub cores: usize,
     /// Processor model.
     pub processor: String,
     /// MiB of memory.
     pub memory_mib: u64,
-    /// The congestion control of a connection over loopback that does not choose its own.
+    /// Default congestion control of a connection over loopback.
     pub congestion_control: String,
-    /// Whether the sockets of the bench and of the gateway could choose cubic instead.
+    /// True if the sockets of the bench and of the gateway could choose cubic instead.
     pub chosen: bool,
-    /// `net.core.wmem_max`: what a send buffer is given without CAP_NET_ADMIN, in bytes.
+    /// `net.core.wmem_max`: maximum send buffer without CAP_NET_ADMIN, in bytes.
     #[serde(default)]
     pub send_buffers: u64,
-    /// Whether the run had a network namespace of its own.
+    /// True if the run had a network namespace of its own.
     pub namespace: bool,
-    /// Whether the ends of the ping-pong went before the load.
+    /// True if the ends of the ping-pong had priority over the load.
     pub priority: bool,
     /// The date in UTC.
     pub date: String,
-    /// What made the load.
+    /// Load generator.
     pub generator: String,
 }
 
 impl Host {
-    /// Looks; `mixed` is how the origin was started.
+    /// Reads the description. `mixed`: the mode of the origin.
     ///
     /// # Errors
     /// /proc cannot be read.
@@ -69,7 +69,7 @@ impl Host {
         })
     }
 
-    /// In a sentence or two.
+    /// Describes the machine in a sentence or two.
     #[must_use]
     pub fn describe(&self) -> String {
         let network = if self.namespace { "a network namespace of its own" } else { "loopback of the host" };
@@ -94,7 +94,7 @@ impl Host {
     }
 }
 
-/// Today, as date(1) says it: the standard library knows no calendar.
+/// Date of today by date(1): the standard library has no calendar.
 fn date() -> String {
     let output = Command::new("date").args(["-u", "+%Y-%m-%d"]).stderr(Stdio::null()).output();
     output.map_or_else(|_| "undated".to_owned(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned())

@@ -1,5 +1,5 @@
-//! Ctrl-C and SIGTERM become an error at the next check, so that every guard on the stack runs: no
-//! contender goes on running, and no folder stays.
+//! Turns SIGINT and SIGTERM into an error at the next check, so that every guard on the stack runs:
+//! every contender ends, and every folder is removed.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,10 +9,10 @@ use tokio::signal::unix::{SignalKind, signal};
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
-/// From here on the two signals set a flag instead of ending the process.
+/// Installs handlers for the two signals: they set a flag instead of ending the process.
 ///
 /// # Errors
-/// When the handlers cannot be installed.
+/// The handlers cannot be installed.
 pub fn catch() -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (mut interrupt, mut terminate) = {
@@ -28,16 +28,16 @@ pub fn catch() -> io::Result<()> {
     Ok(())
 }
 
-/// Whether one of the signals came.
+/// Tests if one of the signals arrived.
 #[must_use]
 pub fn requested() -> bool {
     INTERRUPTED.load(Ordering::Relaxed)
 }
 
-/// An error once one of the signals came.
+/// Fails after one of the signals.
 ///
 /// # Errors
-/// After Ctrl-C or SIGTERM.
+/// SIGINT or SIGTERM arrived.
 pub fn check() -> io::Result<()> {
     if requested() { Err(io::Error::new(io::ErrorKind::Interrupted, "interrupted")) } else { Ok(()) }
 }

@@ -1,19 +1,19 @@
-//! The parts of the bench. It knows gateways by their addresses alone, and links nothing of them.
+//! Library of the bench. It reaches gateways by their addresses alone and links none of their code.
 //!
-//! | module | what is in it |
+//! | module | purpose |
 //! |---|---|
 //! | `namespace`, `netlink`, `place` | a network of its own; the cores of a ping-pong |
-//! | `process`, `interrupt` | children that end with the run, whatever ends it |
+//! | `process`, `interrupt` | children that end with the run, even an interrupted one |
 //! | `socket` | sockets, and CONNECT where there is a proxy |
-//! | `data`, `flow` | what is sent; sending and receiving at the least cost |
+//! | `data`, `flow` | the payload; sending and receiving at the least cost |
 //! | `origin` | the far end |
-//! | `load` | what is measured |
-//! | `contender`, `relay` | who is compared, one file for each program; a relay that is compared |
-//! | `everybody` | one measurement of each, round by round |
+//! | `load` | the measurements |
+//! | `contender`, `relay` | the compared programs, one file each; a relay for comparison |
+//! | `everybody` | one measurement of each contender, round by round |
 //! | `compare`, `scale` | all measurements in one run; the cost of many tunnels |
-//! | `rates` | whether the gateway keeps to the rates that it is given |
+//! | `rates` | accuracy of the gateway's rate limits |
 //! | `report` | the result: table, plots, the block of docs/benchmarks.md |
-//! | `machine`, `host`, `stats` | /proc, what it ran on, medians |
+//! | `machine`, `host`, `stats` | /proc, description of the machine, medians |
 
 pub mod compare;
 pub mod contender;

@@ -1,4 +1,4 @@
-//! What the machine and a process on it are and use, out of /proc (proc(5)).
+//! Resources of the machine and of processes, from /proc (proc(5)).
 
 use std::fs;
 use std::io;
@@ -6,43 +6,44 @@ use std::io;
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Clock ticks a second in /proc: 100 on every Linux that userspace sees (`USER_HZ`).
+/// Clock ticks per second in /proc: 100 on every Linux seen by userspace (`USER_HZ`).
 const TICKS: f64 = 100.0;
 
-/// CPU seconds of all cores since the machine started.
+/// CPU seconds of all cores since boot.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cpu {
-    /// Spent on anything but waiting.
+    /// Time spent on anything but waiting.
     pub busy: f64,
-    /// Wanted and not had, because the host of a virtual machine gave the core to somebody else.
+    /// Time stolen by the host of a virtual machine for other guests.
     pub stolen: f64,
-    /// All there were, idle ones included.
+    /// Total time, including idle.
     pub all: f64,
 }
 
 impl Cpu {
-    /// Looks.
+    /// Reads the current values.
     ///
     /// # Errors
     /// /proc/stat cannot be read.
     pub fn now() -> io::Result<Self> {
         let stat = fs::read_to_string("/proc/stat")?;
         let line = stat.lines().next().unwrap_or_default();
-        // user, nice, system, idle, iowait, irq, softirq, steal; what follows is contained in these.
+        // user, nice, system, idle, iowait, irq, softirq, steal; later fields are contained in
+        // these.
         let ticks: Vec<f64> = line.split_whitespace().skip(1).take(8).filter_map(|field| field.parse().ok()).collect();
         let [_, _, _, idle, iowait, _, _, steal] = ticks[..] else { return Err(io::ErrorKind::InvalidData.into()) };
         let all: f64 = ticks.iter().sum();
         Ok(Self { busy: (all - idle - iowait - steal) / TICKS, stolen: steal / TICKS, all: all / TICKS })
     }
 
-    /// The share of all there was since then that the host kept, from 0 to 1.
+    /// Share of the total time since `then` stolen by the host, from 0 to 1.
     #[must_use]
     pub fn stolen_since(&self, then: &Self) -> f64 {
         (self.stolen - then.stolen) / (self.all - then.all).max(f64::EPSILON)
     }
 }
 
-/// CPU seconds that `pid` and its descendants have spent.
+/// CPU seconds spent by `pid` and its descendants.
 ///
 /// # Errors
 /// There is no such process.
@@ -50,8 +51,8 @@ pub fn family_seconds(pid: u32) -> io::Result<f64> {
     Ok(of_family(pid, process_seconds)?.into_iter().sum())
 }
 
-/// CPU seconds that the threads of `pid` and its descendants have spent which live now: to the nanosecond, where
-/// [`family_seconds`] counts ticks, but what a thread spent is gone with it.
+/// CPU seconds spent by the living threads of `pid` and its descendants, to the nanosecond
+/// ([`family_seconds`] counts ticks). The time of an exited thread is lost.
 ///
 /// # Errors
 /// There is no such process, or the kernel keeps no schedstat.
@@ -59,7 +60,7 @@ pub fn threads_seconds(pid: u32) -> io::Result<f64> {
     Ok(of_family(pid, threads)?.into_iter().flatten().sum())
 }
 
-/// What each thread that lives has spent.
+/// CPU seconds of each living thread.
 fn threads(pid: u32) -> io::Result<Vec<f64>> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task"))?;
     let spent = |task: fs::DirEntry| {
@@ -67,12 +68,13 @@ fn threads(pid: u32) -> io::Result<Vec<f64>> {
         let nanoseconds = stat.split(' ').next().and_then(|field| field.parse::<f64>().ok());
         Ok(nanoseconds.unwrap_or(0.0) / 1e9)
     };
-    // A thread may end between the list and the look; a kernel without schedstat has it for none.
+    // A thread may exit between the list and the read; a kernel without schedstat fails for every
+    // thread.
     let all: Vec<io::Result<f64>> = tasks.flatten().map(spent).collect();
     if all.iter().all(Result::is_err) { all.into_iter().collect() } else { Ok(all.into_iter().flatten().collect()) }
 }
 
-/// What `look` sees of `pid` and of those of its descendants that do not end meanwhile.
+/// Applies `look` to `pid` and to its descendants, except those that exit meanwhile.
 fn of_family<T>(pid: u32, look: impl Fn(u32) -> io::Result<T>) -> io::Result<Vec<T>> {
     let first = look(pid)?;
     let seen = family(pid).into_iter().skip(1).map(look).filter(|seen| !seen.as_ref().is_err_and(is_gone));
@@ -85,13 +87,13 @@ fn is_gone(error: &io::Error) -> bool {
 
 fn process_seconds(pid: u32) -> io::Result<f64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // The name in parentheses may hold anything; the fields behind it are numbers.
+    // The name in parentheses may contain anything; the fields behind it are numbers.
     let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
     let ticks: Vec<f64> = fields.split_whitespace().skip(11).take(2).filter_map(|field| field.parse().ok()).collect();
     Ok(ticks.iter().sum::<f64>() / TICKS)
 }
 
-/// `pid` and its descendants, whichever thread started them.
+/// Returns `pid` and its descendants, started from any thread.
 fn family(pid: u32) -> Vec<u32> {
     let mut family = vec![pid];
     let mut seen = 0;
@@ -105,21 +107,21 @@ fn family(pid: u32) -> Vec<u32> {
     family
 }
 
-/// What a process, or several, hold.
+/// Resources of one or more processes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Process {
-    /// Memory in KiB, shared pages by their share (Pss).
+    /// Memory in KiB, shared pages counted proportionally (Pss).
     pub kib: usize,
     /// Open descriptors.
     pub descriptors: usize,
-    /// Threads, those of io_uring in the kernel included.
+    /// Threads, including those of io_uring in the kernel.
     pub threads: usize,
 }
 
-/// What `pid` and its descendants hold.
+/// Resources of `pid` and its descendants.
 ///
 /// # Errors
-/// They cannot be read, as for another user's.
+/// They cannot be read, for example for a process of another user.
 pub fn process_family(pid: u32) -> io::Result<Process> {
     let all = of_family(pid, process)?;
     let sum = |value: fn(&Process) -> usize| all.iter().map(value).sum();
@@ -136,7 +138,7 @@ fn process(pid: u32) -> io::Result<Process> {
     })
 }
 
-/// How many descriptors a process may have, once it has raised its limit as far as it may.
+/// Maximum of descriptors of a process after raising the limit.
 #[must_use]
 pub fn descriptors() -> u64 {
     getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX)
@@ -159,7 +161,7 @@ mod tests {
         assert!(before.kib > 0 && before.descriptors >= 3 && before.threads >= 1, "{before:?}");
         assert!(family_seconds(std::process::id()).is_ok() && family_seconds(0).is_err());
         assert!(threads_seconds(std::process::id()).unwrap() > 0.0);
-        // Started from a thread that is not the first.
+        // Started from a thread other than the first.
         let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
         let family = family(std::process::id());
         child.kill().unwrap();

@@ -1,4 +1,4 @@
-//! Measures tunnel gateways by their address alone: load generator, origin, comparison.
+//! Measures tunnel gateways by address: load generator, origin, comparison.
 
 mod cli;
 mod effort;
@@ -19,7 +19,7 @@ fn main() -> ExitCode {
     machine::raise_descriptors();
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
-        // What a shell makes of a process that SIGINT ended.
+        // 128 + SIGINT: the exit status of a shell for a process ended by SIGINT.
         Err(_) if interrupt::requested() => {
             eprintln!("sluicegate-bench: interrupted; every process has ended and nothing is left behind");
             ExitCode::from(130)
@@ -53,7 +53,7 @@ fn run(task: Task) -> io::Result<()> {
     }
 }
 
-/// Says where, and stays until nobody holds the other end of the standard input.
+/// Prints the address and blocks until the standard input is closed.
 fn serve(address: std::net::SocketAddr) -> io::Result<()> {
     println!("{address}");
     io::copy(&mut io::stdin(), &mut io::sink()).map(drop)

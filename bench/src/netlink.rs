@@ -1,5 +1,5 @@
-//! The two changes to a new network namespace that are no files: what `ip link set lo up` and `ip route
-//! change ... congctl` do, by rtnetlink(7), which spares the user iproute2.
+//! Changes of a new network namespace without a file in /proc: the equivalents of `ip link set lo
+//! up` and `ip route change ... congctl` by rtnetlink(7), without a dependency on iproute2.
 
 use std::io;
 
@@ -29,20 +29,21 @@ const IFF_UP: u32 = 1;
 /// Sets the loopback interface up.
 ///
 /// # Errors
-/// The kernel's.
+/// The error of the kernel.
 pub(crate) fn loopback_up() -> io::Result<()> {
     // struct ifinfomsg: family and type, index, flags, mask of the flags
     let body = [[0; 4], LOOPBACK.to_ne_bytes(), IFF_UP.to_ne_bytes(), IFF_UP.to_ne_bytes()].concat();
     request(RTM_NEWLINK, NLM_F_REQUEST | NLM_F_ACK, &body)
 }
 
-/// Lets connections over the local route to `address`/`length` use the congestion control `name`.
+/// Sets the congestion control `name` on the local route to `address`/`length`.
 ///
 /// # Errors
-/// The kernel's; it has no such congestion control.
+/// The kernel refuses it or lacks this congestion control.
 pub(crate) fn congestion_control(address: [u8; 4], length: u8, name: &str) -> io::Result<()> {
     let family = u8::try_from(AddressFamily::INET.as_raw()).map_err(io::Error::other)?;
-    // struct rtmsg: family, lengths of destination and source, TOS, table, protocol, scope, type, flags
+    // struct rtmsg: family, lengths of destination and source, TOS, table, protocol, scope, type,
+    // flags
     let mut body = vec![family, length, 0, 0, RT_TABLE_LOCAL, RTPROT_KERNEL, RT_SCOPE_HOST, RTN_LOCAL, 0, 0, 0, 0];
     body.extend(attribute(RTA_DST, &address));
     body.extend(attribute(RTA_OIF, &LOOPBACK.to_ne_bytes()));
@@ -51,7 +52,7 @@ pub(crate) fn congestion_control(address: [u8; 4], length: u8, name: &str) -> io
     request(RTM_NEWROUTE, NLM_F_REQUEST | NLM_F_ACK | NLM_F_REPLACE, &body)
 }
 
-/// struct rtattr, its value, and what aligns the next one.
+/// Encodes a struct rtattr, its value, and the padding before the next one.
 fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
     let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
@@ -60,7 +61,7 @@ fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Sends a message and waits for the answer.
+/// Sends a message and waits for its acknowledgement.
 fn request(kind: u16, flags: u16, body: &[u8]) -> io::Result<()> {
     // struct nlmsghdr: length, type, flags, sequence, port
     let length = u32::try_from(16 + body.len()).map_err(io::Error::other)?;
@@ -68,13 +69,13 @@ fn request(kind: u16, flags: u16, body: &[u8]) -> io::Result<()> {
     message.extend([kind, flags].map(u16::to_ne_bytes).concat());
     message.extend([0; 8]);
     message.extend(body);
-    // No protocol means protocol 0, which is NETLINK_ROUTE.
+    // `None` means protocol 0, NETLINK_ROUTE.
     let netlink = socket(AddressFamily::NETLINK, SocketType::RAW, None)?;
     bind(&netlink, &netlink::SocketAddrNetlink::new(0, 0))?;
     send(&netlink, &message, SendFlags::empty())?;
     let mut answer = [0; 4096];
     let (bytes, _) = recv(&netlink, &mut answer[..], RecvFlags::empty())?;
-    // struct nlmsgerr: the header, then the error, 0 for none
+    // struct nlmsgerr: the header, then the error, 0 for success
     let error = answer[..bytes].get(16..20).and_then(|error| error.try_into().ok()).map_or(-1, i32::from_ne_bytes);
     if error == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(-error)) }
 }

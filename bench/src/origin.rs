@@ -1,18 +1,18 @@
-//! The far end: the first byte of a connection, its wish, says what is wanted of it.
+//! The far end of the tunnels. The first byte of a connection, its wish, selects a service.
 //!
-//! | lower three bits | what the origin does |
+//! | lower three bits | service |
 //! |---|---|
-//! | 0 | sends for as long as it is taken |
-//! | 1 | receives and forgets |
+//! | 0 | sends for as long as the client receives |
+//! | 1 | receives and discards |
 //! | 2 | both at once |
-//! | 3 | sends back what comes |
+//! | 3 | echoes |
 //! | 4 | sends 64 KiB and closes |
-//! | 5 | sends back what comes, from a thread of its own on the last core |
-//! | 6 | sends that byte back, then waits for another wish |
-//! | 7 | sends how many bytes have come in and gone out so far, all connections together, then waits for another wish |
+//! | 5 | echoes, on a thread of its own on the last core |
+//! | 6 | echoes the wish, then waits for another |
+//! | 7 | sends the bytes received and sent so far by all connections, then waits for another |
 //!
-//! The upper five are the number of the thread that the client has the connection on. To go by the order in
-//! which wishes arrive would pair the ends without a proxy, and only now and then behind one.
+//! The upper five bits are the number of the client's thread. Pairing by the order of the wishes
+//! would pair the ends without a proxy, but rarely behind one.
 
 use std::collections::HashMap;
 use std::env;
@@ -30,25 +30,25 @@ use crate::place::{self, End};
 use crate::process::Process;
 use crate::socket;
 
-/// Asks for a ping-pong.
+/// Requests a ping-pong.
 pub const PING: u8 = 5;
 
-/// Asks for one byte back.
+/// Requests one byte back.
 pub const TOUCH: u8 = 6;
 
-/// Asks how many bytes there were, as eight bytes, the lowest first.
+/// Requests the byte count, as eight bytes, little-endian.
 const COUNT: u8 = 7;
 
-/// By the lower bits of their wishes.
+/// Roles by the lower bits of a wish.
 const ROLES: [Role; 5] = [Role::Source, Role::Sink, Role::Both, Role::Echo, Role::Short];
 
-/// Where the number of the thread begins.
+/// Lowest bit of the thread number.
 const THREAD: u32 = 3;
 
 /// The epoll number of the listener.
 const LISTENER: u64 = 0;
 
-/// Asks for a role, for a connection that the client has on that thread.
+/// Wish for a role, for a connection of that thread of the client.
 #[must_use]
 #[expect(clippy::cast_possible_truncation, reason = "what does not fit is left away")]
 pub const fn wish(role: Role, thread: usize) -> u8 {
@@ -62,7 +62,7 @@ pub const fn wish(role: Role, thread: usize) -> u8 {
     role | (thread as u8) << THREAD
 }
 
-/// What a wish asks for.
+/// Decodes a wish.
 fn wished(wish: u8) -> Option<(Role, usize)> {
     let (role, thread) = (wish & ((1 << THREAD) - 1), wish >> THREAD);
     Some((*ROLES.get(usize::from(role))?, thread.into()))
@@ -70,15 +70,15 @@ fn wished(wish: u8) -> Option<(Role, usize)> {
 
 /// Binds an origin and serves it on threads of its own.
 ///
-/// The client gives its sockets to its threads in turn, and the origin has each on the thread of the same number: the
-/// two ends of a tunnel meet in the same two threads, with and without a proxy. The scheduler soon puts those on one
-/// core, where what is sent is received out of its cache: the most that a machine can reach, and so what gateways
-/// are compared with.
-/// If the ends are `mixed`, each thread here gets sockets of every thread there, which is more like two machines,
-/// varies less, and is slower by a quarter to a half without a proxy and by little with one.
+/// The client deals its sockets to its threads in turn, and the origin puts each on the thread of
+/// the same number: both ends of every tunnel belong to one pair of threads, with and without a
+/// proxy. The scheduler soon puts a pair on one core, and data is received out of its cache: the
+/// maximum of a machine, and so the baseline for gateways. With `mixed`, each thread of the origin
+/// gets sockets of every thread of the client. This resembles two machines and varies less, but is
+/// slower: by a quarter to a half without a proxy, by little with one.
 ///
 /// # Errors
-/// Those of binding and of starting threads.
+/// Errors of binding and of starting threads.
 pub fn start(address: SocketAddr, mixed: bool) -> io::Result<SocketAddr> {
     let listener = socket::listen(address)?;
     listener.set_nonblocking(true)?;
@@ -91,10 +91,10 @@ pub fn start(address: SocketAddr, mixed: bool) -> io::Result<SocketAddr> {
     Ok(address)
 }
 
-/// An origin in a process of its own, as a peer is.
+/// Starts an origin in a process of its own, like a real peer.
 ///
 /// # Errors
-/// It does not start.
+/// The origin does not start.
 pub fn spawn(address: SocketAddr, mixed: bool) -> io::Result<(Process, SocketAddr)> {
     let mut command = Command::new(env::current_exe()?);
     command.args(["origin", "--listen", &address.to_string()]);
@@ -106,7 +106,7 @@ pub fn spawn(address: SocketAddr, mixed: bool) -> io::Result<(Process, SocketAdd
     Ok((process, address))
 }
 
-/// Connections whose wish is not known yet, and those that have nothing more to wish for.
+/// Connections without a complete wish, including those between two wishes.
 struct Door {
     listener: TcpListener,
     epoll: OwnedFd,
@@ -144,7 +144,7 @@ impl Door {
     }
 
     fn admit(&mut self, stream: TcpStream) {
-        // An error here, as in `hear`, is a connection that its peer has given up.
+        // An error here, as in `hear`, is a connection closed by its peer.
         if let Ok(Some(stream)) = stream.set_nonblocking(true).and_then(|()| self.look(stream)) {
             let id = self.next;
             self.next += 1;
@@ -161,7 +161,7 @@ impl Door {
         }
     }
 
-    /// Reads the wish, if it is there, and sees to it; gives back a connection that goes on waiting.
+    /// Reads and serves the wish, if received. Returns a connection still waiting.
     fn look(&self, mut stream: TcpStream) -> io::Result<Option<TcpStream>> {
         let mut wish = [0];
         match stream.read(&mut wish) {
@@ -176,7 +176,7 @@ impl Door {
         if wish[0] == COUNT {
             return stream.write_all(&self.flow.moved().to_le_bytes()).map(|()| Some(stream));
         }
-        // It is not there when the wish was read at once.
+        // Not registered if the wish was read at once.
         let _ = epoll::delete(&self.epoll, &stream);
         if wish[0] == PING {
             return ping(stream).map(|()| None);
@@ -186,10 +186,10 @@ impl Door {
     }
 }
 
-/// What an origin has received and sent so far, of which it tells on `stream`.
+/// Bytes received and sent by an origin so far, requested on `stream`.
 ///
 /// # Errors
-/// Those of the connection, which can be asked again.
+/// Errors of the connection. The connection accepts further requests.
 pub fn count(stream: &mut TcpStream) -> io::Result<u64> {
     stream.write_all(&[COUNT])?;
     let mut bytes = [0; 8];
@@ -197,7 +197,7 @@ pub fn count(stream: &mut TcpStream) -> io::Result<u64> {
     Ok(u64::from_le_bytes(bytes))
 }
 
-/// Answers on a thread of its own until the peer is gone.
+/// Echoes on a thread of its own until the peer closes.
 fn ping(mut stream: TcpStream) -> io::Result<()> {
     stream.set_nonblocking(false)?;
     let answer = move || -> io::Result<()> {

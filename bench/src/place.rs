@@ -1,14 +1,15 @@
-//! Where the ends of the tunnels run: in earnest on machines of their own, here on cores of their own, which
-//! nothing that is measured can change.
+//! Placement of the ends of the tunnels. In production they run on machines of their own; here they
+//! run on cores of their own, out of reach of the contenders.
 //!
-//! Left to the scheduler, client and echo of a ping-pong share a core in one run and not in the next, and
-//! its time jumps by a factor of three. So the client runs on the first core and the echo on the last; and both
-//! go before the threads of the bulk load, since a busy load generator is not what delays a message in earnest.
+//! Left to the scheduler, client and echo of a ping-pong share a core in some runs only, and the
+//! latency jumps by a factor of three. So the client runs on the first core and the echo on the
+//! last. Both have priority over the threads of the bulk load: in production, a busy load generator
+//! does not delay a message.
 //!
-//! The threads of the bulk load are spread over the cores, those of the same number on the same core, while there
-//! are as many tunnels. Without a proxy that is where the scheduler has them by itself nearly all the time; with one
-//! it throws dice, and the throughput of every proxy jumps by a third. Fewer tunnels leave cores free, and finding
-//! those is the scheduler's.
+//! Threads of the bulk load are spread over the cores, threads of the same number on the same core,
+//! while there are at least as many tunnels as threads. Without a proxy the scheduler places them
+//! like this nearly always. With a proxy its placement is random, and the throughput of every proxy
+//! jumps by a third. Fewer tunnels leave cores free, for the scheduler to find.
 
 use std::io;
 
@@ -18,16 +19,16 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 /// The highest priority of ordinary threads (sched(7)).
 const FIRST: i32 = -20;
 
-/// An end of a ping-pong.
+/// End of a ping-pong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// On the first core.
+    /// Client, on the first core.
     Client,
-    /// On the last core.
+    /// Origin, on the last core.
     Origin,
 }
 
-/// A thread that is kept to a core of its own, or not.
+/// CPU affinity of a thread: pinned to one core, or free.
 #[derive(Debug)]
 pub struct Place {
     permitted: CpuSet,
@@ -36,31 +37,31 @@ pub struct Place {
 }
 
 impl Place {
-    /// For the calling thread, whose core is that of the number, counted round.
+    /// Affinity of the calling thread. Its core is `number` modulo the number of cores.
     ///
     /// # Errors
-    /// Those of sched_getaffinity(2).
+    /// Errors of sched_getaffinity(2).
     pub fn new(number: usize) -> io::Result<Self> {
         let cores = cores()?;
         let core = cores.get(number % cores.len().max(1)).ok_or(io::ErrorKind::NotFound)?;
         Ok(Self { permitted: sched_getaffinity(None)?, own: only(*core), kept: false })
     }
 
-    /// Keeps the thread to its core from now on, or lets it go where it may.
+    /// Pins the thread to its core, or restores its original affinity.
     pub fn keep(&mut self, keep: bool) {
         if keep != self.kept {
-            // Where that is refused the scheduler does what it can.
+            // Best effort: if refused, the scheduler places the thread.
             let _ = sched_setaffinity(None, if keep { &self.own } else { &self.permitted });
             self.kept = keep;
         }
     }
 }
 
-/// Puts the calling thread where `end` runs.
+/// Moves the calling thread to the core of `end`.
 ///
 /// # Errors
-/// The kernel refuses the core. That it refuses the priority, as it does to ordinary users, is no error:
-/// [`has_priority`] says so for the report.
+/// The kernel refuses the core. A refused priority, as for ordinary users, is no error:
+/// [`has_priority`] reports it.
 pub fn here(end: End) -> io::Result<()> {
     let cores = cores()?;
     let core = if end == End::Client { cores.first() } else { cores.last() };
@@ -69,7 +70,7 @@ pub fn here(end: End) -> io::Result<()> {
     Ok(())
 }
 
-/// The cores that the calling thread may run on.
+/// Cores permitted for the calling thread.
 fn cores() -> io::Result<Vec<usize>> {
     let permitted = sched_getaffinity(None)?;
     Ok((0..CpuSet::MAX_CPU).filter(|core| permitted.is_set(*core)).collect())
@@ -81,7 +82,7 @@ fn only(core: usize) -> CpuSet {
     set
 }
 
-/// Whether the ends of a ping-pong may go before the load; asked on a thread of its own.
+/// Tests on a thread of its own if the ends of a ping-pong can get priority over the load.
 #[must_use]
 pub fn has_priority() -> bool {
     std::thread::spawn(|| setpriority_process(None, FIRST).is_ok()).join().unwrap_or(false)
@@ -115,7 +116,7 @@ mod tests {
         assert_eq!(found.join().unwrap(), cores().unwrap());
     }
 
-    /// The one core that a thread is kept to by that.
+    /// The core of a thread pinned by `put`.
     fn core(put: impl FnOnce() -> io::Result<()> + Send + 'static) -> usize {
         let found = std::thread::spawn(move || put().and_then(|()| cores())).join().unwrap().unwrap();
         assert_eq!(found.len(), 1);

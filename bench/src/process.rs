@@ -1,4 +1,4 @@
-//! A child process with its log; ended when dropped, and all that it started.
+//! A child process with its log. Dropping ends the process and all its descendants.
 
 use std::fs::{self, File};
 use std::io;
@@ -16,18 +16,18 @@ use tempfile::TempDir;
 
 use crate::interrupt;
 
-/// How long a program may take to start on a loaded machine.
+/// Timeout for the start of a program on a loaded machine.
 const START: Duration = Duration::from_secs(20);
 
-/// How long it may take to end when it is asked to.
+/// Timeout after SIGTERM.
 const END: Duration = Duration::from_secs(3);
 
-/// How long what ends may take to be gone.
+/// Timeout for a process about to exit.
 const SOON: Duration = Duration::from_millis(500);
 
 const TICK: Duration = Duration::from_millis(5);
 
-/// Lines of a log that an error shows: the end is where the cause is.
+/// Lines of a log shown in an error: the cause is at the end.
 const TAIL: usize = 12;
 
 /// A running child, and the folder with its configuration.
@@ -35,23 +35,23 @@ const TAIL: usize = 12;
 pub struct Process {
     name: String,
     child: Child,
-    /// In memory, so that not even a run that is killed leaves it behind.
+    /// Log in memory, so that even a killed run leaves no file.
     log: File,
     folder: Option<TempDir>,
 }
 
-/// A folder for what a program reads and writes.
+/// Creates a temporary folder for a program's files.
 ///
 /// # Errors
-/// It cannot be made.
+/// The folder cannot be created.
 pub fn folder() -> io::Result<TempDir> {
     let folder = tempfile::Builder::new().prefix("sluicegate-bench-").tempdir()?;
-    // Some programs give up root, and read their configuration after that.
+    // Some programs drop root, and read their configuration afterwards.
     fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
     Ok(folder)
 }
 
-/// A port of the loopback address that nobody has at the moment.
+/// Finds a free port of the loopback address.
 ///
 /// # Errors
 /// There is none.
@@ -60,8 +60,9 @@ pub fn free_port() -> io::Result<SocketAddr> {
 }
 
 impl Process {
-    /// Starts `command`; `folder`, if it needs one, goes with it. It leads a process group of its own, so that
-    /// Ctrl-C reaches this tool alone, which then ends it. Its standard input ends when this does.
+    /// Starts `command` and owns `folder`. The child leads a process group of its own, so that
+    /// Ctrl-C reaches the bench alone, and the bench ends the child. The child's standard input
+    /// closes with the bench.
     ///
     /// # Errors
     /// The program cannot be executed.
@@ -74,28 +75,28 @@ impl Process {
         Ok(Self { name: name.to_owned(), child: child?, log, folder })
     }
 
-    /// Its process id.
+    /// Process id.
     #[must_use]
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// What it wrote so far.
+    /// Output so far.
     #[must_use]
     pub fn log(&self) -> String {
         let length = self.log.metadata().map_or(0, |metadata| metadata.len());
         let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
-        // What is written meanwhile is not read, and a log never gets shorter.
+        // Later output is not read; a log never shrinks.
         let read = self.log.read_exact_at(&mut bytes, 0);
         read.map_or_else(|_| String::new(), |()| String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    /// How it ended, if it has.
+    /// Exit status, if the process has exited.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().ok().flatten()
     }
 
-    /// How it ended, if it has or does so soon: its sockets are closed a moment before it is gone.
+    /// Exit status, if the process exits within [`SOON`]: its sockets close a moment earlier.
     pub fn ends(&mut self) -> Option<ExitStatus> {
         self.ends_within(SOON)
     }
@@ -110,10 +111,10 @@ impl Process {
         }
     }
 
-    /// Waits until `ready` gives something.
+    /// Waits until `ready` returns a value.
     ///
     /// # Errors
-    /// It ends before that, or takes too long: with the end of its log.
+    /// The process exits or the timeout expires; the error has the end of the log.
     pub fn ready<T>(&mut self, mut ready: impl FnMut(&Self) -> Option<T>) -> io::Result<T> {
         let deadline = Instant::now() + START;
         loop {
@@ -131,15 +132,15 @@ impl Process {
         }
     }
 
-    /// Waits until it takes connections at `address`.
+    /// Waits until the process accepts connections at `address`.
     ///
     /// # Errors
-    /// As [`Process::ready`].
+    /// Like [`Process::ready`].
     pub fn accepts(&mut self, address: SocketAddr) -> io::Result<()> {
         self.ready(|_| TcpStream::connect(address).ok()).map(drop)
     }
 
-    /// An error of this process, with the end of its log.
+    /// Error of this process, with the end of its log.
     #[must_use]
     pub fn failure(&self, what: &str) -> io::Error {
         let log = self.log();
@@ -153,12 +154,12 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         let group = Pid::from_child(&self.child);
-        // A master ends its workers when it is asked to; killed, it would leave them behind.
+        // A master ends its workers on SIGTERM; SIGKILL would leave them running.
         let _ = kill_process_group(group, Signal::TERM);
         self.ends_within(END);
         let _ = kill_process_group(group, Signal::KILL);
         let _ = self.child.wait();
-        // Last: nobody reads it any more.
+        // Removed last, after the exit of every reader.
         drop(self.folder.take());
     }
 }
@@ -179,7 +180,7 @@ mod tests {
 
     #[test]
     fn dropping_ends_the_child_and_what_it_started() {
-        // The master dies of the signal; its child does not heed it.
+        // The master dies of the signal; its child ignores it.
         let mut peer = shell("sh -c 'trap \"\" TERM; exec sleep 600' & echo $!; wait");
         let id = peer.ready(|peer| peer.log().lines().next().map(str::to_owned)).unwrap();
         let folder = peer.folder.as_ref().unwrap().path().to_owned();

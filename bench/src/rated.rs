@@ -1,4 +1,4 @@
-//! The run that tries rates.
+//! The run of the rate limits.
 
 use std::io;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use crate::cli::{far_end, usual_engines};
 use sluicegate_bench::contender::Programs;
 use sluicegate_bench::{interrupt, namespace, rates};
 
-/// How exactly the gateway keeps to its rates.
+/// Options of the rate measurements.
 #[derive(Args)]
 pub(crate) struct Rates {
     /// The gateway to start
@@ -25,7 +25,7 @@ pub(crate) struct Rates {
 }
 
 impl Rates {
-    /// The programs to start.
+    /// Programs to start.
     fn programs(&self) -> Programs {
         let plain = || usual_engines().into_iter().filter(|engine| !engine.contains(' ')).collect();
         let engines = self.engines.clone().unwrap_or_else(plain);
@@ -33,7 +33,7 @@ impl Rates {
     }
 }
 
-/// Tries rates, and says how far off the worst is.
+/// Measures rate limits and reports the largest deviation.
 pub(crate) fn rated(task: &Rates) -> io::Result<()> {
     namespace::enter()?;
     interrupt::catch()?;

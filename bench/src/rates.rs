@@ -1,4 +1,4 @@
-//! Whether the gateway keeps to the rates that it is given.
+//! Accuracy of the gateway's rate limits.
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
@@ -12,7 +12,7 @@ use crate::load::{Load, pause};
 use crate::machine::Cpu;
 use crate::origin::count;
 
-/// What is set, and how many tunnels it is tried with; of one user all of them.
+/// Option, rate in bytes per second, and number of tunnels; all tunnels belong to one user.
 const SETTINGS: [(&str, u64, usize); 5] = [
     ("--rate", 10 << 20, 1),
     ("--rate", 100 << 20, 1),
@@ -21,35 +21,37 @@ const SETTINGS: [(&str, u64, usize); 5] = [
     ("--rate-per-user", 100 << 20, 4),
 ];
 
-/// One setting of one engine.
+/// Result of one setting with one engine.
 #[derive(Clone, Debug)]
 pub struct Kept {
-    /// The engine and the setting.
+    /// Engine and setting.
     pub what: String,
-    /// Tunnels, and which way their bytes went.
+    /// Number of tunnels, and direction of the bytes.
     pub load: String,
-    /// Bytes a second that were wanted, all tunnels together.
+    /// Configured rate in bytes per second, all tunnels together.
     pub wanted: f64,
-    /// Bytes a second that went through.
+    /// Measured rate in bytes per second.
     pub measured: f64,
-    /// The share of the processor time that the host kept meanwhile ([`Cpu::stolen`]). What a pacer could not send in
-    /// time it does not send sooner later, and so falls short by about as much where it needs the cores.
+    /// Share of the processor time stolen by the host during the measurement ([`Cpu::stolen`]). A
+    /// rate limiter does not catch up on missed bytes later, so it falls short by about this share
+    /// if it needs the cores.
     pub stolen: f64,
 }
 
 impl Kept {
-    /// How far off it is, in percent of what was wanted.
+    /// Deviation in percent of the configured rate.
     #[must_use]
     pub fn off(&self) -> f64 {
         (self.measured / self.wanted - 1.0) * 100.0
     }
 }
 
-/// Tries every setting with each engine, each for `time` both ways, and tells of each. Where the host kept cores
-/// meanwhile that is done again, up to three times, and the calmest counts.
+/// Measures every setting with each engine, for `time` in each direction, and reports each result.
+/// Repeats a measurement up to three times if the host steals processor time, and keeps the one
+/// with the least.
 ///
 /// # Errors
-/// A gateway that does not start, or a measurement that fails.
+/// A gateway does not start, or a measurement fails.
 pub fn rates(
     programs: &Programs,
     origin: SocketAddr,
@@ -79,13 +81,13 @@ pub fn rates(
     Ok(all)
 }
 
-/// A measurement during which the host kept less than that is not made again.
+/// Share of stolen processor time below which a measurement is not repeated.
 const CALM: f64 = 0.02;
 
-/// How often one is made at most.
+/// Maximum number of tries.
 const TRIES: usize = 3;
 
-/// A measurement, and what the host kept of the processor time meanwhile: of a few the one of which it kept least.
+/// Repeats a measurement and returns the result with the least stolen time, and the stolen share.
 fn calmest(measure: impl Fn() -> io::Result<f64>) -> io::Result<(f64, f64)> {
     let mut calmest: Option<(f64, f64)> = None;
     for _ in 0..TRIES {
@@ -99,8 +101,8 @@ fn calmest(measure: impl Fn() -> io::Result<f64>) -> io::Result<(f64, f64)> {
     calmest.ok_or_else(|| io::Error::other("nothing was measured"))
 }
 
-/// Bytes a second that arrive, here or at the origin: what is sent is counted when the kernel takes it, which is in
-/// lumps, and long before a slow gateway has it.
+/// Bytes per second that arrive, at the client or at the origin. A sender counts bytes accepted by
+/// the kernel, in large steps and long before a slow gateway receives them.
 fn arriving(load: &Load, role: Role, origin: SocketAddr, time: Duration) -> io::Result<f64> {
     let mut far = TcpStream::connect(origin)?;
     let mut arrived = || if role == Role::Sink { Ok(load.moved()) } else { count(&mut far) };

@@ -1,6 +1,7 @@
-//! A relay on tokio-uring, to compare with: readiness by poll operations of its ring, the bytes by
-//! non-blocking splice(2) from the thread of the runtime. tokio-uring knows no multishot operations, so each
-//! wait is a submission of its own. A fixed target, and pipes held for as long as the tunnel lives.
+//! Relay on tokio-uring, for comparison: readiness by poll operations of its ring, data by
+//! non-blocking splice(2) on the thread of the runtime. tokio-uring has no multishot operations, so
+//! each wait is a submission of its own. The target is fixed, and pipes are held for the life of
+//! the tunnel.
 
 use std::io;
 use std::marker::PhantomData;
@@ -18,20 +19,20 @@ use tokio_uring::{OneshotOutputTransform, UnsubmittedOneshot};
 
 use crate::socket;
 
-/// Capacity of a pipe, and what a turn moves at most.
+/// Capacity of a pipe in bytes, and the maximum moved by one step.
 const PIPE: usize = 1 << 20;
 
-/// Serves on `threads` threads, each with a listener of its own for the address and a runtime of its own.
-/// Returns the address; goes on until the process ends.
+/// Serves on `threads` threads, each with its own listener for the address and its own runtime.
+/// Returns the address and serves until the process exits.
 ///
 /// # Errors
-/// Those of the sockets, and of a kernel that refuses io_uring.
+/// Errors of the sockets, and of a kernel that refuses io_uring.
 pub fn start(address: SocketAddr, target: SocketAddr, threads: usize) -> io::Result<SocketAddr> {
     let first = listener(address)?;
     let address = first.local_addr()?;
     let more = (1..threads).map(|_| listener(address)).collect::<io::Result<Vec<_>>>()?;
     for listener in [first].into_iter().chain(more) {
-        // Made here, so that a refusal is an error of the start.
+        // Created here, so that a refusal is an error of the start.
         let (sender, started) = std::sync::mpsc::channel();
         thread::Builder::new().name("relay".into()).spawn(move || {
             let runtime = tokio_uring::Runtime::new(&tokio_uring::builder());
@@ -62,7 +63,7 @@ async fn accept(listener: &Rc<TcpListener>, target: SocketAddr) {
         match listener.accept() {
             Ok((client, _)) => {
                 tokio_uring::spawn(async move {
-                    // The end of a tunnel, whichever: both its sockets are closed.
+                    // Any end of a tunnel: both its sockets are closed.
                     let _ = tunnel(client, target).await;
                 });
             }
@@ -94,7 +95,7 @@ async fn dial(target: SocketAddr) -> io::Result<TcpStream> {
     Ok(Rc::into_inner(socket).ok_or_else(|| io::Error::other("the socket is still waited for"))?.into())
 }
 
-/// Passes on one direction to its end. An error ends the other direction too.
+/// Relays one direction to its end. An error ends the other direction too.
 async fn pump(from: Rc<TcpStream>, to: Rc<TcpStream>) -> io::Result<()> {
     let result = carry(&from, &to).await;
     let _ = to.shutdown(if result.is_ok() { Shutdown::Write } else { Shutdown::Both });
@@ -103,11 +104,11 @@ async fn pump(from: Rc<TcpStream>, to: Rc<TcpStream>) -> io::Result<()> {
 
 async fn carry(from: &Rc<TcpStream>, to: &Rc<TcpStream>) -> io::Result<()> {
     let (read, write) = pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC)?;
-    // An ordinary user gets 64 of that size, and smaller ones from there on.
+    // An ordinary user gets 64 pipes of this size, then smaller ones.
     let _ = fcntl_setpipe_size(&write, PIPE);
     loop {
         let mut filled = match once(&**from, &write, PIPE) {
-            // The next turn begins with a wait, so that other tunnels have theirs.
+            // The next step starts with a wait, so that other tunnels make progress.
             Err(Errno::AGAIN) => {
                 ready(from, PollFlags::IN).await?;
                 continue;
@@ -129,8 +130,8 @@ fn once(from: impl AsFd, to: impl AsFd, most: usize) -> rustix::io::Result<usize
     splice(from, None, to, None, most, SpliceFlags::NONBLOCK | SpliceFlags::MOVE)
 }
 
-/// Waits for any of `events`, or for an error or the end. The operation shares the socket, since it outlives a
-/// future that is dropped.
+/// Waits for any of `events`, an error or the end. The operation shares the socket, because it
+/// outlives a dropped future.
 async fn ready<S: AsRawFd + Unpin + 'static>(socket: &Rc<S>, events: PollFlags) -> io::Result<()> {
     let poll = opcode::PollAdd::new(types::Fd(socket.as_raw_fd()), u32::from(events.bits())).build();
     UnsubmittedOneshot::new(socket.clone(), Polled(PhantomData), poll).submit().await

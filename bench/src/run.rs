@@ -1,4 +1,4 @@
-//! The runs over several contenders: line up, measure, write down.
+//! Runs over several contenders: start, measure, report.
 
 use std::fs;
 use std::io;
@@ -15,7 +15,7 @@ use sluicegate_bench::process::Process;
 use sluicegate_bench::report::{self, Named, Report};
 use sluicegate_bench::{compare, interrupt, namespace, scale};
 
-/// Compares and, unless it has to be quick, scales.
+/// Compares and, except in a quick run, scales.
 pub(crate) fn compared(task: &Compare) -> io::Result<()> {
     let mut field = Field::line_up(&task.rivals, Kind::value_variants())?;
     let mut plan = if task.quick { compare::Plan::quick } else { compare::Plan::full }(task.tunnels.clone());
@@ -30,7 +30,7 @@ pub(crate) fn compared(task: &Compare) -> io::Result<()> {
     field.finish(report, &task.output)
 }
 
-/// Scales.
+/// Measures the scaling.
 pub(crate) fn scaled(task: &Scale) -> io::Result<()> {
     let mut field = Field::line_up(&task.rivals, &[Kind::Engines])?;
     let mut plan = if task.quick { scale::Plan::quick() } else { scale::Plan::full() };
@@ -40,14 +40,14 @@ pub(crate) fn scaled(task: &Scale) -> io::Result<()> {
     field.finish(report, &task.output)
 }
 
-/// A result on file.
+/// Reads a result from a file.
 pub(crate) fn read(file: &Path) -> io::Result<Report> {
     let named = |error: &dyn std::fmt::Display| io::Error::other(format!("{}: {error}", file.display()));
     let text = fs::read(file).map_err(|error| named(&error))?;
     serde_json::from_slice(&text).map_err(|error| named(&error))
 }
 
-/// Draws the plots and says where.
+/// Draws the plots and prints their paths.
 pub(crate) fn draw(report: &Report, folder: &Path) -> io::Result<()> {
     for path in report::plots(report, folder)? {
         eprintln!("{}", path.display());
@@ -55,10 +55,10 @@ pub(crate) fn draw(report: &Report, folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Everybody who takes part, and the origin. They end in this order.
+/// Contenders and origin, dropped in this order.
 struct Field {
     contenders: Vec<Contender>,
-    /// How many of them are no proxy, one that runs already, and the engines.
+    /// Number of contenders without other proxies: no proxy, the running one, and the engines.
     own: usize,
     began: Cpu,
     mixed: bool,
@@ -66,9 +66,9 @@ struct Field {
 }
 
 impl Field {
-    /// Starts the origin and everybody who is compared.
+    /// Starts the origin and all contenders.
     fn line_up(rivals: &Rivals, usual: &[Kind]) -> io::Result<Self> {
-        // What runs already is not in a new namespace.
+        // A running proxy is not reachable from a new namespace.
         if rivals.against.is_none() && rivals.target.is_none() {
             namespace::enter()?;
         }
@@ -86,12 +86,12 @@ impl Field {
         Ok(Self { contenders, own, began: Cpu::now()?, mixed: rivals.mixed, _origin: process })
     }
 
-    /// Those of which the scaling is measured.
+    /// Contenders of the scaling.
     fn engines(&mut self) -> &mut [Contender] {
         &mut self.contenders[..self.own]
     }
 
-    /// A report without results.
+    /// Report without results.
     fn report(&self, rounds: usize, time: Duration) -> io::Result<Report> {
         let named = |contender: &Contender| Named { name: contender.name.clone(), version: contender.version.clone() };
         Ok(Report {
@@ -105,7 +105,7 @@ impl Field {
         })
     }
 
-    /// Ends everybody, and writes the result.
+    /// Ends all contenders and writes the result.
     fn finish(self, mut report: Report, output: &Output) -> io::Result<()> {
         report.stolen = Cpu::now()?.stolen_since(&self.began);
         drop(self);

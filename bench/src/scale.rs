@@ -1,5 +1,5 @@
-//! How the cost of a tunnel grows with their number: from 1 to 64 that are all busy, over 1,000 of which 50
-//! are, to 9,500 that are idle.
+//! Cost of a tunnel by the number of tunnels: 1 to 64 busy ones, 1,000 with 50 of them busy, and up
+//! to 9,500 idle ones.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -15,52 +15,52 @@ use crate::machine::{self, process_family, threads_seconds};
 use crate::report::{Row, tunnels, unit};
 use crate::stats::Samples;
 
-/// Tunnels from which on memory is divided by their number: below, what is there once is most of it.
+/// Minimum number of tunnels for memory per tunnel: below, one-time allocations dominate.
 const MANY: usize = 1_000;
 
-/// Tunnels that are opened before the memory of the idle ones is counted.
+/// Tunnels opened before measuring the memory of idle ones.
 const FIRST: usize = 100;
 
-/// Descriptors of a gateway beside two for each tunnel: pipes, listeners, its rings.
+/// Descriptors of a gateway beside two per tunnel: pipes, listeners, rings.
 const RESERVE: u64 = 1_000;
 
-/// Tunnels, and how many of them are busy.
+/// Number of tunnels, open and busy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Size {
-    /// Open at once.
+    /// Open tunnels.
     pub open: usize,
-    /// Moving bytes to the client.
+    /// Tunnels that move bytes to the client.
     pub busy: usize,
 }
 
-/// What was measured at one size.
+/// Measurements of one size.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Point {
-    /// How many tunnels.
+    /// Number of tunnels.
     pub size: Size,
     /// The measurements.
     pub rows: Vec<Row>,
 }
 
-/// How much is measured.
+/// Amount of measurement.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Rounds of which the median counts.
+    /// Rounds per measurement; the median counts.
     pub rounds: usize,
     /// The length of one measurement.
     pub time: Duration,
-    /// The sizes, in this order.
+    /// Sizes, in order of measurement.
     pub sizes: Vec<Size>,
 }
 
 impl Plan {
-    /// Ten seconds for each contender.
+    /// Plan of ten seconds for each contender.
     #[must_use]
     pub fn quick() -> Self {
         Self { rounds: 1, time: Duration::from_millis(500), sizes: sizes(&[1, 4, 16, 64], &[1_000], &[9_500]) }
     }
 
-    /// More points and rounds.
+    /// Plan with more sizes and rounds.
     #[must_use]
     pub fn full() -> Self {
         let sizes = sizes(&[1, 2, 4, 8, 16, 32, 64], &[100, 300, 1_000], &[1_000, 3_000, 9_500]);
@@ -82,7 +82,7 @@ fn sizes(busy: &[usize], mixed: &[usize], idle: &[usize]) -> Vec<Size> {
 /// Runs the plan.
 ///
 /// # Errors
-/// The first measurement that fails, and whose.
+/// The first failed measurement, with the name of its contender.
 pub fn scale(contenders: &mut [Contender], plan: &Plan) -> io::Result<Vec<Point>> {
     let steps = plan.rounds * plan.sizes.len() * contenders.len();
     let mut all = Everybody::new(contenders, steps);
@@ -98,7 +98,7 @@ pub fn scale(contenders: &mut [Contender], plan: &Plan) -> io::Result<Vec<Point>
     Ok(points)
 }
 
-/// What the table calls a size.
+/// Name of a size in the table.
 #[must_use]
 pub fn name(size: Size) -> String {
     match size.busy {
@@ -115,7 +115,7 @@ fn units() -> Vec<&'static str> {
     units
 }
 
-/// The values of [`units`].
+/// Values of [`units`].
 fn measure(contender: &Contender, size: Size, time: Duration) -> io::Result<Vec<Option<f64>>> {
     let fresh = if size.busy == 0 { contender.fresh()? } else { None };
     let contender = fresh.as_ref().unwrap_or(contender);
@@ -145,7 +145,7 @@ fn measure(contender: &Contender, size: Size, time: Duration) -> io::Result<Vec<
     Ok(values)
 }
 
-/// What the gateway spends on tunnels in which nothing moves, in milliseconds a second.
+/// Processor time of the gateway for idle tunnels, in milliseconds per second.
 fn waiting(contender: &Contender, time: Duration) -> io::Result<Option<f64>> {
     let Some(pid) = contender.pid() else { return Ok(None) };
     let (before, start) = (threads_seconds(pid)?, Instant::now());
@@ -153,12 +153,12 @@ fn waiting(contender: &Contender, time: Duration) -> io::Result<Option<f64>> {
     Ok(Some((threads_seconds(pid)? - before) * 1e3 / start.elapsed().as_secs_f64()))
 }
 
-/// The rows of all points.
+/// Rows of all points.
 pub fn rows(points: &[Point]) -> impl Iterator<Item = &Row> {
     points.iter().flat_map(|point| &point.rows)
 }
 
-/// The medians of contender `number` over the sizes that `wanted` picks.
+/// Medians of contender `number` over the sizes selected by `wanted`.
 #[must_use]
 #[expect(clippy::cast_precision_loss, reason = "a number of tunnels")]
 pub fn curve(points: &[Point], unit: &str, number: usize, wanted: impl Fn(Size) -> bool) -> Vec<(f64, f64)> {

@@ -1,4 +1,4 @@
-//! Sockets of the bench: one congestion control for all of them, and CONNECT where there is a proxy.
+//! Sockets of the bench: one congestion control for all, and CONNECT to a proxy.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -8,30 +8,31 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use socket2::{Domain, Socket, Type};
 
-/// bbr, the default of many hosts, costs a factor of three on loopback, for everybody.
+/// Congestion control of the bench. bbr, the default of many hosts, is slower by a factor of three
+/// on loopback for every contender.
 pub const CONGESTION_CONTROL: &str = "cubic";
 
-/// How long a peer may take to answer before a measurement has failed.
+/// Read timeout of a peer; a longer silence fails the measurement.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What is between the two ends.
+/// Proxy between the two ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Proxy {
-    /// A proxy that is asked by CONNECT.
+    /// An HTTP proxy that supports CONNECT.
     Connect {
-        /// Where it listens.
+        /// Listen address.
         address: SocketAddr,
-        /// `NAME:PASSWORD` for it.
+        /// Credentials, `NAME:PASSWORD`.
         user: Option<String>,
     },
-    /// One that passes every connection to the origin, because it is configured so.
+    /// A TCP proxy with the origin as its fixed upstream.
     Plain(SocketAddr),
 }
 
-/// A way to an origin.
+/// Route to an origin.
 #[derive(Clone, Debug)]
 pub struct Way {
-    /// What is in between, if anything.
+    /// Proxy on the route; `None` for a direct connection.
     pub proxy: Option<Proxy>,
     /// The origin.
     pub origin: SocketAddr,
@@ -41,7 +42,7 @@ impl Way {
     /// Opens a connection to the origin.
     ///
     /// # Errors
-    /// The socket's, and any answer of the proxy but a 200.
+    /// Errors of the socket, and any status of the proxy but 200.
     pub fn open(&self) -> io::Result<TcpStream> {
         let address = match &self.proxy {
             None => self.origin,
@@ -69,8 +70,8 @@ impl Way {
     }
 }
 
-/// Reads up to the empty line and not a byte further: what comes behind belongs to the origin. Peeking
-/// first makes that two system calls instead of one a byte, which would be half the cost of a CONNECT.
+/// Reads up to the empty line and no further: the next bytes belong to the origin. Peeking first
+/// takes two system calls instead of one per byte, which would be half the cost of a CONNECT.
 fn head(mut stream: &TcpStream) -> io::Result<Vec<u8>> {
     let mut head = Vec::new();
     let mut peeked = [0; 4096];
@@ -80,7 +81,7 @@ fn head(mut stream: &TcpStream) -> io::Result<Vec<u8>> {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         let before = head.len();
-        // The end may have begun in what was read before.
+        // The terminator may have started in the previous read.
         let taken = (1..=bytes).find(|taken| ends(&head, &peeked[..*taken])).unwrap_or(bytes);
         head.resize(before + taken, 0);
         stream.read_exact(&mut head[before..])?;
@@ -93,10 +94,10 @@ fn ends(head: &[u8], more: &[u8]) -> bool {
     last.eq(b"\n\r\n\r")
 }
 
-/// A listener at `address`.
+/// Binds a listener to `address`.
 ///
 /// # Errors
-/// The socket's.
+/// Errors of the socket.
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = new(address)?;
     socket.set_reuse_address(true)?;
@@ -105,20 +106,20 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// Whether sockets of this user may have that congestion control where it is not the default.
+/// Tests if this user's sockets may use [`CONGESTION_CONTROL`] if it is not the default.
 #[must_use]
 pub fn may_choose() -> bool {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None);
     socket.is_ok_and(|socket| socket.set_tcp_congestion(CONGESTION_CONTROL.as_bytes()).is_ok())
 }
 
-/// A socket for connections of `address`'s family.
+/// Creates a socket of `address`'s family.
 ///
 /// # Errors
-/// The kernel has no more.
+/// The kernel has no more sockets.
 pub fn new(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-    // Where that is refused the host is measured with what it has; the report names it.
+    // If refused, the host's congestion control is measured, and the report names it.
     let _ = socket.set_tcp_congestion(CONGESTION_CONTROL.as_bytes());
     socket.set_tcp_nodelay(true)?;
     socket.set_read_timeout(Some(PATIENCE))?;

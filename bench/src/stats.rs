@@ -1,11 +1,11 @@
 //! Medians, spreads and percentiles.
 
-/// The samples of one measurement that was repeated.
+/// Samples of one repeated measurement.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Samples(pub Vec<f64>);
 
 impl Samples {
-    /// The middle one, or the mean of the two in the middle; not a number when there are none.
+    /// Median: the middle sample, or the mean of the two in the middle; NaN without samples.
     #[must_use]
     pub fn median(&self) -> f64 {
         let sorted = self.sorted();
@@ -17,7 +17,7 @@ impl Samples {
         }
     }
 
-    /// The value that a share of the samples does not exceed (nearest rank).
+    /// Smallest sample not exceeded by `share` of the samples (nearest rank).
     #[must_use]
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "a rank")]
     pub fn percentile(&self, share: f64) -> f64 {
@@ -26,7 +26,7 @@ impl Samples {
         sorted.get(rank.clamp(1, sorted.len().max(1)) - 1).copied().unwrap_or(f64::NAN)
     }
 
-    /// The least and the largest.
+    /// Minimum and maximum.
     #[must_use]
     pub fn spread(&self) -> (f64, f64) {
         let sorted = self.sorted();

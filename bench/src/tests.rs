@@ -1,4 +1,4 @@
-//! The tool against peers whose behaviour is known.
+//! Tests of the tool against peers of known behaviour.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -16,7 +16,7 @@ const SHORT: Duration = Duration::from_millis(200);
 
 const OK: &str = "HTTP/1.1 200 Connection established\r\n\r\n";
 
-/// What a proxy does with each chunk of what the origin sends.
+/// Change applied by a proxy to each chunk from the origin.
 type Change = fn(&mut [u8]);
 
 fn origin() -> SocketAddr {
@@ -27,7 +27,8 @@ fn direct() -> Way {
     Way { proxy: None, origin: origin() }
 }
 
-/// A way through a proxy that reads a head, answers, and hands what the origin sends to `change`.
+/// Route through a proxy that reads a request head, answers, and applies `change` to data from the
+/// origin.
 fn through(answer: &'static str, change: Change) -> Way {
     let address = serve(move |mut client| {
         let mut head = Vec::new();
@@ -46,13 +47,13 @@ fn through(answer: &'static str, change: Change) -> Way {
     Way { proxy: Some(Proxy::Connect { address, user: Some("a:b".into()) }), ..direct() }
 }
 
-/// A way through a proxy with a fixed target.
+/// Route through a proxy with a fixed target.
 fn plainly(change: Change) -> Way {
     let origin = origin();
     Way { proxy: Some(Proxy::Plain(serve(move |client| tunnel(client, origin, change)))), origin }
 }
 
-/// A listener, and a thread for each connection.
+/// Starts a listener, and a thread for each connection.
 fn serve(work: impl Fn(TcpStream) + Copy + Send + 'static) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -92,7 +93,7 @@ fn bulk_counts_what_arrives() {
 
 #[test]
 fn the_rate_is_that_of_a_peer_whose_rate_is_known() {
-    // 64 KiB every 2 ms of the clock, whatever the pauses in between come to: 31.25 MiB/s.
+    // 64 KiB every 2 ms by the clock, independent of the pauses: 31.25 MiB/s.
     const CHUNK: usize = 64 << 10;
     const EVERY: Duration = Duration::from_millis(2);
     let origin = serve(|mut client| {
@@ -170,7 +171,7 @@ fn a_short_tunnel_that_is_cut_is_an_error() {
     assert_eq!(error.to_string(), "1000 bytes arrived instead of 65536");
 }
 
-/// What a sender has given away is not there yet; what the origin says is.
+/// Sent bytes may still be on their way; bytes counted by the origin have arrived.
 #[test]
 fn an_origin_tells_how_much_has_come() {
     let origin = origin();

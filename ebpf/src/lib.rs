@@ -1,31 +1,32 @@
-//! What the kernel program of the engine `sockmap` shares with the gateway: the names and the layout of its maps,
-//! and the judgement over each segment, which is a plain function and is tested as such.
+//! Interface between the kernel program of the engine `sockmap` and the gateway: names and layout
+//! of the BPF maps, and the verdict on each segment, a plain function with unit tests.
 //!
-//! A direction of a tunnel goes from its source to its destination, two sockets of the gateway. The program runs for
-//! each segment that a source has received, with that socket locked, so that nobody else runs it for the same
-//! direction at the same time.
+//! A direction of a tunnel goes from a source socket to a destination socket, both of the gateway.
+//! The program runs for each received segment of a source, under the lock of the source socket:
+//! never twice at a time for one direction.
 #![cfg_attr(target_arch = "bpf", no_std)]
 
-/// The map with the state of each direction ([`Direction`]), an array that userspace maps into its memory, by slot.
-/// A socket has one slot, which is that of the direction that it is the source of; the two of a tunnel differ in the
-/// lowest bit.
+/// Array map of the state of each direction ([`Direction`]) by slot, mapped into the memory of
+/// userspace. A socket has one slot, for the direction it is the source of. The two slots of a
+/// tunnel differ in the lowest bit.
 pub const DIRECTIONS: &str = "DIRECTIONS";
-/// The map of what the program needs of a source, by its cookie (`SO_COOKIE`, socket(7)), which no other socket ever
-/// has: that cookie again, the cookie of the destination, and the slot of the source.
+/// Hash map from the cookie of a source (`SO_COOKIE`, socket(7); never reused) to its cookie again,
+/// the cookie of its destination, and its slot.
 pub const SLOTS: &str = "SLOTS";
-/// The map of sockets to redirect to, by their cookies, so that a segment can reach no other socket than the one that
-/// was meant, whatever becomes of slots meanwhile. No program is attached to it.
+/// Sockhash of the destinations, by cookie: a segment reaches the intended socket or none, even
+/// after its slot is reused. No program is attached to this map.
 pub const DESTINATIONS: &str = "DESTINATIONS";
-/// The map of sockets whose segments the program judges, by their slots.
+/// Sockmap of the sources, by slot. The program is attached to this map.
 pub const SOURCES: &str = "SOURCES";
-/// The ring buffer with the slots of directions that have just become full.
+/// Ring buffer of the slots of directions that have just reached their limit, or have a gap.
 pub const FULL: &str = "FULL";
 /// The program.
 pub const PROGRAM: &str = "redirect";
-/// Where the program finds what it reads of the kernel's, in bytes from the beginning of the struct, in the order of
-/// [`FIELDS`]: set by whoever loads it, from the types of the running kernel (BTF).
+/// Offsets of kernel struct fields in bytes, in the order of [`FIELDS`]. The loader sets them from
+/// the types of the running kernel (BTF).
 pub const OFFSETS: &str = "OFFSETS";
-/// Those fields: the struct that each is declared in, and its name. A `tcp_sock` begins with a `sock`.
+/// Kernel fields that the program reads: the declaring struct and the field. A `tcp_sock` begins
+/// with a `sock`.
 pub const FIELDS: [(&str, &str); 6] = [
     ("tcp_sock", "bytes_acked"),
     ("tcp_sock", "write_seq"),
@@ -35,103 +36,108 @@ pub const FIELDS: [(&str, &str); 6] = [
     ("sk_buff", "users"),
 ];
 
-/// [`Direction::redirects`] of one of which a part was not to be had: nothing goes on any more.
+/// Value of [`Direction::redirects`] after a gap in the stream: the program drops every further
+/// segment.
 pub const TORN: u64 = 2;
 
-/// The compiled program and its maps: an ELF object, which has to be copied to where it is aligned before it is read.
+/// The compiled program and its maps: an ELF object, to be copied to aligned memory before parsing.
 #[cfg(not(target_arch = "bpf"))]
 pub const OBJECT: &[u8] = include_bytes!(env!("OBJECT"));
 
-/// The state of a direction, as it lies in the map: a cache line.
+/// State of a direction in the map, one cache line.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Direction {
-    /// Bytes redirected. The program alone writes it, as the next two.
+    /// Bytes redirected. Written only by the program, like `passed` and `redirects`.
     pub redirected: u64,
     /// Bytes left to userspace.
     pub passed: u64,
-    /// Segments are redirected if it is 1, and left to userspace if it is 0; or [`TORN`].
+    /// 1: segments are redirected. 0: segments are left to userspace. Otherwise [`TORN`].
     pub redirects: u64,
-    /// Bytes of `passed` that userspace has read and given to the destination. Userspace alone writes it, as what
-    /// follows.
+    /// Bytes of `passed` that userspace has read and written to the destination. Written only by
+    /// userspace, like `limit`, `acked_before` and `owner`.
     pub relayed: u64,
-    /// Bytes that may be given to the destination and not be acknowledged by its peer, at most.
+    /// Maximum of bytes given to the destination and not yet acknowledged by its peer.
     pub limit: u64,
-    /// What the destination's peer had acknowledged when nothing was under way and all counts were zero.
+    /// Acknowledged bytes of the destination at the start, with nothing in flight and all counts at
+    /// zero.
     pub acked_before: u64,
-    /// Twice the cookie of the source, and one more while its segments may be redirected.
+    /// Twice the cookie of the source, plus one while its segments may be redirected.
     pub owner: u64,
-    /// `write_seq` of the destination when nothing was under way; the program alone writes it, with the first segment,
-    /// as it does the next.
+    /// `write_seq` of the destination with nothing in flight. Written only by the program, at the
+    /// first segment, like `next`.
     pub written_before: u32,
-    /// The sequence number of the byte that comes next.
+    /// Sequence number of the next expected byte.
     pub next: u32,
 }
 
-/// What the program reads of a destination.
+/// Fields of a destination socket that the program reads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Destination {
-    /// Bytes that its peer has acknowledged (`tcp_sock.bytes_acked`).
+    /// Bytes acknowledged by the peer (`tcp_sock.bytes_acked`).
     pub acked: u64,
-    /// The sequence number of what is written to it next (`tcp_sock.write_seq`).
+    /// Sequence number of the next byte written to the socket (`tcp_sock.write_seq`).
     pub written: u32,
-    /// Memory that its send buffer takes (`sock.sk_wmem_queued`).
+    /// Memory used by the send buffer (`sock.sk_wmem_queued`).
     pub queued: u32,
-    /// Memory that it may take (`sock.sk_sndbuf`).
+    /// Maximum memory of the send buffer (`sock.sk_sndbuf`).
     pub buffer: u32,
 }
 
-/// What becomes of a segment.
+/// Decision on a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It goes to the destination.
+    /// Redirect the segment to the destination.
     Redirect,
-    /// It stays with the source for userspace to read.
+    /// Leave the segment in the receive queue of the source, for userspace.
     Pass,
-    /// The same, and it is the first of what stays.
+    /// Like [`Verdict::Pass`], for the first segment left to userspace.
     Full,
 }
 
-/// A segment of so many bytes spends little memory on anything else.
+/// Length in bytes from which the memory overhead of a segment is small.
 const LARGE: u64 = 2048;
 
 impl Direction {
-    /// The direction is that of the source with this cookie, and not of another tunnel that has the slot by now.
+    /// Tests if the direction still belongs to the source with this cookie: another tunnel may have
+    /// taken the slot.
     #[inline(always)]
     pub fn is_of(&self, cookie: u64) -> bool {
         self.owner >> 1 == cookie
     }
 
-    /// No segment has been judged yet.
+    /// Tests if the program has judged no segment of this direction yet.
     #[inline(always)]
     pub fn is_fresh(&self) -> bool {
         self.redirected == 0 && self.passed == 0
     }
 
-    /// How many bytes that a segment begins with have been judged already, at most all of its `length`; `first` is the
-    /// sequence number of its first byte. `None` if a part of the stream is missing before it, or was before.
+    /// Bytes at the start of a segment that were judged before, at most its `length`. `first` is
+    /// the sequence number of the first byte of the segment. `None` after a gap in the stream.
     ///
-    /// The kernel hands the program whole segments, also where it had a part of one already: a peer that sends again
-    /// what was not acknowledged may cut it elsewhere than before (RFC 9293, 3.8; `net/ipv4/tcp.c`, `tcp_read_skb`,
-    /// which does not compare with `copied_seq` as `tcp_recvmsg` does).
+    /// The kernel hands over whole segments, also after an overlapping one: a peer may cut a
+    /// retransmission at other boundaries (RFC 9293, 3.8), and `tcp_read_skb` (`net/ipv4/tcp.c`)
+    /// does not compare with `copied_seq` as `tcp_recvmsg` does.
     #[inline(always)]
     pub fn repeated(&self, first: u32, length: u32) -> Option<u32> {
         let old = self.next.wrapping_sub(first);
-        // Sequence numbers wrap, and are compared within half of all (RFC 9293, 3.4).
+        // Sequence numbers wrap: compare them within half of the number space (RFC 9293, 3.4).
         if old > u32::MAX / 2 || self.redirects == TORN { None } else { Some(old.min(length)) }
     }
 
-    /// Judges a segment of `length` bytes, and counts it.
+    /// Judges a segment of `length` bytes and counts it.
     ///
-    /// One that would go beyond the limit stays, so that the limit holds exactly; so does one for which the send buffer
-    /// of the destination has no room beside what is still on its way there. In the kernel's queue before that buffer
-    /// would also stand what the destination itself leaves to userspace (`net/core/skmsg.c`, `sk_psock_backlog`): two
-    /// sides that both wait for the other to read would never go on. A destination that holds nothing takes any
-    /// segment: one that is too large would never go.
+    /// A segment beyond the limit passes to userspace, so that the limit is exact. A segment passes
+    /// as well if the send buffer of the destination has no room for it beside the bytes still on
+    /// their way there. Otherwise redirected segments would wait in the kernel's queue before that
+    /// buffer, together with segments that the destination itself leaves to userspace
+    /// (`net/core/skmsg.c`, `sk_psock_backlog`): two sides that wait for each other to read would
+    /// deadlock. An empty destination takes any segment, or a segment larger than its buffer would
+    /// never be sent.
     ///
-    /// From then on every segment stays, in its order, until userspace has passed on all that stayed and half of the
-    /// limit and of the buffer is free: as nobody but the program adds to what stays, nothing is left then that the
-    /// next segment could overtake.
+    /// After the first passed segment every segment passes, in order, until userspace has relayed
+    /// all of them and half of the limit and of the buffer is free. Only the program adds to the
+    /// passed bytes, so at this point the next segment cannot overtake any byte.
     #[inline(always)]
     pub fn judge(&mut self, length: u32, destination: Destination) -> Verdict {
         let length = length as u64;
@@ -141,11 +147,11 @@ impl Direction {
         }
         self.next = self.next.wrapping_add(length as u32);
         let under_way = given.wrapping_sub(destination.acked.wrapping_sub(self.acked_before));
-        // Sequence numbers are of 32 bits, and far more than ever is on its way.
+        // Sequence numbers have 32 bits, far more than the bytes in flight.
         let taken = destination.written.wrapping_sub(self.written_before);
         let on_the_way = (given as u32).wrapping_sub(taken) as u64;
-        // What a send buffer spends on a page of data or more is a few hundredths; on a few bytes it is twice as much
-        // as those, since each of its segments takes seventeen pieces at most (`MAX_SKB_FRAGS`).
+        // Overhead of a send buffer: a few percent for a page of data or more; for small writes
+        // twice the payload, since a segment holds 17 fragments at most (`MAX_SKB_FRAGS`).
         let comes = on_the_way + length;
         let spent = if length < LARGE { comes * 2 } else { comes / 4 };
         let memory = destination.queued as u64 + comes + spent;
@@ -173,12 +179,12 @@ mod tests {
         Direction { limit, acked_before: 1_000, owner: 7 << 1 | 1, ..Direction::default() }
     }
 
-    /// One with room for anything that has acknowledged so much, which nothing waits for.
+    /// Destination with an empty queue and room for any segment, with `acked` bytes acknowledged.
     fn roomy(acked: u64, given: u64) -> Destination {
         Destination { acked, written: 7_u32.wrapping_add(given as u32), queued: 0, buffer: 1 << 30 }
     }
 
-    /// Judges a segment for such a destination.
+    /// Judges a segment for a `roomy` destination.
     fn judge(direction: &mut Direction, length: u32, acked: u64) -> Verdict {
         let given = direction.redirected + direction.relayed;
         direction.judge(length, roomy(acked, given))
@@ -215,7 +221,7 @@ mod tests {
         assert_eq!(moved_on.judge(50, to(start.wrapping_add(301), 351)), Verdict::Full, "more than half of the buffer");
         moved_on.relayed = 51;
         assert_eq!(moved_on.judge(50, to(start.wrapping_add(351), 350)), Verdict::Redirect);
-        // Large segments spend less.
+        // Large segments have less overhead.
         let mut large = direction(1 << 20);
         let to = |written| Destination { acked: 1_001, written, queued: 0, buffer: 100_000 };
         assert_eq!(large.judge(40_000, to(start)), Verdict::Redirect);
@@ -228,12 +234,12 @@ mod tests {
         let mut full = direction(100);
         assert_eq!(judge(&mut full, 100, 1_000), Verdict::Redirect);
         assert_eq!(judge(&mut full, 10, 1_000), Verdict::Full);
-        // All is acknowledged, but something stayed that has not been passed on.
+        // All bytes are acknowledged, but userspace has not relayed every passed byte.
         full.relayed = 1;
         assert_eq!(judge(&mut full, 10, 1_100), Verdict::Pass);
         full.relayed = 10;
         assert_eq!(judge(&mut full, 10, 1_100), Verdict::Pass);
-        // All that stayed is passed on, and not acknowledged yet: userspace is told anew.
+        // Every passed byte is relayed but not acknowledged: userspace is notified again.
         full.relayed = 30;
         assert_eq!(judge(&mut full, 30, 1_100), Verdict::Full);
         full.relayed = 60;
@@ -277,7 +283,7 @@ mod tests {
         assert_eq!(direction.repeated(start, 101), Some(100));
         assert_eq!(direction.repeated(start.wrapping_sub(7), 40), Some(40), "nothing new");
         assert_eq!(direction.repeated(start.wrapping_add(101), 10), None, "a byte is missing");
-        // Those that stay count as well.
+        // Passed bytes count as well.
         let stays = Direction { owner: 7 << 1, ..direction };
         let mut stays = Direction { redirects: 0, ..stays };
         assert_eq!(judge(&mut stays, 50, 1_000), Verdict::Full);

@@ -9,10 +9,10 @@ use super::{Contender, USER, first_line, says};
 use crate::process::Process;
 use crate::socket::{CONGESTION_CONTROL, Proxy, may_choose};
 
-/// Starts `program` with `engine`: its name, and further options of `serve` behind it.
+/// Starts `program` with `engine`: an engine name, then further options of `serve`.
 ///
 /// # Errors
-/// It refuses the engine, falls back to another, or does not start.
+/// The gateway refuses the engine, falls back to another, or does not start.
 pub(super) fn start(program: &Path, engine: &str, origin: SocketAddr) -> io::Result<Contender> {
     let words: Vec<&str> = engine.split_whitespace().collect();
     let Some((name, options)) = words.split_first() else {
@@ -49,7 +49,7 @@ pub(super) fn start(program: &Path, engine: &str, origin: SocketAddr) -> io::Res
     Ok(Contender::started(process, engine, first_line(&says(program, "--version")?), proxy, origin))
 }
 
-/// Loopback has to be permitted by name.
+/// Rule for the origin: loopback has to be permitted by name.
 fn rule(origin: SocketAddr) -> String {
     match origin {
         SocketAddr::V4(v4) => format!("{}:*", v4.ip()),
@@ -57,7 +57,7 @@ fn rule(origin: SocketAddr) -> String {
     }
 }
 
-/// Where a line of the log says that it listens, and with which engine.
+/// Listen address and engine in a log line.
 fn listening(line: &str) -> Option<(SocketAddr, String)> {
     let json: serde_json::Value = serde_json::from_str(line).ok()?;
     let address = json.get("listen")?.as_str()?.parse().ok()?;

@@ -10,13 +10,13 @@ use crate::machine;
 use crate::process::{Process, folder, free_port};
 use crate::socket::Proxy;
 
-/// Pipes it may have: two for each tunnel that moves bytes both ways.
+/// Maximum number of pipes: two for each tunnel that moves bytes in both directions.
 const PIPES: u64 = 200;
 
 /// Starts `program`.
 ///
 /// # Errors
-/// It does not start.
+/// HAProxy does not start.
 pub(super) fn start(program: &Path, origin: SocketAddr) -> io::Result<Contender> {
     let (folder, address) = (folder()?, free_port()?);
     let config = write(folder.path(), "haproxy.cfg", &config(address, origin))?;
@@ -26,8 +26,8 @@ pub(super) fn start(program: &Path, origin: SocketAddr) -> io::Result<Contender>
     Ok(Contender::started(process, "haproxy", version, Proxy::Plain(address), origin))
 }
 
-/// Pipes of 1 MiB: with those of its default it is slower still. It asks for all descriptors that its limits
-/// imply when it starts, and ends when it does not get them.
+/// Configuration with pipes of 1 MiB: the default size is slower still. HAProxy requests all
+/// descriptors implied by its limits at start, and exits if refused.
 pub(super) fn config(address: SocketAddr, origin: SocketAddr) -> String {
     let connections = machine::descriptors().saturating_sub(2 * PIPES + 100).min(100_000) / 2;
     format!(

@@ -1,5 +1,5 @@
-//! Who is compared: no proxy, what the bench starts, and what runs already. One file for each program that
-//! is started.
+//! Contenders: no proxy, programs started by the bench, and a running proxy. One file for each
+//! started program.
 
 mod gateway;
 mod haproxy;
@@ -20,24 +20,24 @@ use rustix::fs::{Access, access};
 use crate::process::Process;
 use crate::socket::{Proxy, Way};
 
-/// The name and password of proxies that the bench starts.
+/// Name and password for proxies started by the bench.
 const USER: &str = "bench";
 
-/// One who is compared, and the process behind it where that is the bench's own.
+/// A contender, and its process if the bench started it.
 #[derive(Debug)]
 pub struct Contender {
-    /// What the table calls it.
+    /// Name in the table.
     pub name: String,
-    /// What it says of its version; empty where it cannot be asked.
+    /// Version as printed by the program; empty if unknown.
     pub version: String,
-    /// The way to the origin.
+    /// Route to the origin.
     pub way: Way,
     process: Option<Process>,
-    /// What to start for another one like it.
+    /// Programs and kind for starting another instance.
     recipe: Option<(Programs, Kind)>,
 }
 
-/// A program that can be compared.
+/// A program to compare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub enum Kind {
     /// The gateway, once for each of its engines
@@ -54,24 +54,25 @@ pub enum Kind {
     TokioUring,
 }
 
-/// Where the programs are that are started.
+/// Paths of the programs to start.
 #[derive(Clone, Debug)]
 pub struct Programs {
-    /// The gateway.
+    /// Path of the gateway.
     pub gateway: PathBuf,
-    /// Its engines, each with further options of `serve` behind its name.
+    /// Engines of the gateway, each optionally followed by options of `serve`.
     pub engines: Vec<String>,
-    /// nginx; none: that of the system.
+    /// Path of nginx; the system's by default.
     pub nginx: Option<PathBuf>,
-    /// HAProxy; none: that of the system.
+    /// Path of HAProxy; the system's by default.
     pub haproxy: Option<PathBuf>,
 }
 
 impl Programs {
-    /// Starts `kind`: several for the gateway, none where its program is not installed, which is said.
+    /// Starts `kind`: one contender for each engine of the gateway. Reports a missing program and
+    /// returns none.
     ///
     /// # Errors
-    /// It cannot be started.
+    /// A program cannot be started.
     pub fn start(&self, kind: Kind, origin: SocketAddr) -> io::Result<Vec<Contender>> {
         if kind == Kind::Engines {
             let engine = |engine: &String| Self { engines: vec![engine.clone()], ..self.clone() }.one(kind, origin);
@@ -103,13 +104,13 @@ impl Programs {
 }
 
 impl Contender {
-    /// Straight to the origin.
+    /// Connects straight to the origin.
     #[must_use]
     pub fn direct(origin: SocketAddr) -> Self {
         Self::running("no proxy", None, origin)
     }
 
-    /// One that runs already, or none.
+    /// Contender behind a running proxy, or without a proxy.
     #[must_use]
     pub fn running(name: &str, proxy: Option<Proxy>, origin: SocketAddr) -> Self {
         Self { name: name.to_owned(), version: String::new(), way: Way { proxy, origin }, process: None, recipe: None }
@@ -120,23 +121,23 @@ impl Contender {
         Self { name: name.to_owned(), version, way, process: Some(process), recipe: None }
     }
 
-    /// Another one like it, which has served nobody yet: the memory of one that has holds what it may use again.
-    /// None where the bench did not start it.
+    /// Starts another instance, without earlier tunnels: a used instance holds memory for reuse.
+    /// Returns `None` if the bench did not start this one.
     ///
     /// # Errors
-    /// It cannot be started.
+    /// The instance cannot be started.
     pub fn fresh(&self) -> io::Result<Option<Self>> {
         let Some((programs, kind)) = &self.recipe else { return Ok(None) };
         programs.one(*kind, self.way.origin)
     }
 
-    /// The process, where the bench started it.
+    /// Process id, if the bench started the contender.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
         self.process.as_ref().map(Process::id)
     }
 
-    /// What an error of a measurement comes to: if the contender has ended, that is the cause, and it says why.
+    /// Explains an error of a measurement: if the contender has exited, its exit is the cause.
     #[must_use]
     pub fn blame(&mut self, what: &str, error: &io::Error) -> io::Error {
         let dead = self.process.as_mut().and_then(|process| process.ends().map(|status| (process, status)));
@@ -147,7 +148,7 @@ impl Contender {
     }
 }
 
-/// Where `program` is: as named, or in the folders of programs and daemons. Says so when it is not there.
+/// Finds `program`: as named, or in the folders of programs and daemons. Reports a missing one.
 fn installed(program: &str, named: Option<&Path>, packages: &str) -> Option<PathBuf> {
     let found = named.map(Path::to_owned).or_else(|| find(program));
     if found.is_none() {
@@ -163,7 +164,7 @@ fn find(program: &str) -> Option<PathBuf> {
     folders.map(|folder| folder.join(program)).find(|path| path.is_file() && access(path, Access::EXEC_OK).is_ok())
 }
 
-/// What `program` answers to `option`, both its outputs together.
+/// Output of `program` with `option`, standard output and error together.
 fn says(program: &Path, option: &str) -> io::Result<String> {
     let output = Command::new(program).arg(option).output();
     let output = output.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", program.display())))?;
@@ -189,7 +190,7 @@ mod tests {
     use super::*;
     use crate::process::{folder, free_port};
 
-    /// Whether `program` accepts a configuration; not asked where it is not installed.
+    /// Tests that `program` accepts a configuration; skipped if the program is not installed.
     fn accepts(program: &str, arguments: &[&str], config: impl Fn(&Path, &Path) -> String) {
         let Some(program) = find(program) else { return };
         let folder = folder().unwrap();

@@ -13,7 +13,7 @@ use crate::socket::Proxy;
 /// Starts `program`.
 ///
 /// # Errors
-/// It does not start, or was built without its module stream.
+/// nginx does not start, or lacks its stream module.
 pub(super) fn start(program: &Path, origin: SocketAddr) -> io::Result<Contender> {
     let (folder, address) = (folder()?, free_port()?);
     let config = write(folder.path(), "nginx.conf", &config(program, folder.path(), address, origin)?)?;
@@ -25,7 +25,7 @@ pub(super) fn start(program: &Path, origin: SocketAddr) -> io::Result<Contender>
     Ok(Contender::started(process, "nginx", version, Proxy::Plain(address), origin))
 }
 
-/// Buffers of 1 MiB: with the 16 KiB of its default it is slower still.
+/// Configuration with buffers of 1 MiB: the default of 16 KiB is slower still.
 pub(super) fn config(program: &Path, folder: &Path, address: SocketAddr, origin: SocketAddr) -> io::Result<String> {
     let user = if rustix::process::geteuid().is_root() { "user root;\n" } else { "" };
     Ok(format!(
@@ -47,7 +47,7 @@ stream {{
     ))
 }
 
-/// The line that loads the module, where it is not part of the program: from what `nginx -V` says.
+/// Directive that loads the stream module if it is dynamic, according to `nginx -V`.
 fn module(built: &str) -> String {
     if !built.contains("--with-stream=dynamic") {
         return String::new();

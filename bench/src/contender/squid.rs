@@ -10,17 +10,17 @@ use crate::machine;
 use crate::process::{Process, folder, free_port};
 use crate::socket::Proxy;
 
-/// Where distributions put the helper that knows users by an htpasswd file.
+/// Paths of the htpasswd helper in the distributions.
 const HELPERS: [&str; 3] =
     ["/usr/lib/squid/basic_ncsa_auth", "/usr/lib64/squid/basic_ncsa_auth", "/usr/libexec/squid/basic_ncsa_auth"];
 
-/// The user and its password, which is the same word, as `openssl passwd -5` hashes it.
+/// Entry of the user, with its name as password, hashed by `openssl passwd -5`.
 const HASH: &str = "$5$sluicegatebench$YTxrilgMOIgK5asfR478PISQbpe486OL/VaeHzOhX0D";
 
 /// Starts `program`.
 ///
 /// # Errors
-/// It does not start, or its helper is not there.
+/// Squid does not start, or its helper is missing.
 pub(super) fn start(program: &Path, origin: SocketAddr) -> io::Result<Contender> {
     let (folder, address) = (folder()?, free_port()?);
     let config = write(folder.path(), "squid.conf", &config(folder.path(), address)?)?;

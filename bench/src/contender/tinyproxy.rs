@@ -12,7 +12,7 @@ use crate::socket::Proxy;
 /// Starts `program`.
 ///
 /// # Errors
-/// It does not start.
+/// tinyproxy does not start.
 pub(super) fn start(program: &Path, origin: SocketAddr) -> io::Result<Contender> {
     let (folder, address) = (folder()?, free_port()?);
     let config = write(folder.path(), "tinyproxy.conf", &config(address))?;
@@ -23,7 +23,7 @@ pub(super) fn start(program: &Path, origin: SocketAddr) -> io::Result<Contender>
     Ok(Contender::started(process, "tinyproxy", version, proxy, origin))
 }
 
-/// Without a `ConnectPort` every port is permitted.
+/// Configuration. Without a `ConnectPort` every port is permitted.
 fn config(address: SocketAddr) -> String {
     format!(
         "Port {}

@@ -1,4 +1,4 @@
-//! The relay on tokio-uring that is part of this tool, in a process of its own.
+//! The tokio-uring relay of this tool, in a process of its own.
 
 use std::env;
 use std::io;
@@ -9,10 +9,10 @@ use super::Contender;
 use crate::process::Process;
 use crate::socket::Proxy;
 
-/// Starts it.
+/// Starts the relay.
 ///
 /// # Errors
-/// It does not start, as where io_uring is refused.
+/// The relay does not start, for example if io_uring is refused.
 pub(super) fn start(origin: SocketAddr) -> io::Result<Contender> {
     let mut command = Command::new(env::current_exe()?);
     command.args(["relay", "--target", &origin.to_string()]);

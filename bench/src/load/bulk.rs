@@ -9,11 +9,11 @@ use crate::machine::Cpu;
 use crate::origin::wish;
 use crate::socket::Way;
 
-/// In this time windows grow, the scheduler spreads the threads over the cores, and the buffers on the way are
-/// filled: what this side sends it counts when the kernel takes it.
+/// Warm-up for windows to grow, the scheduler to spread the threads over the cores, and the buffers
+/// on the path to fill: the sending side counts bytes accepted by the kernel.
 const WARM_UP: Duration = Duration::from_millis(250);
 
-/// What a bulk measurement gave.
+/// Result of a bulk measurement.
 #[derive(Clone, Copy, Debug)]
 pub struct Bulk {
     /// GiB per second, all tunnels together; with [`Role::Both`], both directions together.
@@ -22,15 +22,15 @@ pub struct Bulk {
     pub cpu_per_gib: f64,
 }
 
-/// Open tunnels under load. Dropping it ends them.
+/// Open tunnels under load. Dropping the load closes them.
 #[derive(Debug)]
 pub struct Load(Flow);
 
 impl Load {
-    /// Opens `tunnels` tunnels, lets the bytes go and warms up; `role` is what this side does.
+    /// Opens `tunnels` tunnels, starts the transfer and warms up. `role`: role of the client.
     ///
     /// # Errors
-    /// A tunnel that cannot be opened.
+    /// A tunnel cannot be opened.
     pub fn start(way: &Way, tunnels: usize, role: Role) -> io::Result<Self> {
         let flow = Flow::start(threads(), false)?;
         let answers = match role {
@@ -47,16 +47,16 @@ impl Load {
         Ok(Self(flow))
     }
 
-    /// Bytes that this side has received and given to the kernel so far.
+    /// Bytes received by this side so far, plus bytes written to the kernel.
     #[must_use]
     pub fn moved(&self) -> u64 {
         self.0.moved()
     }
 
-    /// What goes through in `time`.
+    /// Measures the throughput for `time`.
     ///
     /// # Errors
-    /// No byte at all.
+    /// No byte arrives.
     pub fn alone(&self, time: Duration) -> io::Result<Bulk> {
         let wait = || {
             pause(time);
@@ -65,10 +65,10 @@ impl Load {
         Ok(self.during(wait)?.0)
     }
 
-    /// What goes through while `work` is done.
+    /// Measures the throughput during `work`.
     ///
     /// # Errors
-    /// That of `work`, or no byte at all.
+    /// The error of `work`, or no byte arrives.
     pub fn during<T>(&self, work: impl FnOnce() -> io::Result<T>) -> io::Result<(Bulk, T)> {
         let (before, cpu, start) = (self.0.moved(), Cpu::now()?, Instant::now());
         let value = work()?;
@@ -82,15 +82,15 @@ impl Load {
     }
 }
 
-/// Moves bytes through `tunnels` tunnels for `time`, after a warm-up. `role` is what this side does.
+/// Moves bytes through `tunnels` tunnels for `time`, after a warm-up. `role`: role of the client.
 ///
 /// # Errors
-/// Those of [`Load`].
+/// Errors of [`Load`].
 pub fn bulk(way: &Way, tunnels: usize, role: Role, time: Duration) -> io::Result<Bulk> {
     Load::start(way, tunnels, role)?.alone(time)
 }
 
-/// Waits for `time`, whatever wakes the thread before.
+/// Sleeps for `time`, across early wake-ups.
 pub fn pause(time: Duration) {
     let end = Instant::now() + time;
     while let Some(rest) = end.checked_duration_since(Instant::now()).filter(|rest| !rest.is_zero()) {

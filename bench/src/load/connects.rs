@@ -1,4 +1,4 @@
-//! How fast tunnels can be opened and closed, empty or with a little in them.
+//! Rate of opening and closing tunnels, empty or with a small payload.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -12,27 +12,28 @@ use crate::origin::{TOUCH, wish};
 use crate::socket::Way;
 use crate::stats::Samples;
 
-/// What opening tunnels gave.
+/// Result of opening tunnels.
 #[derive(Clone, Debug)]
 pub struct Connects {
-    /// Tunnels a second, of all clients together.
+    /// Tunnels per second, all clients together.
     pub per_second: f64,
-    /// Microseconds from connect to the byte that came back, or to the end of what came.
+    /// Microseconds from connect to the echoed byte, or to the end of the payload.
     pub latency: Samples,
 }
 
-/// Lets `clients` open a tunnel, send a byte, get it back and close, again and again for `time`.
+/// Lets `clients` clients open a tunnel, send a byte, receive its echo and close, repeatedly for
+/// `time`.
 ///
 /// # Errors
-/// Those of any tunnel.
+/// Errors of any tunnel.
 pub fn connects(way: &Way, clients: usize, time: Duration) -> io::Result<Connects> {
     repeat(clients, time, |_| touch(way).map(drop))
 }
 
-/// Lets `clients` open a tunnel, take the 64 KiB that come, and close, again and again for `time`.
+/// Lets `clients` clients open a tunnel, receive 64 KiB and close, repeatedly for `time`.
 ///
 /// # Errors
-/// Those of any tunnel, and one that ends with more or less than that.
+/// Errors of any tunnel, and another length of the payload.
 pub fn short(way: &Way, clients: usize, time: Duration) -> io::Result<Connects> {
     repeat(clients, time, |client| {
         let mut stream = way.open()?;
@@ -40,7 +41,7 @@ pub fn short(way: &Way, clients: usize, time: Duration) -> io::Result<Connects> 
         let mut arrived = 0;
         let mut scratch = [0; SHORT];
         loop {
-            // MSG_TRUNC drops the bytes without copying them (tcp(7)).
+            // MSG_TRUNC drops the bytes without copying (tcp(7)).
             match recv(&stream, &mut scratch[..], RecvFlags::TRUNC)?.1 {
                 0 if arrived == SHORT => return Ok(()),
                 0 => return Err(io::Error::other(format!("{arrived} bytes arrived instead of {SHORT}"))),
@@ -50,10 +51,10 @@ pub fn short(way: &Way, clients: usize, time: Duration) -> io::Result<Connects> 
     })
 }
 
-/// A tunnel that has carried a byte both ways.
+/// Opens a tunnel and echoes one byte through it.
 ///
 /// # Errors
-/// Those of the tunnel.
+/// Errors of the tunnel.
 pub fn touch(way: &Way) -> io::Result<TcpStream> {
     let mut stream = way.open()?;
     stream.write_all(&[TOUCH])?;

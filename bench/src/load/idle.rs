@@ -1,4 +1,4 @@
-//! What a tunnel costs that moves nothing.
+//! Cost of an idle tunnel.
 
 use std::io;
 use std::net::TcpStream;
@@ -7,7 +7,7 @@ use crate::load::touch;
 use crate::machine::{Process, process_family};
 use crate::socket::Way;
 
-/// Tunnels that are not counted: they pay for what is there once.
+/// Tunnels opened before the measurement, to pay for one-time allocations.
 const FIRST: usize = 100;
 
 /// The cost of one idle tunnel to the proxy's processes.
@@ -17,12 +17,12 @@ pub struct Idle {
     pub kib: f64,
     /// Descriptors.
     pub descriptors: f64,
-    /// Threads; above 0 only if they grow with the tunnels.
+    /// Threads; above 0 only if their number grows with the tunnels.
     pub threads: f64,
 }
 
 impl Idle {
-    /// What each of `tunnels` tunnels added.
+    /// Cost of each of `tunnels` tunnels, from the totals before and after.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "small numbers")]
     pub fn between(before: Process, after: Process, tunnels: usize) -> Self {
@@ -31,11 +31,11 @@ impl Idle {
     }
 }
 
-/// Opens `tunnels` tunnels that each carried a byte both ways, and compares what the process `pid` and its
-/// children hold with what they held before.
+/// Opens `tunnels` tunnels, echoes one byte through each, and compares the resources of the process
+/// `pid` and its children with those before.
 ///
 /// # Errors
-/// Those of the tunnels, and of reading /proc.
+/// Errors of the tunnels, and of reading /proc.
 pub fn idle(way: &Way, tunnels: usize, pid: u32) -> io::Result<Idle> {
     let first = open(way, FIRST)?;
     let before = process_family(pid)?;
@@ -45,10 +45,10 @@ pub fn idle(way: &Way, tunnels: usize, pid: u32) -> io::Result<Idle> {
     Ok(idle)
 }
 
-/// Opens `tunnels` tunnels, each of which carries a byte both ways and then nothing.
+/// Opens `tunnels` tunnels and echoes one byte through each.
 ///
 /// # Errors
-/// Those of the tunnels.
+/// Errors of the tunnels.
 pub fn open(way: &Way, tunnels: usize) -> io::Result<Vec<TcpStream>> {
     (0..tunnels).map(|_| touch(way)).collect()
 }

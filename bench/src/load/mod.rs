@@ -1,4 +1,4 @@
-//! What is measured, one function each, over any [`Way`](crate::socket::Way).
+//! Measurements, one function each, over any [`Way`](crate::socket::Way).
 
 mod bulk;
 mod connects;

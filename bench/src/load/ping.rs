@@ -11,20 +11,20 @@ use crate::place::{self, End};
 use crate::socket::Way;
 use crate::stats::Samples;
 
-/// How often a message is sent beside bulk load. One after the other it would be a load itself, the heavier
-/// the sooner the answers come, so that the bulk tunnels would lose most beside the quickest gateway.
+/// Interval between messages beside bulk load. Back-to-back messages would be a load of their own,
+/// growing with the speed of the answers: bulk tunnels would lose most beside the fastest gateway.
 const EVERY: Duration = Duration::from_millis(1);
 
-/// Sends `size` bytes and waits for them to come back, again and again for `time`: microseconds each. The
-/// first tenth is not counted.
+/// Sends `size` bytes and waits for their echo, repeatedly for `time`. Returns microseconds of each
+/// round trip, without the first tenth.
 ///
 /// # Errors
-/// Those of the tunnel.
+/// Errors of the tunnel.
 pub fn ping(way: &Way, size: usize, time: Duration) -> io::Result<Samples> {
     apart(|| round_trips(way, size, time, Duration::ZERO))
 }
 
-/// Does `work` on a thread that runs where the client of a ping-pong does.
+/// Runs `work` on a thread placed as the client of a ping-pong.
 fn apart(work: impl FnOnce() -> io::Result<Vec<f64>> + Send) -> io::Result<Samples> {
     let placed = || place::here(End::Client).and_then(|()| work());
     let result = thread::scope(|scope| scope.spawn(placed).join());
@@ -53,22 +53,23 @@ fn round_trips(way: &Way, size: usize, time: Duration, every: Duration) -> io::R
     }
 }
 
-/// A ping-pong beside bulk load.
+/// Result of a ping-pong beside bulk load.
 #[derive(Clone, Debug)]
 pub struct Beside {
-    /// GiB per second of the bulk load by itself.
+    /// GiB per second of the bulk load alone.
     pub without: f64,
-    /// The same with the ping-pong beside it.
+    /// GiB per second of the bulk load beside the ping-pong.
     pub with: f64,
-    /// The round trips beside the load, microseconds.
+    /// Round trips beside the load, in microseconds.
     pub samples: Samples,
 }
 
-/// Measures `tunnels` bulk tunnels to the client for `time`, and for as long again with a ping-pong of 64 bytes
-/// a thousand times a second in a further tunnel: in turns, so that a drift hits both.
+/// Measures `tunnels` bulk tunnels to the client for `time`, and again for `time` with a ping-pong
+/// of 64 bytes a thousand times a second in another tunnel. The two alternate, so that a drift
+/// affects both.
 ///
 /// # Errors
-/// Those of the tunnels.
+/// Errors of the tunnels.
 pub fn beside(way: &Way, tunnels: usize, time: Duration) -> io::Result<Beside> {
     let load = Load::start(way, tunnels, Role::Sink)?;
     let mut turns = Vec::new();
@@ -87,10 +88,10 @@ pub fn beside(way: &Way, tunnels: usize, time: Duration) -> io::Result<Beside> {
     })
 }
 
-/// The round trips of a ping-pong of 64 bytes a thousand times a second, for `time`.
+/// Measures round trips of a ping-pong of 64 bytes a thousand times a second, for `time`.
 ///
 /// # Errors
-/// Those of the tunnel.
+/// Errors of the tunnel.
 pub fn paced(way: &Way, time: Duration) -> io::Result<Samples> {
     apart(|| round_trips(way, 64, time, EVERY))
 }

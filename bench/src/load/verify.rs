@@ -1,4 +1,4 @@
-//! Whether the bytes arrive as they were sent.
+//! Check of the integrity of the data.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -13,12 +13,13 @@ use crate::socket::Way;
 /// Bytes compared at once.
 const BLOCK: usize = 256 << 10;
 
-/// Sends `bytes` random bytes through each of `tunnels` tunnels at once to an echo, as fast as they go, and
-/// compares what comes back. Each tunnel begins at another place of the random bytes, so that bytes of one
-/// tunnel in another are found too. Returns GiB per second, one direction, all tunnels together.
+/// Sends `bytes` random bytes through each of `tunnels` tunnels at once to an echo, as fast as
+/// possible, and compares the received bytes. Each tunnel starts at another offset of the random
+/// bytes, so that bytes delivered to a wrong tunnel are detected. Returns GiB per second of one
+/// direction, all tunnels together.
 ///
 /// # Errors
-/// Those of the tunnels, and the first byte that differs.
+/// Errors of the tunnels, and the first different byte.
 pub fn verify(way: &Way, tunnels: usize, bytes: u64) -> io::Result<f64> {
     let start = Instant::now();
     thread::scope(|scope| {
@@ -46,7 +47,7 @@ fn one(way: &Way, number: u64, bytes: u64) -> io::Result<()> {
     thread::scope(|scope| {
         let sent = scope.spawn(move || send(&sending, place, bytes));
         let received = receive(&stream, place, bytes);
-        // Wakes a sender whose bytes nobody takes any more.
+        // Wakes a sender blocked by a full socket.
         let _ = stream.shutdown(Shutdown::Both);
         let sent = sent.join().map_err(|_| io::Error::other("the sender panicked"))?;
         received.and(sent)
@@ -79,7 +80,7 @@ fn receive(mut stream: &TcpStream, place: u64, bytes: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// The next bytes, at most a block of them.
+/// Next bytes to send, at most a block.
 fn next(place: u64, left: u64) -> &'static [u8] {
     let bytes = data::from(place);
     let length = bytes.len().min(BLOCK).min(usize::try_from(left).unwrap_or(BLOCK));
