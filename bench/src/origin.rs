@@ -9,7 +9,7 @@
 //! | 4 | sends 64 KiB and closes |
 //! | 5 | echoes, on a thread of its own on the last core |
 //! | 6 | echoes the wish, then waits for another |
-//! | 7 | sends the bytes received and sent so far by all connections, then waits for another |
+//! | 7 | sends the number of bytes received and sent by all connections, then waits for another |
 //!
 //! The upper five bits are the number of the client's thread. Pairing by the order of the wishes
 //! would pair the ends without a proxy, but rarely behind one.
@@ -106,7 +106,7 @@ pub fn spawn(address: SocketAddr, mixed: bool) -> io::Result<(Process, SocketAdd
     Ok((process, address))
 }
 
-/// Connections without a complete wish, including those between two wishes.
+/// Listener, and connections waiting for their first or next wish.
 struct Door {
     listener: TcpListener,
     epoll: OwnedFd,

@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: builds for release, installs who is compared, and compares.
+//! `cargo xtask bench`: builds for release, installs the contenders, and compares them.
 
 use std::path::Path;
 use std::process::Command;
@@ -7,13 +7,14 @@ use crate::check::succeed;
 use crate::failure::Result;
 use crate::{demo, root, tools};
 
-/// Where the results go unless the arguments say otherwise, below the root.
+/// Default folder of the results, below the root.
 const FOLDER: &str = "target/bench";
 
-/// Compares, or runs the command of `sluicegate-bench` that is named first; `arguments` are passed on.
+/// Compares, or runs another command of `sluicegate-bench` if `arguments` start with its name, and
+/// passes `arguments` on.
 ///
 /// # Errors
-/// When the build or the command fails.
+/// The build or the command fails.
 pub fn run(arguments: &[String]) -> Result<()> {
     let (command, arguments) = split(arguments);
     let binaries = demo::build(&["sluicegate", "sluicegate-bench"])?;
@@ -36,7 +37,7 @@ fn split(arguments: &[String]) -> (&str, &[String]) {
     }
 }
 
-/// Installs what is missing. Without it the comparison goes on with those that are there, and says so.
+/// Installs missing contenders. If that fails, reports it and compares the present ones.
 fn install(arguments: &[String]) {
     let missing = tools::missing(tools::CONTENDERS);
     let chosen = has(arguments, "--contenders") || has(arguments, "--against");
@@ -53,7 +54,7 @@ fn install(arguments: &[String]) {
     }
 }
 
-/// The options that write the results to the usual place, unless they are given.
+/// Options that write the results to the default folder, unless given.
 fn output(command: &str, arguments: &[String]) -> Vec<String> {
     let folder = root().canonicalize().unwrap_or_else(|_| root().to_owned()).join(FOLDER);
     let mut options = Vec::new();

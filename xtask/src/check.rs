@@ -1,4 +1,4 @@
-//! `cargo xtask test`: what a change has to pass, in the order in which it fails soonest.
+//! `cargo xtask test`: all checks of a change, the fastest to fail first.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,13 +7,13 @@ use std::time::Instant;
 use crate::failure::{Context, Failure, Result};
 use crate::{ebpf, tidy, tools};
 
-/// For each parser: 70 s in all.
+/// Seconds for each parser: 70 s in all.
 const FUZZ_SECONDS: u32 = 10;
 
-/// Installs what is missing, then runs every check.
+/// Installs missing tools, then runs every check.
 ///
 /// # Errors
-/// At the first step that fails, naming it.
+/// The first failing step, by name.
 pub fn test() -> Result<()> {
     let start = Instant::now();
     step("tools", install)?;
@@ -24,10 +24,10 @@ pub fn test() -> Result<()> {
     step("tidy", || tidy::run(false))?;
     let program = step("kernel program", ebpf::check)?;
     step("fuzz", || fuzz(FUZZ_SECONDS))?;
-    // Last, so that the results of the tests are what is read first.
+    // Last, so that the test results are at the end of the output.
     step("tests", || {
         let mut tests = cargo_in_root(&["test", "--workspace"]);
-        // The kernel gets what the source gives, and not only what was committed.
+        // Loads the program built from source into the kernel, not only the committed one.
         succeed(tests.env("SLUICEGATE_TEST_FULL", "1").env("SLUICEGATE_EBPF_OBJECT", program))
     })?;
     println!("xtask: all passed in {:.0} s", start.elapsed().as_secs_f64());
@@ -44,8 +44,8 @@ fn install() -> Result<()> {
     tools::cargo_subcommand("fuzz")
 }
 
-/// Compares the dependencies with the RustSec database, where `cargo deny fetch db` has brought it; deny.toml says why
-/// it is not part of this repository.
+/// Checks the dependencies against the RustSec database, if fetched by `cargo deny fetch db`;
+/// deny.toml explains its absence from this repository.
 fn advisories() -> Result<()> {
     let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = home.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cargo")));
@@ -57,11 +57,11 @@ fn advisories() -> Result<()> {
         );
         return Ok(());
     }
-    // What is compared was downloaded by the step before.
+    // The previous step downloaded the dependencies.
     cargo(&["deny", "--log-level", "error", "--offline", "check", "advisories"])
 }
 
-/// A folder that `cargo deny` keeps databases in has one.
+/// Tests if a database folder of `cargo deny` contains a database.
 fn has_database(folder: &Path) -> bool {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     entries.map(|entry| entry.path().join(".git")).any(|repository| repository.exists())
@@ -75,14 +75,14 @@ fn step<T>(name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     Ok(made)
 }
 
-/// What is fuzzed.
+/// Fuzzed parsers.
 const FUZZED: [&str; 7] = ["request", "proxy_protocol", "content", "answer", "rules", "credentials", "config"];
 
-/// Runs the fuzzer on each parser for so long, starting from the seeds that are committed. What it finds
-/// itself goes to a corpus that is not.
+/// Runs the fuzzer on each parser for `seconds`, starting from the committed seeds. New inputs go
+/// to a corpus outside version control.
 ///
 /// # Errors
-/// When it finds an input that breaks a parser, or cannot run.
+/// An input breaks a parser, or the fuzzer cannot run.
 pub fn fuzz(seconds: u32) -> Result<()> {
     FUZZED.iter().try_for_each(|parser| fuzz_one(parser, seconds))
 }
@@ -94,7 +94,7 @@ fn fuzz_one(parser: &str, seconds: u32) -> Result<()> {
     let limit = format!("-max_total_time={seconds}");
     let mut command = Command::new("cargo");
     command.args(["fuzz", "run", "--sanitizer", "none", parser, &corpus, &seeds]);
-    // The coverage that libFuzzer steers by is an unstable flag of rustc.
+    // Coverage for libFuzzer needs an unstable flag of rustc.
     command.args(["--", &limit, "-print_final_stats=1"]).env("RUSTC_BOOTSTRAP", "1").current_dir(folder);
     succeed(&mut command)
 }
@@ -109,10 +109,10 @@ fn cargo_in_root(arguments: &[&str]) -> Command {
     command
 }
 
-/// Runs `command` to its end.
+/// Runs `command` to completion.
 ///
 /// # Errors
-/// It cannot be started, or fails.
+/// The command cannot be started, or fails.
 pub(crate) fn succeed(command: &mut Command) -> Result<()> {
     let program = Path::new(command.get_program()).display().to_string();
     let status = command.status().context(format!("starting {program}"))?;

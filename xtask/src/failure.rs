@@ -1,16 +1,16 @@
-//! One error type: what failed, and the logs of the part that failed.
+//! Error type: a description, and the logs of the failed part.
 
 use std::fmt;
 use std::io;
 use std::path::Path;
 
-/// Lines of a log that a report shows: the end is where the cause is.
+/// Lines of a log shown in a report: the cause is at the end.
 const TAIL_LINES: usize = 15;
 
-/// The result of everything here.
+/// Result with a [`Failure`].
 pub type Result<T> = std::result::Result<T, Failure>;
 
-/// What failed, with the ends of the logs that tell why.
+/// Description of a failure, with the ends of the relevant logs.
 #[derive(Debug)]
 pub struct Failure {
     what: String,
@@ -18,12 +18,12 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// A failure in one sentence, with the remedy where there is one.
+    /// Creates a failure from one sentence, with the remedy if known.
     pub fn new(what: impl Into<String>) -> Self {
         Self { what: what.into(), logs: Vec::new() }
     }
 
-    /// Adds the last lines of the log at `path`; a log that is empty or absent adds nothing.
+    /// Adds the last lines of the log at `path`; an empty or absent log adds nothing.
     #[must_use]
     pub fn with_log(mut self, name: &str, path: &Path) -> Self {
         let bytes = std::fs::read(path).unwrap_or_default();
@@ -49,7 +49,7 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// Says what was being done when a system call failed.
+/// Adds the attempted operation to an error.
 pub trait Context<T> {
     /// Turns the error into a [`Failure`] that begins with `what`.
     fn context(self, what: impl fmt::Display) -> Result<T>;

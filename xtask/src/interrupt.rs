@@ -1,5 +1,5 @@
-//! Ctrl-C and SIGTERM become an error at the next check, so that every guard on the stack runs and
-//! neither a process nor a temporary folder is left behind.
+//! Turns SIGINT and SIGTERM into an error at the next check, so that every guard on the stack runs:
+//! every process ends, and every temporary folder is removed.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -10,10 +10,10 @@ use crate::failure::{Context, Failure, Result};
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
-/// From here on the two signals set a flag instead of ending the process.
+/// Installs handlers for the two signals: they set a flag instead of ending the process.
 ///
 /// # Errors
-/// When the handlers cannot be installed.
+/// The handlers cannot be installed.
 pub fn catch() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("signal handling")?;
     let (mut interrupt, mut terminate) = {
@@ -33,16 +33,16 @@ fn listen(kind: SignalKind) -> Result<Signal> {
     signal(kind).context("signal handling")
 }
 
-/// Whether one of the signals came.
+/// Tests if one of the signals arrived.
 #[must_use]
 pub fn requested() -> bool {
     INTERRUPTED.load(Ordering::Relaxed)
 }
 
-/// An error once one of the signals came; for loops that take long.
+/// Fails after one of the signals; for long loops.
 ///
 /// # Errors
-/// After Ctrl-C or SIGTERM.
+/// SIGINT or SIGTERM arrived.
 pub fn check() -> Result<()> {
     if requested() { Err(Failure::new("interrupted")) } else { Ok(()) }
 }

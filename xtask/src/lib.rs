@@ -1,5 +1,5 @@
-//! Every command that a developer or CI runs, as a library, so that the integration tests use the
-//! same migration rig as `cargo xtask demo`.
+//! Library of all commands of developers and CI. The integration tests share its migration rig with
+//! `cargo xtask demo`.
 
 pub mod bench;
 pub mod check;
@@ -13,7 +13,7 @@ pub mod tools;
 
 use std::path::Path;
 
-/// The root of the workspace: the folder above this crate.
+/// Root of the workspace: the folder above this crate.
 #[must_use]
 pub fn root() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))

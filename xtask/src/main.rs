@@ -1,4 +1,4 @@
-//! `cargo xtask`: every command that a developer or CI runs.
+//! `cargo xtask`: all commands of developers and CI.
 
 use std::process::ExitCode;
 
@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 use sluicegate_xtask::demo::{self, Size};
 use sluicegate_xtask::{bench, check, ebpf, interrupt, tidy};
 
-/// Every command that a developer or CI runs
+/// All commands of developers and CI
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", disable_version_flag = true)]
 struct Cli {
@@ -22,7 +22,7 @@ enum Task {
         /// Bytes of each volume
         #[arg(long, default_value = "1GiB", value_name = "BYTES")]
         size: Size,
-        /// Volumes that migrate at once
+        /// Concurrent volumes
         #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
         volumes: u16,
     },
@@ -34,15 +34,15 @@ enum Task {
         #[arg(long)]
         fix: bool,
     },
-    /// Feed each parser with what libFuzzer makes up
+    /// Fuzz each parser with libFuzzer
     Fuzz {
-        /// For how long, each
+        /// Seconds for each parser
         #[arg(long, default_value_t = 30)]
         seconds: u32,
     },
-    /// Build the kernel program of the engine sockmap, which is committed as ebpf/redirect.o
+    /// Build the kernel program of the engine sockmap, committed as ebpf/redirect.o
     Ebpf {
-        /// Only say whether the committed one is what the source gives
+        /// Only check that the committed object matches its source
         #[arg(long)]
         check: bool,
     },
@@ -66,7 +66,7 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        // What a shell makes of a process that SIGINT ended.
+        // 128 + SIGINT: the exit status of a shell for a process ended by SIGINT.
         Err(_) if interrupt::requested() => {
             eprintln!("\ninterrupted; every process has ended and nothing is left behind");
             ExitCode::from(130)

@@ -1,4 +1,4 @@
-//! The programs that the demo and the tests run: which are there, and installing those that are not.
+//! Programs for the demo and the tests: finds them and installs missing ones.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -6,31 +6,31 @@ use std::process::{Command, Stdio};
 
 use crate::failure::{Context, Failure, Result};
 
-/// A program, under any of its names, or another file by its path, and the Debian package that brings it.
+/// A program with its alternative names, or a file by its path, and its Debian package.
 #[derive(Clone, Copy, Debug)]
 pub struct Tool {
-    /// The names it goes by, the preferred one first, or a path.
+    /// Names, the preferred one first, or a path.
     pub programs: &'static [&'static str],
-    /// What `apt-get install` calls it.
+    /// Name of the Debian package.
     pub package: &'static str,
 }
 
-/// The copier, client and daemon in one.
+/// Copier: rsync is client and daemon in one.
 pub const RSYNC: Tool = Tool { programs: &["rsync"], package: "rsync" };
-/// TLS around rsync. Where version 3 is long gone it is called plain stunnel.
+/// TLS around rsync. Releases without version 3 name the program plain stunnel.
 pub const STUNNEL: Tool = Tool { programs: &["stunnel4", "stunnel"], package: "stunnel4" };
-/// The router.
+/// Router.
 pub const HAPROXY: Tool = Tool { programs: &["haproxy"], package: "haproxy" };
-/// The certificates.
+/// Certificates.
 pub const OPENSSL: Tool = Tool { programs: &["openssl"], package: "openssl" };
 
-/// A proxy with users of its own.
+/// Proxy with users of its own.
 pub const SQUID: Tool = Tool { programs: &["squid"], package: "squid" };
 
-/// What a migration needs.
+/// Programs for a migration.
 pub const MIGRATION: &[Tool] = &[RSYNC, STUNNEL, HAPROXY, OPENSSL];
 
-/// What the tests need: a migration, and every client that is tried against the gateway.
+/// Programs for the tests: a migration, and every client tested with the gateway.
 pub const TESTS: &[Tool] = &[
     RSYNC,
     STUNNEL,
@@ -50,7 +50,7 @@ pub const TESTS: &[Tool] = &[
     Tool { programs: &["nft"], package: "nftables" },
 ];
 
-/// What the gateway is compared with. nginx needs two packages.
+/// Contenders of the gateway. nginx needs two packages.
 pub const CONTENDERS: &[Tool] = &[
     HAPROXY,
     Tool { programs: &["nginx"], package: "nginx-light" },
@@ -60,13 +60,14 @@ pub const CONTENDERS: &[Tool] = &[
 ];
 
 impl Tool {
-    /// Its preferred name.
+    /// Preferred name.
     #[must_use]
     pub fn name(&self) -> &'static str {
         self.programs[0]
     }
 
-    /// Where it is. The folders of daemons are searched too: they are not in a plain user's `PATH`.
+    /// Path of the program. Searches the folders of daemons too: they are not in an ordinary user's
+    /// `PATH`.
     #[must_use]
     pub fn find(&self) -> Option<PathBuf> {
         let path = env::var_os("PATH").unwrap_or_default();
@@ -81,19 +82,19 @@ fn is_executable(path: &Path) -> bool {
     path.is_file() && rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok()
 }
 
-/// Those of `tools` that are not installed.
+/// Tools not yet installed.
 #[must_use]
 pub fn missing(tools: &[Tool]) -> Vec<Tool> {
     tools.iter().filter(|tool| tool.find().is_none()).copied().collect()
 }
 
-/// Whether this process may do everything.
+/// Tests if this process runs as root.
 #[must_use]
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// The line that installs `tools`, for whoever has to type it.
+/// Command line that installs `tools`, to be typed by the user.
 #[must_use]
 pub fn apt_line(tools: &[Tool]) -> String {
     let sudo = if is_root() { "" } else { "sudo " };
@@ -104,10 +105,10 @@ fn packages(tools: &[Tool]) -> Vec<&'static str> {
     tools.iter().map(|tool| tool.package).collect()
 }
 
-/// Installs `tools` with apt-get, as root or by a sudo that asks nothing.
+/// Installs `tools` with apt-get, as root or by sudo without a password.
 ///
 /// # Errors
-/// When neither is possible or apt-get fails; the error holds the line to type.
+/// Neither is possible or apt-get fails; the error has the command to type.
 pub fn install(tools: &[Tool]) -> Result<()> {
     let line = apt_line(tools);
     let refused = |why: &str| Failure::new(format!("{why}; install what is missing by:\n  {line}"));
@@ -118,7 +119,7 @@ pub fn install(tools: &[Tool]) -> Result<()> {
     if !is_root() && !succeeds(Command::new("sudo").args(["-n", "true"]).stderr(Stdio::null())) {
         return Err(refused("only root can install packages"));
     }
-    // The lists of a fresh container are empty, so they are fetched when a package is not found.
+    // Package lists of a fresh container are empty: fetch them if a package is not found.
     if succeeds(&mut apt_get(&["install"], &packages(tools))) {
         return Ok(());
     }
@@ -142,10 +143,10 @@ fn succeeds(command: &mut Command) -> bool {
     command.stdin(Stdio::null()).status().is_ok_and(|status| status.success())
 }
 
-/// Installs a cargo subcommand unless it is there.
+/// Installs a cargo subcommand unless present.
 ///
 /// # Errors
-/// When `cargo install` fails.
+/// `cargo install` fails.
 pub fn cargo_subcommand(name: &'static str) -> Result<()> {
     let present = Command::new("cargo").args([name, "--version"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
     if present.is_ok_and(|status| status.success()) {

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::{Report, Row};
 use crate::scale;
 
-/// The whole report.
+/// Formats the whole report.
 #[must_use]
 pub fn markdown(report: &Report) -> String {
     let mut text = format!(
@@ -45,7 +45,7 @@ fn cell(row: &Row, number: usize) -> String {
     text
 }
 
-/// Three digits or so.
+/// Formats about three digits.
 pub(super) fn short(value: f64) -> String {
     match value.abs() {
         large if large >= 100.0 => format!("{value:.0}"),

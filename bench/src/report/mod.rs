@@ -1,4 +1,4 @@
-//! The result of a run, as it is written to a file and read again.
+//! Result of a run, as written to a file and read back.
 
 mod markdown;
 mod plots;
@@ -14,47 +14,48 @@ pub use markdown::markdown;
 pub use plots::plots;
 pub use readme::readme;
 
-/// Everything that was measured.
+/// All measurements of a run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Report {
-    /// Where.
+    /// Description of the machine.
     pub host: Host,
-    /// Who; the first is what the others are compared with.
+    /// Contenders; the first is the baseline of the others.
     pub contenders: Vec<Named>,
     /// Rounds of each measurement.
     pub rounds: usize,
     /// Seconds of each measurement in a round.
     pub seconds: f64,
-    /// Share of the processor time that the host of the virtual machine kept: what it kept is noise.
+    /// Share of the processor time stolen by the host of the virtual machine, from 0 to 1; it adds
+    /// noise.
     pub stolen: f64,
-    /// The measurements; none in a run of `scale` alone.
+    /// Measurements; none in a run of `scale` alone.
     pub rows: Vec<Row>,
-    /// The cost of many tunnels; empty where it was not measured.
+    /// Cost of many tunnels; empty if not measured.
     pub scale: Vec<Point>,
 }
 
 /// A contender and its version.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Named {
-    /// What tables and plots call it.
+    /// Name in tables and plots.
     pub name: String,
-    /// What it says of itself; empty where it cannot be asked.
+    /// Version as printed by the program; empty if unknown.
     pub version: String,
 }
 
 /// One measurement.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Row {
-    /// What was measured; with the unit it is unique.
+    /// Name of the measurement; unique with the unit.
     pub what: String,
-    /// In what.
+    /// Unit of the samples.
     pub unit: String,
-    /// In the order of [`Report::contenders`]; empty where it cannot be measured.
+    /// Samples in the order of [`Report::contenders`]; empty if not measurable.
     pub samples: Vec<Samples>,
 }
 
 impl Report {
-    /// The row of that name.
+    /// Finds a row by its name and unit.
     #[must_use]
     pub fn row(&self, what: &str, unit: &str) -> Option<&Row> {
         self.rows.iter().find(|row| row.what == what && row.unit == unit)
@@ -62,13 +63,13 @@ impl Report {
 }
 
 impl Row {
-    /// The median of contender `number`, where there is one.
+    /// Median of contender `number`, if measured.
     #[must_use]
     pub fn median(&self, number: usize) -> Option<f64> {
         self.samples.get(number).map(Samples::median).filter(|median| median.is_finite())
     }
 
-    /// Its ratio to the first contender; of a loss there is none that means anything.
+    /// Ratio to the first contender; `None` for a loss, for its ratio has no meaning.
     #[must_use]
     pub fn ratio(&self, number: usize) -> Option<f64> {
         let base = self.median(0).filter(|base| *base > 0.0 && self.unit != unit::PERCENT)?;
@@ -84,7 +85,7 @@ pub mod unit {
     pub const CPU: &str = "CPU s/GiB";
     /// Tunnels.
     pub const PER_SECOND: &str = "/s";
-    /// Percentiles of a latency, with the share of the samples below.
+    /// Percentiles of a latency, with their shares of the samples.
     pub const PERCENTILES: [(f64, &str); 4] =
         [(0.5, "us, p50"), (0.9, "us, p90"), (0.99, "us, p99"), (0.999, "us, p99.9")];
     /// Processor time of the gateway for one tunnel.
@@ -93,7 +94,7 @@ pub mod unit {
     pub const PERCENT: &str = "% lost";
     /// Tunnels opened one after the other.
     pub const OPENED: &str = "opened/s";
-    /// Processor time of the gateway while nothing moves.
+    /// Processor time of the gateway without traffic.
     pub const WAITING: &str = "gateway CPU ms/s at rest";
     /// Memory of an idle tunnel.
     pub const KIB: &str = "KiB";
@@ -103,7 +104,7 @@ pub mod unit {
     pub const THREADS: &str = "threads";
 }
 
-/// `1 tunnel`, `4 tunnels`.
+/// Formats a number of tunnels: `1 tunnel`, `4 tunnels`.
 #[must_use]
 pub fn tunnels(number: usize) -> String {
     if number == 1 { "1 tunnel".to_owned() } else { format!("{number} tunnels") }
@@ -121,7 +122,7 @@ mod tests {
         Row { what: what.to_owned(), unit: unit.to_owned(), samples }
     }
 
-    /// One with a little of everything.
+    /// Report with a few rows of every kind.
     pub(crate) fn report() -> Report {
         let mut rows = vec![row(CONNECTS_NAME, unit::PER_SECOND, [&[9_000.0], &[5_000.0]])];
         for (tunnels, value) in [(1, 6.0), (4, 10.0), (64, 9.0)] {

@@ -1,4 +1,4 @@
-//! The measured block of docs/benchmarks.md: the measurements that have goals, in few words.
+//! Measured block of docs/benchmarks.md: the measurements with goals, in few words.
 
 use std::fmt::Write as _;
 
@@ -7,7 +7,8 @@ use super::{Report, Row, unit};
 use crate::compare::{BESIDE_NAME, CONNECTS_NAME, IDLE_NAME, LOSS_NAME, bulk_name, ping_name};
 use crate::flow::Role;
 
-/// The block. `images` is the folder of the plots as the document names it; none: without them.
+/// Formats the block. `images`: folder of the plots as linked from the document; `None` leaves them
+/// out.
 #[must_use]
 pub fn readme(report: &Report, images: Option<&str>) -> String {
     let mut text = format!(
@@ -38,7 +39,7 @@ pub fn readme(report: &Report, images: Option<&str>) -> String {
     text
 }
 
-/// The rows that were measured, with their labels.
+/// Measured rows, with their labels.
 fn rows(report: &Report) -> Vec<(String, &Row)> {
     let mut rows = Vec::new();
     let mut add = |what: &str, unit: &str, label: String| {

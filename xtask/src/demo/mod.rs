@@ -1,4 +1,4 @@
-//! `cargo xtask demo`: an operator's own kind of migration, on this machine, in one command.
+//! `cargo xtask demo`: a complete volume migration on this machine, in one command.
 
 mod report;
 mod size;
@@ -17,14 +17,14 @@ use crate::migration::{Gateway, PASSWORD, Plan, Process, Route, USER, Volumes};
 use crate::tools;
 use report::step;
 
-/// The contents are the same in every demo.
+/// Seed of the contents, fixed for every demo.
 const SEED: u64 = 3128;
 const BENCH_DEADLINE: Duration = Duration::from_secs(120);
 
-/// Builds, installs what is missing, migrates, verifies and cleans up.
+/// Builds, installs missing programs, migrates, verifies and cleans up.
 ///
 /// # Errors
-/// When a step fails; the ends of the logs of the failing part are in the error.
+/// A step fails; the error has the ends of the logs of the failed part.
 pub fn run(size: Size, volumes: usize) -> Result<()> {
     interrupt::catch()?;
     let missing = tools::missing(tools::MIGRATION);
@@ -68,13 +68,13 @@ fn migrate(plan: &Plan) -> Result<()> {
     remove(volumes)
 }
 
-/// Copies behind a bar that shows what the gateway says it passed on.
+/// Copies with a progress bar of the bytes relayed by the gateway.
 fn copy(route: &Route, bytes: u64) -> Result<crate::migration::Transfer> {
     let style = "  migrate   [{bar:32}] {binary_bytes} of {binary_total_bytes}  {binary_bytes_per_sec}  {eta} left";
     let style = ProgressStyle::with_template(style).map_err(|error| Failure::new(error.to_string()))?;
     let bar = ProgressBar::new(bytes).with_style(style.progress_chars("=> "));
     let transfer = route.migrate(&mut || {
-        // A scrape that fails leaves the bar where it is; whether all arrived is verified later.
+        // A failed scrape leaves the bar unchanged; completeness is verified later.
         if let Ok(metrics) = route.gateway().metrics() {
             let moved = metrics.sum("sluicegate_bytes_total", &["direction=\"to_origin\""]);
             bar.set_position((moved as u64).min(bytes));
@@ -96,10 +96,10 @@ fn remove(volumes: Volumes) -> Result<()> {
     Ok(())
 }
 
-/// The release binaries of these packages; the folder that they are in.
+/// Builds release binaries of `packages` and returns their folder.
 ///
 /// # Errors
-/// When cargo fails.
+/// cargo fails.
 pub fn build(packages: &[&str]) -> Result<PathBuf> {
     let mut command = Command::new("cargo");
     command.args(["build", "--release", "--quiet"]).current_dir(crate::root());
@@ -114,7 +114,7 @@ pub fn build(packages: &[&str]) -> Result<PathBuf> {
     Ok(target.join("release"))
 }
 
-/// What is left without the programs of a migration: the gateway and the load generator.
+/// Demo without the programs of a migration: the gateway and the load generator.
 fn generated_load() -> Result<()> {
     let binaries = step("build", || {
         Ok((build(&["sluicegate", "sluicegate-bench"])?, "sluicegate, sluicegate-bench, release".to_owned()))

@@ -1,4 +1,4 @@
-//! What the demo prints.
+//! Output of the demo.
 
 use std::cmp::Reverse;
 use std::io::{self, IsTerminal, Write};
@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::failure::Result;
 use crate::migration::{Plan, Verified};
 
-/// Access-log lines shown of a demo with many volumes.
+/// Maximum number of access-log lines shown.
 const LINES: usize = 4;
 
 pub(super) fn title(plan: &Plan) -> String {
@@ -26,7 +26,7 @@ pub(super) fn step<T>(name: &str, work: impl FnOnce() -> Result<(T, String)>) ->
     let terminal = io::stdout().is_terminal();
     if terminal {
         print!("  {name:<9} ...");
-        // A terminal that is gone is noticed by the lines that matter.
+        // A closed terminal is reported by the important lines.
         let _ = io::stdout().flush();
     }
     let start = Instant::now();
@@ -46,7 +46,7 @@ pub(super) fn step<T>(name: &str, work: impl FnOnce() -> Result<(T, String)>) ->
     }
 }
 
-/// The line of a step that went well.
+/// Line of a successful step.
 pub(super) fn done(name: &str, text: &str, elapsed: Duration) {
     println!("  {name:<9} {text:<62} {:>6.1} s", elapsed.as_secs_f64());
 }
@@ -66,7 +66,7 @@ pub(super) fn throughput(bytes: u64, elapsed: Duration) {
     println!("\n  {rate}/s from rsync to rsyncd: both encrypt, hash and write on this machine too.");
 }
 
-/// The tunnels that carried the most come first: they are the copies, the probes follow.
+/// Shows the tunnels with the most bytes first: the copies, then the probes.
 pub(super) fn access_log(closed: &[Value]) {
     let mut closed: Vec<&Value> = closed.iter().collect();
     closed.sort_by_key(|line| Reverse(line["to_origin"].as_u64()));

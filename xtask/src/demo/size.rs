@@ -1,4 +1,4 @@
-//! A number of bytes as people write it.
+//! Human-readable number of bytes.
 
 use std::str::FromStr;
 

@@ -1,6 +1,7 @@
-//! `cargo xtask ebpf`: builds the kernel program, or holds the committed object to its source.
+//! `cargo xtask ebpf`: builds the kernel program, or checks the committed object against its
+//! source.
 //!
-//! The object is committed, so that nobody needs a BPF toolchain to build the product.
+//! The object is committed, so building the product requires no BPF toolchain.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,16 +15,16 @@ mod toolchain;
 use object::Program;
 use toolchain::Toolchain;
 
-/// The committed object, from the root of the workspace.
+/// Path of the committed object, from the root of the workspace.
 const COMMITTED: &str = "ebpf/redirect.o";
 
-/// Where cargo leaves what it built, below its target folder.
+/// Path of the built object, below cargo's target folder.
 const BUILT: &str = "bpfel-unknown-none/release/redirect";
 
-/// Builds the object from source and puts it in place of the committed one.
+/// Builds the object from source and replaces the committed one.
 ///
 /// # Errors
-/// When there is no toolchain and none can be installed, or the build fails.
+/// No toolchain can be found or installed, or the build fails.
 pub fn build() -> Result<()> {
     let toolchain = Toolchain::find_or_install()?;
     let committed = crate::root().join(COMMITTED);
@@ -33,11 +34,11 @@ pub fn build() -> Result<()> {
     Ok(())
 }
 
-/// Builds the object and compares what the kernel would get to see of it and of the committed one. Gives the place of
-/// the one that was built.
+/// Builds the object and compares its parts visible to the kernel with the committed one. Returns
+/// the path of the built object.
 ///
 /// # Errors
-/// When they differ, saying in what; or as [`build`].
+/// The first difference; or the errors of [`build`].
 pub fn check() -> Result<PathBuf> {
     let toolchain = Toolchain::find_or_install()?;
     let built = from_source(&toolchain)?;

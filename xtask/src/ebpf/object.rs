@@ -1,17 +1,17 @@
-//! What of an object file the kernel gets to see: instructions, maps, constants. Symbols that nothing refers to,
-//! the order of tables and debug information are noise of the toolchain.
+//! Parts of an object file visible to the kernel: instructions, maps, constants. Unreferenced
+//! symbols, the order of tables and debug information are noise of the toolchain.
 
 use std::collections::BTreeMap;
 
 use object::read::elf::ElfFile64;
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _, RelocationTarget, SectionKind};
 
-/// What is compared of an object.
+/// Compared parts of an object.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Program {
-    /// The definition of each map, as it lies in the file.
+    /// Definition of each map, as stored in the file.
     pub(super) maps: BTreeMap<String, Vec<u8>>,
-    /// Each section of instructions, and what is filled in at which place of it.
+    /// Each section of instructions, with its relocations by offset.
     code: BTreeMap<String, Code>,
     /// Each section of constants.
     constants: BTreeMap<String, Vec<u8>>,
@@ -23,21 +23,21 @@ struct Code {
     references: BTreeMap<u64, String>,
 }
 
-/// Bytes of an instruction (`struct bpf_insn`, `include/uapi/linux/bpf.h`).
+/// Size of an instruction in bytes (`struct bpf_insn`, `include/uapi/linux/bpf.h`).
 const INSTRUCTION: usize = 8;
 
-/// The section with the definitions of maps.
+/// Section of the map definitions.
 const MAPS: &str = "maps";
 
 impl Program {
-    /// Reads an object.
+    /// Parses an object.
     pub(super) fn parse(bytes: &[u8]) -> object::Result<Self> {
         let file = ElfFile64::<object::Endianness>::parse(bytes)?;
         let mut program = Self { maps: BTreeMap::new(), code: BTreeMap::new(), constants: BTreeMap::new() };
         for section in file.sections() {
             let (name, data) = (section.name()?, section.data()?);
             match section.kind() {
-                // What is linked in by habit, and called by nothing.
+                // Linked in by default, but never called.
                 _ if name == ".text" => {}
                 SectionKind::Text => {
                     let mut references = BTreeMap::new();
@@ -64,12 +64,12 @@ impl Program {
         Ok(program)
     }
 
-    /// How many instructions there are.
+    /// Number of instructions.
     pub(super) fn instructions(&self) -> usize {
         self.code.values().map(|code| code.instructions.len() / INSTRUCTION).sum()
     }
 
-    /// The first thing in which the other one differs.
+    /// First difference between two programs.
     pub(super) fn differs_from(&self, other: &Self) -> Option<String> {
         different(&self.maps, &other.maps)
             .map(|name| format!("map {name}"))
@@ -82,7 +82,7 @@ fn different<'a, T: PartialEq>(one: &'a BTreeMap<String, T>, two: &'a BTreeMap<S
     one.keys().chain(two.keys()).find(|name| one.get(*name) != two.get(*name)).map(String::as_str)
 }
 
-/// Where a section lies in the file.
+/// Offset of a section in the file.
 #[cfg(test)]
 pub(super) fn place(bytes: &[u8], name: &str) -> Option<usize> {
     let file = ElfFile64::<object::Endianness>::parse(bytes).ok()?;

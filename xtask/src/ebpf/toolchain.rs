@@ -1,4 +1,4 @@
-//! A Rust that can build for BPF: one with the source of its standard library, and the linker `bpf-linker`.
+//! Rust toolchain for BPF: a compiler with the source of its standard library, and `bpf-linker`.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -7,10 +7,10 @@ use std::process::{Command, Stdio};
 use crate::failure::{Failure, Result};
 use crate::tools::{self, Tool};
 
-/// Where Debian has LLVM, for the build of bpf-linker.
+/// Path of LLVM on Debian, for building bpf-linker.
 const LLVM: &str = "/usr/lib/llvm-22";
 
-/// Debian's own Rust, which is called web since it is that of the browsers: newer than the release's.
+/// Debian's Rust packages for browsers, hence the suffix web: newer than the release's Rust.
 const DEBIAN: &[Tool] = &[
     Tool { programs: &["/usr/bin/rustc"], package: "rustc-web" },
     Tool { programs: &["/usr/bin/cargo"], package: "cargo-web" },
@@ -20,10 +20,10 @@ const DEBIAN: &[Tool] = &[
 
 const LINKER: Tool = Tool { programs: &["bpf-linker"], package: "bpf-linker" };
 
-/// The compiler and cargo to build with.
+/// Compiler and cargo of the build.
 #[derive(Debug)]
 pub(super) enum Toolchain {
-    /// Debian's, under /usr.
+    /// Debian's packages, under /usr.
     Debian,
     /// rustup's nightly, with its component rust-src.
     Nightly,
@@ -37,10 +37,10 @@ impl fmt::Display for Toolchain {
 }
 
 impl Toolchain {
-    /// The toolchain that is here, or Debian's, which is installed then; and the linker.
+    /// Finds a toolchain and the linker, or installs Debian's.
     ///
     /// # Errors
-    /// When neither is here and the packages cannot be installed, with what to type.
+    /// Neither is present and the packages cannot be installed; the error has the commands to type.
     pub(super) fn find_or_install() -> Result<Self> {
         let toolchain = if has_debian() {
             Self::Debian
@@ -78,7 +78,7 @@ impl Toolchain {
         crate::check::succeed(&mut install)
     }
 
-    /// The build of the program, which leaves its files in `target`.
+    /// Command that builds the program into `target`.
     pub(super) fn cargo_build(&self, target: &Path) -> Command {
         let mut build = self.program("cargo");
         let linker = linker().unwrap_or_else(|| PathBuf::from("bpf-linker"));
@@ -89,17 +89,17 @@ impl Toolchain {
             .current_dir(crate::root())
             .env("CARGO_TARGET_DIR", target)
             .env("CARGO_ENCODED_RUSTFLAGS", format!("-Clinker={}", linker.display()))
-            // No paths of this machine and nothing but what the kernel is to see.
+            // No paths of this machine, and only parts visible to the kernel.
             .env("CARGO_PROFILE_RELEASE_DEBUG", "false")
             .env("CARGO_PROFILE_RELEASE_LTO", "thin")
-            // build-std and the target are unstable; the compiler is a release of Debian's.
+            // build-std and the target are unstable, but the compiler is a Debian release.
             .env("RUSTC_BOOTSTRAP", "1")
             .env_remove("RUSTUP_TOOLCHAIN")
             .env_remove("RUSTFLAGS");
         build
     }
 
-    /// A program of this toolchain, which takes its compiler from there as well.
+    /// Command for a program of this toolchain, set to use the compiler of the toolchain.
     fn program(&self, name: &str) -> Command {
         match self {
             Self::Debian => {
@@ -116,13 +116,13 @@ impl Toolchain {
     }
 }
 
-/// Everything of Debian's is here, and is new enough for this workspace.
+/// Tests if Debian's packages are installed and recent enough for this workspace.
 fn has_debian() -> bool {
     let there = DEBIAN.iter().all(|tool| tool.programs.iter().any(|path| Path::new(path).exists()));
     there && output(Toolchain::Debian.program("rustc").arg("--version")).is_some_and(|version| is_recent(&version))
 }
 
-/// Whether what `rustc --version` says is at least what the workspace asks for.
+/// Tests if the output of `rustc --version` satisfies the minimum of the workspace.
 fn is_recent(version: &str) -> bool {
     let number = version.split(' ').nth(1).unwrap_or_default();
     let mut parts = number.split('.').map_while(|part| part.parse::<u32>().ok());
@@ -142,7 +142,7 @@ fn linker() -> Option<PathBuf> {
     LINKER.find().or(installed)
 }
 
-/// What a command printed, if it ended well.
+/// Output of a successful command.
 fn output(command: &mut Command) -> Option<String> {
     let output = command.stderr(Stdio::null()).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())

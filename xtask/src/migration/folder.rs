@@ -1,4 +1,4 @@
-//! The temporary folder of a migration.
+//! Temporary folder of a migration.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -11,8 +11,8 @@ use crate::failure::{Context, Result};
 const DEADLINE: Duration = Duration::from_secs(10);
 const TICK: Duration = Duration::from_millis(20);
 
-/// A folder that is removed when dropped, even while somebody who is about to end still writes to
-/// it: a connection's own process of rsyncd ends only when it notices that the peer has gone.
+/// Folder removed on drop, even while an exiting process still writes to it: the rsyncd process of
+/// a connection exits only after noticing the closed peer.
 #[derive(Debug)]
 pub(super) struct Folder(PathBuf);
 
@@ -53,7 +53,7 @@ mod tests {
         thread::scope(|scope| {
             scope.spawn(|| {
                 for number in 0..3_000 {
-                    // Fails once the folder is gone.
+                    // Fails after the removal of the folder.
                     let _ = fs::write(path.join(number.to_string()), "x");
                     written.fetch_add(1, Ordering::Relaxed);
                 }

@@ -1,5 +1,4 @@
-//! The gateway under test: started from a binary given by its path, watched by its log and its
-//! admin address.
+//! Gateway under test: started from a given binary, observed through its log and its admin address.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -15,9 +14,9 @@ use super::process::{Process, wait_any};
 use crate::failure::{Context, Failure, Result};
 use crate::interrupt;
 
-/// The user that stunnel gives.
+/// User name sent by stunnel.
 pub const USER: &str = "migrator";
-/// Its password, with every character that clients are known to get wrong.
+/// Password of the user, with every character often mishandled by clients.
 pub const PASSWORD: &str = "s3cret:with:@/%ü";
 
 const TICK: Duration = Duration::from_millis(20);
@@ -33,19 +32,19 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Starts `binary` so that it permits these ports of loopback and nothing else there. The
-    /// password is in the environment, hence not in `/proc/PID/cmdline`.
+    /// Starts `binary`, permitting only the loopback ports `ports`. Passes the password in the
+    /// environment, hence not in `/proc/PID/cmdline`.
     ///
     /// # Errors
-    /// When it does not say within the start deadline that it listens.
+    /// The gateway does not log `listening` before the start deadline.
     pub fn start(binary: &Path, dir: &Path, ports: impl Display) -> Result<Self> {
         Self::start_with(binary, dir, ports, &[])
     }
 
-    /// The same, with these variables.
+    /// Starts `binary` like [`Gateway::start`], with additional environment variables.
     ///
     /// # Errors
-    /// The same.
+    /// Errors of [`Gateway::start`].
     pub fn start_with(binary: &Path, dir: &Path, ports: impl Display, variables: &[(&str, &str)]) -> Result<Self> {
         let mut command = Command::new(binary);
         command
@@ -58,13 +57,13 @@ impl Gateway {
         Ok(Self { process, listen, admin: Some(admin) })
     }
 
-    /// Any other CONNECT proxy, to try the rig itself or to compare with.
+    /// Wraps any other CONNECT proxy, to test the rig itself or to compare.
     #[must_use]
     pub fn other(process: Process, listen: SocketAddr) -> Self {
         Self { process, listen, admin: None }
     }
 
-    /// Where clients connect.
+    /// Listen address for clients.
     #[must_use]
     pub fn listen(&self) -> SocketAddr {
         self.listen
@@ -76,22 +75,22 @@ impl Gateway {
         &self.process
     }
 
-    /// The log so far, one JSON object a line; lines that are none are left out.
+    /// Log so far, one JSON object per line; other lines are skipped.
     #[must_use]
     pub fn log(&self) -> Vec<Value> {
         self.process.output().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
-    /// The access-log lines of tunnels that ended, oldest first.
+    /// Access-log lines of closed tunnels, oldest first.
     #[must_use]
     pub fn closed_tunnels(&self) -> Vec<Value> {
         self.log().into_iter().filter(|line| line["message"] == "tunnel closed").collect()
     }
 
-    /// The series of `/metrics` as soon as `tunnels` of them have been open and none is any more.
+    /// Series of `/metrics` after `tunnels` tunnels have been opened and all are closed.
     ///
     /// # Errors
-    /// When that has not happened within a quarter of a minute.
+    /// 15 seconds pass before.
     pub fn metrics_after(&self, tunnels: usize) -> Result<Metrics> {
         let deadline = Instant::now() + SETTLE_DEADLINE;
         loop {
@@ -110,17 +109,17 @@ impl Gateway {
         }
     }
 
-    /// The series of `/metrics` now.
+    /// Current series of `/metrics`.
     ///
     /// # Errors
-    /// When the admin address does not answer with 200.
+    /// The admin address does not answer with 200.
     pub fn metrics(&self) -> Result<Metrics> {
         let admin = self.admin.ok_or_else(|| Failure::new("this gateway has no admin address"))?;
         get(admin, "/metrics").map(|text| Metrics::parse(&text))
     }
 }
 
-/// Both addresses from the line that says `listening`.
+/// Both addresses of the log line `listening`.
 fn addresses(log: &str) -> Option<(SocketAddr, SocketAddr)> {
     log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).find_map(|line| {
         let address = |name: &str| line[name].as_str()?.parse().ok();
@@ -128,7 +127,7 @@ fn addresses(log: &str) -> Option<(SocketAddr, SocketAddr)> {
     })
 }
 
-/// An HTTP/1.0 GET: the body ends with the connection and is never chunked.
+/// Sends an HTTP/1.0 GET: the body ends with the connection and is never chunked.
 fn get(address: SocketAddr, path: &str) -> Result<String> {
     let exchange = || -> io::Result<String> {
         let mut stream = TcpStream::connect_timeout(&address, ADMIN_TIMEOUT)?;
@@ -146,12 +145,12 @@ fn get(address: SocketAddr, path: &str) -> Result<String> {
     Ok(body.to_owned())
 }
 
-/// The values of `/metrics` by series, histogram buckets left out: their sum and count say enough.
+/// Values of `/metrics` by series, without histogram buckets: sum and count suffice.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Metrics(BTreeMap<String, f64>);
 
 impl Metrics {
-    /// Reads the Prometheus text format.
+    /// Parses the Prometheus text format.
     #[must_use]
     pub fn parse(text: &str) -> Self {
         let series = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| {
@@ -162,8 +161,7 @@ impl Metrics {
         Self(series.collect())
     }
 
-    /// The sum over all series of `family` that carry every one of `labels`, each written
-    /// `name="value"`.
+    /// Sum over all series of `family` with every one of `labels`, each written `name="value"`.
     #[must_use]
     pub fn sum(&self, family: &str, labels: &[&str]) -> f64 {
         let matches = |series: &str| {
@@ -173,7 +171,7 @@ impl Metrics {
         self.0.iter().filter(|(series, _)| matches(series)).map(|(_, value)| value).sum()
     }
 
-    /// What moved since `before`, in the order of the names: series, value before, value now.
+    /// Series changed since `before`, ordered by name: series, value before, value now.
     #[must_use]
     pub fn changed_since(&self, before: &Self) -> Vec<(&str, f64, f64)> {
         let was = |series: &str| before.0.get(series).copied().unwrap_or(0.0);

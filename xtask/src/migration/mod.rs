@@ -1,13 +1,13 @@
-//! A Direct Volume Migration on loopback, with the programs that a real one uses.
+//! Direct Volume Migration on loopback, with the programs of a real one.
 //!
 //! ```text
 //! rsync -> stunnel client -> gateway -> HAProxy (routes by SNI) -> stunnel server -> rsyncd
 //!          one per volume                                          one for all
 //! ```
 //!
-//! The order of use: [`Volumes::generate`], [`Route::open`], [`Route::probe`], [`Route::migrate`],
-//! [`Volumes::verify`]. Dropping a `Route` ends its processes, dropping the `Volumes` removes the
-//! folder that everything lies in.
+//! Order of use: [`Volumes::generate`], [`Route::open`], [`Route::probe`], [`Route::migrate`],
+//! [`Volumes::verify`]. Dropping a `Route` ends its processes. Dropping the `Volumes` removes their
+//! folder.
 
 mod folder;
 mod gateway;
@@ -35,18 +35,18 @@ use crate::failure::{Context, Failure, Result};
 use folder::Folder;
 use peers::Peers;
 
-/// What to migrate.
+/// Parameters of a migration.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
-    /// How many volumes move at once, each through its own rsync and stunnel.
+    /// Number of concurrent volumes, each with an rsync and a stunnel of its own.
     pub volumes: usize,
-    /// Apparent bytes of each volume, the hole of its sparse file included.
+    /// Apparent bytes of each volume, including the hole of its sparse file.
     pub bytes: u64,
-    /// What the contents follow from.
+    /// Seed of the contents.
     pub seed: u64,
 }
 
-/// The generated volumes and the empty ones that they are to arrive in.
+/// Generated source volumes and the empty target volumes.
 #[derive(Debug)]
 pub struct Volumes {
     dir: Folder,
@@ -54,10 +54,10 @@ pub struct Volumes {
 }
 
 impl Volumes {
-    /// Fills the source volumes below a new temporary folder.
+    /// Creates and fills the source volumes in a new temporary folder.
     ///
     /// # Errors
-    /// When the disk has no room for two copies, or writing fails.
+    /// The disk has no room for two copies, or writing fails.
     pub fn generate(plan: &Plan) -> Result<Self> {
         let dir = Folder::new()?;
         check_room(dir.path(), plan)?;
@@ -70,41 +70,41 @@ impl Volumes {
         Ok(Self { dir, contents })
     }
 
-    /// The sum over all volumes.
+    /// Sum over all volumes.
     #[must_use]
     pub fn contents(&self) -> Contents {
         self.contents.iter().copied().sum()
     }
 
-    /// The temporary folder: volumes, configuration and logs.
+    /// Temporary folder: volumes, configuration and logs.
     #[must_use]
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }
 
-    /// The source volume with this number.
+    /// Path of source volume `number`.
     #[must_use]
     pub fn source(&self, number: usize) -> PathBuf {
         self.dir.path().join(format!("source/vol{number}"))
     }
 
-    /// The volume that it is copied to.
+    /// Path of target volume `number`.
     #[must_use]
     pub fn target(&self, number: usize) -> PathBuf {
         self.dir.path().join(format!("target/vol{number}"))
     }
 
-    /// How many there are.
+    /// Number of volumes.
     #[must_use]
     pub fn count(&self) -> usize {
         self.contents.len()
     }
 
-    /// Compares every source with its target: names, types, modes, owners, times, contents by
-    /// SHA-256, links and holes.
+    /// Compares every source with its target: names, types, modes, owners, times, SHA-256 of the
+    /// contents, links and holes.
     ///
     /// # Errors
-    /// At the first difference, naming the file.
+    /// The first difference, with the name of the file.
     pub fn verify(&self) -> Result<Verified> {
         let mut sum = Verified::default();
         for number in 0..self.count() {
@@ -114,7 +114,7 @@ impl Volumes {
     }
 }
 
-/// A tenth more than both copies, for the file system's own needs.
+/// Checks for room for both copies and a tenth more, for the overhead of the file system.
 fn check_room(dir: &Path, plan: &Plan) -> Result<()> {
     let fs = rustix::fs::statvfs(dir).context("free space")?;
     let free = fs.f_bavail.saturating_mul(fs.f_frsize);
@@ -129,7 +129,7 @@ fn check_room(dir: &Path, plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-/// The running path from rsync to rsyncd.
+/// Running path from rsync to rsyncd.
 #[derive(Debug)]
 pub struct Route {
     clients: Vec<(Process, u16)>,
@@ -139,11 +139,11 @@ pub struct Route {
 }
 
 impl Route {
-    /// Starts everything but rsync, from the far end to the near one. `gateway` is given the folder
-    /// for its log and the port of the router, which is the target that it has to permit.
+    /// Starts everything but rsync, from the far end to the near one. `gateway` gets the folder for
+    /// its log and the port of the router, the target to permit.
     ///
     /// # Errors
-    /// When a part does not come up; the end of its log is in the error.
+    /// A part does not start; the error has the end of its log.
     pub fn open(volumes: &Volumes, gateway: impl FnOnce(&Path, u16) -> Result<Gateway>) -> Result<Self> {
         let dir = volumes.dir().to_owned();
         let peers = Peers::start(&dir, volumes.count())?;
@@ -154,17 +154,17 @@ impl Route {
         Ok(Self { clients, gateway, peers, dir })
     }
 
-    /// The gateway in the middle.
+    /// Gateway in the middle.
     #[must_use]
     pub fn gateway(&self) -> &Gateway {
         &self.gateway
     }
 
-    /// What the rsync container of a migration does until its stunnel answers, `nc -z`: connect to
-    /// every stunnel client and leave without a byte.
+    /// Connects to every stunnel client and closes without a byte, like `nc -z` in the rsync
+    /// container of a migration, repeated there until stunnel answers.
     ///
     /// # Errors
-    /// When a stunnel client does not accept.
+    /// A stunnel client does not accept.
     pub fn probe(&self) -> Result<()> {
         for (client, port) in &self.clients {
             drop(TcpStream::connect((Ipv4Addr::LOCALHOST, *port)).context(format!("probe of {}", client.name()))?);
@@ -172,10 +172,10 @@ impl Route {
         Ok(())
     }
 
-    /// Copies every volume at once; `tick` runs about ten times a second.
+    /// Copies all volumes concurrently, calling `tick` about ten times per second.
     ///
     /// # Errors
-    /// When an rsync fails; the ends of all logs on its way are in the error.
+    /// An rsync fails; the error has the ends of all logs on its path.
     pub fn migrate(&self, tick: &mut dyn FnMut()) -> Result<Transfer> {
         let ports: Vec<u16> = self.clients.iter().map(|(_, port)| *port).collect();
         rsync::run(&self.dir, &ports, tick).map_err(|(number, failure)| {
@@ -189,7 +189,7 @@ impl Route {
     }
 }
 
-/// Runs `left` and `right` at once.
+/// Runs `left` and `right` concurrently.
 fn both<T: Send>(left: impl FnOnce() -> T + Send, right: impl FnOnce() -> T) -> Result<(T, T)> {
     thread::scope(|scope| {
         let left = scope.spawn(left);

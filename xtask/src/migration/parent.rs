@@ -1,4 +1,4 @@
-//! A second proxy on the way, as where a network is left through one of its own: Squid, which knows a user of its own.
+//! Second proxy on the path, like the egress proxy of a network: Squid, with a user of its own.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
@@ -12,17 +12,18 @@ use super::process::Process;
 use crate::failure::{Context, Failure, Result};
 use crate::tools;
 
-/// The user, and the password as it stands in a URL.
+/// User name.
 const USER: &str = "onward";
+/// Password of the user, percent-encoded for a URL.
 const PASSWORD_IN_URL: &str = "onward%3A%40%25";
 
-/// That password as `openssl passwd -5` hashes it.
+/// Password as hashed by `openssl passwd -5`.
 const HASH: &str = "$5$onward$SvGpM16LQoUrXoZHoh9tr6q8wfD/CtCYVcD7aD95wI1";
 
-/// Where Debian puts the helper that knows users by an htpasswd file.
+/// Path of the htpasswd helper on Debian.
 const HELPER: &str = "/usr/lib/squid/basic_ncsa_auth";
 
-/// A running Squid that answers CONNECT for that user alone.
+/// A running Squid that permits CONNECT to this user only.
 #[derive(Debug)]
 pub struct Parent {
     _process: Process,
@@ -31,13 +32,13 @@ pub struct Parent {
 }
 
 impl Parent {
-    /// Starts it; its output goes to a file in `dir`.
+    /// Starts Squid. Its output goes to a file in `dir`.
     ///
     /// # Errors
-    /// When Squid is missing or does not come up, with the end of its log.
+    /// Squid is missing or does not start; the error has the end of its log.
     pub fn start(dir: &Path) -> Result<Self> {
         let squid = tools::SQUID.find().ok_or_else(|| Failure::new(tools::apt_line(&[tools::SQUID])))?;
-        // Started by root it becomes somebody else, who has to find its files.
+        // Squid started by root drops to another user, and must be able to read its files.
         let folder = tempfile::tempdir().context("a folder for Squid")?;
         fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).context(folder.path().display())?;
         let (users, config) = (folder.path().join("users"), folder.path().join("squid.conf"));
@@ -51,13 +52,13 @@ impl Parent {
         Ok(Self { _process: process, port, folder })
     }
 
-    /// What `--parent` takes.
+    /// Value for `--parent`.
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://{USER}:{PASSWORD_IN_URL}@127.0.0.1:{}", self.port)
     }
 
-    /// The access log: a line for each tunnel that has ended.
+    /// Access log: a line for each closed tunnel.
     #[must_use]
     pub fn tunnels(&self) -> Vec<String> {
         let log = fs::read_to_string(access_log(self.folder.path())).unwrap_or_default();
@@ -71,7 +72,7 @@ fn access_log(folder: &Path) -> PathBuf {
 
 fn text(port: u16, users: &Path, folder: &Path) -> String {
     let log = access_log(folder);
-    // Of whoever it becomes.
+    // Writable for the unprivileged user of Squid.
     if let Some(place) = log.parent() {
         let _ = fs::create_dir_all(place).and_then(|()| fs::set_permissions(place, Permissions::from_mode(0o777)));
     }

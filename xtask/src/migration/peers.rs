@@ -1,5 +1,5 @@
-//! The peers of a migration, each as its operator sets it up: rsyncd, stunnel on both sides, and
-//! HAProxy as the target cluster's router, which sees TLS and routes it by SNI without opening it.
+//! Peers of a migration, each configured as by its operator: rsyncd, stunnel on both sides, and
+//! HAProxy as the router of the target cluster, routing TLS by SNI without terminating it.
 
 use std::fs::{self, Permissions};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -13,19 +13,19 @@ use super::process::Process;
 use crate::failure::{Context, Failure, Result};
 use crate::tools;
 
-/// The user of the rsync modules.
+/// User of the rsync modules.
 pub(super) const RSYNC_USER: &str = "crane";
-/// Its password, which only the two rsyncs see.
+/// Password of the user, seen only by the two rsyncs.
 pub(super) const RSYNC_PASSWORD: &str = "rsync-inside-tls";
-/// The host of the target's route: SNI, subject of its certificate, and what the client verifies.
+/// Host of the target's route: SNI, subject of the certificate, and name verified by the client.
 const ROUTE_HOST: &str = "dvm-rsync.apps.target.example";
 
-/// How often another port is tried when somebody took the one that was free a moment ago.
+/// Maximum number of tries if another process takes the free port first.
 const PORT_ATTEMPTS: u32 = 5;
 
 const CHILDREN_DEADLINE: Duration = Duration::from_secs(10);
 
-/// The far side: what stands behind the gateway.
+/// Far side: the peers behind the gateway.
 #[derive(Debug)]
 pub(super) struct Peers {
     dir: PathBuf,
@@ -36,7 +36,7 @@ pub(super) struct Peers {
     rsyncd: Rsyncd,
 }
 
-/// rsyncd has a process for each connection, which ends when it notices that its peer has gone.
+/// rsyncd has a process for each connection, which exits after noticing the closed peer.
 #[derive(Debug)]
 struct Rsyncd(Process);
 
@@ -47,7 +47,7 @@ impl Drop for Rsyncd {
 }
 
 impl Peers {
-    /// Makes the certificate and starts rsyncd, the stunnel before it and the router before that.
+    /// Makes the certificate and starts rsyncd, the stunnel in front of it, and the router.
     pub(super) fn start(dir: &Path, volumes: usize) -> Result<Self> {
         let stunnel = program(&tools::STUNNEL)?;
         make_certificate(dir)?;
@@ -63,18 +63,18 @@ impl Peers {
         Ok(Self { dir: dir.to_owned(), stunnel, router_port, router, stunnel_server, rsyncd: Rsyncd(rsyncd) })
     }
 
-    /// The port that the gateway has to permit.
+    /// Port to permit in the gateway.
     pub(super) fn router_port(&self) -> u16 {
         self.router_port
     }
 
-    /// From the near end to the far one.
+    /// Processes from the near end to the far one.
     pub(super) fn processes(&self) -> [&Process; 3] {
         [&self.router, &self.stunnel_server, &self.rsyncd.0]
     }
 
-    /// The stunnel beside one rsync, with the settings that `stunnel_tcp_proxy` turns into. It
-    /// verifies the target's certificate, so nothing on the way can have opened the TLS.
+    /// Starts the stunnel beside one rsync, with the settings derived from `stunnel_tcp_proxy`. It
+    /// verifies the target's certificate, so no hop on the path can have terminated the TLS.
     pub(super) fn start_client(&self, number: usize, gateway: SocketAddr) -> Result<(Process, u16)> {
         start_stunnel(&self.stunnel, &self.dir, &format!("stunnel-client-{number}"), |port| {
             let (dir, router) = (self.dir.display(), self.router_port);
@@ -94,7 +94,7 @@ fn program(tool: &tools::Tool) -> Result<PathBuf> {
         .ok_or_else(|| Failure::new(format!("{} is not installed: apt-get install {}", tool.name(), tool.package)))
 }
 
-/// A key and a certificate that signs itself, as the one of the transfer's own authority.
+/// Makes a key and a self-signed certificate, in place of one by the transfer's own authority.
 fn make_certificate(dir: &Path) -> Result<()> {
     let mut command = Command::new(program(&tools::OPENSSL)?);
     command
@@ -125,8 +125,8 @@ fn start_rsyncd(dir: &Path, volumes: usize) -> Result<(Process, u16)> {
     })
 }
 
-/// Without chroot, which needs root; and then links are kept as they are instead of munged
-/// (rsyncd.conf(5), "munge symlinks").
+/// Configuration without chroot, which needs root. "munge symlinks" is off, so that links are kept
+/// unchanged (rsyncd.conf(5)).
 fn rsyncd_config(dir: &Path, port: u16, volumes: usize) -> String {
     let mut config = format!(
         "address = 127.0.0.1\nport = {port}\nuse chroot = no\nmunge symlinks = no\nnumeric ids = yes\n\
@@ -135,7 +135,7 @@ fn rsyncd_config(dir: &Path, port: u16, volumes: usize) -> String {
         dir.display()
     );
     if tools::is_root() {
-        // Else rsyncd becomes nobody and cannot restore owners.
+        // Otherwise rsyncd drops to nobody and cannot restore owners.
         config.push_str("uid = root\ngid = root\n");
     }
     for number in 0..volumes {
@@ -157,8 +157,8 @@ fn start_stunnel(program: &Path, dir: &Path, name: &str, service: impl Fn(u16) -
     })
 }
 
-/// A router as OpenShift's: TCP mode, five seconds for the ClientHello, the backend by its SNI.
-/// Whoever asks for another host is turned away.
+/// Starts a router like OpenShift's: TCP mode, five seconds for the ClientHello, backend by SNI,
+/// other hosts rejected.
 fn start_router(dir: &Path, server_port: u16) -> Result<(Process, u16)> {
     let haproxy = program(&tools::HAPROXY)?;
     start_listener("haproxy", dir, |port| {
@@ -180,10 +180,10 @@ fn start_router(dir: &Path, server_port: u16) -> Result<(Process, u16)> {
     })
 }
 
-/// Starts what `command` gives for a free port until it listens there.
+/// Starts `command` for a free port and waits until it listens there.
 ///
 /// # Errors
-/// When it does not, with the end of its log.
+/// The command does not listen; the error has the end of its log.
 pub fn start_listener(name: &str, dir: &Path, command: impl Fn(u16) -> Result<Command>) -> Result<(Process, u16)> {
     let mut attempt = 1;
     loop {
@@ -197,7 +197,7 @@ pub fn start_listener(name: &str, dir: &Path, command: impl Fn(u16) -> Result<Co
     }
 }
 
-/// A port that nobody listened on a moment ago.
+/// Port free a moment ago.
 fn free_port() -> Result<u16> {
     let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());
     port.map(|address| address.port()).context("a free port")

@@ -1,4 +1,4 @@
-//! A child process with its log, ended when dropped.
+//! A child process with its log, killed on drop.
 
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
@@ -12,7 +12,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 use crate::failure::{Context, Failure, Result};
 use crate::interrupt;
 
-/// How long a peer may take to come up on a loaded machine.
+/// Timeout for the start of a peer on a loaded machine.
 const START_DEADLINE: Duration = Duration::from_secs(20);
 const TICK: Duration = Duration::from_millis(10);
 
@@ -29,7 +29,7 @@ impl Process {
     /// Starts `command`, logging to `dir/name.log`.
     ///
     /// # Errors
-    /// When the program cannot be executed.
+    /// The program cannot be executed.
     pub fn spawn(name: &str, command: &mut Command, dir: &Path) -> Result<Self> {
         let log = dir.join(format!("{name}.log"));
         let out = File::create(&log).context(log.display())?;
@@ -40,48 +40,48 @@ impl Process {
         Ok(Self { name: name.to_owned(), child, pidfd, log })
     }
 
-    /// What it is called in reports.
+    /// Name in reports.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Where its output goes.
+    /// Path of the log.
     #[must_use]
     pub fn log(&self) -> &Path {
         &self.log
     }
 
-    /// Its process id, for `/proc`.
+    /// Process id, for `/proc`.
     #[must_use]
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// Its output so far.
+    /// Output so far.
     #[must_use]
     pub fn output(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
-    /// Waits at most `limit` for its end.
+    /// Waits at most `limit` for the process to exit.
     ///
     /// # Errors
-    /// When the kernel refuses the wait.
+    /// The kernel refuses the wait.
     pub fn wait(&mut self, limit: Duration) -> Result<Option<ExitStatus>> {
         wait_any(&[&*self], limit)?;
         self.child.try_wait().context(&self.name)
     }
 
-    /// Asks it to end in its own time.
+    /// Sends SIGTERM.
     ///
     /// # Errors
-    /// When it has ended already.
+    /// The process has exited already.
     pub fn terminate(&self) -> Result<()> {
         rustix::process::pidfd_send_signal(&self.pidfd, Signal::TERM).context(&self.name)
     }
 
-    /// Waits at most `limit` until it has no children, as far as the kernel tells
+    /// Waits at most `limit` until the process has no children, according to the kernel
     /// (proc_tid_children(5)).
     pub(super) fn wait_for_children(&self, limit: Duration) {
         let id = self.id();
@@ -91,10 +91,10 @@ impl Process {
         while busy() && Instant::now() < deadline && wait_any(&[], TICK).is_ok() {}
     }
 
-    /// Waits until `ready` gives something.
+    /// Waits until `ready` returns a value.
     ///
     /// # Errors
-    /// When the process ends or the time is up before that, with the end of its log.
+    /// The process exits or the timeout expires; the error has the end of the log.
     pub fn ready<T>(&mut self, mut ready: impl FnMut(&Self) -> Option<T>) -> Result<T> {
         let deadline = Instant::now() + START_DEADLINE;
         loop {
@@ -111,14 +111,15 @@ impl Process {
         }
     }
 
-    /// A failure of this process with the end of its log.
+    /// Failure of this process, with the end of the log.
     #[must_use]
     pub fn failure(&self, what: &str) -> Failure {
         Failure::new(format!("{} {what}", self.name)).with_log(&self.name, &self.log)
     }
 
-    /// Whether this very process listens on `port` of the IPv4 loopback address. Unlike a connection
-    /// it sends the peer nothing and cannot be answered by a stranger who took the port first.
+    /// Tests if this very process listens on `port` of the IPv4 loopback address. Unlike a
+    /// connection, the test sends no data to the peer and cannot be answered by another process on
+    /// the port.
     #[must_use]
     pub fn listens_on(&self, port: u16) -> bool {
         let table = fs::read_to_string("/proc/net/tcp").unwrap_or_default();
@@ -134,16 +135,16 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Both fail only for a child that has been waited for already.
+        // Both fail only for a child already waited for.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Waits until one of the processes ends or the time is up.
+/// Waits until one of the processes exits or the time is up.
 ///
 /// # Errors
-/// When the kernel refuses the wait.
+/// The kernel refuses the wait.
 pub(super) fn wait_any(processes: &[&Process], limit: Duration) -> Result<()> {
     let mut fds: Vec<PollFd<'_>> = processes.iter().map(|p| PollFd::new(&p.pidfd, PollFlags::IN)).collect();
     let limit = Timespec { tv_sec: limit.as_secs().cast_signed(), tv_nsec: limit.subsec_nanos().into() };
@@ -153,7 +154,7 @@ pub(super) fn wait_any(processes: &[&Process], limit: Duration) -> Result<()> {
     }
 }
 
-/// The inode of the socket that listens on `127.0.0.1:port`, from the text of `/proc/net/tcp`
+/// Inode of the socket listening on `127.0.0.1:port`, from the text of `/proc/net/tcp`
 /// (proc_pid_net(5): the address is host-endian hexadecimal, state 0A is LISTEN).
 fn listening_inode(table: &str, port: u16) -> Option<String> {
     let address = format!("{:08X}:{port:04X}", u32::from_ne_bytes([127, 0, 0, 1]));

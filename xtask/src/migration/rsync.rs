@@ -1,4 +1,4 @@
-//! The rsync that copies the volumes: one per volume, all at once.
+//! rsync processes that copy the volumes: one per volume, all concurrent.
 
 use std::path::Path;
 use std::process::Command;
@@ -11,10 +11,10 @@ use crate::interrupt;
 
 const TICK: Duration = Duration::from_millis(100);
 
-/// A copy that went well.
+/// Result of a successful copy.
 #[derive(Clone, Copy, Debug)]
 pub struct Transfer {
-    /// From the start of the first rsync to the end of the last.
+    /// Time from the start of the first rsync to the end of the last.
     pub elapsed: Duration,
 }
 
@@ -37,7 +37,7 @@ pub(super) fn run(dir: &Path, ports: &[u16], tick: &mut dyn FnMut()) -> Result<T
     Ok(Transfer { elapsed: start.elapsed() })
 }
 
-/// Takes out what has ended, if it ended well.
+/// Removes exited processes; fails at an unsuccessful one.
 fn reap(running: &mut Vec<(usize, Process)>) -> Result<(), (usize, Failure)> {
     let mut index = 0;
     while let Some((number, process)) = running.get_mut(index) {
@@ -50,7 +50,7 @@ fn reap(running: &mut Vec<(usize, Process)>) -> Result<(), (usize, Failure)> {
     Ok(())
 }
 
-/// The options of a Direct Volume Migration; `-S` is what an operator adds for sparse images.
+/// Options of a Direct Volume Migration, plus `-S`, added by operators for sparse images.
 fn command(dir: &Path, number: usize, port: u16) -> Command {
     let mut source = dir.join(format!("source/vol{number}")).into_os_string();
     source.push("/");

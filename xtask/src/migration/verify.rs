@@ -1,4 +1,4 @@
-//! Is the copy the original? Both trees are read in full and compared name by name.
+//! Comparison of copy and original: reads both trees in full and compares them name by name.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -17,20 +17,20 @@ use crate::interrupt;
 
 const BLOCK: usize = 1 << 20;
 
-/// What was found equal.
+/// Numbers of equal items.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Verified {
     /// Names of regular files.
     pub files: u64,
-    /// Apparent bytes whose SHA-256 agrees, every inode counted once.
+    /// Apparent bytes with equal SHA-256, every inode counted once.
     pub bytes: u64,
     /// Directories.
     pub directories: u64,
     /// Symbolic links.
     pub symlinks: u64,
-    /// Names beyond the first of an inode.
+    /// Additional names of an inode.
     pub hard_links: u64,
-    /// Files whose hole arrived as a hole.
+    /// Sparse files whose copies have a hole too.
     pub sparse: u64,
 }
 
@@ -45,14 +45,14 @@ impl AddAssign for Verified {
     }
 }
 
-/// What makes up one name.
+/// Attributes of one name.
 #[derive(Debug)]
 struct Entry {
     kind: Kind,
     mode: u32,
     owner: (u32, u32),
     modified: (i64, i64),
-    /// Another name of the same inode, the first in order.
+    /// First name of the inode in sort order, for any other name.
     link_to: Option<PathBuf>,
     has_hole: bool,
     allocated: u64,
@@ -69,11 +69,11 @@ enum Kind {
 /// Compares two trees.
 ///
 /// # Errors
-/// At the first difference, naming the file and both sides; or when a file cannot be read.
+/// The first difference, with the file and both sides; or a file cannot be read.
 pub(super) fn compare(source: &Path, target: &Path) -> Result<Verified> {
     let (originals, copies) = both(|| read_tree(source), || read_tree(target))?;
     let (originals, copies) = (originals?, copies?);
-    // Names first: one more or less in a folder changes the time of the folder too.
+    // Names first: a file more or less in a folder changes the time of the folder too.
     if let Some(missing) = originals.keys().find(|name| !copies.contains_key(*name)) {
         return Err(differs(source, missing, "is missing in the copy"));
     }
@@ -139,7 +139,7 @@ fn read_tree(root: &Path) -> Result<BTreeMap<PathBuf, Entry>> {
     names.into_iter().map(|name| Ok((name.clone(), reader.entry(root, &name)?))).collect()
 }
 
-/// Every name below `root`, and the empty one for itself.
+/// Lists every name below `root`, and an empty one for the root itself.
 fn list(root: &Path, name: &Path, names: &mut Vec<PathBuf>) -> Result<()> {
     names.push(name.to_owned());
     let path = root.join(name);
@@ -154,7 +154,7 @@ fn list(root: &Path, name: &Path, names: &mut Vec<PathBuf>) -> Result<()> {
 }
 
 struct Reader {
-    /// The first name and the contents of each inode, so that a hard link is read once.
+    /// First name and contents of each inode, so that a hard link is read once.
     seen: HashMap<u64, (PathBuf, [u8; 32])>,
     buffer: Vec<u8>,
 }
@@ -183,7 +183,7 @@ impl Reader {
             modified: (meta.mtime(), meta.mtime_nsec()),
             link_to,
             has_hole,
-            // In units of 512 bytes on Linux whatever the block size (inode(7)).
+            // In units of 512 bytes on Linux, independent of the block size (inode(7)).
             allocated: meta.blocks() * 512,
         })
     }
@@ -203,7 +203,8 @@ impl Reader {
         }
         let sha256 = hash.finalize().into();
         self.seen.insert(meta.ino(), (name.to_owned(), sha256));
-        // The end of a file counts as a hole (lseek(2)); a file system without holes says only that.
+        // The end of a file counts as a hole (lseek(2)); a file system without holes reports only
+        // the end.
         let hole = seek(&file, SeekFrom::Hole(0)).is_ok_and(|offset| offset < meta.len());
         Ok((None, sha256, hole))
     }
@@ -216,7 +217,7 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
     use std::time::{Duration, UNIX_EPOCH};
 
-    /// Two equal trees, the second of which `spoil` changes; what the comparison says then.
+    /// Error of comparing two equal trees after `spoil` changes the second.
     fn after(spoil: impl FnOnce(&Path)) -> String {
         let dir = tempfile::tempdir().unwrap();
         let [one, two] = ["one", "two"].map(|name| dir.path().join(name));
@@ -235,7 +236,7 @@ mod tests {
         compare(&one, &two).map_or_else(|failure| failure.to_string(), |_| String::new())
     }
 
-    /// The same time everywhere, that of the links included.
+    /// Sets one time everywhere, including links.
     fn date(root: &Path) {
         let at = rustix::fs::Timespec { tv_sec: 1_700_000_000, tv_nsec: 5 };
         let times = rustix::fs::Timestamps { last_access: at, last_modification: at };

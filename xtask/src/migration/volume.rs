@@ -1,4 +1,4 @@
-//! A volume full of what volumes are full of, the same for the same seed.
+//! Generates a volume with realistic contents, reproducible by its seed.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
@@ -14,17 +14,18 @@ use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
 use crate::failure::{Context, Failure, Result};
 use crate::interrupt;
 
-/// Below this there is no room for every kind of file.
+/// Minimum size in bytes, with room for every kind of file.
 const MIN_BYTES: u64 = 1 << 20;
-/// Of a volume's bytes, this part lies in small files and this one in the hole.
+/// Divisor of a volume's bytes for small files.
 const SMALL_PART: u64 = 8;
+/// Divisor of a volume's bytes for the hole.
 const HOLE_PART: u64 = 16;
 const SMALL_SIZE: u64 = 32 << 10;
 const LARGE_SIZE: u64 = 64 << 20;
 const DIRECTORIES: u64 = 64;
 const BLOCK: usize = 64 << 10;
 
-/// Names that have broken a copying script somewhere.
+/// Names that have broken copying scripts.
 const ODD_NAMES: &[&[u8]] = &[
     b"with spaces  in it",
     "ünïcödé-名前".as_bytes(),
@@ -36,7 +37,7 @@ const ODD_NAMES: &[&[u8]] = &[
 ];
 const MODES: &[u32] = &[0o644, 0o600, 0o640, 0o755, 0o444, 0o664];
 
-/// What lies in a volume.
+/// Contents of a volume.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Contents {
     /// Names of regular files, every hard link counted.
@@ -54,7 +55,7 @@ impl Sum for Contents {
 /// Fills the new folder `root` with exactly `bytes` apparent bytes.
 ///
 /// # Errors
-/// When `bytes` is too small for every kind of file, or writing fails.
+/// `bytes` is too small for every kind of file, or writing fails.
 pub(super) fn generate(root: &Path, bytes: u64, seed: u64) -> Result<Contents> {
     if bytes < MIN_BYTES {
         return Err(Failure::new(format!("a volume of {bytes} bytes is too small: use at least {MIN_BYTES}")));
@@ -106,7 +107,7 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// A block of data, a hole, a block of data.
+    /// Writes a block of data, a hole, and a block of data.
     fn sparse_file(&mut self, size: u64) -> Result<u64> {
         let path = self.root.join("images/sparse.raw");
         let mut file = create(&path)?;
@@ -133,7 +134,7 @@ impl Writer<'_> {
         self.finish(&file, &path, size)
     }
 
-    /// Mode and time, which writing would change.
+    /// Sets mode and time, last because writing changes them.
     fn finish(&mut self, file: &File, path: &Path, size: u64) -> Result<()> {
         let mode = MODES[usize::try_from(self.random.below(MODES.len() as u64)).unwrap_or(0)];
         file.set_permissions(Permissions::from_mode(mode)).context(path.display())?;
@@ -148,8 +149,8 @@ impl Writer<'_> {
         let make = || -> io::Result<()> {
             let links = root.join("links");
             fs::create_dir(&links)?;
-            // Not an absolute one: an rsyncd without chroot takes its leading slash away
-            // (rsyncd.conf(5), "use chroot"), whatever carries it.
+            // Not an absolute target: an rsyncd without chroot strips its leading slash
+            // (rsyncd.conf(5), "use chroot"), independent of the transport.
             let symlinks =
                 [("relative", "../images/disk-0.raw"), ("dangling", "no/such/target"), ("folder", "../tree")];
             for (name, target) in symlinks {
@@ -168,7 +169,7 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Last, since every new name changes the time of its folder.
+    /// Sets the times of folders, last because every new name changes the time of its folder.
     fn date_directories(&mut self, folder: &Path) -> Result<()> {
         for entry in fs::read_dir(folder).context(folder.display())? {
             let entry = entry.context(folder.display())?;
@@ -181,8 +182,8 @@ impl Writer<'_> {
     }
 }
 
-/// rsync leaves a time alone when it is right to the second, so what was made this very second would
-/// come out a little younger.
+/// Sets the time of a symlink. rsync skips a time equal to the second, so a link created in this
+/// very second would get a slightly later time.
 fn date_symlink(path: &Path) -> io::Result<()> {
     let time = Timespec { tv_sec: 1_234_567_890, tv_nsec: 123_456_789 };
     let times = Timestamps { last_access: time, last_modification: time };
@@ -195,11 +196,12 @@ fn create(path: &Path) -> Result<File> {
     File::create(path).context(path.display())
 }
 
-/// Marsaglia's xorshift64 (J. Stat. Softw. 8(14), 2003): fast, and rsync finds no two blocks alike.
+/// Marsaglia's xorshift64 (J. Stat. Softw. 8(14), 2003): fast, and without repeated blocks for
+/// rsync.
 struct Random(u64);
 
 impl Random {
-    /// Neighbouring seeds are spread apart, and zero, from which xorshift never leaves, is avoided.
+    /// Spreads neighbouring seeds, and avoids zero, the fixed point of xorshift.
     fn new(seed: u64) -> Self {
         Self(seed.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
@@ -215,7 +217,7 @@ impl Random {
         self.next() % limit.max(1)
     }
 
-    /// A time between 2001 and 2024, down to the nanosecond.
+    /// Random time between 2001 and 2024, with nanoseconds.
     fn age(&mut self) -> Duration {
         Duration::new(1_000_000_000 + self.below(700_000_000), u32::try_from(self.below(1_000_000_000)).unwrap_or(0))
     }

@@ -1,4 +1,4 @@
-//! Tables of the documents that are generated, between a pair of markers each.
+//! Generated tables in the documents, each between a pair of markers.
 
 use super::Finding;
 
@@ -11,7 +11,7 @@ pub(super) struct Generated {
 }
 
 impl Generated {
-    /// The document with the table between its markers.
+    /// Returns the document with the table between its markers.
     ///
     /// # Errors
     /// A finding if the markers are missing.
@@ -24,7 +24,7 @@ impl Generated {
         Ok(format!("{before}{open}{}\n{close}{after}", self.table.trim_end()))
     }
 
-    /// The first line at which the document differs from the generated table.
+    /// Finds the first line that differs from the generated table.
     pub(super) fn check(&self, text: &str) -> Option<Finding> {
         let right = match self.rewrite(text) {
             Ok(right) => right,
@@ -46,7 +46,7 @@ impl Generated {
     }
 }
 
-/// The text before, between and after the markers of `name`.
+/// Splits the text into the parts before, between and after the markers of `name`.
 pub(super) fn split<'a>(text: &'a str, name: &str) -> Option<(&'a str, &'a str, &'a str)> {
     let (open, close) = markers(name);
     let (before, rest) = text.split_once(&open)?;

@@ -1,12 +1,12 @@
-//! What no file of the workspace holds.
+//! Patterns forbidden in every file of the workspace.
 
 use super::scan::{code, line_of, lines_with_word, positions};
 use super::{Finding, Source};
 
-/// Lines of a file before its tests.
+/// Maximum number of lines of a file before its tests.
 const MAX_LINES: usize = 400;
 
-/// A piece of code that is not written, and what is instead.
+/// A forbidden piece of code, and its replacement.
 struct Habit {
     text: &'static str,
     instead: &'static str,
@@ -46,7 +46,7 @@ fn unsafe_code(source: &Source, code: &str) -> Vec<Finding> {
     lines.into_iter().map(|line| Finding::new(&source.path, line, rule, "add a safe function there")).collect()
 }
 
-/// A file of tests is as long as its tests.
+/// Finding for a file over the limit; files of tests are exempt.
 fn too_long(source: &Source) -> Option<Finding> {
     let is_test =
         source.path.starts_with("tests/") || source.path.ends_with("/tests.rs") || source.path.contains("/tests/");

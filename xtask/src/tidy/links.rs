@@ -1,11 +1,11 @@
-//! Links of the documents: a relative link leads to a file that exists, its anchor to a heading.
+//! Link check of the documents: a relative link leads to an existing file, its anchor to a heading.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::{Finding, Source};
 
-/// Every link that leads nowhere. `exists` tells whether a path from the root is a file or folder.
+/// Finds every broken link. `exists` tests if a path from the root is a file or folder.
 pub(super) fn check(sources: &[Source], exists: impl Fn(&str) -> bool) -> Vec<Finding> {
     let documents: Vec<_> = sources.iter().filter(|source| is_document(&source.path)).collect();
     let headings: BTreeMap<&str, Vec<String>> =
@@ -21,7 +21,7 @@ pub(super) fn check(sources: &[Source], exists: impl Fn(&str) -> bool) -> Vec<Fi
     findings
 }
 
-/// A document that readers follow links in: Markdown at the top or in docs.
+/// Tests if links of a file are checked: Markdown at the top or in docs.
 pub(super) fn is_document(path: &str) -> bool {
     let name = path.strip_prefix("docs/").unwrap_or(path);
     name.ends_with(".md") && !name.contains('/')
@@ -47,7 +47,7 @@ fn fault(
     (!anchor.is_empty() && !known).then_some(("leads to no heading", "correct the anchor"))
 }
 
-/// The path from the root of a link in the document `from`; the document itself for an empty link.
+/// Path from the root for a link in the document `from`; the document itself for an empty link.
 fn resolve(from: &str, file: &str) -> Option<String> {
     if file.is_empty() {
         return Some(from.to_owned());
@@ -74,7 +74,7 @@ fn prose(text: &str) -> impl Iterator<Item = (usize, &str)> {
     })
 }
 
-/// The destination of each `[text](destination)` and `![text](destination)`.
+/// Destination of each `[text](destination)` and `![text](destination)`.
 fn links(text: &str) -> Vec<(usize, &str)> {
     let destinations = |line| -> Vec<&str> {
         let parts = str::split(line, "](").skip(1);
@@ -83,8 +83,8 @@ fn links(text: &str) -> Vec<(usize, &str)> {
     prose(text).flat_map(|(number, line)| destinations(line).into_iter().map(move |link| (number, link))).collect()
 }
 
-/// The anchors of the headings, as GitHub makes them: lower case, punctuation dropped, blanks to hyphens,
-/// and a number behind the repeated ones.
+/// Anchors of the headings, as made by GitHub: lower case, punctuation dropped, blanks to hyphens,
+/// a number behind repeated ones.
 fn anchors(text: &str) -> Vec<String> {
     let mut anchors: Vec<String> = Vec::new();
     for (_, line) in prose(text) {

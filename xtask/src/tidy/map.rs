@@ -1,12 +1,13 @@
-//! The map in the crate docs of the product, and whether the code keeps to it.
+//! Checks the code against the map in the crate docs of the product.
 
 use std::collections::BTreeSet;
 
 use super::scan::{code_without_tests, line_of, lines_with_word, positions};
 use super::{Finding, Source};
 
-/// Where the map is, and below which folder the modules are.
+/// File of the map.
 pub(super) const LIB: &str = "proxy/src/lib.rs";
+/// Folder of the modules.
 pub(super) const FOLDER: &str = "proxy/src/";
 
 /// One row of the map.
@@ -20,7 +21,7 @@ struct Row {
     forbidden: Vec<String>,
 }
 
-/// Every breach of the map; `sources` are the Rust files of the workspace.
+/// Finds every violation of the map. `sources`: Rust files of the workspace.
 pub(super) fn check(sources: &[Source]) -> Vec<Finding> {
     let Some(lib) = sources.iter().find(|source| source.path == LIB) else {
         return vec![Finding::new(LIB, 1, "the crate docs hold the map", "write it")];
@@ -42,14 +43,14 @@ pub(super) fn check(sources: &[Source]) -> Vec<Finding> {
     findings
 }
 
-/// The map as docs/architecture.md shows it: layers, modules and purposes.
+/// The map for docs/architecture.md: layers, modules and purposes.
 pub(super) fn summary(lib: &str) -> String {
     let rows = rows(lib);
     let lines = rows.iter().map(|row| format!("| {} | `{}` | {} |\n", row.layer, row.module, row.purpose));
     format!("| layer | module | purpose |\n|---|---|---|\n{}", lines.collect::<String>())
 }
 
-/// The lines of the table that begins with `| layer | module |`.
+/// Rows of the table that begins with `| layer | module |`.
 fn rows(lib: &str) -> Vec<Row> {
     let table = lib.lines().enumerate().skip_while(|(_, line)| !line.contains("| layer | module |"));
     let table = table.skip(2).take_while(|(_, line)| line.starts_with("//! |"));
@@ -65,8 +66,8 @@ fn row(line: usize, text: &str) -> Option<Row> {
     Some(Row { line, layer: layer.parse().ok()?, module, purpose: purpose.to_owned(), may_import, forbidden })
 }
 
-/// The module that a file belongs to: `relay` for `proxy/src/relay/pipe.rs`. Test modules in files of
-/// their own, which `mod tests;` names, belong to none.
+/// Module of a file: `relay` for `proxy/src/relay/pipe.rs`. `None` for test modules in files of
+/// their own, declared by `mod tests;`.
 fn module_of(path: &str) -> Option<&str> {
     let inside = path.strip_prefix(FOLDER)?;
     let is_test = inside.ends_with("/tests.rs") || inside.contains("/tests/");
@@ -74,7 +75,7 @@ fn module_of(path: &str) -> Option<&str> {
     (!is_test && module != "lib").then_some(module)
 }
 
-/// A row for each module and a module for each row.
+/// Checks for a row for each module and a module for each row.
 fn agreement(rows: &[Row], lib: &str) -> Vec<Finding> {
     let code = code_without_tests(lib);
     let declared: Vec<(usize, String)> = positions(&code, "mod")
@@ -98,7 +99,7 @@ fn agreement(rows: &[Row], lib: &str) -> Vec<Finding> {
     no_row.chain(no_module).collect()
 }
 
-/// A row may not permit what points upward.
+/// Checks that a row permits no import from a higher layer.
 fn layers(row: &Row, rows: &[Row]) -> Vec<Finding> {
     let target = |name: &String| rows.iter().find(|other| other.module == *name);
     let wrong = row.may_import.iter().filter_map(|name| match target(name) {
@@ -111,11 +112,11 @@ fn layers(row: &Row, rows: &[Row]) -> Vec<Finding> {
     wrong.map(|rule| Finding::new(LIB, row.line, rule, "imports point downward: move what both need down")).collect()
 }
 
-/// Paths to a module that the row does not name.
+/// Finds paths to modules missing in the row.
 fn imports(row: &Row, rows: &[Row], path: &str, code: &str) -> Vec<Finding> {
     let known: BTreeSet<&str> = rows.iter().map(|row| row.module.as_str()).collect();
     let mut seen = BTreeSet::new();
-    // The binary sees the library by the name of the crate.
+    // The binary refers to the library by the name of the crate.
     let mut roots = vec![if row.module == "main" { "sluicegate::" } else { "crate::" }.to_owned()];
     roots.extend(super_root(path));
     for root in roots {
@@ -124,7 +125,7 @@ fn imports(row: &Row, rows: &[Row], path: &str, code: &str) -> Vec<Finding> {
         });
         for at in named {
             let names = first_segments(&code[at + root.len()..]);
-            // `super::x` is also how a nested item is named, so there only modules count.
+            // `super::x` can also refer to a nested item, so count only modules.
             let names = names.into_iter().filter(|name| !root.starts_with("super") || known.contains(name));
             seen.extend(names.map(|name| (line_of(code, at), name.to_owned())));
         }
@@ -139,13 +140,13 @@ fn imports(row: &Row, rows: &[Row], path: &str, code: &str) -> Vec<Finding> {
         .collect()
 }
 
-/// How a file names the crate's root by `super`: once in `x.rs` and `x/mod.rs`, twice in `x/y.rs`.
+/// Path of the crate's root by `super`: once in `x.rs` and `x/mod.rs`, twice in `x/y.rs`.
 fn super_root(path: &str) -> Option<String> {
     let depth = path.strip_prefix(FOLDER)?.trim_end_matches("/mod.rs").matches('/').count();
     Some("super::".repeat(depth + 1))
 }
 
-/// The first names behind `crate::`: one, or each of a group.
+/// First names behind `crate::`: one, or each of a group.
 fn first_segments(code: &str) -> Vec<&str> {
     let Some(group) = code.strip_prefix('{') else { return vec![word_at(code)] };
     let (mut depth, mut names, mut fresh) = (0_usize, Vec::new(), true);

@@ -1,14 +1,14 @@
-//! Every metric is written by some code and described in docs/operations.md.
+//! Checks that code writes every metric and docs/operations.md describes it.
 
 use super::map::FOLDER;
 use super::scan::{code_without_tests, positions};
 use super::{Finding, Source};
 
-/// The document that describes the metrics.
+/// Document of the metrics.
 pub(super) const DOCUMENT: &str = "docs/operations.md";
 pub(super) const TABLE: &str = "proxy/src/metrics.rs";
 
-/// Metrics that no code writes or that the document does not describe.
+/// Metrics not written by any code or not described in the document.
 pub(super) fn check(sources: &[Source], document: &str) -> Vec<Finding> {
     let Some(table) = sources.iter().find(|source| source.path == TABLE) else { return Vec::new() };
     let code: Vec<String> = sources
@@ -18,7 +18,7 @@ pub(super) fn check(sources: &[Source], document: &str) -> Vec<Finding> {
         .collect();
     let mut findings = Vec::new();
     for (line, ident, name) in rows(&table.text) {
-        // The row itself is one.
+        // The row itself is one use.
         let uses: usize = code.iter().map(|code| positions(code, ident).len()).sum();
         if uses < 2 {
             let rule = format!("no code writes the metric {ident}");

@@ -1,5 +1,5 @@
-//! `cargo xtask tidy`: holds the code to the map in its crate docs, and the documentation to the
-//! code. Each check is a function of text, tried on a good and a bad example.
+//! `cargo xtask tidy`: checks the code against the map in its crate docs, and the documentation
+//! against the code. Each check is a function of text, tested with a good and a bad example.
 
 mod generated;
 mod habits;
@@ -18,14 +18,14 @@ use std::process::Command;
 use crate::failure::{Context, Failure, Result};
 use generated::Generated;
 
-/// A file of the workspace: its path from the root, and its text.
+/// A file of the workspace: path from the root, and text.
 #[derive(Debug)]
 struct Source {
     path: String,
     text: String,
 }
 
-/// A broken rule: where, which, and what to do.
+/// A violated rule: place, rule, and remedy.
 #[derive(Debug, PartialEq)]
 struct Finding {
     path: String,
@@ -46,10 +46,10 @@ impl fmt::Display for Finding {
     }
 }
 
-/// Prints every broken rule. `fix` rewrites the generated tables of the documents first.
+/// Prints every violated rule. `fix` first rewrites the generated tables of the documents.
 ///
 /// # Errors
-/// When a rule is broken or a file cannot be read.
+/// A rule is violated or a file cannot be read.
 pub fn run(fix: bool) -> Result<()> {
     let mut files = Vec::new();
     read(crate::root(), "", &mut files)?;
@@ -110,7 +110,7 @@ fn report(findings: &[Finding], files: usize) -> Result<()> {
     Err(Failure::new(format!("tidy: {} findings", findings.len())))
 }
 
-/// The table that the program itself prints.
+/// Table printed by the program itself.
 fn printed_by(arguments: &[&str]) -> Result<String> {
     let name = format!("sluicegate {}", arguments.join(" "));
     let mut command = Command::new("cargo");
@@ -123,7 +123,7 @@ fn printed_by(arguments: &[&str]) -> Result<String> {
     String::from_utf8(output.stdout).map_err(|_| Failure::new(format!("{name} is not UTF-8")))
 }
 
-/// Every text file below `folder` that is not made by a tool.
+/// Reads every text file below `folder`, except generated ones.
 fn read(root: &Path, folder: &str, files: &mut Vec<Source>) -> Result<()> {
     let here = root.join(folder);
     for entry in fs::read_dir(&here).context(here.display())? {
@@ -134,7 +134,7 @@ fn read(root: &Path, folder: &str, files: &mut Vec<Source>) -> Result<()> {
         if kind.is_dir() && !is_generated(&name) {
             read(root, &path, files)?;
         } else if kind.is_file() && name != ".git" {
-            // What is not UTF-8 is no text: a seed of the fuzzer, an object file.
+            // Files without valid UTF-8 are no text: seeds of the fuzzer, object files.
             files.extend(fs::read_to_string(entry.path()).ok().map(|text| Source { path, text }));
         }
     }

@@ -1,9 +1,10 @@
-//! The README's table of numbers: five rows and five columns of the measured table in docs/benchmarks.md.
+//! Table of numbers in the README: five rows and five columns of the measured table in
+//! docs/benchmarks.md.
 
 use super::Finding;
 use super::generated::split;
 
-/// The document that has all that was measured, between `<!-- measured -->` markers.
+/// Document of all measurements, between `<!-- measured -->` markers.
 pub(super) const BENCHMARKS: &str = "docs/benchmarks.md";
 
 const COLUMNS: [&str; 5] = ["no proxy", "uring", "nginx", "haproxy", "squid"];
@@ -15,7 +16,7 @@ const ROWS: [&str; 5] = [
     "tunnels opened and closed a second, 4 clients",
 ];
 
-/// The table of the README.
+/// Table for the README.
 ///
 /// # Errors
 /// A finding if a row or column is missing in `benchmarks`.

@@ -1,4 +1,4 @@
-//! The README: short enough to be read.
+//! Checks that the README is short.
 
 use super::Finding;
 
@@ -6,7 +6,7 @@ pub(super) const README: &str = "README.md";
 const MAX_LINES: usize = 120;
 const MAX_COLUMNS: usize = 120;
 
-/// Findings about its length and that of its lines.
+/// Findings about the number of lines and their length.
 pub(super) fn check(readme: &str) -> Vec<Finding> {
     let long = readme.lines().enumerate().filter(|(_, line)| line.chars().count() > MAX_COLUMNS);
     let mut findings: Vec<_> = long

@@ -1,13 +1,13 @@
-//! Rust source with everything that is not code blanked out, line for line, so that a check may look
-//! for words and still name the line.
+//! Blanks out everything but code in Rust source, line for line, so that a check can search words
+//! and report line numbers.
 
-/// The source with comments, the insides of literals and `#[cfg(test)]` items turned into spaces.
+/// Replaces comments, the insides of literals and `#[cfg(test)]` items with spaces.
 pub(super) fn code_without_tests(source: &str) -> String {
     blank_tests(&code(source))
 }
 
-/// The source with comments and the insides of string and character literals turned into spaces;
-/// quotes and line ends stay.
+/// Replaces comments and the insides of string and character literals with spaces; quotes and line
+/// ends stay.
 pub(super) fn code(source: &str) -> String {
     let chars: Vec<char> = source.chars().collect();
     let mut out = String::with_capacity(source.len());
@@ -40,12 +40,12 @@ fn is_word(c: char) -> bool {
     c == '_' || c.is_alphanumeric()
 }
 
-/// Where `what` stands next, or the end.
+/// Next position of `what`, or the end.
 fn find(chars: &[char], from: usize, what: &[char]) -> usize {
     (from..chars.len()).find(|at| chars[*at..].starts_with(what)).unwrap_or(chars.len())
 }
 
-/// Block comments nest (Rust reference, "Comments").
+/// End of a block comment; they nest (Rust reference, "Comments").
 fn comment_end(chars: &[char], from: usize) -> usize {
     let (mut depth, mut at) = (0, from);
     while at < chars.len() {
@@ -68,7 +68,8 @@ fn string_end(chars: &[char], mut at: usize) -> usize {
     (at + 1).min(chars.len())
 }
 
-/// `r"..."`, `r##"..."##`, and the same after `b` or `c`; a plain `b"..."` is left to the next turn.
+/// End of `r"..."`, `r##"..."##`, optionally prefixed by `b` or `c`; a plain `b"..."` is left to
+/// the next iteration.
 fn raw_string_end(chars: &[char], at: usize) -> Option<usize> {
     let raw = if chars[at] == 'r' { at } else { at + 1 };
     (chars.get(raw) == Some(&'r')).then_some(())?;
@@ -80,7 +81,7 @@ fn raw_string_end(chars: &[char], at: usize) -> Option<usize> {
     Some((find(chars, open + 1, &close) + close.len()).min(chars.len()))
 }
 
-/// `'x'` or an escape; a lifetime is neither.
+/// End of `'x'` or an escape; `None` for a lifetime.
 fn char_end(chars: &[char], at: usize) -> Option<usize> {
     match chars.get(at + 1)? {
         '\\' => Some((find(chars, at + 3, &['\'']) + 1).min(chars.len())),
@@ -121,12 +122,12 @@ fn item_length(code: &str) -> usize {
     code.len()
 }
 
-/// Where `word` stands as a whole word: line numbers from 1.
+/// Line numbers of `word` as a whole word, from 1.
 pub(super) fn lines_with_word(code: &str, word: &str) -> Vec<usize> {
     positions(code, word).into_iter().map(|at| line_of(code, at)).collect()
 }
 
-/// Where `word` stands as a whole word: byte offsets.
+/// Byte offsets of `word` as a whole word.
 pub(super) fn positions(code: &str, word: &str) -> Vec<usize> {
     let inside = |c: Option<char>| c.is_some_and(is_word);
     code.match_indices(word)
@@ -135,7 +136,7 @@ pub(super) fn positions(code: &str, word: &str) -> Vec<usize> {
         .collect()
 }
 
-/// The number of the line that holds the byte at `at`.
+/// Line number of the byte at `at`.
 pub(super) fn line_of(code: &str, at: usize) -> usize {
     1 + code[..at].bytes().filter(|b| *b == b'\n').count()
 }

@@ -1,4 +1,4 @@
-//! A bar for each contender, the value behind it.
+//! Bar chart: a bar for each contender, with its value behind it.
 
 use std::io;
 
@@ -10,13 +10,14 @@ use super::{FONT, INK, colour, svg};
 use crate::report::markdown::short;
 
 const WIDTH: i32 = 640;
-/// Pixels for the names, and for the values behind the bars.
+/// Pixels for the names.
 const NAMES: i32 = 120;
+/// Pixels for the values behind the bars.
 const VALUES: i32 = 60;
 const TITLE: i32 = 40;
 const BAR: i32 = 26;
 
-/// Bars of name, number and value; none: no figure.
+/// Draws bars of name, number and value; `None` without a positive value.
 pub(super) fn figure(title: &str, bars: &[(&str, usize, f64)]) -> io::Result<Option<String>> {
     let most = bars.iter().map(|bar| bar.2).fold(0.0, f64::max);
     if bars.is_empty() || most <= 0.0 {
@@ -43,7 +44,7 @@ pub(super) fn figure(title: &str, bars: &[(&str, usize, f64)]) -> io::Result<Opt
     })
 }
 
-/// Pixels of a bar of that share.
+/// Length in pixels of a bar for `share`, from 0 to 1.
 #[expect(clippy::cast_possible_truncation, reason = "pixels")]
 fn length(share: f64) -> i32 {
     (share * f64::from(WIDTH - NAMES - VALUES)).round() as i32

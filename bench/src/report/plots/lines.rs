@@ -1,4 +1,4 @@
-//! Panels of lines beside each other, with one legend for all of them on the right.
+//! Line charts: panels side by side, with one common legend on the right.
 
 use std::io;
 use std::ops::Range;
@@ -12,15 +12,16 @@ use plotters::style::{Color, IntoFont, ShapeStyle};
 
 use super::{Area, FONT, GRID, INK, colour, svg};
 
-/// Pixels of a panel, and of the legend.
+/// Size of a panel in pixels.
 const PANEL: (u32, u32) = (340, 270);
+/// Width of the legend in pixels.
 const LEGEND: u32 = 118;
 const LEGEND_LINE: i32 = 19;
 
 /// A line.
 pub(super) struct Series {
     pub(super) name: String,
-    /// Of the contender, for the colour.
+    /// Number of the contender, for the colour.
     pub(super) number: usize,
     pub(super) points: Vec<(f64, f64)>,
 }
@@ -33,28 +34,28 @@ pub(super) struct Panel {
     pub(super) series: Vec<Series>,
 }
 
-/// How values become places.
+/// Mapping of values to positions.
 pub(super) struct Axis {
     what: String,
     logarithmic: bool,
-    /// Values that are labelled; empty: round ones.
+    /// Labelled values; empty for round numbers.
     ticks: Vec<f64>,
     /// Labels in place of the values 0, 1, 2.
     labels: Vec<String>,
 }
 
 impl Axis {
-    /// From 0, each step alike.
+    /// Linear axis from 0.
     pub(super) fn linear(what: &str) -> Self {
         Self { what: what.to_owned(), logarithmic: false, ticks: Vec::new(), labels: Vec::new() }
     }
 
-    /// Each factor alike.
+    /// Logarithmic axis.
     pub(super) fn log(what: &str, ticks: Vec<f64>) -> Self {
         Self { what: what.to_owned(), logarithmic: true, ticks, labels: Vec::new() }
     }
 
-    /// A place for each label.
+    /// Axis with one position for each label.
     #[expect(clippy::cast_precision_loss, reason = "a place on the axis")]
     pub(super) fn places(what: &str, labels: Vec<String>) -> Self {
         let ticks = (0..labels.len()).map(|place| place as f64).collect();
@@ -65,7 +66,7 @@ impl Axis {
         if self.logarithmic { value.max(1e-9).log10() } else { value }
     }
 
-    /// The axis for `values`.
+    /// Scale of the axis for `values`.
     fn over(&self, values: impl Iterator<Item = f64>) -> Scale<'_> {
         let ends = |(low, high): (f64, f64), value: f64| (low.min(value), high.max(value));
         let (least, most) = values.fold((f64::MAX, f64::MIN), ends);
@@ -110,7 +111,7 @@ impl Axis {
     }
 }
 
-/// An axis of which the ends are known.
+/// Axis with known ends.
 struct Scale<'a> {
     axis: &'a Axis,
     ends: Range<f64>,
@@ -142,13 +143,13 @@ impl ValueFormatter<f64> for Scale<'_> {
     }
 }
 
-/// No more of the values than have room beside each other.
+/// Thins out the ticks to as many as fit side by side.
 fn sparse(ticks: &[f64]) -> Vec<f64> {
     let step = ticks.len().div_ceil(7);
     ticks.iter().copied().step_by(step.max(1)).collect()
 }
 
-/// The panels, so many in a row; none: no figure.
+/// Draws the panels, `columns` in a row; `None` without panels.
 pub(super) fn figure(panels: &[Panel], columns: usize) -> io::Result<Option<String>> {
     if panels.is_empty() {
         return Ok(None);
@@ -190,7 +191,7 @@ fn draw(area: &Area<'_>, panel: &Panel) -> io::Result<()> {
         .y_desc(&panel.y.what)
         .draw()
         .map_err(io::Error::other)?;
-    // The first, which the others are compared with, goes on top.
+    // The baseline, the first contender, is drawn last, on top.
     for series in panel.series.iter().rev() {
         let places: Vec<_> = series.points.iter().map(|(x, y)| (panel.x.place(*x), panel.y.place(*y))).collect();
         let line = LineSeries::new(places.clone(), stroke(series.number));

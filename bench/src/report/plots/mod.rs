@@ -1,4 +1,4 @@
-//! The plots, as SVG: on a light ground of their own, so that they are legible on a dark page too.
+//! Plots as SVG, on a light background of their own: legible on a dark page too.
 
 mod bars;
 mod lines;
@@ -16,7 +16,7 @@ use crate::compare::{BESIDE_NAME, bulk_name, ping_name};
 use crate::flow::Role;
 use crate::scale::{self, Size};
 
-/// The files, and what they show.
+/// Files of the plots, with their titles.
 pub(super) const FILES: [(&str, &str); 4] = [
     ("throughput.svg", "Throughput over the number of tunnels"),
     ("cpu.svg", "Processor time per GiB"),
@@ -26,7 +26,7 @@ pub(super) const FILES: [(&str, &str); 4] = [
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
-/// No proxy, then as many contenders as there are: what the eye tells apart, also with few colours.
+/// Colours: no proxy, then one for each contender, distinguishable also in colour blindness.
 const COLOURS: [RGBColor; 11] = [
     RGBColor(90, 90, 90),
     RGBColor(0, 90, 181),
@@ -41,12 +41,12 @@ const COLOURS: [RGBColor; 11] = [
     RGBColor(120, 140, 20),
 ];
 
-/// Text and axes.
+/// Colour of text and axes.
 const INK: RGBColor = RGBColor(40, 40, 40);
 const GRID: RGBColor = RGBColor(222, 222, 222);
 const FONT: &str = "sans-serif";
 
-/// Draws what was measured into `folder`, and says which files it wrote.
+/// Draws the plots of `report` into `folder` and returns the written files.
 ///
 /// # Errors
 /// The folder cannot be written.
@@ -57,7 +57,7 @@ pub fn plots(report: &Report, folder: &Path) -> io::Result<Vec<PathBuf>> {
     files.map(|(path, svg)| fs::write(&path, svg).map(|()| path)).collect()
 }
 
-/// An SVG of that size, drawn by `draw`.
+/// An SVG of `size`, drawn by `draw`.
 fn svg(size: (u32, u32), draw: impl FnOnce(&Area<'_>) -> io::Result<()>) -> io::Result<Option<String>> {
     let mut text = String::new();
     {
@@ -73,7 +73,7 @@ fn colour(number: usize) -> RGBColor {
     COLOURS[number % COLOURS.len()]
 }
 
-/// A series for each contender that has `points`.
+/// A series for each contender with `points`.
 fn series(report: &Report, points: impl Fn(usize) -> Vec<(f64, f64)>) -> Vec<Series> {
     let named = report.contenders.iter().enumerate();
     let series =
@@ -192,7 +192,7 @@ mod tests {
         assert_eq!(plots(&report, folder.path()).unwrap(), Vec::<PathBuf>::new());
     }
 
-    /// Whether each element that is opened is closed, in turn.
+    /// Checks that elements are closed in the reverse order of opening.
     fn balance(text: &str) -> Result<(), String> {
         let mut open = Vec::new();
         for piece in text.split('<').skip(1) {
