@@ -22,10 +22,10 @@ use crate::place::Place;
 /// Maximum of bytes moved by one step of a socket.
 const TURN: usize = 1 << 20;
 
-/// Maximum number of threads: as many as a wish can name ([`crate::origin::wish`]).
+/// Maximum number of threads: the range of a wish ([`crate::origin::wish`]).
 const MOST: usize = 32;
 
-/// Number of threads of a side: one for each core, at most [`MOST`].
+/// Number of threads of a side: one for each core, at most 32, the maximum of a wish.
 #[must_use]
 pub fn threads() -> usize {
     thread::available_parallelism().map_or(2, usize::from).min(MOST)

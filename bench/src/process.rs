@@ -96,7 +96,7 @@ impl Process {
         self.child.try_wait().ok().flatten()
     }
 
-    /// Exit status, if the process exits within [`SOON`]: its sockets close a moment earlier.
+    /// Exit status, if the process exits within 500 ms: its sockets close a moment earlier.
     pub fn ends(&mut self) -> Option<ExitStatus> {
         self.ends_within(SOON)
     }

@@ -129,11 +129,10 @@ impl Direction {
     ///
     /// A segment beyond the limit passes to userspace, so that the limit is exact. A segment passes
     /// as well if the send buffer of the destination has no room for it beside the bytes still on
-    /// their way there. Otherwise redirected segments would wait in the kernel's queue before that
-    /// buffer, together with segments that the destination itself leaves to userspace
-    /// (`net/core/skmsg.c`, `sk_psock_backlog`): two sides that wait for each other to read would
-    /// deadlock. An empty destination takes any segment, or a segment larger than its buffer would
-    /// never be sent.
+    /// their way there. Otherwise the segment would wait in the kernel's queue before that buffer,
+    /// and segments left to userspace by the destination would wait behind it (`net/core/skmsg.c`,
+    /// `sk_psock_backlog`): two sides that wait for each other to read would deadlock. An empty
+    /// destination takes any segment: otherwise a segment larger than its buffer would never go.
     ///
     /// After the first passed segment every segment passes, in order, until userspace has relayed
     /// all of them and half of the limit and of the buffer is free. Only the program adds to the

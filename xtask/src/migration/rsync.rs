@@ -37,7 +37,7 @@ pub(super) fn run(dir: &Path, ports: &[u16], tick: &mut dyn FnMut()) -> Result<T
     Ok(Transfer { elapsed: start.elapsed() })
 }
 
-/// Removes exited processes; fails at an unsuccessful one.
+/// Removes successful processes; returns the failure of an unsuccessful one.
 fn reap(running: &mut Vec<(usize, Process)>) -> Result<(), (usize, Failure)> {
     let mut index = 0;
     while let Some((number, process)) = running.get_mut(index) {
