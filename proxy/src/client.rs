@@ -1,6 +1,6 @@
 //! The client's socket until the hand-off: reads the head, writes the one answer.
 //!
-//! Nothing else in the gateway writes HTTP to a client, but for what an origin answers to an Upgrade.
+//! Nothing else in the gateway writes HTTP to a client, except an origin's answer to an Upgrade.
 
 use std::future::poll_fn;
 use std::io::{self, ErrorKind};
@@ -30,53 +30,55 @@ pub use leaving::unless_left;
 use answer::answer;
 use hello::hello;
 
-/// The answer behind which the tunnel begins. stunnel skips header lines but takes a body for the
-/// peer's TLS, so there is neither.
+/// The answer before the tunnel begins. stunnel skips header lines but takes a body for the peer's
+/// TLS, so there is neither.
 const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
 
-/// How long a refused client may take to read its answer and close.
+/// Time for a refused client to read its answer and close.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// What a refused client may still send before it is cut off: closing with unread bytes is a reset,
-/// which would destroy the answer before the client has read it (RFC 9112, 9.6).
+/// Bytes read from a refused client before it is cut off: closing with unread bytes sends a reset,
+/// and a reset would destroy the answer before the client has read it (RFC 9112, 9.6).
 const LINGER_BYTES: usize = 256 << 10;
 
-/// What is read at first: enough for every client known, and small for those that send nothing.
+/// Size of the first read: enough for every known client, and small for clients that send nothing.
 const FIRST_READ: usize = 1 << 10;
 
-/// What is left of a client whose tunnel stands.
+/// The parts of a client with an established tunnel.
 #[derive(Debug)]
 pub struct Parts {
     /// The socket.
     pub socket: TcpStream,
-    /// What it speaks TLS by, if it does.
+    /// The TLS session, if the client speaks TLS.
     pub tls: Option<Box<Session>>,
-    /// What came behind the head.
+    /// Bytes behind the head.
     pub early: Vec<u8>,
 }
 
-/// A client that has no tunnel yet.
+/// A client without a tunnel yet.
 #[derive(Debug)]
 pub struct Client {
     stream: Stream,
-    /// When it came, from where on it has so much time for all that it has to say before its tunnel.
+    /// Time of acceptance; the limit for everything the client sends before its tunnel counts from
+    /// here.
     began: Instant,
     /// Overwritten before it is freed: heads hold passwords.
     buffer: Zeroizing<Vec<u8>>,
 }
 
 impl Client {
-    /// Takes an accepted connection, which must be non-blocking.
+    /// Takes an accepted connection; the socket must be non-blocking.
     #[must_use]
     pub fn new(socket: TcpStream) -> Self {
         Self { stream: Stream::new(socket), began: Instant::now(), buffer: Zeroizing::default() }
     }
 
-    /// Reads a request; what came behind its head stays for [`Client::into_established`].
+    /// Reads a request; bytes behind its head stay for [`Client::into_established`].
     ///
     /// # Errors
     /// A refusal as [`request::parse`] has it; [`Reason::HandshakeTimeout`] when the head is not
-    /// complete within `limit`, and [`Reason::Silent`] when not a byte of it came; [`Reason::ClientGone`] when the client
+    /// complete within `limit`, and [`Reason::Silent`] when not a byte of it came;
+    /// [`Reason::ClientGone`] when the client
     /// closes before.
     pub async fn request(&mut self, limit: Duration) -> Result<Request, Refusal> {
         let late = || {
@@ -87,11 +89,12 @@ impl Client {
         self.first(limit, "request", parse, late).await
     }
 
-    /// Reads the PROXY protocol header that has to come first: where the connection comes from and where it went, unless
-    /// it is the proxy's own.
+    /// Reads the PROXY protocol header, which must come first: the connection's source and
+    /// destination, unless the connection is the proxy's own.
     ///
     /// # Errors
-    /// [`Reason::NotProxied`] for anything else, and when it is not complete within `limit`; [`Reason::Silent`];
+    /// [`Reason::NotProxied`] for anything else, and when it is not complete within `limit`;
+    /// [`Reason::Silent`];
     /// [`Reason::ClientGone`].
     pub async fn read_proxy_header(&mut self, limit: Duration) -> Result<Option<(SocketAddr, SocketAddr)>, Refusal> {
         let refused = |why: &str| Refusal::new(Reason::NotProxied, format!("{why} (--proxy-protocol-from)"));
@@ -105,15 +108,16 @@ impl Client {
     /// Establishes TLS with the client by `identity`; gives its version.
     ///
     /// # Errors
-    /// [`Reason::PlainHttp`] for a request in the clear, and what [`request::other_protocol`] has for other protocols, which
-    /// are answered in the clear; [`Reason::TlsFailed`] for other bytes that are not TLS, where the two sides cannot agree,
-    /// and when that takes longer than `limit`; [`Reason::Silent`]; [`Reason::ClientGone`].
+    /// [`Reason::PlainHttp`] for a request in the clear, and the refusal of
+    /// [`request::other_protocol`] for other protocols, both answered in the clear;
+    /// [`Reason::TlsFailed`] for other bytes that are not TLS, for a failed negotiation, and for a
+    /// handshake longer than `limit`; [`Reason::Silent`]; [`Reason::ClientGone`].
     pub async fn secure(&mut self, certificate: &ServerCertificate, limit: Duration) -> Result<&'static str, Refusal> {
         let failed = |why: &str| Refusal::new(Reason::TlsFailed, format!("{why} (--listen-tls)"));
         let late = || failed(&format!("TLS handshake not complete within {limit:?}"));
         let hello = self.first(limit, "TLS handshake", |bytes| Ok(hello(bytes)?.map(|hello| (hello, 0))), late).await?;
         let session = certificate.session(hello).map_err(|error| failed(&error.to_string()))?;
-        // The ClientHello, and what came behind it.
+        // The ClientHello, and the bytes behind it.
         let early = std::mem::take(&mut *self.buffer);
         match timeout_at(self.began + limit, self.stream.secure(session, &early)).await {
             Ok(Ok(version)) => Ok(version),
@@ -123,7 +127,7 @@ impl Client {
         }
     }
 
-    /// Reads until `parse` finds something at the beginning, which is taken out, by the length that it tells.
+    /// Reads until `parse` finds a complete item at the start; removes it by the length returned.
     async fn first<T>(
         &mut self,
         limit: Duration,
@@ -142,7 +146,8 @@ impl Client {
                 Ok(Ok(0)) => return Err(self.gone(&format!("closed before its {what} was complete"))),
                 Ok(Ok(_)) => {}
                 Ok(Err(error)) => return Err(self.gone(&error.to_string())),
-                // A pool that connects ahead of need takes an answer to no request for a fault.
+                // A connection pool that connects ahead of need would take an unsolicited answer
+                // for a fault.
                 Err(_) if self.buffer.is_empty() => {
                     let detail = format!("no byte of a {what} received within {limit:?} (--handshake-timeout)");
                     return Err(Refusal::new(Reason::Silent, detail));
@@ -152,7 +157,7 @@ impl Client {
         }
     }
 
-    /// The address that it is connected to.
+    /// Returns the local address of the connection.
     ///
     /// # Errors
     /// [`Reason::ClientGone`].
@@ -160,8 +165,8 @@ impl Client {
         self.stream.local_addr().map_err(|error| self.gone(&error.to_string()))
     }
 
-    /// Reads without ever holding more than [`MAX_HEAD`] bytes, which the parser refuses when they
-    /// are no complete head.
+    /// Reads without ever holding more than [`MAX_HEAD`] bytes; the parser refuses an incomplete
+    /// head of this size.
     async fn read_more(&mut self) -> io::Result<usize> {
         if self.buffer.len() == self.buffer.capacity() {
             let more = self.buffer.len().max(FIRST_READ).min(MAX_HEAD.saturating_sub(self.buffer.len()).max(1));
@@ -177,13 +182,13 @@ impl Client {
         Refusal::new(Reason::ClientGone, format!("client {how} ({} bytes read)", self.buffer.len()))
     }
 
-    /// Bytes read so far that no request was made of.
+    /// Returns the bytes read so far and not consumed by a request.
     #[must_use]
     pub fn pending(&self) -> usize {
         self.buffer.len()
     }
 
-    /// Tells the client that its tunnel stands, and gives up the socket with what came behind the head.
+    /// Sends the client its 200, and gives up the socket with the bytes behind the head.
     ///
     /// # Errors
     /// [`Reason::ClientGone`] when the answer cannot be written, or not within `limit`.
@@ -193,10 +198,10 @@ impl Client {
         self.into_parts()
     }
 
-    /// Gives up the socket of a client that was told that its tunnel stands, with what came behind the head.
+    /// Gives up the socket of an answered client, with the bytes behind the head.
     ///
     /// # Errors
-    /// None that is known.
+    /// No known ones.
     pub fn into_parts(mut self) -> Result<Parts, Refusal> {
         let (socket, tls) = self.stream.into_parts().map_err(|error| took_no_answer(&error))?;
         // A long-lived tunnel keeps no empty buffer.
@@ -207,7 +212,7 @@ impl Client {
         })
     }
 
-    /// The socket, and what was read from it and is not part of the head.
+    /// Returns the socket, and the bytes read from it behind the head.
     ///
     /// # Errors
     /// [`Reason::Exhausted`] if the socket cannot be waited for.
@@ -218,18 +223,19 @@ impl Client {
         }
     }
 
-    /// Does `work`, which does not use the client, unless that leaves first: `work` is dropped then. `content` is that of
-    /// the request; bytes behind it are the tunnel's.
+    /// Runs `work`, which does not use the client, unless the client leaves first: `work` is
+    /// dropped then. `content` is the request's content; bytes behind it belong to the tunnel.
     ///
     /// # Errors
-    /// That of `work`; [`Reason::ClientGone`]; [`Reason::Exhausted`] if the socket cannot be waited for.
+    /// Errors of `work`; [`Reason::ClientGone`]; [`Reason::Exhausted`] if the socket cannot be
+    /// waited for.
     pub async fn unless_left<T>(
         &mut self,
         content: Option<&Content>,
         work: impl Future<Output = Result<T, Refusal>>,
     ) -> Result<T, Refusal> {
         let mut work = pin!(work);
-        // Most of it never waits. Only a client that has to is registered and watched.
+        // Most work never waits. A client is registered and watched only if its work waits.
         if let Poll::Ready(done) = poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await {
             return done;
         }
@@ -239,8 +245,8 @@ impl Client {
         unless_left(client, &AtomicBool::new(early), work).await
     }
 
-    /// Answers a refusal, and closes when the client has read it, as it does behind an answer of the origin's. Where
-    /// there is nobody to answer it only closes.
+    /// Answers a refusal, and closes once the client has read the answer, as after an origin's
+    /// answer. Only closes if the client is gone.
     pub async fn refuse(mut self, refusal: &Refusal) {
         let answer = match refusal.reason.status() {
             Some(status) => answer(status, refusal),
@@ -277,7 +283,7 @@ impl Client {
     }
 }
 
-/// What becomes of a client that could not be answered.
+/// Builds the refusal of a client after a failed answer.
 pub fn took_no_answer(error: &io::Error) -> Refusal {
     Refusal::new(Reason::ClientGone, format!("cannot send the answer to the client: {error}"))
 }

@@ -1,7 +1,7 @@
 //! The life of a connection.
 //!
-//! It splits at the 200, or at the 101 of an origin: before it, whatever goes wrong is one [`Refusal`] and one HTTP answer; after
-//! it there is a [`Tunnel`], and what ends that can only be logged.
+//! It splits at the 200, or at an origin's 101: before it, every failure is one [`Refusal`] and one
+//! HTTP answer; after it there is a [`Tunnel`], and its end can only be logged.
 
 use std::net::{SocketAddr, TcpStream};
 use std::pin::Pin;
@@ -26,32 +26,33 @@ use crate::tls::ServerCertificate;
 use crate::tunnel::{Flow, Tunnel};
 use crate::upgrade;
 
-/// What every connection is served with.
+/// Everything needed to serve a connection.
 #[derive(Debug)]
 pub struct Gateway {
-    /// Who may come in.
+    /// Authenticates clients.
     pub authenticator: Authenticator,
     /// Where they may go.
     pub policy: Policy,
-    /// How to get there.
+    /// Connects to targets.
     pub dialer: Dialer,
-    /// Who carries the bytes then.
+    /// Carries the bytes of established tunnels.
     pub relay: Relay,
-    /// What clients of `--listen-tls` are shown.
+    /// Certificate presented to clients of `--listen-tls`.
     pub certificate: Option<ServerCertificate>,
-    /// The proxies that say by the PROXY protocol whom a connection comes from.
+    /// Proxies trusted to send the PROXY protocol header with the client's address.
     pub proxy_protocol_from: Vec<IpNet>,
-    /// The targets that are told so.
+    /// Targets that receive a PROXY protocol header.
     pub proxy_protocol_rules: Vec<ProxyProtocolRule>,
-    /// How long a request head may take.
+    /// Time limit for a request head.
     pub handshake_timeout: Duration,
 }
 
-/// Serves one accepted connection, non-blocking, until it is refused or an engine has it; `secure` if it came in where
+/// Serves one accepted connection, non-blocking, until it is refused or an engine has it; `secure`
+/// if it came in where
 /// TLS is spoken.
 ///
-/// Boxed, as is further down what comes late or seldom: a client that sends nothing keeps no room for
-/// what would come after its request.
+/// Boxed, as are later the futures needed late or seldom: a client that sends nothing holds no
+/// memory for the steps after its request.
 pub fn serve(
     gateway: Arc<Gateway>,
     stream: TcpStream,
@@ -71,14 +72,15 @@ pub fn serve(
             }
         };
         match handed_off {
-            // Not awaited: a tunnel that stands needs no task.
+            // Not awaited: an established tunnel needs no task.
             Ok(carried) => account.closed_by(carried.end()),
             Err(refusal) => account.refused(&refusal),
         }
     })
 }
 
-/// Everything that can still be answered: who asks, for what, whether they may, and the way there.
+/// Everything before the 200, still answered with a status: authentication, request, policy, and
+/// the connection to the target.
 async fn handshake(
     gateway: &Gateway,
     client: &mut Client,
@@ -126,8 +128,8 @@ async fn handshake(
     }
 }
 
-/// Everything between a request and the connection that it asks for, which needs nothing more of the
-/// client. `to` is the address that the client connected to, where a target is told.
+/// Everything between a request and its connection; needs nothing more of the client. `to` is the
+/// address the client connected to, for targets that receive a PROXY header.
 async fn connect(
     gateway: &Gateway,
     target: Target,
@@ -176,7 +178,7 @@ async fn connect(
 /// A connection to the target, as long as there is no tunnel.
 struct Connected {
     upstream: Upstream,
-    /// It has said 101, which the client has by now.
+    /// The origin has sent 101, already forwarded to the client.
     switched: bool,
 }
 

@@ -37,7 +37,7 @@ use crate::target::{Target, TargetError};
 pub use crate::message::{MAX_HEAD, MAX_HEADERS};
 pub use upgrade::Upgrade;
 
-/// The longest `User-Agent` that is kept, in bytes.
+/// Longest stored `User-Agent`, in bytes.
 pub const MAX_USER_AGENT: usize = 128;
 
 /// The protocol version in the request line.
@@ -49,10 +49,10 @@ pub enum Version {
     Http11,
 }
 
-/// What a request says, as far as the gateway looks at it.
+/// The parts of a request used by the gateway.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// What for.
+    /// The requested operation.
     pub ask: Ask,
     /// Where to, from the request line alone.
     pub target: Target,
@@ -60,38 +60,42 @@ pub struct Request {
     pub version: Version,
     /// The value of `Proxy-Authorization` as it came, scheme included.
     pub proxy_authorization: Option<Secret>,
-    /// The proxies that it has come through, separated by commas (RFC 9110, 7.6.3), with `?` for all but printable ASCII.
+    /// The proxies the request has passed, separated by commas (RFC 9110, 7.6.3), with `?` for all
+    /// but printable ASCII.
     pub via: String,
-    /// The first `User-Agent`, cut to [`MAX_USER_AGENT`] bytes, with `?` for all but printable ASCII.
+    /// The first `User-Agent`, cut to [`MAX_USER_AGENT`] bytes, with `?` for all but printable
+    /// ASCII.
     pub user_agent: Option<String>,
 }
 
-/// What a client asks for.
+/// The operation a client requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ask {
     /// A tunnel.
     Connect,
-    /// That the origin be asked to switch protocols, which makes a tunnel if it does. Boxed: it is rare and large.
+    /// Asks the origin to switch protocols; a tunnel if the origin does. Boxed: it is rare and
+    /// large.
     Upgrade(Box<Upgrade>),
 }
 
 /// A complete head.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parsed {
-    /// What it says.
+    /// The request.
     pub request: Request,
-    /// Its length in bytes, at most [`MAX_HEAD`]; what comes after is the prefix of the tunnel.
+    /// Length of the head in bytes, at most [`MAX_HEAD`]; the bytes behind it are the prefix of the
+    /// tunnel.
     pub head_len: usize,
 }
 
-/// Reads the head at the start of `bytes`, which are all bytes that came so far.
+/// Parses the head at the start of `bytes`, all bytes received so far.
 ///
-/// `Ok(None)` means that more are needed; it is never the answer to [`MAX_HEAD`] bytes or more.
+/// `Ok(None)` means that more bytes are needed; never returned for [`MAX_HEAD`] bytes or more.
 ///
 /// # Errors
 ///
-/// What to answer the client with. The words are the gateway's own: nothing that the client sent is
-/// in them.
+/// The refusal to answer the client with. Its words are the gateway's own and contain nothing from
+/// the client.
 pub fn parse(bytes: &[u8]) -> Result<Option<Parsed>, Refusal> {
     match message::opening(bytes) {
         Opening::Known(foreign) => return Err(other_protocol(foreign)),
@@ -120,7 +124,7 @@ pub fn parse(bytes: &[u8]) -> Result<Option<Parsed>, Refusal> {
     }
 }
 
-/// Refusal of a protocol that is not HTTP/1.x, which names it.
+/// Builds the refusal of a protocol other than HTTP/1.x, with its name.
 pub fn other_protocol(foreign: Foreign) -> Refusal {
     const PROXY: &str = "unexpected PROXY protocol header; --proxy-protocol-from lists who may send one";
     match foreign {
@@ -164,15 +168,16 @@ fn bad_target(error: TargetError) -> Refusal {
     Refusal::new(Reason::BadTarget, error.detail())
 }
 
-/// The value of a header that may come once. A second one is refused even if it says the same: which
-/// of the two counts is where readers differ.
+/// Returns the value of a header that may come once. A repeated header is refused even with an
+/// equal value: parsers differ on which one counts.
 fn only<'h>(headers: &'h [Header<'h>], name: &'static str, twice: &'static str) -> Result<Option<&'h [u8]>, Refusal> {
     let mut values = all(headers, name);
     let first = values.next();
     if values.next().is_some() { refuse(Reason::Malformed, twice) } else { Ok(first) }
 }
 
-/// The value of a header that may come several times if it says the same each time, as tinyproxy sends
+/// The value of a header that may come several times if it says the same each time, as tinyproxy
+/// sends
 /// credentials on: there is one reading. Different values are refused.
 fn same<'h>(headers: &'h [Header<'h>], name: &'static str, differ: &'static str) -> Result<Option<&'h [u8]>, Refusal> {
     let mut values = all(headers, name);
@@ -190,8 +195,8 @@ fn no_content(headers: &[Header<'_>]) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// The characters of `uri-host [ ":" port ]` (RFC 9110, 7.2), and UTF-8, which targets may have too.
-/// No more than that, since nothing follows from what it says.
+/// Accepts the characters of `uri-host [ ":" port ]` (RFC 9110, 7.2), and UTF-8, allowed in targets
+/// too. Nothing more is checked, since the value has no effect.
 fn check_host(value: &[u8]) -> Result<(), Refusal> {
     let allowed = |b: &u8| b.is_ascii_alphanumeric() || !b.is_ascii() || b"-._~%!$&'()*+,;=:[]".contains(b);
     if value.iter().all(allowed) { Ok(()) } else { refuse(Reason::Malformed, "invalid Host header") }
@@ -206,7 +211,7 @@ fn printable(value: &[u8]) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
-/// What broke the grammar; `head` holds the parts before the place where it did.
+/// Builds the refusal of a syntax error; `head` holds the parts before the error.
 fn syntax(error: Error, head: &httparse::Request<'_, '_>) -> Refusal {
     let detail = match error {
         Error::TooManyHeaders => {
@@ -229,7 +234,7 @@ mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
 
-    /// The longest `detail` that makes a readable status line.
+    /// Longest `detail` for a readable status line.
     const MAX_DETAIL: usize = 80;
 
     fn complete(bytes: &[u8]) -> Parsed {
@@ -250,7 +255,7 @@ mod tests {
         format!("CONNECT h.example:443 HTTP/1.1\r\n{headers}\r\n").into_bytes()
     }
 
-    /// Whatever part of `bytes` came so far: nothing is decided yet, or already what all of it gets.
+    /// Every prefix of `bytes` is either undecided or gets the result of the whole.
     fn same_however_cut(bytes: &[u8], cuts: impl Iterator<Item = usize>) -> Result<(), TestCaseError> {
         let whole = parse(bytes);
         for cut in cuts {
@@ -265,8 +270,8 @@ mod tests {
 
     #[test]
     fn what_the_clients_send() {
-        // In order: stunnel with and without credentials, rsync's RSYNC_PROXY, client-go, and a client
-        // of old that adds a length, an empty Host and an empty line in front.
+        // In order: stunnel with and without credentials, rsync's RSYNC_PROXY, client-go, and an
+        // old client that adds a length, an empty Host and an empty line in front.
         let table = [
             (
                 "CONNECT api.target.example:443 HTTP/1.1\r\nHost: api.target.example:443\r\n\
@@ -478,7 +483,7 @@ mod tests {
         let mut full = filled(MAX_HEAD);
         assert_eq!(complete(&full).head_len, MAX_HEAD);
         assert_eq!(parse(&full[..MAX_HEAD - 1]), Ok(None));
-        // A tunnel that begins in the same read does not count.
+        // A tunnel that begins in the same read is not counted.
         full.extend_from_slice(&[b'\n'; 3 * MAX_HEAD]);
         assert_eq!(complete(&full).head_len, MAX_HEAD);
         assert_eq!(complete(&[with_headers(""), vec![0; 2 * MAX_HEAD]].concat()).head_len, with_headers("").len());
@@ -527,7 +532,7 @@ mod tests {
         }
     }
 
-    /// What is almost a head: parts of heads and noise in any order.
+    /// Almost a head: parts of heads and noise in any order.
     fn almost_head() -> impl Strategy<Value = Vec<u8>> {
         let part = prop_oneof![
             8 => proptest::sample::select(vec![

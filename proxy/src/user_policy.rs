@@ -1,4 +1,4 @@
-//! What a user may whom an operator has handed a name: where from, where to, until when, how much.
+//! Policy of a named user: source networks, targets, expiry, rates.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -10,24 +10,24 @@ use crate::account::Limit;
 use crate::policy::Scope;
 use crate::reason::{Reason, Refusal};
 
-/// The terms of one user. What is left out is not limited beyond what everybody's limits say.
+/// The policy of one user. A missing setting adds no limit to the common ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UserPolicy {
-    /// The targets, of those that the gateway permits; none: all of those.
+    /// The targets, within the targets that the gateway permits; none: all of those.
     pub scope: Option<Scope>,
-    /// The networks that he may come from; none: any.
+    /// Permitted source networks; none: any.
     pub from: Vec<IpNet>,
     /// When it is over.
     pub expires: Option<SystemTime>,
-    /// What becomes of his live tunnels then.
+    /// Treatment of the user's live tunnels at expiry.
     pub on_expiry: OnExpiry,
     /// Tunnels at once, instead of `--max-tunnels-per-user`.
     pub max_tunnels: Option<usize>,
-    /// Bytes a second of all his tunnels together, instead of `--rate-per-user`.
+    /// Bytes per second of all tunnels of the user together, instead of `--rate-per-user`.
     pub rate: Option<Limit>,
 }
 
-/// What becomes of the live tunnels of a user whose time is over.
+/// Treatment of an expired user's live tunnels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnExpiry {
     /// They live on until they end by themselves.
@@ -38,7 +38,7 @@ pub enum OnExpiry {
 }
 
 impl UserPolicy {
-    /// Whether he may come now, and from there.
+    /// Checks that the user may connect now and from `source`.
     ///
     /// # Errors
     /// [`Reason::UserExpired`] or [`Reason::UserSource`].
@@ -54,20 +54,20 @@ impl UserPolicy {
         Ok(())
     }
 
-    /// Whether he may come from there.
+    /// Returns true if the user may connect from this address.
     #[must_use]
     pub fn may_come_from(&self, source: IpAddr) -> bool {
         let source = source.to_canonical();
         self.from.is_empty() || self.from.iter().any(|network| network.contains(&source))
     }
 
-    /// Whether his time is over.
+    /// Returns true once the user has expired.
     #[must_use]
     pub fn has_expired(&self, now: SystemTime) -> bool {
         self.expires.is_some_and(|expires| expires <= now)
     }
 
-    /// Whether his live tunnels are to end.
+    /// Returns true if the user's live tunnels must end.
     #[must_use]
     pub fn ends_tunnels(&self, now: SystemTime) -> bool {
         self.on_expiry == OnExpiry::End && self.has_expired(now)

@@ -1,8 +1,9 @@
-//! How fast tunnels may be: what is set, what was changed since, and what it comes to for each.
+//! Rates of tunnels: the configured ones, the changes since, and the resulting rate of each tunnel.
 //!
-//! A tunnel has a rate of its own, and an equal share of its user's; the lesser counts. The share changes with every
-//! tunnel of the user that comes or goes: the new one has its at once, the others a moment later, so that a crowd that
-//! comes and goes is divided a few times and not once for each.
+//! A tunnel is held to the lesser of its own rate and an equal share of its user's rate. The share
+//! changes with every tunnel of the user opened or closed: the new tunnel gets its share at once,
+//! the others a moment later, so a burst of tunnels is rebalanced a few times and not once for
+//! each.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,38 +15,38 @@ use tokio::sync::Notify;
 
 use crate::rate::Rate;
 
-/// How long after a division the next one may be.
+/// Shortest time between two rebalances.
 pub(super) const PAUSE: Duration = Duration::from_millis(20);
 
-/// A rate, or that there is none: as fast as it can.
+/// A rate, or none: unlimited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limit(pub Option<Rate>);
 
-/// What the configuration says.
+/// Rates from the configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rates {
     /// Of each tunnel: `--rate`.
     pub tunnel: Option<Rate>,
     /// Of all tunnels of each user together: `--rate-per-user`.
     pub user: Option<Rate>,
-    /// Every user there is, with the limit that he has instead, if he has one.
+    /// All users, each with the limit that replaces the common one, if any.
     pub users: BTreeMap<Arc<str>, Option<Limit>>,
 }
 
-/// What counts now; as [`Change`] it would change nothing.
+/// Rates in force; applied as a [`Change`], they change nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RatesView {
-    /// Of each tunnel that has no limit of its own.
+    /// Rate of each tunnel without a limit of its own.
     pub tunnel: Limit,
-    /// Of all tunnels together of each user who has no limit of his own.
+    /// Rate of all tunnels together of each user without a limit of their own.
     pub user: Limit,
-    /// Users who have one.
+    /// Users with a limit of their own.
     pub users: BTreeMap<String, Limit>,
-    /// Live tunnels that have one.
+    /// Live tunnels with a limit of their own.
     pub tunnels: BTreeMap<u64, Limit>,
 }
 
-/// What is to change, until the gateway ends; `null` is what the configuration says.
+/// A change of rates, in force until the gateway ends; `null` restores the configured value.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Change {
@@ -61,16 +62,16 @@ pub struct Change {
     pub tunnels: BTreeMap<u64, Option<Limit>>,
 }
 
-/// What a change names and is not there: nothing was changed.
+/// A name in a change without a match: nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unknown {
-    /// No user is called that.
+    /// No user has this name.
     User(String),
     /// No such tunnel is open.
     Tunnel(u64),
 }
 
-/// What was changed since the start, by its place in [`Rates`].
+/// Changes since the start, by their place in [`Rates`].
 #[derive(Debug, Default)]
 struct Changed {
     tunnel: Option<Limit>,
@@ -83,11 +84,11 @@ struct Changed {
 struct Set {
     configured: Rates,
     changed: Changed,
-    /// Users who are none any more, and what their live tunnels were held to.
+    /// Removed users, and the limits of their live tunnels.
     former: BTreeMap<Arc<str>, Limit>,
 }
 
-/// What is set, and word of it when it has to be divided anew.
+/// The rates in force, and a notification when the shares must be rebalanced.
 #[derive(Debug, Default)]
 pub(super) struct RateLimits {
     set: Mutex<Set>,
@@ -99,7 +100,7 @@ impl RateLimits {
         Self { set: Mutex::new(Set { configured, ..Set::default() }), due: Notify::new() }
     }
 
-    /// Takes what the configuration says of users, who may be others now.
+    /// Replaces the users from the configuration.
     pub(super) fn set_users(&self, users: BTreeMap<Arc<str>, Option<Limit>>) {
         let mut set = self.lock();
         let gone = set.configured.users.keys().filter(|name| !users.contains_key(*name));
@@ -110,16 +111,16 @@ impl RateLimits {
         set.configured.users = users;
     }
 
-    /// Tells a tunnel, whose user has so many, its rate.
+    /// Applies the rate of a tunnel; `user` gives the user's count of tunnels.
     pub(super) fn apply(&self, id: u64, user: Option<(&str, impl FnOnce() -> usize)>, tell: impl FnOnce(Option<Rate>)) {
-        // Held meanwhile, so that what is told last is the newest.
+        // Held meanwhile, so that the last rate applied is the newest.
         let set = self.lock();
         let own = set.of_tunnel(id);
         let share = user.and_then(|(name, many)| Some(set.of_user(name)?.shared_by(many())));
         tell(own.into_iter().chain(share).min());
     }
 
-    /// Whether the tunnels of a user share anything.
+    /// Returns true if the tunnels of a user share a rate.
     pub(super) fn shares(&self, user: &str) -> bool {
         self.lock().of_user(user).is_some()
     }
@@ -141,7 +142,7 @@ impl RateLimits {
         }
     }
 
-    /// Makes the whole of a change, or nothing of it. `is_open` says which tunnels there are.
+    /// Applies the whole change or nothing. `is_open` tells if a tunnel is live.
     pub(super) fn change(&self, change: &Change, is_open: impl Fn(u64) -> bool) -> Result<(), Unknown> {
         let mut set = self.lock();
         let Set { configured, changed, .. } = &mut *set;
@@ -170,7 +171,7 @@ impl Set {
         changed.map_or(self.configured.tunnel, |limit| limit.0)
     }
 
-    /// His own before everybody's, and what was changed before what is configured.
+    /// A user's own limit comes before the common one, and a change before the configuration.
     fn of_user(&self, name: &str) -> Option<Rate> {
         let own = self.changed.users.get(name).copied();
         let own = own.or_else(|| self.configured.users.get(name).copied().flatten());
@@ -186,7 +187,7 @@ fn put<K: Ord>(limits: &mut BTreeMap<K, Limit>, key: K, limit: Option<Limit>) {
     }
 }
 
-/// What stands there, `null` included.
+/// Reads a present value, `null` included.
 fn named<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Option<Limit>>, D::Error> {
     Option::deserialize(from).map(Some)
 }
@@ -323,7 +324,7 @@ mod tests {
         limits.set_users([("bob".into(), None)].into());
         let users: Vec<_> = limits.view().users.into_keys().collect();
         assert_eq!(users, ["bob"]);
-        // But for what their live tunnels are held to.
+        // Except for the limits of their live tunnels.
         let of_ann = || told(&limits, 1, Some(("ann", 1)));
         assert_eq!(of_ann(), rate(2_000));
         limits.set_users([("ann".into(), None), ("bob".into(), None)].into());

@@ -1,4 +1,4 @@
-//! A user who has a section of the configuration file.
+//! A user with a section in the configuration file.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -10,10 +10,10 @@ use super::hash::Hash;
 use super::users::{UsersError, check_name, without_line_end};
 use crate::user_policy::UserPolicy;
 
-/// The most passwords of a user: the one that he has, and the one that he will have.
+/// Most passwords of a user: the current one and its successor.
 const MOST_PASSWORDS: usize = 2;
 
-/// One section: the passwords, unless they are elsewhere, and what the user may.
+/// One section: the user's policy, and the passwords unless they are in another source.
 #[derive(Clone, Debug)]
 pub struct Entry {
     pub(super) name: Arc<str>,
@@ -25,24 +25,25 @@ pub struct Entry {
 
 /// Where the sections are, to be read again.
 pub trait UserSource: Send + Sync {
-    /// Whether they may be others than when they were last read.
+    /// Returns true if the entries may have changed since the last read.
     fn changed(&self) -> bool;
 
     /// Reads them again.
     ///
     /// # Errors
-    /// What keeps them from being used.
+    /// The reason the entries cannot be used.
     fn read(&self) -> Result<Vec<Entry>, UsersError>;
 }
 
 impl Entry {
-    /// A section at `place`, whose `passwords` are hashes as a users file has them.
+    /// Creates the section at `place`; `passwords` are hashes in the form of a users file.
     ///
     /// # Errors
-    /// A name that nobody can have, or hashes that cannot be used.
+    /// An impossible user name, or unusable hashes.
     pub fn new(place: String, name: Arc<str>, passwords: &[&str], user_policy: UserPolicy) -> Result<Self, UsersError> {
         let error = |cause: String, remedy: &str| UsersError::new(place.as_str(), cause, remedy);
-        // A network of `--no-auth-from`, whose user nobody names in credentials, may be one of IPv6.
+        // A network of `--no-auth-from` may be an IPv6 one; its user name never appears in
+        // credentials.
         let is_network = name.parse::<IpNet>().is_ok() || name.parse::<IpAddr>().is_ok();
         if !is_network || !passwords.is_empty() {
             check_name(&name).map_err(|cause| error(cause, "give the user another name"))?;
@@ -62,13 +63,13 @@ impl Entry {
         Ok(Self { name, place, hashes, user_policy: Arc::new(user_policy) })
     }
 
-    /// What the user may.
+    /// Returns the user's policy.
     #[must_use]
     pub fn user_policy(&self) -> &UserPolicy {
         &self.user_policy
     }
 
-    /// Who it is.
+    /// Returns the user's name.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
@@ -83,7 +84,7 @@ impl Entry {
         }
     }
 
-    /// Whether there is a password in it; otherwise it is about a user who has his elsewhere.
+    /// Returns true if the section has a password; otherwise the password is in another source.
     #[must_use]
     pub fn has_password(&self) -> bool {
         !self.hashes.is_empty()

@@ -13,15 +13,15 @@ pub(super) const BCRYPT_COSTS: RangeInclusive<u32> = 4..=17;
 /// `crypt(5)` has at least 1,000 rounds; with the longest password the upper end is some 10 s
 /// of a core.
 pub(super) const SHA_ROUNDS: RangeInclusive<u32> = MIN_ROUNDS..=5_000_000;
-/// The fewest rounds that SHA-crypt can be asked for.
+/// Fewest rounds of SHA-crypt.
 pub(super) const MIN_ROUNDS: u32 = 1_000;
-/// What SHA-crypt does where the hash names no number.
+/// Rounds of SHA-crypt for a hash without a number.
 const DEFAULT_ROUNDS: u32 = 5_000;
 
 const REHASH: &str = "replace the line with the output of `sluicegate hash-password NAME`";
 const MISTYPED: &str = "the hash is truncated, mistyped or followed by other text";
 
-/// Hashes that the gateway does not check, by how they begin.
+/// Prefixes of hashes that the gateway does not check.
 const REFUSED: [(&str, &str); 10] = [
     ("$apr1$", "apr1 hashes are MD5, too fast to resist guessing"),
     ("$1$", "$1$ hashes are MD5, too fast to resist guessing"),
@@ -35,7 +35,7 @@ const REFUSED: [(&str, &str); 10] = [
     ("{", "LDAP password schemes are not supported"),
 ];
 
-/// Why a hash cannot be used, and what to do about it.
+/// The reason a hash cannot be used, and the remedy.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct HashError {
     pub(super) cause: Cow<'static, str>,
@@ -48,7 +48,7 @@ impl HashError {
     }
 }
 
-/// How much computing a check takes.
+/// Computing time of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Work {
     /// 2 to the power of this.
@@ -59,7 +59,7 @@ pub(super) enum Work {
     Sha512(u32),
 }
 
-/// A hash that can be checked at a bounded cost.
+/// A hash with a bounded cost of checking.
 pub(super) struct Hash {
     work: Work,
     text: String,
@@ -72,8 +72,8 @@ impl fmt::Debug for Hash {
 }
 
 impl Hash {
-    /// Takes a hash in, if it is well-formed, of a kind that withstands guessing, and not so dear
-    /// that checking it would hold up everybody.
+    /// Parses a hash; accepts a well-formed one of a kind that withstands guessing, if checking it
+    /// is not so expensive as to hold up other clients.
     pub(super) fn parse(text: &str) -> Result<Self, HashError> {
         let work = if ["$2a$", "$2b$", "$2y$"].iter().any(|start| text.starts_with(start)) {
             parse_bcrypt(text)?
@@ -97,22 +97,22 @@ impl Hash {
         Self { work, text }
     }
 
-    /// Whether both are the same text, salt and all.
+    /// Returns true if both are equal as text, salt included.
     pub(super) fn is_same(&self, other: &Self) -> bool {
         self.text == other.text
     }
 
-    /// What a check costs.
+    /// Returns the cost of a check.
     pub(super) const fn work(&self) -> Work {
         self.work
     }
 
-    /// Whether this is the hash of `password`; the comparison takes the same time wherever the two
-    /// differ (both crates see to that), and the hash the time that [`Hash::work`] says.
+    /// Returns true if this is the hash of `password`. The comparison takes the same time wherever
+    /// the two differ (both crates ensure it), and the hash takes the time given by [`Hash::work`].
     ///
-    /// Of a password longer than 72 bytes bcrypt reads the first 72. Here that is accepted, for
-    /// whoever made the line (htpasswd, mkpasswd) cut the same password at the same place, and 72
-    /// bytes are more than anybody guesses; `sluicegate hash-password` refuses to make such a line.
+    /// bcrypt reads only the first 72 bytes of a password. A longer one is accepted here, because
+    /// the tool that made the line (htpasswd, mkpasswd) cut it at the same place, and 72 bytes are
+    /// beyond guessing; `sluicegate hash-password` refuses to make such a line.
     pub(super) fn matches(&self, password: &[u8]) -> bool {
         match self.work {
             Work::Bcrypt(_) => bcrypt::verify(password, &self.text).unwrap_or(false),
@@ -142,8 +142,8 @@ fn parse_sha(fields: &str, length: usize) -> Result<u32, HashError> {
     bounded("number of SHA-crypt rounds", rounds, SHA_ROUNDS)
 }
 
-/// Whether the last digit holds no bits beyond the hash's: 256 bits are 42 digits and 4 bits, 512
-/// are 85 digits and 2 bits, and a hash with more could never match.
+/// Returns true if the last digit holds no bits beyond the hash's: 256 bits are 42 digits and 4
+/// bits, 512 are 85 digits and 2 bits, and a hash with more could never match.
 fn ends_cleanly(hash: &str) -> bool {
     let bits_left = if hash.len() == 43 { 4 } else { 2 };
     hash.bytes().last().and_then(value).is_some_and(|value| value < 1 << bits_left)
@@ -196,7 +196,7 @@ mod tests {
     const VECTORS: [(&str, Work); 9] = [
         // htpasswd -nbB -C 4
         ("$2y$04$s3nEBtS7Qzw9ctn.NRIzs.IQt8.B7mCW1RaVx4LMDuSuTuhtnSTGa", Work::Bcrypt(4)),
-        // mkpasswd -m bcrypt -R 4, mkpasswd -m bcrypt-a -R 4, both of which raise the cost to 5
+        // mkpasswd -m bcrypt -R 4, mkpasswd -m bcrypt-a -R 4; both raise the cost to 5
         ("$2b$05$j4ySaw5nneJWMXCHNtxGROS.Rs/GJei.mnotUGUJeEqQeOj8O2R76", Work::Bcrypt(5)),
         ("$2a$05$E6o9hS5GOT3mQESNMfR7d.K4xqyT0m4GJI6C0qOXhYvFWGH78lMSS", Work::Bcrypt(5)),
         // htpasswd -nb2 -r 1000, htpasswd -nb5 -r 1000
@@ -277,7 +277,7 @@ mod tests {
         }
     }
 
-    /// A dummy that failed early would take no time and give a missing user away.
+    /// A dummy that fails early would take no time and reveal that a user does not exist.
     #[test]
     fn dummies_are_real_work() {
         for work in [Work::Bcrypt(4), Work::Sha256(1000), Work::Sha512(6000)] {

@@ -1,4 +1,4 @@
-//! What the policy lets through: a target by its name, then leave to dial its addresses.
+//! Targets that the policy permits: first by name, then as a permit to dial the addresses.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::Rule;
 use crate::target::{Host, Target};
 
-/// The targets that one user may go to, of those that the gateway permits.
+/// The targets of one user, within the targets that the gateway permits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scope {
     user: Arc<str>,
@@ -14,18 +14,18 @@ pub struct Scope {
 }
 
 impl Scope {
-    /// What these rules cover.
+    /// Creates a scope from these rules.
     pub fn new(user: Arc<str>, rules: impl Into<Arc<[Rule]>>) -> Self {
         Self { user, rules: rules.into() }
     }
 
-    /// The rule that covers an address that the target has.
+    /// Returns the rule that covers an address of the target.
     pub(super) fn covers(&self, target: &Target, address: IpAddr) -> Result<&Rule, String> {
         let covers = |rule: &&Rule| super::covers(rule, target, &[address]);
         self.of_port(target.port).find(covers).ok_or_else(|| self.unmatched(target))
     }
 
-    /// Whether some rule covers the name, or could cover what it resolves to.
+    /// Checks that some rule covers the name, or could cover an address of it.
     pub(super) fn has_hope(&self, target: &Target) -> Result<(), String> {
         let hope = |rule: &Rule| {
             rule.network().is_some() || matches!(&target.host, Host::Name(name) if rule.covers_name(name))
@@ -33,7 +33,7 @@ impl Scope {
         if self.of_port(target.port).any(hope) { Ok(()) } else { Err(self.unmatched(target)) }
     }
 
-    /// The rule that covers the name itself, by `covers`.
+    /// Returns the rule that covers the name itself, by `covers`.
     pub(super) fn covers_name(&self, target: &Target, covers: impl Fn(&Rule) -> bool) -> Result<&Rule, String> {
         self.of_port(target.port).find(|rule| covers(rule)).ok_or_else(|| self.unmatched(target))
     }
@@ -52,14 +52,15 @@ impl Scope {
     }
 }
 
-/// A target that the name rules let through, to be resolved and then checked by address.
+/// A target permitted by the name rules, to be resolved and then checked by address.
 #[derive(Debug)]
 pub struct Named {
     pub(super) target: Target,
     pub(super) scope: Option<Scope>,
 }
 
-/// Leave to dial: the addresses that passed, in the resolver's order; none where a parent proxy is to resolve the name.
+/// A permit to dial: the permitted addresses in the resolver's order; none where a parent proxy
+/// resolves the name.
 ///
 /// Made by [`super::Policy::check_addresses`] and [`super::Policy::check_unresolved`] alone.
 #[derive(Debug)]
@@ -76,7 +77,7 @@ impl Named {
         self.scope.as_ref()
     }
 
-    /// What the client asked for.
+    /// Returns the requested target.
     #[must_use]
     pub const fn target(&self) -> &Target {
         &self.target
@@ -84,7 +85,7 @@ impl Named {
 }
 
 impl Permit {
-    /// What the client asked for.
+    /// Returns the requested target.
     #[must_use]
     pub const fn target(&self) -> &Target {
         &self.target
@@ -96,14 +97,14 @@ impl Permit {
         &self.addresses
     }
 
-    /// The same for those of its addresses that are meant.
+    /// Narrows the permit to some of its addresses.
     #[must_use]
     pub fn only(mut self, is_meant: impl Fn(&SocketAddr) -> bool) -> Self {
         self.addresses.retain(is_meant);
         self
     }
 
-    /// The rule that permitted the first address, as `--allow 10.0.0.0/8:443`.
+    /// Returns the rule that permitted the first address, as `--allow 10.0.0.0/8:443`.
     #[must_use]
     pub fn rule(&self) -> &str {
         &self.rule

@@ -1,7 +1,8 @@
-//! The threads that serve handshakes: the main one and, where all of every core can be had, one more for each
-//! further core, kept to it. Each has a runtime and a listener of its own, for the connections that come in on its
-//! core, so that who connects, who answers and who carries the bytes wake each other without an interrupt: on two cores
-//! 1.4 times as many tunnels a second as one thread opens (`cargo xtask bench`).
+//! The threads that serve handshakes: the main one and, where every core is available without
+//! throttling, one more for each further core, pinned to it. Each has its own runtime and listener
+//! for the connections received on its core, so that the tasks for client, upstream and relay wake
+//! each other without an interrupt: on two cores 1.4 times as many tunnels a second as with one
+//! thread (`cargo xtask bench`).
 
 use std::io;
 use std::thread::{self, JoinHandle};
@@ -13,7 +14,7 @@ use super::{Listeners, Server, Signals};
 use crate::admin::Admin;
 use crate::sys::thread::{permitted, pin_to_cpus};
 
-/// What everything runs on but the bytes of tunnels.
+/// The runtimes for everything except the bytes of tunnels.
 #[derive(Debug)]
 pub struct Control {
     runtime: Runtime,
@@ -23,7 +24,7 @@ pub struct Control {
 }
 
 impl Control {
-    /// Starts the threads, which keep to these cores, a thread each. From now on signals are watched.
+    /// Starts the threads, each pinned to one of these cores, and begins to watch signals.
     ///
     /// # Errors
     /// Those of the system calls of an event loop, of sigaction(2), and of starting a thread.
@@ -44,19 +45,19 @@ impl Control {
     pub fn run(self, server: Server, listeners: Listeners, admin: Admin) -> io::Result<()> {
         let Self { runtime, signals, cores, workers } = self;
         if let Some(core) = cores.first() {
-            // What other threads there have to be were started before.
+            // All other threads were started before.
             let _ = pin_to_cpus([*core]);
         }
         let result = runtime.block_on(server.run(signals, listeners, admin, &workers));
-        // A look-up that hangs in the resolver is not waited for.
+        // Does not wait for a look-up that hangs in the resolver.
         runtime.shutdown_background();
-        // What they still had is accounted for when they are gone.
+        // Their remaining connections are accounted for once the threads are gone.
         workers.into_iter().for_each(Worker::join);
         result
     }
 }
 
-/// A thread beside the main one, which does what is spawned on its runtime.
+/// A thread beside the main one; runs the tasks spawned on its runtime.
 #[derive(Debug)]
 pub(super) struct Worker {
     pub(super) runtime: Handle,
@@ -78,7 +79,7 @@ impl Worker {
         Ok(Self { runtime, end, thread })
     }
 
-    /// Drops what it still has, and waits until it has left.
+    /// Drops the remaining tasks and waits for the thread to end.
     fn join(self) {
         drop(self.end);
         // A panic of its was told when it happened.
@@ -86,7 +87,8 @@ impl Worker {
     }
 }
 
-/// A runtime for a thread that will keep to `core`. The threads that it starts for what blocks do not: they are let off to all of `cores`, unless somebody has chosen others for the thread since.
+/// Creates a runtime for a thread pinned to `core`. Its threads for blocking work are not pinned:
+/// they may use all of `cores`, unless their affinity was changed since.
 fn runtime(core: Option<usize>, cores: &[usize]) -> io::Result<Runtime> {
     let cores = cores.to_vec();
     let let_off = move || {
@@ -118,7 +120,7 @@ mod tests {
             assert_eq!(reports.recv().unwrap(), (*core, vec![*core], cores.clone()));
             worker.join();
         }
-        // Workers that had nothing to do keep nobody waiting.
+        // Idle workers delay nothing.
         Control::new(unthrottled_cpus()).unwrap().workers.into_iter().for_each(Worker::join);
         assert_eq!(unthrottled_cpus(), cores, "the calling thread keeps to a core before it has a gateway to run");
     }

@@ -41,29 +41,30 @@ pub use reload::{Reloader, log_bad_lines};
 
 use control::Worker;
 
-/// How often it is looked whether users are others, or their time is over, and long tunnels are asked for their interim line.
+/// Interval of housekeeping: changed users, expired users, interim log lines of long tunnels.
 const TICK: Duration = Duration::from_secs(1);
 
-/// How long tunnels that were told to end may take to write their log lines.
+/// Time for ended tunnels to write their log lines.
 const LAST_LINES: Duration = Duration::from_secs(2);
 
-/// A gateway that is ready to run.
+/// A gateway ready to run.
 #[derive(Debug)]
 pub struct Server {
-    /// What connections are served with.
+    /// Everything needed to serve connections.
     pub gateway: Arc<Gateway>,
     /// The live tunnels.
     pub registry: Arc<Registry>,
-    /// What `/readyz` says.
+    /// State reported by `/readyz`.
     pub readiness: Arc<Readiness>,
-    /// How long tunnels may live on after the first SIGTERM; `None`: as long as they like.
+    /// Time limit for live tunnels after the first SIGTERM; `None`: unlimited.
     pub drain_timeout: Option<Duration>,
-    /// Re-reads what may change while it runs.
+    /// Re-reads files that may change at run time.
     pub reloader: Reloader,
 }
 
 impl Server {
-    /// Accepts connections until the first SIGTERM or SIGINT, or `sluicegate drain`, then drains: the listeners are closed,
+    /// Accepts connections until the first SIGTERM or SIGINT, or `sluicegate drain`, then drains:
+    /// the listeners are closed,
     /// so that clients with several gateways go to the next; open tunnels live on until they end,
     /// `drain_timeout` is over, or a second signal comes.
     ///
@@ -87,7 +88,7 @@ impl Server {
         let (drain, draining) = watch::channel(false);
         let runtimes = iter::once(Handle::current()).chain(workers.iter().map(|worker| worker.runtime.clone()));
         for (runtime, listeners) in runtimes.zip(clients) {
-            // A listener is watched by the runtime that serves what it accepts.
+            // The runtime that serves the accepted connections also watches the listener.
             let _context = runtime.enter();
             for (listener, secure) in listeners {
                 let (gateway, registry) = (self.gateway.clone(), self.registry.clone());
@@ -110,7 +111,7 @@ impl Server {
         let command = signal.is_none().then_some("drain");
         info!(signal, command, tunnels = self.registry.active(), "draining: no more connections are accepted");
         self.drain(&mut stop).await;
-        // Who asked for the drain is answered.
+        // Answers the request for the drain.
         end.send_replace(true);
         while admins.join_next().await.is_some() {}
         info!("stopped");
@@ -136,7 +137,7 @@ impl Server {
     }
 }
 
-/// The signals that mean something to the gateway.
+/// The signals handled by the gateway.
 #[derive(Debug)]
 pub struct Signals {
     stop: Stop,
@@ -144,7 +145,8 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Watches them from now on, in place of the handlers of start-up ([`signals::prepare`]). To be called in the
+    /// Watches them from now on, in place of the handlers of start-up ([`signals::prepare`]). To be
+    /// called in the
     /// context of a runtime, before anything says that the gateway is there.
     ///
     /// # Errors
@@ -176,14 +178,15 @@ impl Stop {
     }
 }
 
-/// Tells systemd, if that started the gateway.
+/// Notifies systemd, if systemd started the gateway.
 fn notify(state: &[NotifyState]) {
     if let Err(error) = sd_notify::notify(state) {
         warn!(%error, "cannot notify systemd");
     }
 }
 
-/// Has changed files re-read, ends the tunnels of users whose time is over, and has long tunnels write a line.
+/// Has changed files re-read, ends the tunnels of expired users, and has long tunnels write a log
+/// line.
 async fn housekeeping(gateway: Arc<Gateway>, registry: Arc<Registry>, reloader: Reloader, mut hangup: Signal) {
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

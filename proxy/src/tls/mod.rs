@@ -1,4 +1,5 @@
-//! TLS, by rustls: of clients that take the gateway for an https proxy, and to parents that are one.
+//! TLS by rustls: towards clients that use the gateway as an https proxy, and towards https://
+//! parents.
 //!
 //! | file | what is in it |
 //! |---|---|
@@ -32,10 +33,10 @@ pub use roots::{RootStore, server_name};
 
 use failure::{broken, once_more, truncated};
 
-/// What is read of a socket at once.
+/// Bytes read from a socket at once.
 const PIECE: usize = 64 << 10;
 
-/// The same during the handshake, behind which other bytes may follow.
+/// Bytes read from a socket at once during the handshake; other bytes may follow the handshake.
 const STEP: usize = 4 << 10;
 
 /// Bytes of a record, at most (RFC 8446, 5.1).
@@ -44,38 +45,39 @@ const RECORD: usize = 16 << 10;
 /// More than there are records of the handshake, and of its end.
 const OTHERS: u64 = 16;
 
-/// One side of a TLS connection over a non-blocking socket, which is somebody else's. Two may use it at once, one to
-/// read and one to write.
+/// One side of a TLS connection over a non-blocking socket owned by the caller. Two tasks may use
+/// it at once, one to read and one to write.
 ///
-/// Its calls take the socket that they are to read from or write to, and never wait: what cannot be done yet is
-/// [`ErrorKind::WouldBlock`], as with the socket itself.
+/// Each call takes the socket to read from or write to, and never waits: an operation that would
+/// block returns [`ErrorKind::WouldBlock`], like the socket itself.
 pub struct Session(Mutex<State>);
 
 struct State {
     connection: Connection,
-    /// Bytes that were decrypted and not read yet.
+    /// Decrypted bytes not yet read.
     plain: usize,
     /// Something has come.
     began: bool,
     /// Why nothing more comes.
     failed: Option<io::Error>,
-    /// Records of its own that bytes were put in.
+    /// Encrypted records that carry bytes of this side.
     records: u64,
 }
 
 impl Session {
-    /// The side that was connected to.
+    /// Creates the server side of a session.
     ///
     /// # Errors
-    /// That of rustls, for a configuration that it cannot use.
+    /// rustls's error for an unusable configuration.
     pub fn server(config: Arc<ServerConfig>) -> io::Result<Self> {
         Ok(Self::of(ServerConnection::new(config).map_err(io::Error::other)?.into()))
     }
 
-    /// The side that has connected, to a server that has to prove to be `name`.
+    /// Creates the client side of a session, with a server that must present a certificate for
+    /// `name`.
     ///
     /// # Errors
-    /// That of rustls, for a configuration that it cannot use.
+    /// rustls's error for an unusable configuration.
     pub fn client(config: Arc<ClientConfig>, name: ServerName<'static>) -> io::Result<Self> {
         Ok(Self::of(ClientConnection::new(config, name).map_err(io::Error::other)?.into()))
     }
@@ -84,7 +86,7 @@ impl Session {
         Self(Mutex::new(State { connection, plain: 0, began: false, failed: None, records: 0 }))
     }
 
-    /// Both sides have proved what they had to.
+    /// Returns true once the handshake is complete.
     #[must_use]
     pub fn is_established(&self) -> bool {
         !self.lock().connection.is_handshaking()
@@ -107,13 +109,13 @@ impl Session {
         state.plain > 0 || state.failed.is_some() || state.is_closed()
     }
 
-    /// There is something that [`Session::flush`] would write.
+    /// Returns true while [`Session::flush`] has bytes to write.
     #[must_use]
     pub fn wants_write(&self) -> bool {
         self.lock().connection.wants_write()
     }
 
-    /// Takes in what came before anybody knew that it was TLS.
+    /// Takes in bytes read before the connection was known to be TLS.
     ///
     /// # Errors
     /// As [`Session::read`].
@@ -123,12 +125,13 @@ impl Session {
         Ok(())
     }
 
-    /// Takes a step towards [`Session::is_established`], by what the socket has; what is to be said then is to be flushed.
+    /// Advances the handshake with the bytes available on the socket; the caller must flush the
+    /// reply.
     ///
     /// # Errors
     /// As [`Session::read`]; a plain [`ErrorKind::UnexpectedEof`] if nothing has come at all.
     pub fn advance(&self, socket: &mut impl Read) -> io::Result<()> {
-        // What is behind the handshake is not more than rustls keeps.
+        // rustls buffers all bytes behind the handshake within this size.
         let mut piece = [0; STEP];
         match socket.read(&mut piece)? {
             0 if !self.lock().began => Err(ErrorKind::UnexpectedEof.into()),
@@ -137,17 +140,18 @@ impl Session {
         }
     }
 
-    /// Reads into `out`, as much as is there; 0 is the end that the peer has announced.
+    /// Reads into `out` as much as is available; 0 is the peer's announced end (close_notify).
     ///
     /// # Errors
-    /// That of the socket. [`ErrorKind::ConnectionReset`] with its words for what is no TLS, or not the peer's, or ended
-    /// unannounced: somebody else may have cut it (RFC 8446, 6.1). An alert may be there to flush then.
+    /// The socket's errors. [`ErrorKind::ConnectionReset`], with rustls's message, for bytes that
+    /// are not TLS, records not sent by the peer, or an unannounced end, since a third party may
+    /// have cut the stream (RFC 8446, 6.1). An alert may then be left to flush.
     pub fn read(&self, socket: &mut impl Read, out: &mut [u8]) -> io::Result<usize> {
         let mut state = self.lock();
         let mut filled = state.drain(out)?;
         let mut piece = [0; PIECE];
         while filled < out.len() && state.failed.is_none() && !state.is_closed() {
-            // No more than fits: what is left over is less than a record, which is what rustls keeps.
+            // At most the room in `out`: the rest is less than a record, and rustls keeps it.
             let room = piece.len().min(out.len() - filled);
             let mut bytes = match socket.read(&mut piece[..room]) {
                 Ok(0) => {
@@ -156,7 +160,8 @@ impl Session {
                 }
                 Ok(bytes) => &piece[..bytes],
                 Err(error) if error.kind() == ErrorKind::WouldBlock && filled > 0 => break,
-                // The kernel tells it once, and what came before it is to go on.
+                // The kernel reports the error once; the bytes read before it must still be
+                // delivered.
                 Err(error) if filled > 0 => {
                     state.failed = Some(error);
                     break;
@@ -168,14 +173,14 @@ impl Session {
             }
         }
         match &state.failed {
-            // What came before it is sound.
+            // The bytes before the error are sound.
             Some(error) if filled == 0 => Err(once_more(error)),
             _ => Ok(filled),
         }
     }
 
-    /// The same into the spare capacity of `buffer`. Nothing else is left in it, whatever comes of this: who waits for more
-    /// may be dropped.
+    /// Reads into the spare capacity of `buffer`. Nothing else is left there, whatever the result:
+    /// a caller waiting for more may be dropped.
     ///
     /// # Errors
     /// As [`Session::read`].
@@ -187,11 +192,11 @@ impl Session {
         read
     }
 
-    /// Looks whether the peer has ended what it sends, with nothing before that left to be read. What
-    /// has come is taken in for that, as far as nothing is waiting to be read already.
+    /// Checks if the peer has ended its stream with nothing left to read before the end. Takes in
+    /// available bytes for the check, unless decrypted bytes are already waiting.
     ///
     /// # Errors
-    /// That of the socket.
+    /// The socket's errors.
     pub fn has_ended(&self, socket: &mut impl Read) -> io::Result<bool> {
         let mut state = self.lock();
         let mut piece = [0; STEP];
@@ -218,7 +223,8 @@ impl Session {
     /// Encrypts as much of `bytes` as there is room for; [`Session::flush`] sends it.
     ///
     /// # Errors
-    /// That of rustls, and when the keys of a TLS 1.2 are used up: rustls would announce an end then that is none.
+    /// rustls's errors, and an error when the keys of TLS 1.2 are used up: rustls would then
+    /// announce a false end.
     pub fn put(&self, bytes: &[u8]) -> io::Result<usize> {
         let mut state = self.lock();
         let last = state.connection.negotiated_cipher_suite().map_or(u64::MAX, suites::last_record);
@@ -230,10 +236,10 @@ impl Session {
         Ok(put)
     }
 
-    /// Writes what has been encrypted.
+    /// Writes the encrypted bytes.
     ///
     /// # Errors
-    /// That of the socket; [`ErrorKind::WouldBlock`] while not all of it is written.
+    /// The socket's errors; [`ErrorKind::WouldBlock`] until everything is written.
     pub fn flush(&self, socket: &mut impl Write) -> io::Result<()> {
         let mut state = self.lock();
         while state.connection.wants_write() {
@@ -242,7 +248,7 @@ impl Session {
         Ok(())
     }
 
-    /// Announces the end of what this side sends; it is to be flushed.
+    /// Announces the end of this side's stream; the caller must flush.
     pub fn close(&self) {
         self.lock().connection.send_close_notify();
     }
@@ -253,7 +259,7 @@ impl Session {
 }
 
 impl State {
-    /// Takes some of `bytes` in; nothing any more behind the end that the peer has announced.
+    /// Takes in some of `bytes`; nothing behind the peer's announced end.
     fn feed(&mut self, bytes: &mut &[u8]) -> io::Result<usize> {
         self.began = true;
         let taken = self.connection.read_tls(bytes)?;
@@ -277,14 +283,15 @@ impl State {
         Ok(filled)
     }
 
-    /// The peer has announced the end of what it sends, and all before that was read.
+    /// Returns true once the peer has announced the end of its stream and everything before it was
+    /// read.
     fn is_closed(&mut self) -> bool {
         self.plain == 0 && matches!(self.connection.reader().read(&mut [0]), Ok(0))
     }
 }
 
 impl fmt::Debug for Session {
-    /// Nothing of what is in it.
+    /// Shows nothing of the content.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Session")
     }

@@ -1,4 +1,4 @@
-//! Whom parents are believed to be.
+//! CA certificates for verifying https:// parents.
 
 use std::fmt;
 use std::io;
@@ -15,7 +15,7 @@ use crate::file::{self, MAX_CONFIG_BYTES};
 use super::Session;
 use super::suites::provider;
 
-/// The roots that are trusted.
+/// The trusted root certificates.
 #[derive(Clone)]
 pub struct RootStore(Arc<ClientConfig>);
 
@@ -25,7 +25,8 @@ impl RootStore {
     /// # Errors
     /// When there is none, with the remedy.
     pub fn of_host() -> Result<Self, String> {
-        // It reads what SSL_CERT_FILE and SSL_CERT_DIR name, and else what OpenSSL's build does.
+        // Reads the files named by SSL_CERT_FILE and SSL_CERT_DIR, or else the defaults of
+        // OpenSSL's build.
         let found = file::with_deadline(Path::new("the host's certificates"), rustls_native_certs::load_native_certs);
         let found = found.map_err(|error| error.with_remedy("check SSL_CERT_FILE and SSL_CERT_DIR"))?;
         Self::of(found.certs).map_err(|cause| {
@@ -34,7 +35,7 @@ impl RootStore {
         })
     }
 
-    /// Those of a file, which is PEM.
+    /// Reads the roots from a PEM file.
     ///
     /// # Errors
     /// The file and the cause, with the remedy.
@@ -59,7 +60,7 @@ impl RootStore {
         Ok(Self(Arc::new(config.with_root_certificates(roots).with_no_client_auth())))
     }
 
-    /// A session with a server that has to prove to be `name`.
+    /// Creates a session with a server that must present a certificate for `name`.
     ///
     /// # Errors
     /// As [`Session::client`].
@@ -68,14 +69,15 @@ impl RootStore {
     }
 }
 
-/// What rustls says of a failure, with the remedy where its own words are none (`rustls-webpki`, `error.rs`).
+/// Returns rustls's message for a failure, with the remedy where the message has none
+/// (`rustls-webpki`, `error.rs`).
 pub(super) fn words(error: &Error) -> String {
     let Error::InvalidCertificate(wrong) = error else { return error.to_string() };
     let known = match wrong {
         CertificateError::UnknownIssuer | CertificateError::BadSignature => {
             "the certificate is not signed by a trusted CA; name its CA with --parent-ca"
         }
-        // Its errors are of a crate that is not used here for anything else.
+        // The error's type belongs to a crate not used here otherwise.
         CertificateError::Other(wrong) => match wrong.to_string().as_str() {
             wrong if wrong.contains("CaUsedAsEndEntity") => {
                 "a CA certificate does not identify a server: use one with basicConstraints=CA:FALSE"
@@ -90,10 +92,10 @@ pub(super) fn words(error: &Error) -> String {
     known.to_owned()
 }
 
-/// What a server is called: its name, or its address.
+/// Converts a host name or an address to a server name.
 ///
 /// # Errors
-/// A name that no certificate can be for.
+/// A name for which no certificate can exist.
 pub fn server_name(name: Result<IpAddr, &str>) -> Result<ServerName<'static>, String> {
     match name {
         Ok(address) => Ok(ServerName::from(address)),
