@@ -350,6 +350,7 @@ mod tests {
         let path = directory.path().join("control.sock");
         for _ in 0..20 {
             drop(StdListener::bind(&path).unwrap());
+            refuses(&path);
             let bound: Vec<_> = thread::scope(|scope| {
                 let starts: Vec<_> = (0..4).map(|_| scope.spawn(|| ControlSocket::bind(&path))).collect();
                 starts.into_iter().map(|start| start.join().unwrap()).collect()
@@ -358,7 +359,19 @@ mod tests {
             assert_eq!(winners.len(), 1);
             assert_eq!(connect(&path), Ok(()));
             drop(winners);
-            assert!(!path.exists());
+            refuses(&path);
+            // It may have seemed to be alive still.
+            let _ = fs::remove_file(&path);
+        }
+    }
+
+    /// Waits until nothing listens at a path: a child that another test starts has a copy of every
+    /// listener between fork(2) and execve(2).
+    fn refuses(path: &Path) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !matches!(connect(path), Err(Errno::CONNREFUSED | Errno::NOENT)) {
+            assert!(Instant::now() < deadline, "something listens at {}", path.display());
+            thread::yield_now();
         }
     }
 

@@ -19,20 +19,25 @@ pub struct Kill {
 }
 
 impl Kill {
-    /// Ends the tunnels; the lines to print.
-    ///
-    /// # Errors
-    /// The tunnels that could not be ended and why, for the user; the others are ended.
-    pub async fn run(&self) -> Result<String, String> {
-        let endpoint = self.control.endpoint()?;
-        let (mut ended, mut failed) = (Vec::new(), Vec::new());
+    /// Ends the tunnels: a line for each that has ended, and an error with a line for each that could
+    /// not be ended.
+    pub async fn run(&self) -> (String, Result<(), String>) {
+        let endpoint = match self.control.endpoint() {
+            Ok(endpoint) => endpoint,
+            Err(error) => return (String::new(), Err(error)),
+        };
+        let (mut ended, mut failed) = (String::new(), Vec::new());
         for id in &self.ids {
-            match kill(&endpoint, *id).await? {
-                Ok(()) => ended.push(format!("ended tunnel {id}\n")),
-                Err(why) => failed.push(why),
+            match kill(&endpoint, *id).await {
+                Ok(Ok(())) => ended += &format!("ended tunnel {id}\n"),
+                Ok(Err(why)) => failed.push(why),
+                Err(unreachable) => {
+                    failed.push(unreachable);
+                    break;
+                }
             }
         }
-        if failed.is_empty() { Ok(ended.concat()) } else { Err(ended.concat() + &failed.join("\n")) }
+        (ended, if failed.is_empty() { Ok(()) } else { Err(failed.join("\n")) })
     }
 }
 

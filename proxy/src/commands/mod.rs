@@ -107,7 +107,13 @@ pub fn run(command: Command) -> Result<(), Failure> {
         Command::Doctor(command) => command.run(),
         Command::Explain(options) => print(wait(explain::run(&options))?),
         Command::Tunnels(command) => print(wait(command.run())?),
-        Command::Kill(command) => print(wait(command.run())?),
+        Command::Kill(command) => {
+            let (ended, outcome) = wait(command.run())?;
+            if !ended.is_empty() {
+                print(Ok::<_, Failure>(ended))?;
+            }
+            Ok(outcome?)
+        }
         Command::Rates(command) => print(wait(command.run())?),
         Command::Drain(command) => print(wait(command.run())?),
         Command::HashPassword(command) => print(command.run().map_err(|error| Failure::Usage(error.to_string()))),

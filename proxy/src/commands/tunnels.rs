@@ -210,15 +210,18 @@ mod tests {
         assert_eq!((views.len(), views[0].bytes_to_client), (1, 3 << 20));
 
         let kill = |ids: &[u64]| Kill { ids: ids.to_vec(), control: gateway.control() };
-        let missing = kill(&[98, 99]).run().await.unwrap_err();
+        let (ended, missing) = kill(&[98, 99]).run().await;
+        let missing = missing.unwrap_err();
+        assert_eq!(ended, "");
         let [first, second] = missing.lines().collect::<Vec<_>>()[..] else { panic!("{missing}") };
         assert!(first.starts_with("no tunnel 98 is open on /"), "{missing}");
         assert!(second.starts_with("no tunnel 99 ") && second.ends_with("lists the open ones"), "{missing}");
         assert_eq!(*told.lock().unwrap(), None);
-        assert_eq!(kill(&[account.id()]).run().await.unwrap(), "ended tunnel 1\n");
+        assert_eq!(kill(&[account.id()]).run().await, ("ended tunnel 1\n".to_owned(), Ok(())));
         assert_eq!(*told.lock().unwrap(), Some(Command::Stop(Reason::Killed)));
-        let both = kill(&[99, account.id()]).run().await.unwrap_err();
-        assert!(both.starts_with("ended tunnel 1\nno tunnel 99 is open"), "{both}");
+        let (ended, both) = kill(&[99, account.id()]).run().await;
+        let both = both.unwrap_err();
+        assert!(ended == "ended tunnel 1\n" && both.starts_with("no tunnel 99 is open"), "{ended} {both}");
         drop(account);
     }
 
@@ -244,7 +247,7 @@ mod tests {
 
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("control.sock");
-        let kill = || async { Kill { ids: vec![1], control: by_socket(&path) }.run().await.unwrap_err() };
+        let kill = || async { Kill { ids: vec![1], control: by_socket(&path) }.run().await.1.unwrap_err() };
         let missing = kill().await;
         assert!(missing.starts_with(&format!("no control socket at {}: ", path.display())), "{missing}");
         assert!(missing.contains("as this user") && missing.ends_with("with --control PATH"), "{missing}");

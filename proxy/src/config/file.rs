@@ -108,8 +108,10 @@ fn keys(command: &Command) -> Vec<String> {
 
 fn unknown(key: &str, known: &[String]) -> ConfigError {
     let alike = key.replace('_', "-").to_lowercase();
-    let is_close = |known: &&String| known.starts_with(&alike) || alike.starts_with(known.as_str());
-    let remedy = match known.iter().find(is_close) {
+    // The same name in another spelling, or one with a letter or two of it mistyped.
+    let likeness = |known: &&String| strsim::normalized_damerau_levenshtein(known, &alike);
+    let likest = known.iter().max_by(|one, other| likeness(one).total_cmp(&likeness(other)));
+    let remedy = match likest.filter(|likest| likeness(likest) >= 0.75) {
         Some(close) => format!("did you mean '{close}'?"),
         None => "`sluicegate serve -h` lists the options".to_owned(),
     };
@@ -143,5 +145,30 @@ fn flags(key: &str, value: &Spanned<DeValue<'_>>, lines: Lines<'_>) -> Flags {
             Ok(flags.collect::<Result<Vec<_>, _>>()?.concat())
         }
         other => wrong(format!("'{key}' is a {}", other.type_str()), "write a string or a list of strings"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mistyped_option_is_told_the_nearest_one() {
+        let known =
+            ["no-auth", "no-auth-from", "user", "users-file", "listen", "listen-tls", "rate", "rate-per-user", "admin"];
+        let known = known.map(str::to_owned);
+        let nearest = |key: &str| unknown(key, &known).remedy.unwrap_or_default();
+        for (key, expected) in [
+            ("no_auth", "no-auth"),
+            ("NO-AUTH", "no-auth"),
+            ("users_file", "users-file"),
+            ("user-file", "users-file"),
+            ("listen_tls", "listen-tls"),
+            ("rate_per_user", "rate-per-user"),
+            ("lisetn", "listen"),
+        ] {
+            assert_eq!(nearest(key), format!("did you mean '{expected}'?"), "{key}");
+        }
+        assert!(["a", "port", "loglevel"].iter().all(|key| nearest(key).contains("lists the options")));
     }
 }

@@ -88,6 +88,10 @@ impl Settings {
             errors.collect(through.map_err(|error| ConfigError::from_text("parent-ca", &error)))
         });
         let authenticator = authenticator?;
+        if !errors.0.is_empty() {
+            // They alone do not keep a gateway from starting, and are named after it has started.
+            errors.0.extend(bad_lines(&authenticator));
+        }
         let users = authenticator.rates();
         Some(Self {
             authenticator,
