@@ -1,5 +1,5 @@
-//! What requests and answers have in common (RFC 9112): the lines of a head, which of them concern one hop alone, and
-//! where the content behind it ends.
+//! Common parts of requests and answers (RFC 9112): the lines of a head, its hop-by-hop headers,
+//! and the end of the content.
 
 mod answer;
 mod content;
@@ -17,15 +17,17 @@ pub const MAX_HEAD: usize = 16 * 1024;
 /// The most header lines in a head.
 pub const MAX_HEADERS: usize = 64;
 
-/// The most bytes of content behind a request to switch protocols, chunk framing included. Clients send none, or a few
+/// The most bytes of content behind a request to switch protocols, chunk framing included. Clients
+/// send none, or a few
 /// kilobytes; whatever is larger belongs into a tunnel.
 pub const MAX_CONTENT_BYTES: u64 = 1 << 20;
 
-/// How the gateway calls itself where a message passes through it (RFC 9110, 7.6.3).
+/// The gateway's Via line in forwarded messages (RFC 9110, 7.6.3).
 pub const VIA: &[u8] = b"Via: 1.1 sluicegate\r\n";
 
-/// What concerns one hop alone, whether `Connection` names it or not (RFC 9110, 7.6.1), and what is written anew for
-/// the next: the framing and, of a request, the host. All that begins with `Proxy-` is left out too.
+/// Hop-by-hop headers, named by `Connection` or not (RFC 9110, 7.6.1), and headers rewritten for
+/// the next hop: the framing and, in a request, the host. All headers beginning with `Proxy-` are
+/// removed too.
 const OF_ONE_HOP: [&str; 8] =
     ["Connection", "Keep-Alive", "TE", "Transfer-Encoding", "Content-Length", "Upgrade", "Host", "HTTP2-Settings"];
 
@@ -34,7 +36,7 @@ pub fn all<'h>(headers: &'h [Header<'h>], name: &'static str) -> impl Iterator<I
     headers.iter().filter(move |header| header.name.eq_ignore_ascii_case(name)).map(|header| header.value)
 }
 
-/// The elements of a header that is a list, over all its lines (RFC 9110, 5.6.1).
+/// Returns the elements of a list header, over all its lines (RFC 9110, 5.6.1).
 pub fn elements<'h>(headers: &'h [Header<'h>], name: &'static str) -> impl Iterator<Item = &'h [u8]> {
     all(headers, name).flat_map(elements_of)
 }
@@ -44,23 +46,25 @@ pub fn elements_of(line: &[u8]) -> impl Iterator<Item = &[u8]> {
     line.split(|&byte| byte == b',').map(<[u8]>::trim_ascii).filter(|element| !element.is_empty())
 }
 
-/// Whether every line of a head ends in CR LF. A parser that takes a lone LF as well sees the end of a head where
-/// another does not.
+/// Returns true if every line of a head ends in CR LF. A parser that accepts a lone LF sees the end
+/// of a head where another parser sees none.
 #[must_use]
 pub fn one_line_ending(head: &[u8]) -> bool {
     !head.iter().enumerate().any(|(at, &byte)| byte == b'\n' && (at == 0 || head[at - 1] != b'\r'))
 }
 
-/// The reason phrase of an answer whose head a parser has taken, byte for byte: `httparse` gives none that has bytes
-/// beyond ASCII, which may be in it (RFC 9112, 4).
+/// Returns the reason phrase of a parsed answer, byte for byte: `httparse` returns none for a
+/// phrase with bytes beyond ASCII, although RFC 9112, 4 allows them.
 #[must_use]
 pub fn phrase(head: &[u8]) -> &[u8] {
     let line = head.split(|&byte| byte == b'\n').find(|line| !line.trim_ascii().is_empty()).unwrap_or_default();
     line.splitn(3, |&byte| byte == b' ').nth(2).unwrap_or_default().trim_ascii()
 }
 
-/// The head with its minor version written as 1 where it is 2 to 9, or `None` where nothing is to be changed: a message
-/// of a higher minor version is read as one of the highest that is known (RFC 9110, 2.5), and `httparse` knows 0 and 1
+/// The head with its minor version written as 1 where it is 2 to 9, or `None` where nothing is to
+/// be changed: a message
+/// of a higher minor version is read as one of the highest that is known (RFC 9110, 2.5), and
+/// `httparse` knows 0 and 1
 /// alone. `word`: the place of the version in the first line, counted from 0.
 #[must_use]
 pub fn known_minor_version(head: &[u8], word: usize) -> Option<Vec<u8>> {
@@ -83,7 +87,7 @@ pub fn length(value: &[u8]) -> Option<u64> {
     digits.parse().ok()
 }
 
-/// How a message says where its content ends (RFC 9112, 6.3).
+/// Framing of a message's content (RFC 9112, 6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
     /// Not at all.
@@ -95,7 +99,7 @@ pub enum Framing {
 }
 
 impl Framing {
-    /// Appends the header that says so.
+    /// Appends the header of this framing.
     pub fn append(self, to: &mut Vec<u8>) {
         match self {
             Self::Unsaid => {}
@@ -104,7 +108,7 @@ impl Framing {
         }
     }
 
-    /// The content; `unsaid` is what that is where nothing is said of it.
+    /// Returns the content; `unsaid` is the content without a framing header.
     #[must_use]
     pub const fn content(self, unsaid: Content) -> Content {
         match self {
@@ -115,7 +119,7 @@ impl Framing {
     }
 }
 
-/// Appends those headers, each a line of its own, that go on beyond this hop.
+/// Appends the end-to-end headers, each on a line of its own.
 pub fn append_forwarded(to: &mut Vec<u8>, headers: &[Header<'_>]) {
     for header in headers.iter().filter(|header| goes_on(headers, header.name)) {
         append(to, header.name, header.value);

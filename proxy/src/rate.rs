@@ -1,4 +1,4 @@
-//! How fast bytes may go, in a form that people write and the kernel takes.
+//! Rates in bytes per second, in a form for people and for the kernel.
 
 use std::fmt;
 use std::num::NonZeroU64;
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 #[serde(transparent)]
 pub struct Rate(NonZeroU64);
 
-/// The units of a rate in the order in which they are shown, and what one is in bytes a second.
+/// Units of a rate in the order of display, each with its bytes per second.
 const UNITS: [(&str, u64); 10] = [
     ("Gbit", 125_000_000),
     ("GiB", 1 << 30),
@@ -26,11 +26,12 @@ const UNITS: [(&str, u64); 10] = [
 ];
 
 impl Rate {
-    /// The least there is. A segment is held back until its time has come, and slower ones than this would be held
+    /// The least there is. A segment is held back until its time has come, and slower ones than
+    /// this would be held
     /// back for longer than a peer waits.
     pub const LEAST: u64 = 1 << 10;
 
-    /// So many bytes a second.
+    /// Creates a rate in bytes per second.
     ///
     /// # Errors
     /// Less than [`Rate::LEAST`], with the remedy.
@@ -74,7 +75,7 @@ impl FromStr for Rate {
 }
 
 impl fmt::Display for Rate {
-    /// In the largest unit of which it is a whole number.
+    /// Formats in the largest unit that gives a whole number.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bytes = self.bytes();
         let (unit, factor) = UNITS.into_iter().find(|(_, factor)| bytes.is_multiple_of(*factor)).unwrap_or(("B", 1));

@@ -1,10 +1,10 @@
 //! Room for connections without a tunnel, shared by source.
 //!
-//! Anybody who can connect takes a descriptor before anything is known of them. So each connection
-//! belongs to its [`Source`] until it has a slot, and when the room is used up the longest silent
-//! connection of the fullest source goes: a newcomer is never the one to pay for others. A client that
-//! has asked and waits for the gateway is not silent; it goes only while three quarters of the room
-//! are taken by such clients.
+//! Every client takes a descriptor before anything is known about it. So each connection belongs to
+//! its [`Source`] until it has a slot, and when the room is used up the longest silent connection
+//! of the fullest source is evicted: a newcomer never pays for others. A client with a complete
+//! request that waits for the gateway is not silent; it is evicted only while such clients take
+//! three quarters of the room.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -15,7 +15,7 @@ use tokio::task::AbortHandle;
 
 use crate::source::Source;
 
-/// Step of a handshake that a connection is in.
+/// Stage of a connection's handshake.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Stage {
     /// The client has to send: a PROXY header, its part of TLS, the request.
@@ -74,7 +74,7 @@ pub(super) struct Handshakes {
 /// Why a connection is not among those without a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Absence {
-    /// It had to make room for another one, which ended its task.
+    /// Evicted to make room for another connection; its task was ended.
     Evicted,
     /// Nothing can end its task.
     NeverEntered,
@@ -83,13 +83,13 @@ pub(super) enum Absence {
 #[derive(Debug, Default)]
 struct Table {
     connections: HashMap<u64, Entry>,
-    /// Those that the gateway waits for.
+    /// Connections whose client must send next.
     silent: BySource,
-    /// Those that wait for the gateway.
+    /// Connections waiting for the gateway.
     waiting: BySource,
-    /// Those that had to make room and have not been accounted for yet.
+    /// Evicted connections not yet accounted for.
     evicted: HashSet<u64>,
-    /// What clients did so far that the gateway waited for.
+    /// Number of awaited events from clients so far.
     events: u64,
 }
 
@@ -105,9 +105,9 @@ struct Entry {
     source: Source,
     /// It waits for the gateway.
     waits: bool,
-    /// The last of [`Table::events`] that was this client's.
+    /// This client's last number of [`Table::events`].
     heard: u64,
-    /// Ends the task that serves it.
+    /// Ends the task of the connection.
     task: AbortHandle,
 }
 
@@ -116,7 +116,7 @@ impl Handshakes {
         Self { room, table: Mutex::default(), stages: Default::default() }
     }
 
-    /// Connections without a slot that there is room for.
+    /// Returns the room for connections without a slot.
     pub(super) const fn room(&self) -> usize {
         self.room
     }
@@ -142,7 +142,7 @@ impl Handshakes {
         table.insert(id, source, false, task);
         let evicted = if table.connections.len() > self.room { table.evict(self.room) } else { None };
         drop(table);
-        // It drops what it serves with, which takes the lock.
+        // Aborting drops the task's state, and the drop takes the lock.
         evicted.inspect(AbortHandle::abort);
     }
 
@@ -152,8 +152,8 @@ impl Handshakes {
         evicted.inspect(AbortHandle::abort).is_some()
     }
 
-    /// The client of a connection, which turned out to come from `source`, did what was waited for: now
-    /// it is at `stage`.
+    /// Records an awaited event of a client, now known to come from `source`: the connection is at
+    /// `stage`.
     pub(super) fn heard(&self, id: u64, source: Source, stage: Stage) {
         let mut table = self.lock();
         if let Some(entry) = table.remove(id) {
@@ -161,8 +161,8 @@ impl Handshakes {
         }
     }
 
-    /// Takes a connection out, which has a slot now or has ended: what ends its task, or how it left
-    /// before.
+    /// Removes a connection with a slot, or an ended one: returns the handle of its task, or the
+    /// reason for its absence.
     pub(super) fn leave(&self, id: u64) -> Result<AbortHandle, Absence> {
         let mut table = self.lock();
         let entry = table.remove(id);
@@ -193,8 +193,8 @@ impl Table {
         if waits { &mut self.waiting } else { &mut self.silent }
     }
 
-    /// Takes a silent connection out, or a waiting one where those leave less than a quarter of the room
-    /// to newcomers, who are silent until their request has come.
+    /// Removes a silent connection, or a waiting one if waiting ones leave less than a quarter of
+    /// the room to newcomers; a newcomer is silent until its request is complete.
     fn evict(&mut self, room: usize) -> Option<AbortHandle> {
         let crowded = self.waiting.len > room.saturating_sub(room / 4);
         let (first, second) = if crowded { (&self.waiting, &self.silent) } else { (&self.silent, &self.waiting) };
@@ -218,8 +218,8 @@ impl BySource {
         }
     }
 
-    /// The longest silent connection of the fullest source; of sources that have equally many, as in a
-    /// flood from all over, the longest silent one too.
+    /// Returns the longest silent connection of the fullest source; of equally full sources, as in
+    /// a distributed flood, the longest silent one too.
     fn longest_of_fullest(&self) -> Option<u64> {
         let longest = |of_source: &BTreeMap<u64, u64>| of_source.first_key_value().map(|(&heard, &id)| (heard, id));
         let fullest = self.sources.values().max_by_key(|of_source| (of_source.len(), Reverse(longest(of_source))))?;
@@ -236,7 +236,7 @@ mod tests {
         text.parse::<IpAddr>().unwrap().into()
     }
 
-    /// Numbers of those that are still there.
+    /// Numbers of the remaining connections.
     fn there(handshakes: &Handshakes, source: Source) -> Vec<u64> {
         let table = handshakes.lock();
         let mut ids: Vec<_> = [&table.silent, &table.waiting]
@@ -255,8 +255,8 @@ mod tests {
         table.connections.is_empty() && groups.iter().all(|group| group.sources.is_empty() && group.len == 0)
     }
 
-    /// Whoever waits for the gateway outlives any number of silent connections, of its own source too;
-    /// and such clients leave a quarter of the room to newcomers.
+    /// A client waiting for the gateway outlives any number of silent connections, of its own
+    /// source too; and waiting clients leave a quarter of the room to newcomers.
     #[tokio::test]
     async fn a_client_that_waits_for_the_gateway_is_not_silent() {
         let handshakes = Handshakes::new(8);
@@ -269,7 +269,7 @@ mod tests {
         handshakes.heard(1, flood, Stage::Queue);
         (2..60).for_each(|id| enter(id, flood));
         assert_eq!((there(&handshakes, honest), there(&handshakes, flood)), (vec![0], vec![1, 54, 55, 56, 57, 58, 59]));
-        // Seven of eight that wait are too many: the longest of the fullest source goes.
+        // Seven waiting of eight are too many: the longest of the fullest source is evicted.
         (54..59).for_each(|id| handshakes.heard(id, flood, Stage::Password));
         enter(60, honest);
         assert_eq!(
@@ -296,7 +296,7 @@ mod tests {
         handshakes.heard(0, many, Stage::Request);
         enter(4, few);
         assert_eq!((there(&handshakes, many), there(&handshakes, few)), (vec![0, 2], vec![3, 4]));
-        // One that has a slot takes no room any more, and cannot be ended.
+        // A connection with a slot takes no room any more, and cannot be evicted.
         assert!(handshakes.leave(2).is_ok());
         enter(5, few);
         assert_eq!((there(&handshakes, many), there(&handshakes, few)), (vec![0], vec![3, 4, 5]));

@@ -1,4 +1,4 @@
-//! A tunnel while it lives: who, where to, and how much of its bytes is counted and logged already.
+//! A live tunnel: client, target, and the bytes already counted and logged.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,7 +15,7 @@ use crate::reason::Reason;
 use crate::target::Target;
 use crate::tunnel::{Direction, Flow};
 
-/// A tunnel that lives longer than this is logged this often.
+/// Interval of the log lines of a long tunnel, and the age at its first one.
 pub const INTERIM: Duration = Duration::from_secs(600);
 
 /// A tunnel in the registry.
@@ -29,24 +29,25 @@ pub(super) struct Live {
     engine: Arc<OfEngine>,
     pub(super) flow: Arc<Flow>,
     published: [AtomicU64; 2],
-    /// When the last line was written and what it said; `None` once the closing line is.
+    /// Time and byte counts of the last log line; `None` once the closing line is written.
     logged: Mutex<Option<(Instant, [u64; 2])>>,
 }
 
-/// Value of the engine label of an exchange before an origin's 101 ([`super::Account::exchange`]): no engine has it yet.
+/// Value of the engine label of an exchange before an origin's 101 ([`super::Account::exchange`]):
+/// no engine has it yet.
 pub const EXCHANGE: &str = "exchange";
 
-/// What the client asked for.
+/// The client's request.
 #[derive(Debug)]
 pub(super) struct Asked {
     /// When its connection was accepted.
     pub(super) accepted: Instant,
-    /// The version of the TLS that it asked in.
+    /// TLS version of the client's connection.
     pub(super) tls: Option<&'static str>,
     pub(super) target: Option<Target>,
-    /// What it wanted the origin to switch to.
+    /// Protocols the client asked the origin to switch to.
     pub(super) upgrade: Option<Arc<str>>,
-    /// The parent proxy that it is reached through.
+    /// Parent proxy of the tunnel.
     pub(super) parent: Option<Arc<str>>,
 }
 
@@ -64,17 +65,17 @@ impl Live {
         Self { id, client, user, asked, origin, engine, flow, published: Default::default(), logged }
     }
 
-    /// The user, and what is counted for him.
+    /// Returns the user and their metrics.
     pub(super) fn user(&self) -> Option<&OfUser> {
         self.user.as_deref()
     }
 
-    /// The name of the user, in a form that can be shown.
+    /// Returns the user's name in printable form.
     pub(super) fn user_text(&self) -> Option<String> {
         self.user().map(|user| sanitize(&user.name).into_owned())
     }
 
-    /// The label of the engine that has it.
+    /// Returns the label of the tunnel's engine.
     pub(super) fn engine(&self) -> &'static str {
         self.engine.label
     }
@@ -96,8 +97,9 @@ impl Live {
         }
     }
 
-    /// Publishes what of `moved` is not yet. Several threads may: a maximum, unlike a swap, is not set
-    /// back by the one that read the flow first and comes last, so that no byte is counted again.
+    /// Publishes the part of `moved` not yet published. Several threads may call it: a maximum,
+    /// unlike a swap, is not set back by a thread with an older reading, so no byte is counted
+    /// twice.
     pub(super) fn publish_up_to(&self, way: Direction, moved: u64) {
         let before = self.published[way.index()].fetch_max(moved, Ordering::Relaxed);
         let more = moved.saturating_sub(before);
@@ -123,7 +125,7 @@ impl Live {
         log::closed(self, reason, now);
     }
 
-    /// Counts and logs the end of an exchange that came to no tunnel; a second call does nothing.
+    /// Counts and logs the end of an exchange without a tunnel; a second call does nothing.
     pub(super) fn refuse(&self, reason: Reason, detail: &str) {
         if self.leave() {
             let asked = &self.asked;
@@ -144,7 +146,7 @@ impl Live {
         }
     }
 
-    /// Takes it out of what is counted as open, with all its bytes; false if it was already.
+    /// Removes the tunnel from the open ones, with all its bytes; false if it was removed before.
     pub(super) fn leave(&self) -> bool {
         let is_open = self.logged.lock().unwrap_or_else(PoisonError::into_inner).take().is_some();
         if is_open {
@@ -171,17 +173,17 @@ impl Live {
         self.asked.target.as_ref().map(|target| sanitize(&target.to_string()).into_owned()).unwrap_or_default()
     }
 
-    /// What the client had the origin switch to, in a form that can be shown.
+    /// Returns the requested protocols in printable form.
     pub(super) fn upgrade(&self) -> Option<String> {
         self.asked.upgrade.as_ref().map(|protocols| sanitize(protocols).into_owned())
     }
 
-    /// The parent proxy, which the configuration names.
+    /// Returns the parent proxy, as named in the configuration.
     pub(super) fn parent(&self) -> Option<&str> {
         self.asked.parent.as_deref()
     }
 
-    /// The version of the TLS that the client speaks.
+    /// Returns the TLS version of the client's connection.
     pub(super) const fn tls(&self) -> Option<&'static str> {
         self.asked.tls
     }
@@ -208,7 +210,7 @@ impl Live {
     }
 }
 
-/// Seconds to six decimals: what took less than a millisecond is not shown as 0.
+/// Converts to seconds with six decimals: less than a millisecond is not shown as 0.
 pub(super) fn seconds(time: Duration) -> f64 {
     // Exact up to 285 years.
     time.as_micros() as f64 / 1_000_000.0
@@ -217,33 +219,34 @@ pub(super) fn seconds(time: Duration) -> f64 {
 /// A live tunnel as the admin address shows it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TunnelView {
-    /// What `sluicegate kill` takes.
+    /// Number of the tunnel, for `sluicegate kill`.
     pub id: u64,
     /// The client's address.
     pub client: SocketAddr,
     /// The user, unless the gateway runs without authentication.
     pub user: Option<String>,
-    /// What the client asked for.
+    /// Requested target.
     pub target: String,
-    /// The version of the TLS that the client speaks with the gateway; absent where it speaks none.
+    /// TLS version between client and gateway; absent without TLS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<String>,
-    /// What the client had the origin switch to by `Upgrade`; absent for a CONNECT.
+    /// Protocols requested with `Upgrade`; absent for a CONNECT.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upgrade: Option<String>,
-    /// The parent proxy that opened it; absent where there is none.
+    /// Parent proxy of the tunnel; absent without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<String>,
-    /// The address that this led to, the parent's if there is one.
+    /// Address the gateway connected to: the parent's if there is one.
     pub origin: SocketAddr,
-    /// The engine that moves the bytes; `exchange` until the origin has answered an Upgrade by 101.
+    /// Engine that moves the bytes; `exchange` until the origin has answered an Upgrade with 101.
     pub engine: String,
-    /// Bytes a second, each way, that it is held to; absent where it is as fast as it can.
+    /// Rate limit in bytes per second and direction; absent if unlimited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate: Option<Rate>,
     /// Seconds since the 200.
     pub age_seconds: f64,
-    /// Seconds since a peer last sent or acknowledged a byte, whichever part of the host moved it, or since the 200.
+    /// Seconds since a peer last sent or acknowledged a byte, whichever part of the host moved it,
+    /// or since the 200.
     pub quiet_seconds: f64,
     /// Bytes from the client to the origin.
     pub bytes_to_origin: u64,

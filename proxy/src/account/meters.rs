@@ -1,6 +1,6 @@
-//! The handles of the metrics that every tunnel moves: looked up by their labels once for an engine or
-//! a user, and not again for each tunnel, which costs the recorder a hash, a lock and an allocation
-//! a label.
+//! Handles of the metrics moved by every tunnel: looked up by their labels once per engine or user,
+//! and not for each tunnel, since a look-up costs the recorder a hash, a lock and an allocation per
+//! label.
 
 use std::collections::HashMap;
 use std::sync::atomic::AtomicUsize;
@@ -17,12 +17,12 @@ use crate::tunnel::Direction;
 pub(super) struct Meters {
     shared: OnceLock<(Counter, Histogram)>,
     engines: Mutex<Vec<Arc<OfEngine>>>,
-    /// Configured users, of whom there are few; one who was taken out of the users file stays here as
-    /// his series stay in the recorder.
+    /// Configured users, few in number; a user removed from the users file stays here, as the
+    /// user's series stay in the recorder.
     users: Mutex<HashMap<Arc<str>, Arc<OfUser>>>,
 }
 
-/// What is counted for an engine.
+/// Metrics of an engine.
 pub(super) struct OfEngine {
     pub(super) label: &'static str,
     pub(super) active: Gauge,
@@ -32,17 +32,17 @@ pub(super) struct OfEngine {
     outcomes: [OnceLock<Counter>; Reason::ALL.len()],
 }
 
-/// What is counted for a user.
+/// Metrics of a user.
 pub(super) struct OfUser {
     pub(super) name: Arc<str>,
-    /// His live tunnels.
+    /// Live tunnels of the user.
     pub(super) live: AtomicUsize,
     /// By [`Direction::index`].
     pub(super) bytes: [Counter; 2],
 }
 
 impl Meters {
-    /// Handshakes that came to a tunnel, and how long they took.
+    /// Counter of successful handshakes, and histogram of their duration.
     pub(super) fn established(&self) -> &(Counter, Histogram) {
         self.shared.get_or_init(|| {
             (metrics::CONNECT_REQUESTS.counter(&["200", "established"]), metrics::HANDSHAKE_DURATION.histogram())
@@ -81,7 +81,7 @@ impl OfEngine {
         }
     }
 
-    /// Tunnels that ended so.
+    /// Counter of tunnels ended for this reason.
     pub(super) fn outcome(&self, reason: Reason) -> &Counter {
         self.outcomes[reason as usize].get_or_init(|| metrics::TUNNELS.counter(&[self.label, reason.label()]))
     }

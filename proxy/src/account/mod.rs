@@ -1,9 +1,9 @@
 //! One connection from accept to its end, accounted exactly once: one log line, one increment of
 //! each counter, one slot given back, however it ends.
 //!
-//! [`Account`] is a drop-guard. A handshake hands it what it learns; [`Account::refused`] or
-//! [`Account::closed`] ends it with a reason, and dropping it (a cancelled task, a panic) ends it too,
-//! so that no path through the code can forget to count.
+//! [`Account`] is a drop-guard. A handshake records its progress in it; [`Account::refused`] or
+//! [`Account::closed`] ends it with a reason, and dropping it (a cancelled task, a panic) ends it
+//! too, so no path through the code can forget to count.
 
 mod dials;
 mod ending;
@@ -59,7 +59,7 @@ pub struct Account {
     upgrade: Option<Arc<str>>,
     parent: Option<Arc<str>>,
     stage: Option<Stage>,
-    /// What ends the task that serves this, where it does not count as a handshake any more.
+    /// Ends the task that serves the connection, once it no longer counts as a handshake.
     task: Option<AbortHandle>,
     /// It had to make room for another connection.
     evicted: bool,
@@ -97,7 +97,7 @@ impl Account {
         }
     }
 
-    /// The number of this connection, by which the log and `sluicegate kill` know it.
+    /// Returns the number of the connection, used by the log and `sluicegate kill`.
     #[must_use]
     pub const fn id(&self) -> u64 {
         self.id
@@ -115,19 +115,19 @@ impl Account {
         self.client.ip()
     }
 
-    /// The client sent at least a byte. One that leaves without any was a port check, and is logged
-    /// at debug level only.
+    /// Records that the client sent at least a byte. A client that leaves without any was a port
+    /// check, and is logged at debug level only.
     pub const fn received_bytes(&mut self) {
         self.heard = true;
     }
 
-    /// Who it is: a configured user, or `None` where there is no authentication. It becomes a metric
-    /// label with [`Account::established`], so it must not be a name that a stranger made up.
+    /// Sets the user: a configured one, or `None` without authentication. The name becomes a metric
+    /// label with [`Account::established`], so it must not be one made up by a stranger.
     pub fn set_user(&mut self, user: Option<Arc<str>>) {
         self.user = user;
     }
 
-    /// The version of the TLS that the client speaks.
+    /// Sets the TLS version of the client's connection.
     pub const fn set_tls(&mut self, version: &'static str) {
         self.tls = Some(version);
     }
@@ -137,22 +137,24 @@ impl Account {
         self.target = Some(target.clone());
     }
 
-    /// What it wants the origin to switch to, by `Upgrade`; without that it wants a tunnel.
+    /// Sets the protocols requested with `Upgrade`; without them the request is a CONNECT.
     pub fn set_upgrade(&mut self, protocols: &str) {
         self.upgrade = Some(protocols.into());
     }
 
-    /// The parent proxy that is to open the way, if it is one.
+    /// Sets the parent proxy of the tunnel, if any.
     pub fn set_parent(&mut self, parent: Option<Arc<str>>) {
         self.parent = parent;
     }
 
-    /// Holds a tunnel to its rate that no engine has yet: one engine begins otherwise with what is held to none.
+    /// Applies the rate to a tunnel without an engine yet: an engine may start differently for an
+    /// unlimited tunnel.
     pub fn limit_rate(&self, flow: &Flow) {
         self.registry.set_first_rate(self.id, self.user.as_ref(), self.exchange.is_some(), flow);
     }
 
-    /// The tunnel stands: from here on it is in the registry under [`Account::id`], and its bytes are
+    /// The tunnel stands: from here on it is in the registry under [`Account::id`], and its bytes
+    /// are
     /// counted from `flow`. A second call changes nothing.
     pub fn established(&mut self, origin: SocketAddr, engine: &'static str, flow: Arc<Flow>) {
         if self.live.is_some() {
@@ -176,9 +178,9 @@ impl Account {
             parent: self.parent.take(),
         };
         let live = Arc::new(Live::new(self.id, self.client, user, asked, origin, engine, flow));
-        // In this order: who has read of it finds it listed.
+        // In this order: a reader of the log line finds the tunnel listed.
         self.register(&live);
-        // A tunnel has no task: this would keep the room that it had.
+        // A tunnel has no task: the handle would keep the task's memory.
         self.task = None;
         self.permit = None;
         self.registry.handshakes.moved(self.stage.take(), None);
@@ -186,14 +188,14 @@ impl Account {
         self.live = Some(live);
     }
 
-    /// What the tunnel moved, once it is established.
+    /// Returns the bytes moved by the tunnel, once it is established.
     #[must_use]
     pub fn flow(&self) -> Option<&Arc<Flow>> {
         self.live.as_ref().map(|live| &live.flow)
     }
 
-    /// Ends a handshake that came to nothing. (Of an established tunnel, as where the 200 could not be
-    /// written, it is the end of the tunnel.)
+    /// Ends a failed handshake. (For an established tunnel, as when the 200 could not be written,
+    /// it ends the tunnel.)
     ///
     /// The connection counts as open until this is dropped: its client still has an answer to read.
     pub fn refused(&mut self, refusal: &Refusal) {
@@ -209,7 +211,7 @@ impl Account {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
-        // Before it is logged and unlisted: whoever sees that finds the slot free.
+        // Before the tunnel is logged and unlisted: an observer of either finds the slot free.
         self.permit = None;
         drop(self.slot.take());
         if let Some(live) = &self.live {
@@ -244,8 +246,7 @@ impl Account {
         }
     }
 
-    /// What became of a connection that nobody ended: the task that served it was dropped or
-    /// panicked.
+    /// Returns the end of a connection dropped without a reason: its task was dropped or panicked.
     fn abandoned(&self) -> (Reason, Cow<'static, str>) {
         if std::thread::panicking() {
             // Whichever half of its life it was in, the fault is the gateway's.
@@ -273,14 +274,14 @@ impl Drop for Account {
             let left = self.registry.handshakes.leave(self.id);
             self.evicted |= left.is_err_and(|absence| absence == Absence::Evicted);
         }
-        // Nobody is left to read an answer.
+        // No client is left to read an answer.
         self.task = None;
         if !self.ended {
             let (reason, detail) = self.abandoned();
             self.end(reason, &detail);
         }
         self.registry.handshakes.moved(self.stage.take(), None);
-        // Last, so that whoever waits for all to be gone finds everything counted.
+        // Last, so that a caller waiting for all connections to leave finds everything counted.
         self.registry.leave();
     }
 }

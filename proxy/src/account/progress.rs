@@ -1,4 +1,4 @@
-//! A connection on its way to a tunnel: the room, the permit and the slot that it takes.
+//! Progress of a connection to a tunnel: the room, the permit and the slot it takes.
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -15,20 +15,20 @@ use crate::principal::Principal;
 use crate::reason::{Reason, Refusal};
 
 impl Account {
-    /// Who the client is by the word of a proxy before, which is to be believed.
+    /// Sets the client's address from the header of a trusted proxy.
     pub fn set_client(&mut self, client: SocketAddr) {
         self.client = canonical(client);
         let Connection { id, source } = self.connection();
         self.registry.handshakes.heard(id, source, Stage::Request);
     }
 
-    /// Number and source, by which the registry knows it.
+    /// Returns number and source, the registry's key.
     #[must_use]
     pub fn connection(&self) -> Connection {
         Connection { id: self.id, source: self.client.ip().into() }
     }
 
-    /// The handshake waits for something else now, so that the client did what was waited for.
+    /// Enters a stage of the handshake, after an awaited event of the client.
     pub fn enter(&mut self, stage: Stage) {
         self.registry.handshakes.moved(self.stage, Some(stage));
         self.stage = Some(stage);
@@ -42,7 +42,7 @@ impl Account {
     /// counts among those until the tunnel stands. The user must be known by now.
     ///
     /// # Errors
-    /// [`Reason::DialLimit`] when that takes longer than `limit`.
+    /// [`Reason::DialLimit`] if the wait exceeds `limit`.
     pub async fn wait_to_dial(&mut self, limit: Duration) -> Result<(), Refusal> {
         let owner = Principal::of(self.user.clone(), self.client.ip());
         let dials = Arc::clone(&self.registry.dials);
@@ -67,12 +67,12 @@ impl Account {
         }
     }
 
-    /// Takes one of the slots that [`Limits`] allow, for as long as this lives. The user must be
-    /// known by now; `own` is the limit that he has instead of everybody's.
+    /// Takes one of the slots in [`Limits`], until the account is dropped. The user must be set
+    /// before; `own` is the user's limit that replaces the common one.
     ///
     /// # Errors
-    /// The refusal, with the flag and the value that it ran into; [`Reason::HandshakeLimit`] when this
-    /// connection had to make room for another one.
+    /// The refusal, with the flag and value of the exceeded limit; [`Reason::HandshakeLimit`] if
+    /// this connection was evicted.
     pub fn reserve(&mut self, own: Option<usize>) -> Result<(), Refusal> {
         if self.slot.is_none() {
             let slot = self.registry.slots().take(self.user.clone(), own, self.client.ip())?;

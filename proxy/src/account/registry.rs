@@ -45,18 +45,18 @@ pub struct Registry {
 #[derive(Debug, Default)]
 struct State {
     live: BTreeMap<u64, Arc<Live>>,
-    /// Why every tunnel has to end, including those that are established from now on.
+    /// Reason to end every tunnel, including those established from now on.
     stopping: Option<Reason>,
 }
 
 impl Registry {
-    /// An empty one, whose tunnels are as fast as they can.
+    /// Creates an empty registry of unlimited tunnels.
     #[must_use]
     pub fn new(limits: Limits) -> Arc<Self> {
         Self::with_rates(limits, Rates::default())
     }
 
-    /// An empty one, whose tunnels are held to rates.
+    /// Creates an empty registry with rates.
     #[must_use]
     pub fn with_rates(limits: Limits, rates: Rates) -> Arc<Self> {
         Arc::new(Self {
@@ -71,14 +71,15 @@ impl Registry {
         })
     }
 
-    /// Accounts for a connection from `client` that was accepted.
+    /// Opens the account of a connection accepted from `client`.
     #[must_use]
     pub fn accepted(self: &Arc<Self>, client: SocketAddr) -> Account {
         self.connections.send_modify(|connections| *connections += 1);
         Account::new(Arc::clone(self), self.next.fetch_add(1, Ordering::Relaxed), client)
     }
 
-    /// Has a connection that is served by `task` now count among those without a tunnel. Where there
+    /// Has a connection that is served by `task` now count among those without a tunnel. Where
+    /// there
     /// is no room for it another one is ended: the longest silent of the source with the most.
     pub fn serving(&self, connection: &Connection, task: AbortHandle) {
         self.handshakes.enter(connection.id, connection.source, task);
@@ -95,7 +96,7 @@ impl Registry {
         self.slots.is_full()
     }
 
-    /// The number of tunnels that stand.
+    /// Returns the number of established tunnels.
     #[must_use]
     pub fn active(&self) -> usize {
         self.lock().live.len()
@@ -128,14 +129,14 @@ impl Registry {
         live.inspect(|live| live.flow.stop(Reason::Killed)).is_some()
     }
 
-    /// Ends every tunnel, and each that is established after this call.
+    /// Ends every tunnel, including those established after this call.
     pub fn stop_all(&self, why: Reason) {
         self.lock().stopping.get_or_insert(why);
         self.snapshot().iter().for_each(|live| live.flow.stop(why));
     }
 
-    /// Accounts for every tunnel that its engine has not ended yet, for a process that is about to: its
-    /// end would leave no line otherwise.
+    /// Closes the account of every tunnel not yet ended by its engine, for a process about to exit:
+    /// such a tunnel would leave no log line otherwise.
     pub fn close_all(&self, why: Reason) {
         self.snapshot().iter().for_each(|live| live.close(why));
     }
@@ -163,8 +164,7 @@ impl Registry {
         }
     }
 
-    /// Logs each tunnel of which nothing was logged for [`super::INTERIM`]; to be called every few
-    /// seconds.
+    /// Logs each tunnel without a log line for [`super::INTERIM`]; to be called every few seconds.
     pub fn interim(&self, now: Instant) {
         self.snapshot().iter().for_each(|live| live.interim(now));
     }
@@ -173,7 +173,7 @@ impl Registry {
         &self.slots
     }
 
-    /// How fast tunnels may be.
+    /// Returns the rates in force.
     #[must_use]
     pub fn rates(&self) -> RatesView {
         self.rates.view()
@@ -182,20 +182,20 @@ impl Registry {
     /// Changes how fast tunnels may be, the live ones at once.
     ///
     /// # Errors
-    /// A user or a tunnel that is not there; nothing is changed then.
+    /// An unknown user or tunnel; nothing is changed then.
     pub fn change_rates(&self, change: &Change) -> Result<(), Unknown> {
         self.rates.change(change, |id| self.lock().live.contains_key(&id))?;
         self.rebalance_shares();
         Ok(())
     }
 
-    /// Takes what the configuration says of users, who may be others now.
+    /// Replaces the users from the configuration.
     pub fn set_users(&self, users: BTreeMap<Arc<str>, Option<Limit>>) {
         self.rates.set_users(users);
         self.rebalance_shares();
     }
 
-    /// Divides what users may have over their tunnels whenever one has come or gone; never returns.
+    /// Rebalances users' rates over their tunnels after each one opened or closed; never returns.
     pub async fn keep_rebalanced(&self) {
         loop {
             self.rates.due.notified().await;
@@ -204,7 +204,7 @@ impl Registry {
         }
     }
 
-    /// Ends every tunnel of a user for whom that is said.
+    /// Ends every tunnel of the users selected by `is_meant`.
     pub fn stop_users(&self, is_meant: impl Fn(&str) -> bool, why: Reason) {
         let of_user = |live: &&Arc<Live>| live.user().is_some_and(|user| is_meant(&user.name));
         self.snapshot().iter().filter(of_user).for_each(|live| live.flow.stop(why));
@@ -220,8 +220,8 @@ impl Registry {
         self.rates.apply(live.id, user, |rate| live.flow.set_rate(rate));
     }
 
-    /// Tells a tunnel that is about to be one of `user`'s what it is held to from its first byte on.
-    /// `counted`: its exchange is one of them already.
+    /// Applies the first rate to a new tunnel of `user`, before its first byte. `counted`: its
+    /// exchange is counted among the user's tunnels already.
     pub(super) fn set_first_rate(&self, id: u64, user: Option<&Arc<str>>, counted: bool, flow: &Flow) {
         // Looked for only where there is something to share.
         let others = |user: &Arc<str>| self.meters.user(Arc::clone(user)).live.load(Ordering::Relaxed);
@@ -230,7 +230,7 @@ impl Registry {
         self.rates.apply(id, user, |rate| flow.set_rate(rate));
     }
 
-    /// Has the other tunnels of its user told, if there is something that they share.
+    /// Schedules the rates of the user's other tunnels, if they share one.
     fn rebalance_soon(&self, live: &Live) {
         if live.user().is_some_and(|user| self.rates.shares(&user.name)) {
             self.rates.due.notify_one();
@@ -245,7 +245,7 @@ impl Registry {
         self.rebalance_soon(live);
     }
 
-    /// Lists a tunnel of which its user has been counted already, in the place of what has its number.
+    /// Lists a tunnel already counted for its user, in place of the entry with the same number.
     pub(super) fn replace(&self, live: &Arc<Live>) {
         let mut state = self.lock();
         state.live.insert(live.id, Arc::clone(live));
@@ -274,7 +274,8 @@ impl Registry {
         self.lock().stopping.is_some()
     }
 
-    /// The live tunnels without the lock: what is done to each may take it again, or take long.
+    /// Returns the live tunnels without the lock: work on each may take the lock again, or take
+    /// long.
     fn snapshot(&self) -> Vec<Arc<Live>> {
         self.lock().live.values().cloned().collect()
     }

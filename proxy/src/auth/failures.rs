@@ -1,20 +1,20 @@
-//! Failed password checks by source: a token bucket for each, and for each IPv6 /48, of which one host
-//! may have every /64.
+//! Failed password checks by source: a token bucket for each source, and for each IPv6 /48, since
+//! one host may have every /64 of it.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use crate::source::Source;
 
-/// Failures that a source may have had before it counts as failing.
+/// Failures of a source before it counts as failing.
 pub(super) const BURST: u32 = 16;
 /// Time after which one failure is forgiven.
 pub(super) const FORGIVEN_AFTER: Duration = Duration::from_secs(5);
-/// Sources remembered, some 40 bytes each. Past it the one that would be forgiven first is
-/// forgotten, which costs its neighbours nothing.
+/// Sources remembered, some 40 bytes each. Past the limit the source due to be forgiven first is
+/// forgotten, at no cost to its neighbours.
 const MAX_SOURCES: usize = 4_096;
 
-/// Failures of sources, and of the sites that they belong to.
+/// Failures of sources, and of their sites.
 #[derive(Debug, Default)]
 pub(super) struct Failures {
     sources: Buckets,
@@ -30,14 +30,14 @@ impl Failures {
         }
     }
 
-    /// Failures of the source, or of its site, that are not forgiven yet; at most [`BURST`].
+    /// Returns the failures of the source, or of its site, not yet forgiven; at most [`BURST`].
     pub(super) fn recent(&self, source: Source, now: Instant) -> u32 {
         let of_site = source.site().map_or(0, |site| self.sites.recent(site, now));
         self.sources.recent(source, now).max(of_site)
     }
 }
 
-/// Token bucket of each key that failed lately; a full one is not kept.
+/// Token bucket of each key with recent failures; a full bucket is not kept.
 #[derive(Debug, Default)]
 struct Buckets {
     /// Time at which all failures of the key are forgiven: the level of its bucket in one number
@@ -46,8 +46,8 @@ struct Buckets {
 }
 
 impl Buckets {
-    /// Takes a token. An empty bucket stays empty and owes nothing: a source that goes on failing
-    /// is forgiven as soon after its last failure as one that stopped at [`BURST`].
+    /// Takes a token. An empty bucket stays empty and owes nothing: a source with further failures
+    /// is forgiven as soon after its last failure as one with [`BURST`] failures.
     fn record(&mut self, source: Source, now: Instant) {
         if !self.forgiven.contains_key(&source) && self.forgiven.len() >= MAX_SOURCES {
             self.make_room(now);
@@ -56,7 +56,7 @@ impl Buckets {
         *forgiven = ((*forgiven).max(now) + FORGIVEN_AFTER).min(now + FORGIVEN_AFTER * BURST);
     }
 
-    /// Failures that are not forgiven yet, at most [`BURST`].
+    /// Returns the failures not yet forgiven, at most [`BURST`].
     fn recent(&self, source: Source, now: Instant) -> u32 {
         let left =
             self.forgiven.get(&source).map_or(Duration::ZERO, |forgiven| forgiven.saturating_duration_since(now));

@@ -16,22 +16,22 @@ use crate::reason::{Reason, Refusal};
 use crate::secret::Secret;
 use crate::user_policy::UserPolicy;
 
-/// A user who has come in.
+/// An authenticated user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
-    /// As he is configured.
+    /// Name as configured.
     pub name: Arc<str>,
-    /// What he may, where that is said.
+    /// Policy of the user, if any.
     pub user_policy: Option<Arc<UserPolicy>>,
 }
 
-/// Credentials that were not let in.
+/// Rejected credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// What the client is answered.
+    /// Answer to the client.
     pub refusal: Refusal,
-    /// User that the credentials name, for the log: a configured one, never a name that a stranger
-    /// made up.
+    /// User named by the credentials, for the log: a configured one, never a name made up by a
+    /// stranger.
     pub user: Option<Arc<str>>,
 }
 
@@ -48,18 +48,18 @@ pub struct Users {
     pub networks: Vec<TrustedNetwork>,
 }
 
-/// The users, and what checks their credentials.
+/// The users, and the verification of their credentials.
 pub(super) struct Guard {
     pub(super) key: Key,
     pub(super) inline: Inline,
     pub(super) networks: TrustedNetworks,
     file: Option<Mutex<UsersFile>>,
-    /// Who stands in the configuration file; locked for the whole of a reload.
+    /// Users of the configuration file; locked for the whole of a reload.
     entries: Mutex<Vec<Entry>>,
     /// Where those are read again.
     pub(super) elsewhere: Option<Box<dyn UserSource>>,
     table: RwLock<Arc<Table>>,
-    /// Lines of the users file that did not count when it was last read.
+    /// Invalid lines of the users file at its last read.
     bad_lines: Mutex<Vec<UsersError>>,
     pub(super) verifier: Verifier,
 }
@@ -91,10 +91,10 @@ impl Guard {
 
     pub(super) async fn check(&self, header: Option<&Secret>, source: IpAddr) -> Result<User, Failure> {
         let nobody = |refusal| Failure { refusal, user: None };
-        // The password and what the user may are of the same reading.
+        // Password and policy come from one reading of the files.
         let table = self.table();
         let Some(header) = header else {
-            // What is sent is checked, wherever it comes from.
+            // Credentials are checked if sent, from every source.
             let name = self.networks.user_at(source);
             let required = || nobody(Refusal::new(Reason::AuthRequired, "proxy credentials are needed"));
             return name.map(|name| User { user_policy: table.user_policy(&name), name }).ok_or_else(required);
@@ -125,7 +125,7 @@ impl Guard {
     }
 
     pub(super) fn reload(&self) -> Result<usize, UsersError> {
-        // Held for the whole of it, so that two reloads cannot swap their results.
+        // Locked throughout, so that two reloads cannot swap their results.
         let mut entries = lock(&self.entries);
         if let Some(elsewhere) = &self.elsewhere {
             *entries = elsewhere.read()?;
@@ -148,8 +148,8 @@ impl Guard {
     }
 }
 
-/// The table of a file and of entries, and the lines of the file that are not in it: nobody has
-/// passwords in two places, since a user who was taken out of one would stay in by the other.
+/// Builds the table of a file and of entries; returns the invalid lines of the file too. A user
+/// with passwords in two places is an error, since removing one would leave the other valid.
 fn read(
     file: Option<&mut UsersFile>,
     inline: &Inline,

@@ -1,4 +1,4 @@
-//! A line for the users file: the other end of what [`super::users`] reads.
+//! Line for the users file: the counterpart of the parser in [`super::users`].
 
 use sha_crypt::{Algorithm, Params, PasswordHasher, ShaCrypt};
 
@@ -6,10 +6,10 @@ use crate::secret::Secret;
 
 use super::users::{UsersError, check_name, check_password};
 
-/// What bcrypt reads of a password, in bytes.
+/// Bytes of a password read by bcrypt.
 const BCRYPT_READS: usize = 72;
 
-/// How to hash a password.
+/// Algorithm and cost of a password hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Recipe {
     /// bcrypt at this cost: each step doubles the work.
@@ -46,7 +46,7 @@ fn bcrypt_hash(password: &[u8], cost: u32) -> Result<String, UsersError> {
 fn sha512_hash(password: &[u8], rounds: u32) -> Result<String, UsersError> {
     let failed = |cause: String| password_error(cause, "give at least 1000 rounds, and see getrandom(2)");
     let params = Params::new(rounds).map_err(|error| failed(error.to_string()))?;
-    // 12 bytes are the 16 digits of salt that crypt(3) reads.
+    // 12 bytes are the 16 digits of salt in crypt(3).
     let mut salt = [0; 12];
     getrandom::fill(&mut salt).map_err(|error| failed(error.to_string()))?;
     let hash = ShaCrypt::new(Algorithm::Sha512Crypt, params).hash_password_with_salt(password, &salt);

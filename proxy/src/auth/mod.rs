@@ -55,30 +55,31 @@ pub use make::{Recipe, make_line};
 pub use network::TrustedNetwork;
 pub use users::{UsersError, parse_user};
 
-/// Reads the value of a `Proxy-Authorization` header as [`Authenticator::check`] does, and compares it with nothing.
+/// Reads the value of a `Proxy-Authorization` header as [`Authenticator::check`] does, and compares
+/// it with nothing.
 ///
 /// # Errors
-/// Credentials that no user can have. The words hold nothing of them.
+/// Credentials impossible for any user. The message holds nothing of them.
 pub fn check_credentials(value: &Secret) -> Result<(), Refusal> {
     basic::parse(value).map(drop)
 }
 
-/// Reads the bytes of a users file: the number of lines that count, and an error for each that does not. `path` is for
-/// those; the lines themselves are not repeated.
+/// Parses the bytes of a users file: returns the number of valid lines, and an error for each
+/// invalid line. `path` is for the errors; the lines themselves are not repeated.
 #[must_use]
 pub fn check_users(path: &Path, bytes: &[u8]) -> (usize, Vec<UsersError>) {
     let lines = users::parse_lines(path, bytes);
     (lines.good.len(), lines.bad)
 }
 
-/// Decides who may use the gateway.
+/// Authenticates clients of the gateway.
 pub struct Authenticator {
     /// Absent with `--no-auth`.
     guard: Option<Guard>,
 }
 
 impl Authenticator {
-    /// Lets everybody in: `--no-auth`.
+    /// Admits every client: `--no-auth`.
     #[must_use]
     pub const fn open() -> Self {
         Self { guard: None }
@@ -93,12 +94,12 @@ impl Authenticator {
         Guard::new(users, Verifier::new()).map(|guard| Self { guard: Some(guard) })
     }
 
-    /// Starts the threads that hash passwords, at most one for each core but one; nothing is hashed
-    /// before. Call it where the calling thread has its own cores and privileges still to give up:
-    /// threads keep what they started with.
+    /// Starts the threads that hash passwords, at most one per core except one; no password is
+    /// hashed before. Call it while the calling thread has its own cores and its privileges still
+    /// to give up: threads inherit both.
     ///
     /// # Errors
-    /// That of clone(2), if no thread can be started.
+    /// The error of clone(2), if no thread can be started.
     pub fn start_hashing(&self) -> io::Result<()> {
         self.guard.as_ref().map_or(Ok(()), |guard| guard.verifier.pool.start().map(drop))
     }
@@ -112,11 +113,11 @@ impl Authenticator {
         self
     }
 
-    /// The user whose credentials these are, or `None` with `--no-auth`.
+    /// Returns the authenticated user, or `None` with `--no-auth`.
     ///
-    /// `proxy_authorization` is the value of the header; `source` the address that is held to the
-    /// limits on guesses. The future may be dropped at any time: a check that waits leaves the queue
-    /// with the last future that waits for it.
+    /// `proxy_authorization` is the value of the header; `source` is the address for the limits on
+    /// guesses. The future may be dropped at any time: a waiting check leaves the queue with its
+    /// last future.
     ///
     /// # Errors
     /// [`Reason::AuthRequired`] without the header; [`Reason::AuthFailed`] for credentials that are
@@ -131,7 +132,8 @@ impl Authenticator {
         user.map(Some)
     }
 
-    /// Reads the users file and the section of the configuration again and puts them in the place of
+    /// Reads the users file and the section of the configuration again and puts them in the place
+    /// of
     /// those before, as a whole and for checks that begin from then on. Credentials stay verified
     /// where their hash is the same. Gives the number of users. Blocks on the file system.
     ///
@@ -141,15 +143,15 @@ impl Authenticator {
         self.guard.as_ref().map_or(Ok(0), Guard::reload)
     }
 
-    /// Whether the users file is another one than at the last [`Authenticator::reload`], one that
-    /// failed included. Cheap enough for once a second: a `stat(2)`, through symbolic links, for
+    /// Returns true if the users file has changed since the last [`Authenticator::reload`], failed
+    /// ones included. Cheap enough for once a second: a `stat(2)`, through symbolic links, since
     /// Kubernetes replaces a mounted secret by moving a link.
     #[must_use]
     pub fn changed(&self) -> bool {
         self.guard.as_ref().is_some_and(Guard::changed)
     }
 
-    /// Every user, with the rate of his where one is said; none with `--no-auth`.
+    /// Returns every user, with a rate of their own if any; none with `--no-auth`.
     #[must_use]
     pub fn rates(&self) -> BTreeMap<Arc<str>, Option<Limit>> {
         let Some(guard) = &self.guard else { return BTreeMap::new() };
@@ -165,7 +167,7 @@ impl Authenticator {
         Snapshot::new(self.guard.as_ref().map(Guard::table))
     }
 
-    /// Whether somebody can come in by this name.
+    /// Returns true if a client can authenticate under this name.
     #[must_use]
     pub fn knows(&self, name: &str) -> bool {
         self.guard.as_ref().is_some_and(|guard| {
@@ -173,20 +175,20 @@ impl Authenticator {
         })
     }
 
-    /// Lines of the users file that do not count, as it was last read: each with its place, why, and
-    /// what to do.
+    /// Returns the invalid lines of the users file at its last read: each with its place, the
+    /// reason, and the remedy.
     #[must_use]
     pub fn bad_lines(&self) -> Vec<UsersError> {
         self.guard.as_ref().map_or_else(Vec::new, Guard::bad_lines)
     }
 
-    /// Whether everybody is let in: `--no-auth`.
+    /// Returns true if every client is admitted: `--no-auth`.
     #[must_use]
     pub const fn is_open(&self) -> bool {
         self.guard.is_none()
     }
 
-    /// The users whose live tunnels are to end, since their time is over.
+    /// Returns the expired users, for their live tunnels to be ended.
     #[must_use]
     pub fn ending(&self, now: SystemTime) -> Vec<Arc<str>> {
         self.guard.as_ref().map_or_else(Vec::new, |guard| guard.table().ending(now))

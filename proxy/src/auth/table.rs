@@ -1,4 +1,5 @@
-//! The users, as they are looked up: those of the command line by digest, those of the file by hash.
+//! The users, as they are looked up: those of the command line by digest, those of the file by
+//! hash.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
@@ -64,7 +65,8 @@ impl Inline {
     }
 }
 
-/// The users of the file and of the configuration, as they were read once. Checks under way are part
+/// The users of the file and of the configuration, as they were read once. Checks under way are
+/// part
 /// of it, so that none of them outlives a reload; verified credentials do where their hash stays.
 #[derive(Default)]
 pub(super) struct Table {
@@ -81,14 +83,14 @@ struct Account {
 
 struct Password {
     hash: Arc<Hash>,
-    /// The credentials that this hash was found to be of: the cache, whose bound is the number of
-    /// hashes. A second password fits only where bcrypt cut both; that one is hashed each time.
+    /// Credentials verified against this hash: the cache, bounded by the number of hashes. A second
+    /// password matches only if bcrypt cut both; it is hashed each time.
     verified: OnceLock<Digest>,
 }
 
 impl Account {
-    /// An account with these hashes; those that it had `before` keep the credentials verified
-    /// against them, also by a check that ends later.
+    /// Creates an account with these hashes; hashes also present `before` keep their verified
+    /// credentials, also for a check that ends later.
     fn new(hashes: impl IntoIterator<Item = Arc<Hash>>, before: Option<&Self>) -> Self {
         let known = before.map_or(&[][..], |before| &before.passwords);
         let password = |hash: Arc<Hash>| {
@@ -104,7 +106,7 @@ impl Account {
 }
 
 impl Table {
-    /// The table of these users, which comes after `before`.
+    /// Creates the table of these users, the successor of `before`.
     pub(super) fn new(lines: Vec<Line>, entries: &[Entry], before: Option<&Self>) -> Self {
         let account = |name: Arc<str>, hashes: Vec<Arc<Hash>>| {
             let before = before.and_then(|before| before.accounts.get(&name));
@@ -121,7 +123,7 @@ impl Table {
         Self { accounts, user_policies, ceiling, flights: Arc::default() }
     }
 
-    /// What a user may, where that is said.
+    /// Returns the policy of a user, if any.
     pub(super) fn user_policy(&self, user: &str) -> Option<Arc<UserPolicy>> {
         self.user_policies.get(user).cloned()
     }
@@ -130,13 +132,13 @@ impl Table {
         self.accounts.len()
     }
 
-    /// Those whose live tunnels are to end.
+    /// Returns the users with live tunnels to end.
     pub(super) fn ending(&self, now: SystemTime) -> Vec<Arc<str>> {
         let ending = self.user_policies.iter().filter(|(_, user_policy)| user_policy.ends_tunnels(now));
         ending.map(|(name, _)| Arc::clone(name)).collect()
     }
 
-    /// Passwords and terms of every user that has either.
+    /// Returns the passwords and policy of every user with either.
     pub(super) fn terms(&self) -> BTreeMap<Arc<str>, Terms> {
         let names = self.accounts.keys().chain(self.user_policies.keys());
         let terms = |name: &Arc<str>| {
@@ -164,8 +166,8 @@ impl Table {
         self.account(user).map(|(name, _)| Arc::clone(name))
     }
 
-    /// Whether the password is the user's, in one of its encodings. Anything but a yes takes the
-    /// same work for every user, and for a name without a user.
+    /// Checks the password, in any of its encodings. A failed check takes the same work for every
+    /// user, and for an unknown name.
     pub(super) fn judge(
         &self,
         credentials: &Credentials,
@@ -177,8 +179,8 @@ impl Table {
         encodings.any(|password| self.judge_bytes(&credentials.user, password.expose(), digest, matches))
     }
 
-    /// What the user's own hash took less than the dearest is made up for, and without a user all of
-    /// it is spent.
+    /// The work the user's own hash saved against the most expensive one is spent as well; for an
+    /// unknown user all of it is spent.
     fn judge_bytes(
         &self,
         user: &[u8],
@@ -203,14 +205,14 @@ impl Table {
     }
 }
 
-/// The work that every failed check of a table comes to: for each kind of hash the most that a user has of it.
+/// The work of every failed check of a table: for each kind of hash the most that any user has.
 ///
-/// SHA-crypt cannot do fewer than 1,000 rounds, so where users differ in rounds the most counts for that much more, and
-/// what is left to make up for is never too little to be done.
+/// SHA-crypt cannot do fewer than 1,000 rounds, so where users differ in rounds the most is raised
+/// by as much, and the remaining work is never too little to be done.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Ceiling(Done);
 
-/// Work by its kind: bcrypt's in units of which a cost is the power of two, SHA-crypt's in rounds.
+/// Work by kind: bcrypt's in units of two to the power of the cost, SHA-crypt's in rounds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Done {
     bcrypt: u64,
@@ -242,10 +244,11 @@ impl Ceiling {
         })
     }
 
-    /// What there is left to do after `done`.
+    /// Returns the work left after `done`.
     fn rest(&self, done: &[Work]) -> Vec<Work> {
         let (most, done) = (self.0, Done::of(done));
-        // A power of two for each bit of what is missing; no cost is less than 4, so neither is a bit.
+        // A power of two for each bit of the missing work; every cost is at least 4, so every bit
+        // is too.
         let missing = most.bcrypt - done.bcrypt;
         let bcrypt = (0..u64::BITS).filter(|bit| missing >> bit & 1 == 1).map(Work::Bcrypt);
         let rounds = |most: u32, done: u32, work: fn(u32) -> Work| Some(most - done).filter(|left| *left > 0).map(work);

@@ -1,4 +1,4 @@
-//! What a user is on the command line and in a users file, and the errors that both can hold.
+//! Users on the command line and in a users file, and the errors in both.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -15,7 +15,7 @@ const MAX_NAME: usize = 255;
 /// libxcrypt), for the work of SHA-crypt grows with the length.
 pub(super) const MAX_PASSWORD: usize = 512;
 
-/// Users that cannot be taken: where, why, and what to do. It never holds a password or a hash.
+/// An invalid user: place, reason and remedy. Never holds a password or a hash.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UsersError {
     place: String,
@@ -28,19 +28,19 @@ impl UsersError {
         Self { place: place.into(), cause: cause.into(), remedy: remedy.into() }
     }
 
-    /// Why, and where that is known, for which user.
+    /// Returns the reason, and the user if known.
     #[must_use]
     pub fn cause(&self) -> &str {
         &self.cause
     }
 
-    /// What to do.
+    /// Returns the remedy.
     #[must_use]
     pub fn remedy(&self) -> &str {
         &self.remedy
     }
 
-    /// The option, the file or `FILE:LINE` that it is about.
+    /// Returns the place: an option, a file or `FILE:LINE`.
     #[must_use]
     pub fn place(&self) -> &str {
         &self.place
@@ -88,25 +88,26 @@ pub(super) struct Line {
     pub(super) hash: Hash,
 }
 
-/// Bad lines of a file that are named; the others are counted.
+/// Bad lines of a file named in a message; the others are counted.
 const MAX_NAMED: usize = 50;
 
-/// What a users file says.
+/// Content of a users file.
 #[derive(Debug, Default)]
 pub(super) struct Lines {
-    /// Lines that count.
+    /// Valid lines.
     pub(super) good: Vec<Line>,
     /// Why other lines do not.
     pub(super) bad: Vec<UsersError>,
-    /// A line that does not count names a user.
+    /// An invalid line names a user.
     pub(super) names_users: bool,
 }
 
-/// Reads what htpasswd writes: `NAME:HASH` in each line; blank lines and lines that begin with `#`
-/// are skipped, a byte order mark, carriage returns and blanks at the end of a line dropped.
+/// Parses the output of htpasswd: `NAME:HASH` in each line; blank lines and lines beginning with
+/// `#` are skipped; a byte order mark, carriage returns and blanks at the end of a line are
+/// dropped.
 ///
-/// A line that cannot be used lets nobody in. Neither do two lines of one name, whichever of them
-/// can be used: the later may have been meant to take the place of the earlier.
+/// An invalid line admits no user. Neither do two lines with one name, valid or not: the later may
+/// have been meant to replace the earlier.
 pub(super) fn parse_lines(path: &Path, bytes: &[u8]) -> Lines {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let mut lines = Lines::default();
@@ -144,7 +145,7 @@ pub(super) fn parse_lines(path: &Path, bytes: &[u8]) -> Lines {
     lines
 }
 
-/// The user that a line is about, whatever else is wrong with it.
+/// Returns the user of a line, even of an invalid one.
 fn name_of(line: &[u8]) -> Option<Arc<str>> {
     let end = line.iter().position(|byte| *byte == b':')?;
     let name = str::from_utf8(&line[..end]).ok()?;

@@ -1,6 +1,7 @@
 //! Where the content of a message ends (RFC 9112, 6 and 7.1).
 //!
-//! The bytes themselves are passed on as they are, so every reader has to find the same end in them: what the grammar
+//! The bytes themselves are passed on as they are, so every reader has to find the same end in
+//! them: what the grammar
 //! leaves open to any reader (a lone LF, signs, a size beyond 64 bits) is refused.
 
 use std::fmt;
@@ -11,7 +12,7 @@ const MAX_LINES: usize = 4096;
 /// The content behind a head, as far as it has not been taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Content {
-    /// So many bytes.
+    /// A length in bytes.
     Length(u64),
     /// Chunks (RFC 9112, 7.1).
     Chunked(Chunks),
@@ -19,7 +20,7 @@ pub enum Content {
     UntilClose,
 }
 
-/// Chunks that are not chunks.
+/// Malformed chunks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BadContent(&'static str);
 
@@ -31,7 +32,7 @@ impl fmt::Display for BadContent {
 
 impl std::error::Error for BadContent {}
 
-/// How far chunks have been read.
+/// Position in the chunks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chunks {
     at: At,
@@ -41,7 +42,7 @@ pub struct Chunks {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum At {
-    /// In the size, of which there are digits or none yet.
+    /// In the size, after some digits or none yet.
     Size {
         size: u64,
         digits: bool,
@@ -50,11 +51,11 @@ enum At {
     Extension {
         size: u64,
     },
-    /// Behind the CR of that line.
+    /// Behind the CR of the size line.
     SizeLine {
         size: u64,
     },
-    /// So many bytes before the end of the chunk's data.
+    /// Bytes left of the chunk's data.
     Data(u64),
     /// Before the CR, then before the LF, behind it.
     DataCr,
@@ -72,7 +73,7 @@ impl Content {
     /// There is none.
     pub const NONE: Self = Self::Length(0);
 
-    /// Chunks, of which nothing has been read.
+    /// Chunked content, nothing read yet.
     #[must_use]
     pub const fn chunked() -> Self {
         Self::Chunked(Chunks { at: At::Size { size: 0, digits: false }, line: 0 })
@@ -88,7 +89,8 @@ impl Content {
         }
     }
 
-    /// How many of `bytes`, which come next, belong to it: all of them unless it ends before.
+    /// Returns the number of the next `bytes` within the content: all of them unless it ends
+    /// before.
     ///
     /// # Errors
     /// The bytes are no chunks.
@@ -122,7 +124,7 @@ impl Chunks {
         Ok(at)
     }
 
-    /// One byte of what is not data.
+    /// Advances by one byte outside the data.
     fn step(&mut self, byte: u8) -> Result<At, BadContent> {
         self.line += 1;
         if self.line > MAX_LINES {
@@ -157,7 +159,7 @@ impl Chunks {
     }
 }
 
-/// Visible characters, white space within a line, and what UTF-8 is made of.
+/// Accepts visible characters, white space within a line, and the bytes of UTF-8.
 const fn is_text(byte: u8) -> bool {
     byte == b'\t' || byte >= b' ' && byte != 0x7f
 }
@@ -167,7 +169,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// What of `bytes` belongs to chunks, cut into pieces of so many.
+    /// Returns the length of the chunks in `bytes`, cut into pieces of `piece` bytes.
     fn taken(bytes: &[u8], piece: usize) -> Result<(usize, bool), BadContent> {
         let mut content = Content::chunked();
         let mut taken = 0;

@@ -1,4 +1,5 @@
-//! What may be reached: name rules before a name is resolved, address rules on every address after.
+//! Permitted targets: name rules before a name is resolved, address rules on every resolved
+//! address.
 //!
 //! The answer is a [`Permit`], and nothing else can be dialled. All decisions about an address are
 //! made in `Policy::decide`, for the handshake and for `explain` alike.
@@ -16,14 +17,14 @@ use crate::target::{Host, Target};
 pub use permit::{Named, Permit, Scope};
 pub use rule::Rule;
 
-/// Whether an address is one of this host's own.
+/// Returns true if an address is one of this host's own.
 pub type IsLocal = fn(IpAddr) -> bool;
 
-/// The ports that are open to every name and ordinary address if no `--allow` is given: TLS, and
-/// the API of a Kubernetes cluster.
+/// Ports open to every name and ordinary address without any `--allow`: TLS, and the API of a
+/// Kubernetes cluster.
 const DEFAULT_ALLOW: [&str; 2] = ["*:443", "*:6443"];
 
-/// The rules, and what they are judged against.
+/// The rules, and the addresses of this host and gateway.
 ///
 /// 1. A `--deny` rule that covers the name or the address refuses it, whatever else is said. It
 ///    also covers the IPv4 address that an IPv6 one carries.
@@ -44,7 +45,7 @@ pub struct Policy {
     is_local: IsLocal,
 }
 
-/// What the policy says of one address, and why; shown by `explain`.
+/// The policy's decision on one address, and its reason; shown by `explain`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// It may be dialled.
@@ -54,7 +55,7 @@ pub enum Verdict {
     },
     /// It may not.
     Refused {
-        /// The deciding rule or limit, in words that fit a reason phrase.
+        /// The deciding rule or limit, short enough for a reason phrase.
         cause: String,
     },
 }
@@ -71,8 +72,8 @@ impl fmt::Display for Verdict {
 impl Policy {
     /// A policy of these rules; without an allow rule, `*:443` and `*:6443` are allowed.
     ///
-    /// `own_listeners` are the addresses that the gateway's sockets are bound to, and `is_local`
-    /// tells whether an address is one of this host's.
+    /// Creates a policy. `own_listeners` are the bound addresses of the gateway's sockets, and
+    /// `is_local` tells if an address is one of this host's.
     #[must_use]
     pub fn new(allow: Vec<Rule>, deny: Vec<Rule>, own_listeners: Vec<SocketAddr>, is_local: IsLocal) -> Self {
         let by_default = allow.is_empty();
@@ -81,8 +82,8 @@ impl Policy {
         Self { allow, deny, by_default, own_listeners, is_local }
     }
 
-    /// Judges what can be judged before a name is resolved, so that a name nobody may reach costs
-    /// no look-up. A literal address is judged whole.
+    /// Checks the name before it is resolved, so that a denied name costs no look-up. A literal
+    /// address gets the full check.
     ///
     /// # Errors
     ///
@@ -98,7 +99,7 @@ impl Policy {
         }
     }
 
-    /// Keeps the addresses that may be dialled, in their order.
+    /// Keeps the permitted addresses, in their order.
     ///
     /// # Errors
     ///
@@ -123,14 +124,15 @@ impl Policy {
         }
     }
 
-    /// Leaves a name to a parent proxy, in whose network it means what it means: rules on addresses do not count.
+    /// Leaves a name to a parent proxy; rules on addresses do not apply, since the name is resolved
+    /// in the parent's network.
     ///
     /// # Errors
     ///
     /// [`Reason::Denied`] if no rule permits the name itself.
     pub fn check_unresolved(&self, named: Named) -> Result<Permit, Refusal> {
         let Named { target, scope } = named;
-        // The parent's own loopback (RFC 6761, 6.3), which may be this host's.
+        // The parent's own loopback (RFC 6761, 6.3), possibly the loopback of this host.
         let is_special = |name: &str| name == "localhost" || name.ends_with(".localhost");
         let covers = |rule: &Rule, name| if is_special(name) { rule.spells_name(name) } else { rule.covers_name(name) };
         let by_name = |rule: &Rule| matches!(&target.host, Host::Name(name) if covers(rule, name));
@@ -146,7 +148,7 @@ impl Policy {
         Ok(Permit { target, addresses: Vec::new(), rule })
     }
 
-    /// What the policy says of `address` if `target` resolves to it; the port is the target's.
+    /// Decides on `address` as a result of resolving `target`; the port is the target's.
     #[must_use]
     pub fn judge(&self, target: &Target, address: SocketAddr, scope: Option<&Scope>) -> Verdict {
         match self.decide(target, address, scope) {
@@ -155,7 +157,7 @@ impl Policy {
         }
     }
 
-    /// The rule that permits `address`, as it is shown, or why none does.
+    /// Returns the rule that permits `address`, in printable form, or the reason for a refusal.
     fn decide(&self, target: &Target, address: SocketAddr, scope: Option<&Scope>) -> Result<String, String> {
         let address = canonical(address, target.port);
         self.not_denied(target, address.ip())?;
@@ -174,7 +176,8 @@ impl Policy {
         }
     }
 
-    /// Whether this name is worth a look-up, or why not: it is denied, or no rule could allow it.
+    /// Checks that a name is worth a look-up; refuses a denied name and one without a possible
+    /// rule.
     fn name_may_do(&self, name: &str, target: &Target, scope: Option<&Scope>) -> Result<(), String> {
         let port = target.port;
         if let Some(rule) = self.deny.iter().find(|rule| rule.has_port(port) && rule.covers_name(name)) {
@@ -205,7 +208,7 @@ impl Policy {
         Ok(())
     }
 
-    /// The rule that allows the address.
+    /// Returns the rule that allows the address.
     fn allowed(&self, target: &Target, address: IpAddr) -> Result<&Rule, String> {
         let mut rules = self.allow.iter().filter(|rule| rule.has_port(target.port));
         let Some(special) = special::special(address) else {
@@ -233,7 +236,7 @@ fn covers(rule: &Rule, target: &Target, addresses: &[IpAddr]) -> bool {
     by_name || addresses.iter().any(|address| rule.covers_address(*address))
 }
 
-/// The address, and the IPv4 ones that it carries.
+/// Returns the address, and the IPv4 addresses embedded in it.
 fn readings(address: IpAddr) -> Vec<IpAddr> {
     let inner = special::inner_addresses(address).into_iter().map(IpAddr::from);
     std::iter::once(address).chain(inner).collect()

@@ -24,27 +24,27 @@ pub struct Rule {
     text: String,
 }
 
-/// What stands before the ports.
+/// The part before the ports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Pattern {
     /// `*`: every name and every address that is not special.
     Any,
     /// One name.
     Name(String),
-    /// `*.example.com`, held as `.example.com`: names of any depth below the suffix, and not the
-    /// suffix itself, which is what a TLS wildcard leaves out as well (RFC 9525, 6.3).
+    /// `*.example.com`, stored as `.example.com`: names of any depth below the suffix, and not the
+    /// suffix itself, as with a TLS wildcard (RFC 9525, 6.3).
     Below(String),
     /// A network; an address is a network of one.
     Network(IpNet),
 }
 
 impl Rule {
-    /// Whether `port` is among the rule's ports.
+    /// Returns true if `port` is among the rule's ports.
     pub(crate) fn has_port(&self, port: u16) -> bool {
         self.ports.iter().any(|range| range.contains(&port))
     }
 
-    /// Whether the rule is about this name, which is in the form of [`normal_name`].
+    /// Returns true if the rule covers this name, in the form of [`normal_name`].
     pub(crate) fn covers_name(&self, name: &str) -> bool {
         match &self.host {
             Pattern::Any => true,
@@ -54,12 +54,12 @@ impl Rule {
         }
     }
 
-    /// Whether the rule names it, or names below a suffix, and not just every name there is.
+    /// Returns true if the rule gives the name, or a suffix of it, and not just `*`.
     pub(super) fn spells_name(&self, name: &str) -> bool {
         self.host != Pattern::Any && self.covers_name(name)
     }
 
-    /// Whether the rule is about this address.
+    /// Returns true if the rule covers this address.
     pub(crate) fn covers_address(&self, address: IpAddr) -> bool {
         match &self.host {
             Pattern::Any => true,
@@ -68,7 +68,7 @@ impl Rule {
         }
     }
 
-    /// The network that the rule names, if that is what it does.
+    /// Returns the rule's network, if it has one.
     pub(crate) fn network(&self) -> Option<IpNet> {
         match self.host {
             Pattern::Network(network) => Some(network),
@@ -86,7 +86,7 @@ impl fmt::Display for Rule {
 impl FromStr for Rule {
     type Err = String;
 
-    /// Reads a rule; the error says what is wrong with it and what to write instead.
+    /// Parses a rule; the error gives the fault and the remedy.
     fn from_str(text: &str) -> Result<Self, String> {
         let text = text.trim();
         if text.len() > MAX_RULE {
@@ -188,8 +188,8 @@ fn without_brackets(host: &str) -> Option<Cow<'_, str>> {
     (behind.is_empty() || behind.starts_with('/')).then(|| format!("{inside}{behind}").into())
 }
 
-/// A network of IPv4-mapped addresses (RFC 4291, 2.5.5.2) is the IPv4 one: Linux connects to them
-/// over IPv4, and the policy sees every address in that form.
+/// Converts a network of IPv4-mapped addresses (RFC 4291, 2.5.5.2) to IPv4: Linux connects to them
+/// over IPv4, and the policy sees every address in IPv4 form.
 fn as_ipv4(network: IpNet) -> IpNet {
     match network {
         IpNet::V6(v6) if v6.prefix_len() >= 96 => match v6.addr().to_ipv4_mapped() {
@@ -200,7 +200,7 @@ fn as_ipv4(network: IpNet) -> IpNet {
     }
 }
 
-/// A network in the form in which a rule takes it; a network of one is an address.
+/// Formats a network in the syntax of a rule; a network of one address is shown as the address.
 pub(super) fn shown(network: IpNet) -> String {
     let single = network.prefix_len() == network.max_prefix_len();
     match network {

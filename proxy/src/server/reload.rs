@@ -1,6 +1,7 @@
-//! The thread that re-reads files while the gateway serves.
+//! The thread for re-reading files at run time.
 //!
-//! Reading waits for file systems and checking takes CPU time: neither belongs on a thread that serves
+//! Reading waits for file systems and checking takes CPU time: neither belongs on a thread that
+//! serves
 //! connections, where a signal to stop or a question to the admin address would wait for it.
 
 use std::io;
@@ -21,21 +22,22 @@ use crate::tls::ServerCertificate;
 /// Asks the thread to look at the files.
 #[derive(Clone, Debug)]
 pub struct Reloader {
-    /// Has room for one: a look that has not begun covers what comes until then.
+    /// Holds one request: a check not yet begun covers every request until then.
     looks: SyncSender<()>,
     /// The next look re-reads files also if they are unchanged.
     asked: Arc<AtomicBool>,
 }
 
 impl Reloader {
-    /// Starts the thread, so that no reload needs one that cannot be had then. It ends with the last `Reloader`.
+    /// Starts the thread at start-up, so that no reload fails for lack of one. It ends with the
+    /// last `Reloader`.
     ///
     /// # Errors
     /// The error of starting a thread.
     pub fn start(gateway: Arc<Gateway>, registry: Arc<Registry>) -> io::Result<Self> {
         let is_whole = gateway.authenticator.bad_lines().is_empty();
         let mut reload = Reload { gateway, registry, users_error: None, certificate_error: None, concern: None };
-        // What the gateway starts with has just been read.
+        // The configuration of the start was just read.
         show_reload(is_whole);
         Self::with(move |asked| reload.look(asked))
     }
@@ -53,7 +55,8 @@ impl Reloader {
         Ok(Self { looks, asked })
     }
 
-    /// Has the files looked at, and re-read where they have changed or where that is `asked` for. Never waits.
+    /// Requests a check of the files; changed files are re-read, and all of them if `asked`. Never
+    /// waits.
     pub(super) fn look(&self, asked: bool) {
         if asked {
             self.asked.store(true, Ordering::Release);
@@ -63,7 +66,7 @@ impl Reloader {
     }
 }
 
-/// What the thread re-reads, and what it has said about that.
+/// The files to re-read, and the messages already logged about them.
 struct Reload {
     gateway: Arc<Gateway>,
     registry: Arc<Registry>,
@@ -86,8 +89,8 @@ impl Reload {
         gateway.dialer.reread(asked);
     }
 
-    /// Re-reads the users if that is due, and says whether it was. What failed is tried again until it can be read, and
-    /// each error is logged once.
+    /// Re-reads the users if due, and returns true if they were. A failed read is tried again until
+    /// it succeeds, and each error is logged once.
     fn look_at_users(&mut self, asked: bool) -> bool {
         let authenticator = &self.gateway.authenticator;
         if !asked && !authenticator.changed() {
@@ -119,7 +122,8 @@ impl Reload {
         true
     }
 
-    /// Re-reads the certificate if that is due, and says whether it was; warns once of each reason why clients refuse it.
+    /// Re-reads the certificate if due, and returns true if it was; warns once for each reason
+    /// clients refuse it.
     fn look_at_certificate(&mut self, certificate: &ServerCertificate, asked: bool) -> bool {
         let read = asked || certificate.changed();
         if read {
@@ -162,7 +166,7 @@ fn show_expiry(certificate: &ServerCertificate) {
     CERTIFICATE_EXPIRY.gauge(&[]).set(since.map_or(f64::NAN, |since| since.as_secs_f64()));
 }
 
-/// Logs each line of the users file that lets nobody in.
+/// Logs each invalid line of the users file.
 pub fn log_bad_lines(authenticator: &Authenticator) {
     for error in authenticator.bad_lines() {
         error!(%error, "a line of the users file is ignored");

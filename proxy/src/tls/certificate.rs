@@ -1,4 +1,4 @@
-//! The certificate that clients are shown, and its key, re-read when the files are others.
+//! The server certificate and its key, re-read when the files change.
 
 use std::fmt;
 use std::io;
@@ -30,17 +30,17 @@ pub struct ServerCertificate {
     shown: RwLock<Shown>,
 }
 
-/// What clients are shown.
+/// The certificate presented to clients.
 struct Shown {
-    /// For clients that offer no protocol that is known here: nothing is chosen, and they go on.
+    /// For clients that offer no known protocol by ALPN: none is chosen, and the handshake goes on.
     config: Arc<ServerConfig>,
-    /// For clients that offer HTTP/1.1 within TLS, which is chosen.
+    /// For clients that offer HTTP/1.1 by ALPN: it is chosen.
     config_for_http: Arc<ServerConfig>,
     facts: Option<Facts>,
 }
 
 impl ServerCertificate {
-    /// Reads both files, which are PEM: the certificate with those that it was signed by behind it, and its key.
+    /// Reads both PEM files: the certificate followed by its chain, and its key.
     ///
     /// # Errors
     /// Of each file the cause and the remedy.
@@ -50,37 +50,37 @@ impl ServerCertificate {
         Ok(Self { certificate: certificate.to_owned(), key: key.to_owned(), seen, shown })
     }
 
-    /// Whether one of the files is another one than when they were last read, in vain or not.
+    /// Returns true if a file has changed since the last read, successful or not.
     #[must_use]
     pub fn changed(&self) -> bool {
         self.stamps() != *self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads them again, for sessions that begin from now on.
+    /// Reads the files again, for sessions from now on.
     ///
     /// # Errors
     /// As [`ServerCertificate::load`]; those from before go on being used.
     pub fn reload(&self) -> Result<(), String> {
-        // Taken before, so that a change in between is seen by the next look.
+        // Taken before the read, so that the next check notices a change in between.
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = self.stamps();
         let shown = read(&self.certificate, &self.key).map_err(|errors| errors.join("; "))?;
         *self.shown.write().unwrap_or_else(PoisonError::into_inner) = shown;
         Ok(())
     }
 
-    /// Until when clients accept the certificate that they are shown; `None` where that cannot be told.
+    /// Returns the end of the certificate's validity for clients; `None` if unknown.
     #[must_use]
     pub fn until(&self) -> Option<SystemTime> {
         self.shown().facts.as_ref().map(|facts| facts.until)
     }
 
-    /// Names and addresses of the certificate that clients are shown.
+    /// Returns the names and addresses in the certificate.
     #[must_use]
     pub fn names(&self) -> Vec<String> {
         self.shown().facts.as_ref().map(|facts| facts.names.clone()).unwrap_or_default()
     }
 
-    /// Why clients refuse the certificate at that time, or will soon: cause and remedy.
+    /// Returns the reason clients refuse the certificate at `now`, or will soon: cause and remedy.
     #[must_use]
     pub fn validity_warning(&self, now: SystemTime) -> Option<(String, &'static str)> {
         let (cause, remedy) = Validity::of(self.shown().facts.as_ref()?).warning(now)?;
@@ -91,10 +91,12 @@ impl ServerCertificate {
         self.shown.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Session with a client that has sent this ClientHello.
+    /// Creates a session with the client that sent this ClientHello.
     ///
-    /// A server that shares no protocol with the client may refuse it (RFC 7301, 3.2), as rustls does. Clients name others
-    /// by mistake (`http/1.0`, or `http 1.1` in https-proxy-agent 5), and servers by OpenSSL go on without one; so does
+    /// A server that shares no protocol with the client may refuse it (RFC 7301, 3.2), as rustls
+    /// does. Clients name others
+    /// by mistake (`http/1.0`, or `http 1.1` in https-proxy-agent 5), and servers by OpenSSL go on
+    /// without one; so does
     /// this.
     ///
     /// # Errors
@@ -159,7 +161,7 @@ fn signing_key(file: &Path, provider: &CryptoProvider) -> Result<Arc<dyn Signing
     signing.map_err(|error| unusable("--tls-key", file, &error.to_string(), KEY))
 }
 
-/// Puts the two together, which have to belong together.
+/// Combines certificate and key; they must match.
 fn show(
     certificate: &Path,
     key: &Path,

@@ -1,9 +1,10 @@
-//! What an origin answers: a pure parser, bytes in, a head for the client or a refusal out.
+//! Parser of an origin's answer: bytes in, a head for the client or a refusal out; pure.
 //!
-//! Whatever could end somewhere else for the client than here is refused: an origin that can make a client see an
-//! answer that nobody sent can speak for others (RFC 9112, 11.1). Line folding and a lone LF are no answer, nor are two
-//! lengths, or a length beside chunks, where content may follow. Behind a 1xx, a 204, a 304 and an answer to HEAD none
-//! does, whatever their fields say (RFC 9112, 6.3): a length there is of no effect.
+//! An answer with an end that the client might see elsewhere is refused: an origin able to make a
+//! client see a forged answer can speak for others (RFC 9112, 11.1). Line folding and a lone LF are
+//! refused, and so are two lengths, or a length beside chunks, where content may follow. No content
+//! follows a 1xx, a 204, a 304 and an answer to HEAD, whatever the fields (RFC 9112, 6.3): a length
+//! there has no effect.
 
 use httparse::Header;
 
@@ -17,9 +18,10 @@ use crate::request::Upgrade;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Answer {
     pub(super) status: u16,
-    /// For the client: without what concerns one hop, and with the end of the connection unless it is a 1xx.
+    /// Head for the client: without hop-by-hop headers, and with the end of the connection unless
+    /// it is a 1xx.
     pub(super) head: Vec<u8>,
-    /// What comes behind it. Behind a 1xx there is none: the next answer comes, or the tunnel.
+    /// Content behind the head. None behind a 1xx: the next answer follows, or the tunnel.
     pub(super) content: Content,
     /// The length of the head as it came.
     pub(super) head_len: usize,
@@ -35,8 +37,8 @@ impl Answer {
     }
 }
 
-/// Reads the head at the start of `bytes`, which are all bytes that came so far and have not been read. `None` means
-/// that more are needed, which is never the answer to [`MAX_HEAD`] bytes or more.
+/// Parses the head at the start of `bytes`, all bytes received and not yet consumed. `None` means
+/// that more bytes are needed; never returned for [`MAX_HEAD`] bytes or more.
 ///
 /// # Errors
 /// [`Reason::BadAnswer`]; no word of the origin's is in it.
@@ -47,7 +49,7 @@ pub(super) fn parse(bytes: &[u8], asked: &Upgrade) -> Result<Option<Answer>, Ref
     }
 }
 
-/// A refusal for an answer that is none.
+/// Refuses a malformed answer.
 pub(super) fn bad<T>(why: &str) -> Result<T, Refusal> {
     Err(Refusal::new(Reason::BadAnswer, format!("invalid answer from the origin: {why}")))
 }
@@ -68,7 +70,7 @@ fn read(head: &AnswerHead<'_>, asked: &Upgrade) -> Result<Answer, Refusal> {
         }
         100..200 => (Content::NONE, Framing::Unsaid, ""),
         204 => (Content::NONE, Framing::Unsaid, "close"),
-        // Of these it is the length that the content would have, if it can be told.
+        // Here it is the length the content would have, if known.
         _ if status == 304 || asked.is_head => (Content::NONE, framing.unwrap_or(Framing::Unsaid), "close"),
         _ => {
             let framing = framing?;
@@ -77,12 +79,12 @@ fn read(head: &AnswerHead<'_>, asked: &Upgrade) -> Result<Answer, Refusal> {
     };
     let mut to_client = [format!("HTTP/1.1 {status:03} ").as_bytes(), head.phrase, b"\r\n"].concat();
     append_forwarded(&mut to_client, headers);
-    // A 304 has no content that could come in chunks (RFC 9112, 6.1).
+    // A 304 has no content to come in chunks (RFC 9112, 6.1).
     if !(status == 304 && framing == Framing::Chunked) {
         framing.append(&mut to_client);
     }
     to_client.extend_from_slice(VIA);
-    // Behind a 426 as well, which says what it wants (RFC 9110, 15.5.22).
+    // Behind a 426 as well; its Upgrade names the required protocols (RFC 9110, 15.5.22).
     let upgrades: Vec<_> = all(headers, "Upgrade").filter(|line| !line.is_empty()).collect();
     match (leftover, upgrades.is_empty()) {
         ("", _) => {}
@@ -96,13 +98,14 @@ fn read(head: &AnswerHead<'_>, asked: &Upgrade) -> Result<Answer, Refusal> {
     Ok(Answer { status, head: to_client, content, head_len: head.bytes.len() })
 }
 
-/// Whether a 101 switches to something that was asked for, as it has to (RFC 9110, 7.8).
+/// Returns true if a 101 switches to a requested protocol, as it must (RFC 9110, 7.8).
 fn is_asked_for(headers: &[Header<'_>], asked: &Upgrade, is_http10: bool) -> Result<(), Refusal> {
     let mut protocols = elements(headers, "Upgrade").peekable();
     if is_http10 || protocols.peek().is_none() {
         return bad("its 101 names no protocol");
     }
-    // Without versions: a server may name another one than it was asked for (RFC 9110, 7.8: "websocket/13").
+    // Without versions: a server may name another one than it was asked for (RFC 9110, 7.8:
+    // "websocket/13").
     let name = |protocol: &[u8]| protocol.split(|&byte| byte == b'/').next().map(<[u8]>::to_ascii_lowercase);
     let wanted: Vec<_> = asked.protocols.split(", ").map(|protocol| name(protocol.as_bytes())).collect();
     if protocols.all(|protocol| wanted.contains(&name(protocol))) {
@@ -112,7 +115,7 @@ fn is_asked_for(headers: &[Header<'_>], asked: &Upgrade, is_http10: bool) -> Res
     }
 }
 
-/// How an answer says where its content ends.
+/// Returns the framing of an answer's content.
 fn framing(headers: &[Header<'_>], is_http10: bool) -> Result<Framing, Refusal> {
     let mut lengths = all(headers, "Content-Length").map(message::length);
     let length = lengths.next();

@@ -1,4 +1,5 @@
-//! An exchange of request and answers: two connections, one deadline, and the account of every byte.
+//! An exchange of request and answers: two connections, one deadline, and the account of every
+//! byte.
 
 use std::fmt;
 use std::io::{self, ErrorKind};
@@ -12,13 +13,14 @@ use crate::sys::stream::SplitStream;
 use crate::sys::tcp::{self, reset_on_close};
 use crate::tunnel::{Direction, Flow};
 
-/// Bytes of content that are read at once.
+/// Bytes of content read at once.
 const PIECE_BYTES: usize = 64 << 10;
 
-/// Shortest and longest time until a client that has not acknowledged its answer is looked at again: no event tells.
+/// Shortest and longest interval of checks for the client's acknowledgement of its answer: no event
+/// reports it.
 const RECHECK: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
 
-/// What an exchange is carried by.
+/// The two sockets of an exchange, its counter and its deadline.
 #[derive(Clone, Copy)]
 pub(super) struct Exchange<'a> {
     pub(super) client: SplitStream<'a>,
@@ -38,7 +40,7 @@ impl Exchange<'_> {
         }
     }
 
-    /// Sends all of `bytes`, and counts what the kernel takes.
+    /// Sends all of `bytes`, and counts the bytes accepted by the kernel.
     ///
     /// # Errors
     /// The error of send(2); [`ErrorKind::TimedOut`] at the deadline.
@@ -61,8 +63,8 @@ impl Exchange<'_> {
         self.in_time(from.read_buf(buffer)).await
     }
 
-    /// Passes content on, at most `limit` bytes of it with the framing of chunks. Bytes behind it stay in `buffer`, which
-    /// holds what was read and not passed on.
+    /// Forwards content, at most `limit` bytes of it including chunk framing. Bytes behind the
+    /// content stay in `buffer`, with everything read and not forwarded.
     pub(super) async fn carry(
         &self,
         direction: Direction,
@@ -93,8 +95,9 @@ impl Exchange<'_> {
         }
     }
 
-    /// Discards what the client sends, until its end. Left unread it would hold up a client that writes all before it
-    /// reads, and make a reset of the end, which takes along what is still to be sent (RFC 9112, 9.6).
+    /// Discards the client's bytes until its end. Unread bytes would block a client that writes
+    /// everything before it reads, and would turn the close into a reset, discarding the bytes
+    /// still to be sent (RFC 9112, 9.6).
     pub(super) async fn discard(&self) -> io::Result<()> {
         let mut scratch = Vec::with_capacity(PIECE_BYTES);
         while self.client.read_buf(&mut scratch).await? > 0 {
@@ -103,10 +106,11 @@ impl Exchange<'_> {
         Ok(())
     }
 
-    /// Waits until the client has acknowledged all that was sent to it.
+    /// Waits until the client has acknowledged everything sent to it.
     ///
     /// # Errors
-    /// [`ErrorKind::ConnectionReset`] when it leaves before; [`ErrorKind::TimedOut`] at the deadline.
+    /// [`ErrorKind::ConnectionReset`] when it leaves before; [`ErrorKind::TimedOut`] at the
+    /// deadline.
     pub(super) async fn delivered(&self) -> io::Result<()> {
         let mut pause = RECHECK.0;
         while !tcp::is_delivered(&self.client) {
@@ -127,10 +131,11 @@ impl Exchange<'_> {
     }
 }
 
-/// Sets whether closing the socket is a reset from here on, as a kill, the end of a drain or a time-out closes it. A peer
+/// Sets whether closing the socket is a reset from here on, as a kill, the end of a drain or a
+/// time-out closes it. A peer
 /// takes a clean end for the end of an answer that announces none, or for one of its own making.
 pub(super) fn cut_on_close(socket: SplitStream<'_>, cut: bool) {
-    // It fails for what is no TCP socket.
+    // Fails for a socket other than TCP.
     let _ = reset_on_close(&socket, cut);
 }
 
@@ -142,7 +147,7 @@ pub(super) enum Broken {
     To(io::Error),
 }
 
-/// What was wrong with the source of content.
+/// The failed source of content.
 pub(super) enum Source {
     /// It sent no content.
     Bad(BadContent),
