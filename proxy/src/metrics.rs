@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, Label};
 
-/// What a metric is to Prometheus.
+/// Prometheus type of a metric.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Kind {
     /// Only rises.
@@ -26,16 +26,16 @@ pub struct Metric {
     pub name: &'static str,
     /// Counter, gauge or histogram.
     pub kind: Kind,
-    /// The label names, in the order in which values are given.
+    /// Label names, in the order of their values.
     pub labels: &'static [&'static str],
-    /// What it says, in a line.
+    /// Description in one line.
     pub help: &'static str,
 }
 
-/// Buckets for what takes milliseconds: a handshake, a dial.
+/// Buckets for durations of milliseconds: a handshake, a dial.
 pub const SECONDS: &[f64] =
     &[0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
-/// Buckets for what takes minutes to days: a tunnel.
+/// Buckets for durations of minutes to days: a tunnel.
 pub const LONG_SECONDS: &[f64] =
     &[0.1, 1.0, 10.0, 60.0, 300.0, 900.0, 3_600.0, 14_400.0, 43_200.0, 86_400.0, 604_800.0];
 
@@ -122,7 +122,7 @@ impl Metric {
     }
 }
 
-/// Tells the installed recorder what each metric means; call it once, after installing.
+/// Describes each metric to the installed recorder; call it once, after installing.
 pub fn describe() {
     for metric in ALL {
         match metric.kind {
@@ -188,7 +188,8 @@ impl LimitedBy {
 
 /// Adds time to [`TCP_LIMITED`].
 ///
-/// Counters are whole numbers here, so what is left below a second waits, for the whole process, for
+/// Counters are whole numbers here, so what is left below a second waits, for the whole process,
+/// for
 /// the next call of the same labels: many short tunnels count like one long one.
 pub fn tcp_limited(side: LimitedSide, by: LimitedBy, time: Duration) {
     static REST: [[AtomicU64; LimitedBy::ALL.len()]; 2] =
@@ -199,7 +200,8 @@ pub fn tcp_limited(side: LimitedSide, by: LimitedBy, time: Duration) {
     }
 }
 
-/// Who passes the bytes of a direction of the engine `sockmap` on: a value of the `by` label of [`SOCKMAP_SECONDS`].
+/// Who passes the bytes of a direction of the engine `sockmap` on: a value of the `by` label of
+/// [`SOCKMAP_SECONDS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Carrier {
     /// The kernel redirects.

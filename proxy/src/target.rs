@@ -1,9 +1,8 @@
 //! Where a client wants to go: a host and a port in one normal form.
 //!
-//! One target has one spelling here, so that the rule that was checked, the name that is resolved
-//! and the line in the log are about the same thing. What could be read in two ways is refused
-//! rather than guessed at: a resolver reads `127.1` or `0x7f000001` as an address (`inet_aton(3)`)
-//! that no rule about addresses has seen.
+//! A target has one spelling here, so that the checked rule, the resolved name and the log line are
+//! about the same target. Ambiguous text is refused rather than guessed at: a resolver reads
+//! `127.1` or `0x7f000001` as an address (`inet_aton(3)`) never checked by a rule about addresses.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -26,7 +25,7 @@ const FORBIDDEN: AsciiDenyList = AsciiDenyList::new(true, "!\"#$%&'()*+,/:;<=>?@
 
 /// Why a text is not a target, a host or a name: cause and remedy in a few words of ASCII.
 ///
-/// It never quotes the text, which may hold a password.
+/// Never quotes the text, since it may hold a password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TargetError(&'static str);
 
@@ -55,7 +54,7 @@ const fn bad<T>(detail: &'static str) -> Result<T, TargetError> {
 pub enum Host {
     /// A DNS name: ASCII (IDNA A-labels), lower-case, without a trailing dot.
     Name(String),
-    /// A literal address; an IPv4-mapped IPv6 one is held as the IPv4 one that it means.
+    /// A literal address; an IPv4-mapped IPv6 one is stored as IPv4.
     Address(IpAddr),
 }
 
@@ -64,8 +63,8 @@ impl Host {
     ///
     /// # Errors
     ///
-    /// All else, in particular a bare IPv6 address, a zone id (it means an interface of the
-    /// client's own host), and what [`normal_name`] refuses.
+    /// All other text, in particular a bare IPv6 address, a zone id (it names an interface of the
+    /// client's own host), and names refused by [`normal_name`].
     pub fn parse(text: &str) -> Result<Self, TargetError> {
         if let Some(bracketed) = text.strip_prefix('[') {
             let Some(inner) = bracketed.strip_suffix(']') else {
@@ -111,12 +110,14 @@ pub struct Target {
 }
 
 impl Target {
-    /// Reads exactly the authority-form of RFC 9112, 3.2.3, with both parts present; `Display` gives
+    /// Reads exactly the authority-form of RFC 9112, 3.2.3, with both parts present; `Display`
+    /// gives
     /// the same text back, but for the normal form of its host.
     ///
     /// # Errors
     ///
-    /// All else: no port, port 0, userinfo, a scheme, a path, and what [`Host::parse`] refuses.
+    /// All other text: no port, port 0, userinfo, a scheme, a path, and hosts refused by
+    /// [`Host::parse`].
     pub fn parse(text: &str) -> Result<Self, TargetError> {
         if text.contains("://") {
             return bad("the target is a URL; CONNECT takes host:port alone");
@@ -136,12 +137,12 @@ impl Target {
         Ok(Self { host, port: parse_port(port)?, absolute })
     }
 
-    /// Reads the authority of a URL, in which the port may be absent or empty (RFC 3986, 3.2.3): then it is
-    /// `default_port`.
+    /// Parses the authority of a URL; its port may be absent or empty (RFC 3986, 3.2.3), and is
+    /// then `default_port`.
     ///
     /// # Errors
     ///
-    /// Userinfo, port 0, and what [`Host::parse`] refuses.
+    /// Userinfo, port 0, and hosts refused by [`Host::parse`].
     pub fn parse_authority(text: &str, default_port: u16) -> Result<Self, TargetError> {
         let past_brackets = text.rfind(']').map_or(0, |end| end + 1);
         match text[past_brackets..].find(':') {
@@ -171,9 +172,9 @@ impl fmt::Display for Target {
 ///
 /// # Errors
 ///
-/// Characters that no name has, broken `xn--` labels, an empty label, a label above 63 octets, a
-/// name above 253, and any name whose last label is a number in the sense of the [URL standard]:
-/// those are IPv4 addresses to one reader or another. All of that is judged on the result, since
+/// Characters impossible in a name, broken `xn--` labels, an empty label, a label above 63 octets,
+/// a name above 253, and any name with a last label that is a number in the sense of the [URL
+/// standard]: some parsers read it as an IPv4 address. All checks apply to the result, since
 /// full-width digits and dots become ASCII ones on the way.
 ///
 /// [URL standard]: https://url.spec.whatwg.org/#ends-in-a-number-checker
@@ -207,8 +208,8 @@ fn rooted_name(text: &str) -> Result<(String, bool), TargetError> {
     Ok((name.to_owned(), absolute))
 }
 
-/// Whether the last label would make the URL standard read the whole name as an IPv4 address. What
-/// `inet_aton(3)` takes is a part of that.
+/// Returns true if the last label would make the URL standard read the whole name as an IPv4
+/// address. The forms of `inet_aton(3)` are a subset.
 fn ends_in_number(name: &str) -> bool {
     let last = name.rsplit('.').next().unwrap_or(name);
     match last.strip_prefix("0x") {
@@ -407,7 +408,7 @@ mod tests {
             ("xn--\u{fc}.example:443", "not a valid"),
             ("xn--99999999.example:443", "not a valid"),
             ("xn--abc-.example:443", "not a valid"),
-            // What becomes a delimiter only under IDNA is refused as one.
+            // A character that becomes a delimiter only under IDNA is refused as one.
             ("a\u{ff0f}b:443", "not a valid"),
             ("a\u{ff20}b:443", "not a valid"),
             ("a\u{ff1a}b:443", "not a valid"),
@@ -492,8 +493,8 @@ mod tests {
             }
         }
 
-        /// No name that is let through is an address to `inet_aton(3)`: each that it takes is made
-        /// of one to four decimal, octal or hexadecimal numbers.
+        /// No permitted name is an address to `inet_aton(3)`: each of its forms is made of one to
+        /// four decimal, octal or hexadecimal numbers.
         #[test]
         fn no_spelling_of_an_ipv4_address_is_a_name(parts in proptest::collection::vec((any::<u32>(), 0..4_u8), 1..5)) {
             let spell = |(number, radix): &(u32, u8)| match radix {

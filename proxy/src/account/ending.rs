@@ -1,6 +1,7 @@
-//! An account that waits for the end of its tunnel without a task.
+//! Account of a tunnel without a task.
 //!
-//! The engine's loop thread completes the future; its waker closes the account there and then. So the
+//! The engine's loop thread completes the future; its waker closes the account there and then. So
+//! the
 //! end of a tunnel costs no other thread a wake-up, and an idle tunnel no task.
 
 use std::pin::Pin;
@@ -12,16 +13,17 @@ use tokio::task::coop::unconstrained;
 use super::Account;
 use crate::reason::Reason;
 
-/// An account and what it waits for; empty once that has come.
+/// An account and the future it waits for; empty once the future is complete.
 struct Ending<F>(Mutex<Option<(Pin<Box<F>>, Account)>>);
 
 impl Account {
-    /// Ends the tunnel with the reason that `end` gives, on the thread that completes `end`.
+    /// Ends the tunnel with the reason from `end`, on the thread that completes `end`.
     ///
-    /// Nothing else holds the account: a future that is never completed never closes it, but for
+    /// Nothing else holds the account: a future never completed never closes it, except through
     /// [`super::Registry::close_all`].
     pub fn closed_by(self, end: impl Future<Output = Reason> + Send + 'static) {
-        // A budget of the runtime that happens to poll here would have the future wake its waker while
+        // A budget of the runtime that happens to poll here would have the future wake its waker
+        // while
         // it is polled, which is locked then.
         let end = Box::pin(unconstrained(end));
         Arc::new(Ending(Mutex::new(Some((end, self))))).wake();

@@ -1,4 +1,4 @@
-//! How many tunnels there may be at once, counted from the reservation to the end.
+//! Limits on concurrent tunnels, counted from the reservation to the end.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,13 +13,13 @@ use crate::source::Source;
 pub struct Limits {
     /// In all: `--max-tunnels`.
     pub tunnels: usize,
-    /// Of one user: `--max-tunnels-per-user`. Without authentication nobody is a user.
+    /// Tunnels of one user: `--max-tunnels-per-user`. Without authentication there are no users.
     pub per_user: Option<usize>,
     /// From one [`Source`]: `--max-tunnels-per-source`.
     pub per_source: Option<usize>,
-    /// Connections without a tunnel: what the descriptors leave room for beside those.
+    /// Connections without a tunnel: the descriptors left beside those of tunnels.
     pub handshakes: usize,
-    /// Connections of one user that are being opened: `--max-dials-per-user`.
+    /// Connections of one user being opened: `--max-dials-per-user`.
     pub dials_per_user: usize,
 }
 
@@ -40,10 +40,10 @@ impl Default for Limits {
     }
 }
 
-/// Part of all slots that has to be free again before a gateway that was full is not.
+/// Fraction of all slots to be free again before a full gateway stops counting as full.
 const ROOM_AGAIN: usize = 20;
 
-/// The slots that are taken.
+/// The slots in use.
 #[derive(Debug)]
 pub(super) struct Slots {
     limits: Limits,
@@ -77,14 +77,15 @@ impl Slots {
         &self.limits
     }
 
-    /// No further tunnel fits. It stays so until there is some room again, so that whoever looks
-    /// does not see it change with each tunnel that ends.
+    /// Returns true if no further tunnel fits. It stays true until some room is free again, so that
+    /// it does not change with each tunnel that ends.
     pub(super) fn is_full(&self) -> bool {
         self.full.load(Ordering::Relaxed)
     }
 
-    /// Looks at every limit before it takes from any: a refusal leaves nothing behind. `own` is the limit that the user
-    /// has instead of everybody's. Users are counted without a limit too, for one may be set while they are there.
+    /// Checks every limit before taking from any: a refusal leaves nothing behind. `own` is the
+    /// user's limit that replaces the common one. Users are counted without a limit too, since one
+    /// may be set later.
     pub(super) fn take(
         self: &Arc<Self>,
         user: Option<Arc<str>>,

@@ -8,10 +8,14 @@
 //! | `tunnel open` | info, every ten minutes | the same, `to_origin` `to_client` in all, `to_origin_since` `to_client_since` the last line, `age_s` `quiet_s` |
 //! | `tunnel closed` | info; debug if it carried no byte and ended cleanly | the same, `outcome` `by` `to_origin` `to_client` `duration_s` `quiet_s` |
 //!
-//! `id` numbers the connection, from accept on. `code` is the HTTP status that was answered, a number, and absent
-//! when nothing was. `tls` is the TLS version between client and gateway, `upgrade` the protocols of an `Upgrade`
-//! request, `parent` the parent proxy of the tunnel, with its address in `origin`; `rate` is the limit in bytes per
-//! second. Counts are bytes, times seconds with up to six decimals; `quiet_s` counts from the last byte that a peer sent
+//! `id` numbers the connection, from accept on. `code` is the HTTP status that was answered, a
+//! number, and absent
+//! when nothing was. `tls` is the TLS version between client and gateway, `upgrade` the protocols
+//! of an `Upgrade`
+//! request, `parent` the parent proxy of the tunnel, with its address in `origin`; `rate` is the
+//! limit in bytes per
+//! second. Counts are bytes, times seconds with up to six decimals; `quiet_s` counts from the last
+//! byte that a peer sent
 //! or acknowledged. A field without a value is absent.
 //! docs/operations.md documents the fields for operators, beside those of ECS and OpenTelemetry.
 //!
@@ -29,7 +33,7 @@ use crate::reason::{Reason, Side};
 use crate::target::Target;
 use crate::tunnel::Direction;
 
-/// The name by which a filter picks the access log (`sluicegate::access=info`).
+/// Target of the access log in a filter (`sluicegate::access=info`).
 const ACCESS: &str = "sluicegate::access";
 
 macro_rules! tunnel_line {
@@ -81,7 +85,8 @@ pub(super) fn closed(live: &Live, reason: Reason, now: Instant) {
             }, "tunnel closed")
         };
     }
-    // `nc -z` in a loop, as volume migrations wait for their target, is nothing to write home about.
+    // `nc -z` in a loop, as volume migrations wait for their target, is nothing to write home
+    // about.
     let clean_end = matches!(reason, Reason::ClientClosed | Reason::OriginClosed);
     if clean_end && live.moved() == [0, 0] {
         line!(DEBUG);
@@ -90,7 +95,7 @@ pub(super) fn closed(live: &Live, reason: Reason, now: Instant) {
     }
 }
 
-/// A connection that came to no tunnel.
+/// A connection without a tunnel.
 pub(super) struct Refused<'a> {
     pub(super) id: u64,
     pub(super) client: SocketAddr,
@@ -108,7 +113,7 @@ pub(super) struct Refused<'a> {
     pub(super) detail: &'a str,
 }
 
-/// Counts and logs the end of a handshake that came to no tunnel.
+/// Counts and logs the end of a handshake without a tunnel.
 pub(super) fn refused(refused: &Refused<'_>) {
     let &Refused { reason, detail, moved, .. } = refused;
     let code = reason.status().map(|status| status.0);

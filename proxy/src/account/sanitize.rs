@@ -5,8 +5,8 @@ use std::borrow::Cow;
 /// Longer than any DNS name with its port (RFC 1035, 2.3.4: 255 octets).
 const MOST: usize = 300;
 
-/// `text` with every character that could steer a terminal or fake a line replaced by U+FFFD, and cut
-/// after 300 characters.
+/// Returns `text` with every character able to steer a terminal or fake a line replaced by U+FFFD,
+/// cut after 300 characters.
 ///
 /// JSON escapes only what is below U+0020, which leaves DEL, the C1 controls (U+009B starts a
 /// terminal sequence like ESC [) and the characters that turn the direction of writing around.

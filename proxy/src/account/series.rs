@@ -1,11 +1,11 @@
-//! Series whose labels are known beforehand.
+//! Series with labels known beforehand.
 
 use super::EXCHANGE;
 use crate::metrics;
 use crate::reason::Reason;
 use crate::tunnel::Direction;
 
-/// Reasons for which there is no tunnel and that nobody is told here.
+/// Reasons for a missing tunnel without an answer from the gateway.
 const UNANSWERED: [Reason; 8] = [
     Reason::Silent,
     Reason::ClientGone,
@@ -17,11 +17,11 @@ const UNANSWERED: [Reason; 8] = [
     Reason::AnswerTooLong,
 ];
 
-/// Reasons for which an exchange ends as a tunnel does.
+/// Reasons that end an exchange as they end a tunnel.
 const STOPPED: [Reason; 3] = [Reason::Killed, Reason::Expired, Reason::Shutdown];
 
-/// Puts every series whose labels are known beforehand at zero, so that a rate over the first event
-/// is right and a graph of failures shows zero rather than nothing. `engines` are those that may run.
+/// Sets every series with labels known beforehand to zero, so that a rate over the first event is
+/// right and a graph of failures shows zero rather than nothing. `engines` are the available ones.
 pub fn register_series(engines: &[&str]) {
     metrics::AUTH_FAILURES.counter(&[]).increment(0);
     for code in ["200", "101"] {

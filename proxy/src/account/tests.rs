@@ -28,7 +28,7 @@ impl io::Write for Sink {
     }
 }
 
-/// What a run left behind.
+/// Log and metrics of a run.
 struct Trace {
     metrics: String,
     log: Vec<Value>,
@@ -95,7 +95,7 @@ fn origin() -> SocketAddr {
     "198.51.100.1:443".parse().unwrap()
 }
 
-/// A tunnel of ann's that is established; `flow` is the end that an engine would hold.
+/// An established tunnel of ann's; `flow` is the end an engine would hold.
 fn established(registry: &Arc<Registry>, flow: &Arc<Flow>) -> Account {
     let mut account = registry.accepted(client());
     account.received_bytes();
@@ -247,7 +247,8 @@ fn a_task_that_panics_or_is_cancelled_is_accounted() {
     assert_eq!(trace.value("connect_requests_total{code=\"none\",reason=\"client_gone\"}"), 1.0);
 }
 
-/// The recorder and the log of a trace are those of this thread: what is closed elsewhere is not in it.
+/// The recorder and the log of a trace are those of this thread: what is closed elsewhere is not in
+/// it.
 #[test]
 fn a_tunnel_is_closed_where_its_end_is_told() {
     for (tells, reason) in [(true, Reason::OriginClosed), (false, Reason::EngineFailed)] {

@@ -8,19 +8,19 @@ use super::table::Table;
 use crate::account::sanitize;
 use crate::user_policy::UserPolicy;
 
-/// Names that a line of the log shows; how many more there are is a number.
+/// Names shown in a log line; the others are counted.
 const MAX_NAMES: usize = 10;
 
 /// The users of one reading.
 #[derive(Clone)]
 pub struct Snapshot(Option<Arc<Table>>);
 
-/// Names of users that a reload added, removed and changed (the password, or what the user may).
+/// Names of users added, removed and changed (password or policy) by a reload.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
-    /// Users that there were not before.
+    /// New users.
     pub added: Vec<Arc<str>>,
-    /// Users that there are no more.
+    /// Removed users.
     pub removed: Vec<Arc<str>>,
     /// Users with other passwords or terms than before.
     pub changed: Vec<Arc<str>>,
@@ -51,7 +51,7 @@ impl Snapshot {
     }
 }
 
-/// Passwords of a user and what the user may.
+/// Passwords and policy of a user.
 pub(super) struct Terms {
     pub(super) hashes: Vec<Arc<Hash>>,
     pub(super) user_policy: Option<Arc<UserPolicy>>,
@@ -67,7 +67,8 @@ impl Terms {
     }
 }
 
-/// Names as a line of the log has them, at most ten and the number of the others; `None` if there are none.
+/// Names as a line of the log has them, at most ten and the number of the others; `None` if there
+/// are none.
 #[must_use]
 pub fn name_list(names: &[Arc<str>]) -> Option<String> {
     let shown: Vec<_> = names.iter().take(MAX_NAMES).map(|name| sanitize(name)).collect();

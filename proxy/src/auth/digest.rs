@@ -1,4 +1,4 @@
-//! A keyed digest of credentials: what the process compares and remembers in a password's place.
+//! Keyed digest of credentials, compared and remembered in place of a password.
 
 use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConstantTimeEq};
@@ -17,8 +17,8 @@ impl ConstantTimeEq for Digest {
     }
 }
 
-/// The process's own random key, so that a digest says nothing outside it and no client can tell
-/// which of two guesses has the digest that compares longer.
+/// The process's own random key, so that a digest is meaningless outside it and no client can tell
+/// which of two guesses compares longer.
 pub(super) struct Key([u8; 32]);
 
 impl Key {
@@ -31,9 +31,9 @@ impl Key {
         Ok(Self(key))
     }
 
-    /// The digest of a pair. The name's length goes in, so that no other split of the same bytes
-    /// has the same digest; what comes out stays inside, so that SHA-256's extension property is
-    /// of no use to anybody and HMAC not needed.
+    /// Digests a pair. The name's length is included, so that no other split of the same bytes has
+    /// the same digest; the digest never leaves the process, so SHA-256's extension property is
+    /// harmless and HMAC not needed.
     pub(super) fn digest(&self, credentials: &Credentials) -> Digest {
         let mut hasher = Sha256::new();
         hasher.update(self.0);

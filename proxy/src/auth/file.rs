@@ -6,7 +6,7 @@ use super::users::{self, Lines, UsersError};
 use crate::file::{self, MAX_USERS_BYTES};
 use crate::fingerprint::FileFingerprint;
 
-/// A path, and what stood there when it was last read.
+/// A path, and the fingerprint of its file at the last read.
 pub(super) struct UsersFile {
     path: PathBuf,
     /// As it was read.
@@ -24,22 +24,22 @@ impl UsersFile {
         &self.path
     }
 
-    /// Whether another file stands there than at the last [`UsersFile::read`], or none any more, or
-    /// one again; and stayed the same from one look to the next: a file that is written in place is
+    /// Returns true if the file was replaced, removed or restored since the last
+    /// [`UsersFile::read`] and is unchanged since the previous check: a file written in place is
     /// cut off in the middle of a line until it is complete.
     pub(super) fn changed(&mut self) -> bool {
         let now = FileFingerprint::of(&self.path);
         std::mem::replace(&mut self.last, now) == now && now != self.seen
     }
 
-    /// Reads the file. The stamp is taken before the bytes are, so that a change in between is seen
-    /// by the next [`UsersFile::changed`]; it is taken also when the rest fails, so that one broken
-    /// file is reported once.
+    /// Reads the file. The fingerprint is taken before the bytes are read, so that the next
+    /// [`UsersFile::changed`] notices a change in between; it is taken also if the read fails, so
+    /// that one broken file is reported once.
     ///
     /// # Errors
-    /// A file that cannot be read, or in which no line is about a user: another file was meant, or
-    /// it is just being written. One whose lines are about users counts though none can be used: a
-    /// user whose line was spoilt has to stay out.
+    /// A file that cannot be read, or without any line about a user: a wrong file, or one being
+    /// written. A file with only invalid lines about users is accepted: a user with a spoilt line
+    /// must stay out.
     pub(super) fn read(&mut self) -> Result<Lines, UsersError> {
         self.seen = FileFingerprint::of(&self.path);
         self.last = self.seen;

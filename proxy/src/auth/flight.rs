@@ -10,7 +10,7 @@ use super::digest::Digest;
 use crate::reason::Refusal;
 use crate::source::Source;
 
-/// How a check ended.
+/// Outcome of a check.
 #[derive(Clone, Debug)]
 pub(super) enum Outcome {
     /// The password is the user's.
@@ -23,8 +23,8 @@ pub(super) enum Outcome {
     Abandoned,
 }
 
-/// The checks that wait or run, by their credentials. `P` is the place of one that waits: dropping
-/// it takes the check out of the queue.
+/// Waiting and running checks, by credentials. `P` is the permit of a waiting one: dropping it
+/// takes the check out of the queue.
 pub(super) struct SingleFlight<P>(Mutex<HashMap<Digest, Slot<P>>>);
 
 struct Slot<P> {
@@ -37,7 +37,7 @@ struct Slot<P> {
 /// One check.
 struct Flight {
     outcome: watch::Sender<Option<Outcome>>,
-    /// Source whose share of the hashing it draws on: the first that asked.
+    /// Source charged for the hashing: the first to ask.
     source: Source,
 }
 
@@ -48,8 +48,8 @@ pub(super) struct Waiter<P> {
     flight: Arc<Flight>,
 }
 
-/// The side of a check that hashes. Dropped without a result, as in a panic, it wakes the waiters
-/// with [`Outcome::Abandoned`].
+/// The hashing side of a check. Dropped without a result, as in a panic, it wakes the waiters with
+/// [`Outcome::Abandoned`].
 pub(super) struct Lead<P> {
     flights: Arc<SingleFlight<P>>,
     digest: Digest,
@@ -85,9 +85,9 @@ impl<P> SingleFlight<P> {
         (Waiter { flights: Arc::clone(self), digest, flight }, lead)
     }
 
-    /// Changes the slot of this very flight, if it is there still, and takes it out where `leave`
-    /// says so. What is taken out is given to the caller, who holds no lock: its place has another
-    /// lock to take.
+    /// Changes the slot of this very flight, if still present, and removes it if `leave` returns
+    /// true. The removed slot goes to the caller, who holds no lock: dropping its permit takes
+    /// another lock.
     fn update(
         &self,
         digest: Digest,
@@ -115,7 +115,7 @@ impl<P> Waiter<P> {
         });
     }
 
-    /// Source whose share the check draws on.
+    /// Returns the source charged for the check.
     pub(super) fn charged_to(&self) -> Source {
         self.flight.source
     }
@@ -139,7 +139,7 @@ impl<P> Drop for Waiter<P> {
 }
 
 impl<P> Lead<P> {
-    /// Marks the check as running. `false`: nobody waits for it any more.
+    /// Marks the check as running. `false`: it has no waiters any more.
     #[must_use]
     pub(super) fn begin(&self) -> bool {
         let mut begun = false;
@@ -151,7 +151,7 @@ impl<P> Lead<P> {
         begun
     }
 
-    /// Ends the check for those who wait; whoever asks from now on begins another.
+    /// Ends the check for its waiters; a later request begins another.
     pub(super) fn tell(mut self, outcome: Outcome) {
         self.outcome = outcome;
     }
@@ -167,12 +167,12 @@ impl<P> Drop for Lead<P> {
 
 #[cfg(test)]
 impl<P> SingleFlight<P> {
-    /// Requests that wait for these checks.
+    /// Number of requests waiting for these checks.
     pub(super) fn waiters(&self) -> usize {
         self.lock().values().map(|slot| slot.waiters).sum()
     }
 
-    /// Checks that wait or run.
+    /// Number of waiting and running checks.
     pub(super) fn checks(&self) -> usize {
         self.lock().len()
     }

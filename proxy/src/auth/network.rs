@@ -1,4 +1,4 @@
-//! Networks whose clients may leave their credentials out (`--no-auth-from`).
+//! Networks with clients that may omit credentials (`--no-auth-from`).
 
 use std::fmt;
 use std::net::IpAddr;
@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use super::users::UsersError;
 
-/// Network whose clients are let in without credentials, as a user that is named like it.
+/// Network with clients admitted without credentials, as a user named like the network.
 #[derive(Clone, PartialEq, Eq)]
 pub struct TrustedNetwork {
     network: IpNet,
@@ -16,13 +16,13 @@ pub struct TrustedNetwork {
 }
 
 impl TrustedNetwork {
-    /// A network and the name of its user, which is the text that the operator wrote.
+    /// Creates a network and the name of its user, in the operator's spelling.
     #[must_use]
     pub fn new(network: IpNet, name: &str) -> Self {
         Self { network, name: name.trim().into() }
     }
 
-    /// The narrowest of these networks that an address is in.
+    /// Returns the narrowest of these networks with this address.
     #[must_use]
     pub fn narrowest(networks: &[Self], source: IpAddr) -> Option<&Self> {
         let source = source.to_canonical();
@@ -30,13 +30,13 @@ impl TrustedNetwork {
         containing.max_by_key(|own| own.network.prefix_len())
     }
 
-    /// Whether it holds all addresses of IPv4 or of IPv6.
+    /// Returns true if it holds all addresses of IPv4 or of IPv6.
     #[must_use]
     pub fn is_everything(&self) -> bool {
         self.network.prefix_len() == 0
     }
 
-    /// Name of the user that its clients are.
+    /// Returns the name of its clients' user.
     #[must_use]
     pub const fn name(&self) -> &Arc<str> {
         &self.name
@@ -55,7 +55,7 @@ pub(super) struct TrustedNetworks(Vec<TrustedNetwork>);
 
 impl TrustedNetworks {
     /// # Errors
-    /// A network that is listed twice.
+    /// A network listed twice.
     pub(super) fn new(mut networks: Vec<TrustedNetwork>) -> Result<Self, UsersError> {
         networks.sort_by_key(|own| own.network);
         if let Some(two) = networks.windows(2).find(|two| two[0].network == two[1].network) {
@@ -65,7 +65,7 @@ impl TrustedNetworks {
         Ok(Self(networks))
     }
 
-    /// User that a client without credentials is, by the narrowest network that it comes from.
+    /// Returns the user of a client without credentials, by the narrowest network of its address.
     pub(super) fn user_at(&self, source: IpAddr) -> Option<Arc<str>> {
         TrustedNetwork::narrowest(&self.0, source).map(|own| Arc::clone(&own.name))
     }

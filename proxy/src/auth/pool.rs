@@ -1,6 +1,6 @@
 //! The threads that hash passwords: at most one core less than there are, at the lowest priority.
 //!
-//! They are started with the gateway, so that a host that refuses another thread later (`pids.max`,
+//! They start with the gateway, so that a later failure to create threads (`pids.max`,
 //! `RLIMIT_NPROC`) does not stop password checks.
 
 use std::fmt;
@@ -26,19 +26,19 @@ const STACK: usize = 256 << 10;
 /// Computes one check; `true` if the password is right.
 type Check = Box<dyn FnOnce() -> bool + Send>;
 
-/// A check that waits.
+/// A waiting check.
 struct Job {
     check: Check,
     lead: Lead<Ticket>,
 }
 
-/// The threads, and the checks that wait for one.
+/// The threads, and their waiting checks.
 pub(super) struct Pool(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {
     state: Mutex<State>,
-    /// Told of each check that comes, and of the end.
+    /// Notified of each new check, and of the end.
     changed: Condvar,
 }
 
@@ -63,11 +63,11 @@ impl Pool {
         Self(Arc::default())
     }
 
-    /// Starts threads: one for each core but one, and at least one. Gives their number, which is
-    /// less where the host refuses more.
+    /// Starts threads: one for each core but one, and at least one. Returns their number, lower if
+    /// the host refuses more.
     ///
     /// # Errors
-    /// That of clone(2), if no thread can be started.
+    /// The error of clone(2), if no thread can be started.
     pub(super) fn start(&self) -> io::Result<usize> {
         let cores = thread::available_parallelism().map_or(1, usize::from);
         let wanted = (cores - 1).clamp(1, MAX_THREADS);
@@ -111,14 +111,14 @@ impl Pool {
 }
 
 impl Shared {
-    /// What a thread does.
+    /// Runs a hashing thread.
     fn work(&self) {
         // Refused, as by a seccomp filter, hashing has the share of any other thread.
         let _ = lowest_priority();
         while let Some((source, job)) = self.next() {
             let Job { check, lead } = job;
             if lead.begin() {
-                // A panic costs this one check: dropping `lead` wakes those who wait for it.
+                // A panic costs this one check: dropping `lead` wakes its waiters.
                 match catch_unwind(AssertUnwindSafe(check)) {
                     Ok(true) => lead.tell(Outcome::Right),
                     Ok(false) => {
@@ -153,7 +153,7 @@ impl Shared {
 }
 
 impl Drop for Pool {
-    /// Ends the threads, each after the check that it runs, and abandons the checks that wait.
+    /// Ends the threads, each after its running check, and abandons the waiting checks.
     fn drop(&mut self) {
         let waiting = {
             let mut state = self.0.lock();
@@ -187,13 +187,13 @@ pub(super) fn busy(detail: impl Into<std::borrow::Cow<'static, str>>) -> Refusal
 
 #[cfg(test)]
 impl Pool {
-    /// Checks that wait or run.
+    /// Number of waiting and running checks.
     pub(super) fn checks(&self) -> usize {
         let state = self.0.lock();
         state.queue.len() + state.running
     }
 
-    /// Failures of a source that are not forgiven.
+    /// Failures of a source not yet forgiven.
     pub(super) fn failures(&self, source: Source) -> u32 {
         self.0.lock().failures.recent(source, Instant::now())
     }

@@ -1,7 +1,9 @@
-//! Password checks that wait for a hashing thread, in a line for each source.
+//! Queue of password checks for the hashing threads, with a line for each source.
 //!
-//! Sources take turns; those with the fewest recent failures come first, and of these the ones with a
-//! single check, so that a first login never waits behind a guesser's backlog. Every fourth check goes
+//! Sources take turns; those with the fewest recent failures come first, and of these the ones with
+//! a
+//! single check, so that a first login never waits behind a guesser's backlog. Every fourth check
+//! goes
 //! by rotation alone, so that no source is locked out by others.
 
 use std::collections::{HashMap, VecDeque};
@@ -9,11 +11,11 @@ use std::collections::{HashMap, VecDeque};
 use super::failures::BURST;
 use crate::source::Source;
 
-/// Checks of one source that may wait.
+/// Most waiting checks of one source.
 pub(super) const WAITING_PER_SOURCE: usize = 64;
-/// Checks of a source that may wait once it has failed [`BURST`] times.
+/// Most waiting checks of a source after [`BURST`] failures.
 pub(super) const WAITING_PER_FAILING_SOURCE: usize = 8;
-/// Checks of all sources that may wait.
+/// Most waiting checks of all sources.
 pub(super) const WAITING: usize = 1024;
 /// One check in so many is taken by rotation, whatever its source's failures.
 const ROTATION: u64 = 4;
@@ -29,7 +31,7 @@ pub(super) struct Queue<T> {
     popped: u64,
 }
 
-/// A check that found no room, and the limit that it ran into.
+/// A check without room, and the limit exceeded.
 #[derive(Debug)]
 pub(super) struct Full<T> {
     pub(super) check: T,
@@ -43,8 +45,8 @@ impl<T> Default for Queue<T> {
 }
 
 impl<T> Queue<T> {
-    /// Appends a check to the line of its source; gives the number by which it can be removed, and
-    /// the newest check of the longest line where that had to make room.
+    /// Appends a check to the line of its source; returns the number to remove it by, and the
+    /// newest check of the longest line if it had to make room.
     ///
     /// # Errors
     /// [`Full`] when the source's line, or every line, is full.
@@ -116,7 +118,7 @@ impl<T> Queue<T> {
         self.remove_at(source, place)
     }
 
-    /// Checks that wait.
+    /// Returns the number of waiting checks.
     pub(super) const fn len(&self) -> usize {
         self.waiting
     }

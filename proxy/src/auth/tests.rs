@@ -1,4 +1,5 @@
-//! The whole of it: what is hashed, for whom, how often, and what a reload leaves.
+//! Authentication as a whole: the hashes computed, their users and number, and the state after a
+//! reload.
 
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -14,14 +14,14 @@ use crate::reason::{Reason, Refusal};
 use crate::source::Source;
 use crate::sys::deadline::timeout;
 
-/// Time that a check may take, waiting for a thread included. A hash that runs at its end goes on,
-/// and a right password is known when the client comes again.
+/// Time limit of a check, waiting for a thread included. A hash running at its end goes on, and a
+/// right password is known when the client comes again.
 pub(super) const CHECK_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Computes a hash: [`Hash::matches`], or what a test puts in its place to count and to hold up.
+/// Computes a hash: [`Hash::matches`], or a test's replacement to count and delay checks.
 pub(super) type Matches = Arc<dyn Fn(&Hash, &[u8]) -> bool + Send + Sync>;
 
-/// What all checks share, whichever table they are against.
+/// State shared by all checks, of every table.
 pub(super) struct Verifier {
     pub(super) pool: Pool,
     matches: Matches,
@@ -30,7 +30,7 @@ pub(super) struct Verifier {
 }
 
 impl Verifier {
-    /// A verifier whose pool is to be started.
+    /// Creates a verifier with a pool not yet started.
     pub(super) fn new() -> Self {
         Self::with(Arc::new(Hash::matches))
     }
@@ -39,10 +39,9 @@ impl Verifier {
         Self { pool: Pool::new(), matches, timeout: CHECK_TIMEOUT }
     }
 
-    /// The name of the user of the table whose credentials these are. Those that were verified
-    /// before never wait; the same ones at the same time are hashed once, and draw on the share of
-    /// the source that came first. Dropping the future takes the check out of the queue, unless
-    /// others wait for it.
+    /// Returns the name of the table's user with these credentials. Credentials verified before
+    /// never wait; equal ones at one time are hashed once, charged to the first source. Dropping
+    /// the future takes the check out of the queue, unless it has other waiters.
     pub(super) async fn verify(
         &self,
         table: &Arc<Table>,
@@ -73,7 +72,7 @@ impl Verifier {
         let mut is_again = false;
         loop {
             let (waiter, lead) = table.flights.join(digest, source);
-            // A check that ended before this one joined has left its mark by now.
+            // A check that ended before this one joined is recorded by now.
             if table.verified(&credentials.user, &digest).is_some() {
                 return Ok(true);
             }

@@ -2,8 +2,8 @@
 
 use crate::reason::{Refusal, Status};
 
-/// The answer to a refused request: the cause stands in the reason phrase, since stunnel logs the
-/// status line and nothing else, and once more in the body for those who read that.
+/// Builds the answer to a refused request: the cause is in the reason phrase, since stunnel logs
+/// only the status line, and once more in the body for other clients.
 pub(super) fn answer(status: Status, refusal: &Refusal) -> String {
     let cause: String =
         refusal.detail.chars().map(|c| if c == ' ' || c.is_ascii_graphic() { c } else { '?' }).collect();

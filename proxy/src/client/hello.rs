@@ -5,7 +5,7 @@ use crate::reason::{Reason, Refusal};
 use crate::request::{self, MAX_HEAD};
 use crate::tls::Hello;
 
-/// The ClientHello at the start of what a client has sent to a TLS listener; `None`: more is needed.
+/// Parses the ClientHello at the start of a TLS client's bytes; `None`: more bytes are needed.
 pub(super) fn hello(bytes: &[u8]) -> Result<Option<Hello>, Refusal> {
     const PLAIN: &str = "plain HTTP on a TLS port; use https:// not http:// in the proxy URL";
     let is_http = match message::opening(bytes) {
@@ -17,7 +17,7 @@ pub(super) fn hello(bytes: &[u8]) -> Result<Option<Hello>, Refusal> {
     };
     match is_http {
         Some(true) => Err(Refusal::new(Reason::PlainHttp, PLAIN)),
-        // A session refuses what is no ClientHello, by an alert, and so one of more bytes than are kept here.
+        // A session refuses other bytes with an alert, and so a ClientHello larger than the buffer.
         Some(false) if bytes.len() < MAX_HEAD => Ok(Hello::parse(bytes)),
         Some(false) => Ok(Some(Hello { offers_http: false })),
         None => Ok(None),

@@ -5,12 +5,12 @@ use std::sync::atomic::AtomicBool;
 use crate::reason::{Reason, Refusal};
 use crate::sys::stream::{Departure, SplitStream};
 
-/// Does `work` unless the client leaves first: `work` is dropped then. It is polled first, so that it
-/// may read from the client as well, and set `early` once it has bytes of the client's tunnel: from then
-/// on the end of what the client sends is not its departure.
+/// Runs `work` unless the client leaves first: `work` is dropped then. `work` is polled first, so
+/// it may read from the client as well, and set `early` once it has bytes of the client's tunnel:
+/// from then on the end of the client's stream is not its departure.
 ///
 /// # Errors
-/// That of `work`, or [`Reason::ClientGone`].
+/// Errors of `work`, or [`Reason::ClientGone`].
 pub async fn unless_left<T>(
     client: SplitStream<'_>,
     early: &AtomicBool,

@@ -6,7 +6,8 @@ use httparse::{Error, Header, ParserConfig, Response, Status};
 
 use super::{MAX_HEAD, MAX_HEADERS, foreign, known_minor_version, phrase};
 
-/// The most 1xx answers before the answer that counts. RFC 9110, 15.2, sets no limit; servers send one or two.
+/// The most 1xx answers before the answer that counts. RFC 9110, 15.2, sets no limit; servers send
+/// one or two.
 pub const MAX_INTERIM_ANSWERS: usize = 8;
 
 /// A complete head.
@@ -24,15 +25,18 @@ pub struct AnswerHead<'h> {
     pub bytes: &'h [u8],
 }
 
-/// Reads the head at the start of `bytes`, all bytes that have come so far, and hands it to `read`; `None`: more bytes
+/// Reads the head at the start of `bytes`, all bytes that have come so far, and hands it to `read`;
+/// `None`: more bytes
 /// are needed, which is never the result for [`MAX_HEAD`] bytes or more.
 ///
-/// White space between a name and its colon is left out, as RFC 9112, 5.1, asks of a proxy: in a request it is an error,
-/// since a hop in front may have read it in another way, but the answer goes to a client that this gateway writes it
+/// White space between a name and its colon is left out, as RFC 9112, 5.1, asks of a proxy: in a
+/// request it is an error,
+/// since a hop in front may have read it in another way, but the answer goes to a client that this
+/// gateway writes it
 /// anew for. A minor version above 1 is read as 1 (RFC 9110, 2.5).
 ///
 /// # Errors
-/// Words for what the bytes are, without any of their text.
+/// A description of the bytes, without any of their text.
 pub fn answer<T>(bytes: &[u8], read: impl FnOnce(&AnswerHead<'_>) -> T) -> Result<Option<T>, Cow<'static, str>> {
     let window = &bytes[..bytes.len().min(MAX_HEAD)];
     let adapted = known_minor_version(window, 0);

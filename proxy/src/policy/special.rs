@@ -1,13 +1,13 @@
-//! Addresses that mean the host itself, its link or its cloud's secrets: no wide rule reaches them.
+//! Addresses of the host itself, its link or its cloud's secrets: no wide rule reaches them.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-/// What makes an address special, and the block that a rule has to name to permit it.
+/// The kind of a special address, and the block a rule must name to permit it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Special {
-    /// In words that follow "is".
+    /// Words to follow "is".
     pub(super) kind: &'static str,
     /// A rule permits the address if its network lies within this block.
     pub(super) block: IpNet,
@@ -27,7 +27,7 @@ const LOOPBACK: &str = "loopback";
 const LINK_LOCAL: &str = "link-local";
 const MULTICAST: &str = "multicast";
 
-/// The first block that holds an address decides, so a narrow one stands before a wide one.
+/// The first block that holds an address decides, so a narrow one comes before a wide one.
 ///
 /// The blocks are those of the IANA special-purpose registries (RFC 6890) that never are a target
 /// over a network. Private and unique local addresses (RFC 1918, RFC 4193) are not among them:
@@ -69,7 +69,7 @@ const BLOCKS: &[Special] = &[
 
 /// Why the address is special, or `None` for an ordinary one.
 ///
-/// An address that carries an IPv4 one is as special as what it carries: a translator or a tunnel
+/// An address with an embedded IPv4 one is as special as the embedded one: a translator or a tunnel
 /// may deliver there. The block to name is then the address itself.
 pub(super) fn special(address: IpAddr) -> Option<Special> {
     let listed = |address| BLOCKS.iter().copied().find(|special| special.block.contains(&address));
@@ -79,15 +79,16 @@ pub(super) fn special(address: IpAddr) -> Option<Special> {
     })
 }
 
-/// The IPv4 addresses that an IPv6 one carries for a translator or a tunnel. Some forms have several
-/// readings; all of them count, since only the translator knows which is meant.
+/// Returns the IPv4 addresses embedded in an IPv6 one for a translator or a tunnel. Some forms have
+/// several readings; all of them count, since only the translator knows the right one.
 pub(super) fn inner_addresses(address: IpAddr) -> Vec<Ipv4Addr> {
     let IpAddr::V6(v6) = address else { return Vec::new() };
     let octets = v6.octets();
     let at = |places: [usize; 4]| Ipv4Addr::from(places.map(|place| octets[place]));
     let last = at([12, 13, 14, 15]);
     match v6.segments() {
-        // `::` and `::1` are addresses in their own right; the rest is IPv4-compatible (RFC 4291, 2.5.5.1).
+        // `::` and `::1` are addresses in their own right; the rest is IPv4-compatible (RFC 4291,
+        // 2.5.5.1).
         [0, 0, 0, 0, 0, 0, 0, 0 | 1] => Vec::new(),
         [0, 0, 0, 0, 0, 0, ..] => vec![last],
         // IPv4-mapped (RFC 4291, 2.5.5.2) and IPv4-translated (RFC 2765, 2.1).
@@ -104,7 +105,7 @@ pub(super) fn inner_addresses(address: IpAddr) -> Vec<Ipv4Addr> {
     }
 }
 
-/// Drops the readings in 0.0.0.0/8, which come of the zeros around another layout, unless all are.
+/// Drops the readings in 0.0.0.0/8, produced by the zeros around another layout, unless all are.
 fn likely(readings: Vec<Ipv4Addr>) -> Vec<Ipv4Addr> {
     let (real, zeros): (Vec<_>, Vec<_>) = readings.into_iter().partition(|reading| reading.octets()[0] != 0);
     if real.is_empty() { zeros } else { real }

@@ -1,8 +1,10 @@
-//! A request that the origin switch protocols (RFC 9110, 7.8), in the form in which a proxy is asked (RFC 9112, 3.2.2):
-//! what of it goes to the origin.
+//! A request to the origin to switch protocols (RFC 9110, 7.8), in absolute-form as sent to a proxy
+//! (RFC 9112, 3.2.2), and the head forwarded to the origin.
 //!
-//! Kubernetes clients run commands in pods by it (`Upgrade: SPDY/3.1`, or `websocket`). Most of them ask a proxy for a
-//! tunnel to the API server and upgrade within; those that do not are told `Upgrade request required` by the server if
+//! Kubernetes clients run commands in pods by it (`Upgrade: SPDY/3.1`, or `websocket`). Most of
+//! them ask a proxy for a
+//! tunnel to the API server and upgrade within; those that do not are told `Upgrade request
+//! required` by the server if
 //! any hop on the way drops the header.
 //!
 //! - *Host* is the one of the request line, and what the client wrote there is of no effect (RFC 9112, 3.2.2).
@@ -20,19 +22,19 @@ use crate::reason::{Reason, Refusal};
 use crate::secret::Secret;
 use crate::target::Target;
 
-/// The port of a URL that names none.
+/// Default port of a URL.
 const HTTP: u16 = 80;
 
 /// A request to switch protocols.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upgrade {
-    /// The head for the origin, in origin-form. It may hold what the client shows the origin who it is with.
+    /// Head for the origin, in origin-form. It may hold the client's credentials for the origin.
     pub head: Secret,
-    /// What comes behind it.
+    /// Content behind the head.
     pub content: Content,
-    /// Its answer has no content, whatever that says of itself (RFC 9110, 9.3.2).
+    /// The answer has no content, whatever its headers (RFC 9110, 9.3.2).
     pub is_head: bool,
-    /// What it asks to switch to, the client's choice first, separated by commas.
+    /// Requested protocols, the client's first choice first, separated by commas.
     pub protocols: String,
 }
 
@@ -48,7 +50,8 @@ pub(super) fn read(head: &httparse::Request<'_, '_>, version: Version) -> Result
         return refuse(Reason::NotConnect, OTHER);
     };
     match scheme.to_ascii_lowercase().as_str() {
-        // curl before 8.21 asks a proxy for a WebSocket by its own scheme; it is HTTP on the same port (RFC 6455, 3).
+        // curl before 8.21 asks a proxy for a WebSocket by its own scheme; it is HTTP on the same
+        // port (RFC 6455, 3).
         "http" | "ws" => {}
         "https" => return refuse(Reason::NotConnect, "no TLS is spoken to an origin here; use CONNECT for https://"),
         "wss" => return refuse(Reason::NotConnect, "no TLS is spoken to an origin here; use CONNECT for wss://"),
@@ -101,7 +104,7 @@ fn is_h2c(protocol: &[u8]) -> bool {
         && matches!(protocol.get(3), None | Some(b'-'))
 }
 
-/// How a request says where its content ends.
+/// Returns the framing of a request's content.
 fn framing(head: &httparse::Request<'_, '_>) -> Result<Framing, Refusal> {
     let length = only(head.headers, "Content-Length", "more than one Content-Length header")?;
     let coding = only(head.headers, "Transfer-Encoding", "more than one Transfer-Encoding header")?;
@@ -137,7 +140,7 @@ mod tests {
         std::str::from_utf8(upgrade.head.expose()).unwrap()
     }
 
-    /// As client-go's older relatives ask, with all that may not go on.
+    /// A request of client-go's older relatives, with every header the gateway must remove.
     #[test]
     fn what_goes_to_the_origin() {
         let head = "POST http://API.example:8080/api/v1/exec?command=ls&stdin=1 HTTP/1.1\r\nHost: other.example\r\n\

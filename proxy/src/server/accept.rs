@@ -15,14 +15,15 @@ use crate::reason::{Reason, Refusal};
 use crate::sys::descriptors::{self, Purpose};
 use crate::sys::stream::Listener;
 
-/// The first and the longest pause after an error that the next accept would meet again.
+/// First and longest pause after an error likely to repeat in the next accept.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
 
-/// Connections still taken from the queue once the gateway drains: what the kernel has accepted
-/// already would be reset by closing the listener.
+/// Most connections still taken from the queue once the gateway drains: closing the listener would
+/// reset the ones the kernel has already accepted.
 const LAST: usize = 4096;
 
-/// Accepts until `draining` is true and the queue is empty; clients speak TLS if the listener is `secure`.
+/// Accepts until `draining` is true and the queue is empty; clients speak TLS if the listener is
+/// `secure`.
 pub(super) async fn accept(
     listener: Listener,
     secure: bool,
@@ -39,7 +40,7 @@ pub(super) async fn accept(
                     return;
                 }
                 last -= 1;
-                // The runtime may not have heard yet of what is in the queue.
+                // The runtime may not have been notified yet of connections in the queue.
                 listener.accept_now()
             }
             accepted = listener.accept() => accepted,
@@ -55,10 +56,10 @@ pub(super) async fn accept(
                 }
                 let connection = account.connection();
                 let task = tokio::spawn(serve(gateway.clone(), stream, secure, account));
-                // The task runs on this thread, so that it has not begun.
+                // The task runs on this thread, so it has not begun.
                 registry.serving(&connection, task.abort_handle());
                 if is_short {
-                    // The one that made room ends meanwhile.
+                    // Lets the evicted connection end.
                     yield_now().await;
                 }
             }
@@ -78,13 +79,14 @@ pub(super) async fn accept(
     }
 }
 
-/// Ends a connection that there is no descriptor for, which nothing else can give back. To answer it
-/// would take the descriptor for longer.
+/// Ends a connection without a descriptor to serve it; only closing it frees one. An answer would
+/// hold the descriptor for longer.
 fn turn_away(mut account: Account) {
     account.refused(&Refusal::new(Reason::HandshakeLimit, "out of descriptors for tunnels and outgoing connections"));
 }
 
-/// Errors of the one connection that was to be accepted, or of its network (accept(2)): the next one
+/// Errors of the one connection that was to be accepted, or of its network (accept(2)): the next
+/// one
 /// is not concerned. All other errors would be met again at once.
 fn is_of_the_connection(error: &io::Error) -> bool {
     matches!(

@@ -1,29 +1,29 @@
-//! Division of the descriptor limit: what is open already, what the gateway needs itself, connections
+//! Division of the descriptor limit: descriptors already open, the gateway's own, connections
 //! without a tunnel, and tunnels.
 
 use std::thread::available_parallelism;
 
 use crate::sys::descriptors;
 
-/// Descriptors of the gateway itself, beside those of [`EACH_CORE`]: listeners, log, files that are
-/// re-read, name look-ups, and the connections to its admin, metrics and control listeners (64 each).
+/// Descriptors of the gateway itself, beside those of [`EACH_CORE`]: listeners, log, re-read files,
+/// name look-ups, and the connections to its admin, metrics and control listeners (64 each).
 const OWN: u64 = 288;
 
-/// Descriptors of a parent process that [`OWN`] has room for.
+/// Descriptors inherited from a parent process, included in [`OWN`].
 const INHERITED: u64 = 16;
 
-/// Descriptors of the threads of a core: a poller and an eventfd for each of its two loops, the same
+/// Descriptors of the threads of a core: a poller and an eventfd for each of its two loops, the
+/// same
 /// for handshakes, a listener for each address, and a few pipes.
 const EACH_CORE: u64 = 16;
 
 /// Descriptors of a tunnel: its two sockets.
 const EACH: u64 = 2;
 
-/// Connections without a tunnel that there has to be room for, and the most: each may hold the 16 KiB
-/// of a head.
+/// Fewest and most connections without a tunnel: each may hold the 16 KiB of a head.
 const HANDSHAKES: (u64, u64) = (64, 4096);
 
-/// Part of the limit that these connections get between those two bounds.
+/// Fraction of the limit for these connections, between those two bounds.
 const HANDSHAKES_SHARE: u64 = 8;
 
 /// Division of a descriptor limit.
@@ -37,19 +37,20 @@ pub struct Division {
 }
 
 impl Division {
-    /// Has sockets and pipes leave alone what is not theirs, from now on and in the whole process.
+    /// Reserves this division for the whole process: sockets and pipes stay within their parts from
+    /// now on.
     pub fn apply(&self) {
         descriptors::divide(self.own, self.own.saturating_add(self.handshakes as u64));
     }
 }
 
-/// Raises the limit of this process to its hard limit, and gives what it is then.
+/// Raises the limit of this process to its hard limit, and returns the new limit.
 #[must_use]
 pub fn raise() -> u64 {
     descriptors::raise()
 }
 
-/// Divides a limit for a gateway that listens for clients at so many addresses. With `wanted` tunnels the
+/// Divides a limit for a gateway with this number of listen addresses. With `wanted` tunnels the
 /// rest goes to connections without one.
 ///
 /// # Errors
@@ -58,7 +59,7 @@ pub fn divide(wanted: Option<usize>, limit: u64, listeners: usize) -> Result<Div
     let cores = available_parallelism().map_or(1, |threads| threads.get() as u64);
     let inherited = descriptors::inherited().saturating_sub(INHERITED);
     let division = divide_for(wanted, limit, own(cores, listeners as u64) + inherited)?;
-    // What is there before the first client has low numbers and needs nothing below the limit.
+    // Descriptors opened before the first client have low numbers and need nothing below the limit.
     Ok(Division { own: own(cores, 1), ..division })
 }
 

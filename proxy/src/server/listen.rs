@@ -1,4 +1,4 @@
-//! Binds the addresses of the gateway, once for each core that connections come in on.
+//! Binds the addresses of the gateway, once for each core with its own listener.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -10,16 +10,16 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::admin::{ControlSocket, default_path};
 use crate::sys::socket::{LegOptions, apply, prefer_core};
 
-/// Connections that wait to be accepted, bounded by `net.core.somaxconn`: all the volumes of a
+/// Backlog of connections not yet accepted, bounded by `net.core.somaxconn`: all the volumes of a
 /// migration connect at once.
 const BACKLOG: i32 = 4096;
 
 /// Choice of the control socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ControlChoice {
-    /// At a path that was named: a failure to bind it is an error.
+    /// At a configured path: a failure to bind it is an error.
     At(PathBuf),
-    /// At the default path; without a socket, and with a warning, where that cannot be.
+    /// At the default path; a failure to bind it leaves out the socket, with a warning.
     Default,
     /// No socket.
     None,
@@ -30,9 +30,9 @@ pub enum ControlChoice {
 pub struct Addresses<'a> {
     /// For clients: `--listen`.
     pub plain: &'a [SocketAddr],
-    /// For clients that speak TLS: `--listen-tls`.
+    /// For TLS clients: `--listen-tls`.
     pub secure: &'a [SocketAddr],
-    /// For all that can be read: `--admin`.
+    /// For the read-only endpoints: `--admin`.
     pub admin: SocketAddr,
     /// For metrics and health alone: `--metrics`.
     pub metrics: Option<SocketAddr>,
@@ -40,22 +40,24 @@ pub struct Addresses<'a> {
     pub control: ControlChoice,
 }
 
-/// The bound sockets, which accept nothing before the server runs.
+/// The bound sockets; they accept nothing before the server runs.
 #[derive(Debug)]
 pub struct Listeners {
-    /// For each core, or for all of them together, one at each address, and whether TLS is spoken there.
+    /// For each core, or for all of them together, one at each address, and whether TLS is spoken
+    /// there.
     pub(super) clients: Vec<Vec<(TcpListener, bool)>>,
     pub(super) admin: TcpListener,
     pub(super) metrics: Option<TcpListener>,
-    /// The control socket. It belongs to the user that bound it until [`ControlSocket::give_to`].
+    /// The control socket. It belongs to the user of the process until [`ControlSocket::give_to`].
     pub control: Option<ControlSocket>,
     /// Why there is no control socket, although none was declined.
     pub no_control: Option<String>,
 }
 
 impl Listeners {
-    /// Binds all addresses, those for clients once for each of `cores`; options of accepted connections are set on
-    /// the listeners, from which Linux copies them (`net/ipv4/inet_connection_sock.c`, `inet_csk_clone_lock`).
+    /// Binds all addresses, the client addresses once for each of `cores`; options of accepted
+    /// connections are set on the listeners, and Linux copies them
+    /// (`net/ipv4/inet_connection_sock.c`, `inet_csk_clone_lock`).
     ///
     /// # Errors
     /// The address or the path, the cause and the remedy.
@@ -63,7 +65,7 @@ impl Listeners {
         let Addresses { plain, secure, admin, metrics, control } = addresses;
         let clients =
             || plain.iter().map(|address| (*address, false)).chain(secure.iter().map(|address| (*address, true)));
-        // `[::]:3128` takes IPv4 as well, unless that has a listener of its own.
+        // `[::]:3128` accepts IPv4 as well, unless IPv4 has a listener of its own.
         let has_own_v4 = |port| clients().any(|(other, _)| other.is_ipv4() && other.port() == port && port != 0);
         let mut by_core: Vec<Vec<(TcpListener, bool)>> = (0..cores.len().max(1)).map(|_| Vec::new()).collect();
         for (address, secure) in clients() {
@@ -82,7 +84,8 @@ impl Listeners {
         Ok(Self { clients: by_core, admin, metrics, control, no_control })
     }
 
-    /// Where clients are accepted that speak TLS, or none, with the ports that the kernel chose for port 0.
+    /// Returns the addresses for TLS clients or for plain ones, with the ports chosen by the kernel
+    /// for port 0.
     ///
     /// # Errors
     /// The error of getsockname(2).
@@ -130,10 +133,11 @@ fn bind_control(choice: &ControlChoice) -> Result<(Option<ControlSocket>, Option
 
 /// A listener for each core, or one for all where the kernel does not let an address be shared.
 ///
-/// The first is bound and listens like any other socket, so that an address that somebody has is refused, even where
-/// he would share it: two gateways that share a port by mistake would each get a part of the clients. Only then it
-/// is shared, with this process's own: the kernel looks for an address that is taken in bind(2) and, since two may
-/// be bound that do not listen yet, once more in listen(2).
+/// The first is bound and listens like any other socket, so that an address in use is refused, even
+/// if its owner would share it: two gateways sharing a port by mistake would each get a part of the
+/// clients. Only then is it shared, with this process's own sockets: the kernel checks for an
+/// address in use in bind(2) and, since two sockets may be bound before either listens, once more
+/// in listen(2).
 fn one_for_each(address: SocketAddr, only_v6: bool, leg: &LegOptions, cores: &[usize]) -> io::Result<Vec<TcpListener>> {
     let first = listen(bind(address, only_v6, Some(leg), false)?)?;
     let Some((first_core, others)) = cores.split_first().filter(|(_, others)| !others.is_empty()) else {
@@ -232,14 +236,14 @@ mod tests {
         let own = |address| one_for_each(address, false, &leg, &cores);
         let free = bind("127.0.0.1:0".parse().unwrap(), false, None, false).unwrap();
         let address = free.local_addr().unwrap().as_socket().unwrap();
-        // Both are bound before either listens, which the kernel permits.
+        // Both are bound before either listens; the kernel permits it.
         let listeners = own(address).unwrap();
         assert_eq!(listeners.len(), 2);
         assert_eq!(listen(free).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         assert_eq!(own(address).unwrap_err().kind(), io::ErrorKind::AddrInUse);
     }
 
-    /// Before that the kernel chooses among listeners by a hash alone.
+    /// Before this version the kernel chooses among listeners by a hash alone.
     fn kernel_prefers_cores() -> bool {
         let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
         let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|number| number.parse::<u32>().ok());
@@ -258,7 +262,7 @@ mod tests {
         for (number, core) in cores.iter().enumerate().cycle().take(3 * cores.len()) {
             for (place, address) in addresses.iter().enumerate() {
                 let connect = || {
-                    // What is sent over loopback is received on the core of the sender.
+                    // Packets sent over loopback are received on the sender's core.
                     pin_to_cpus([*core]).unwrap();
                     TcpStream::connect(address).unwrap()
                 };

@@ -1,11 +1,11 @@
-//! Errors of a session: TLS that broke, and the end of a connection that its TLS did not announce.
+//! Errors of a session: broken TLS, and the unannounced end of a connection.
 
 use std::error::Error;
 use std::fmt;
 use std::io::{self, ErrorKind};
 
-/// The peer ended the connection without close_notify. Many do so when they are done; it cannot be told from a stream that
-/// somebody else has cut (RFC 8446, 6.1).
+/// The peer ended the connection without close_notify. Many do so when they are done; it looks like
+/// a stream cut by a third party (RFC 8446, 6.1).
 #[derive(Debug)]
 struct Truncated;
 
@@ -22,13 +22,13 @@ pub(super) fn truncated() -> io::Error {
     io::Error::new(ErrorKind::ConnectionReset, Truncated)
 }
 
-/// Tells whether an error is the end of a connection that its TLS did not announce.
+/// Returns true if an error is the unannounced end of a connection.
 #[must_use]
 pub fn is_truncation(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|inner| inner.is::<Truncated>())
 }
 
-/// The same error once more, for the next call.
+/// Copies an error, for the next call.
 pub(super) fn once_more(error: &io::Error) -> io::Error {
     match error.raw_os_error() {
         Some(code) => io::Error::from_raw_os_error(code),
@@ -37,7 +37,7 @@ pub(super) fn once_more(error: &io::Error) -> io::Error {
     }
 }
 
-/// The error of TLS that cannot go on.
+/// Creates the error of a broken TLS session.
 pub(super) fn broken(how: &str) -> io::Error {
     io::Error::new(ErrorKind::ConnectionReset, format!("TLS: {how}"))
 }

@@ -1,4 +1,4 @@
-//! The ClientHello, read ahead of its session, which is made to suit it.
+//! The ClientHello, read ahead of its session to choose the configuration.
 
 use rustls::server::Acceptor;
 
@@ -8,7 +8,7 @@ pub(super) const HTTP: &[u8] = b"http/1.1";
 /// Bytes of a record before its content (RFC 8446, 5.1).
 const RECORD_HEADER: usize = 5;
 
-/// What a ClientHello says, as far as the gateway looks at it.
+/// The parts of a ClientHello used by the gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hello {
     /// `http/1.1` is among the protocols that the client offers.
@@ -16,8 +16,8 @@ pub struct Hello {
 }
 
 impl Hello {
-    /// Reads `bytes`, all that the client has sent so far; `None`: more are needed. Bytes that are no ClientHello are left
-    /// to the session, which answers them with an alert.
+    /// Parses `bytes`, all bytes of the client so far; `None`: more are needed. Bytes other than a
+    /// ClientHello are left to the session, to be answered with an alert.
     #[must_use]
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         const UNREADABLE: Hello = Hello { offers_http: false };

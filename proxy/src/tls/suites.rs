@@ -1,4 +1,4 @@
-//! What TLS is made of here: ring, and which of its cipher suites are better than others for volumes of terabytes.
+//! TLS provider: ring, with its cipher suites ordered for volumes of terabytes.
 
 use std::sync::Arc;
 
@@ -7,8 +7,10 @@ use rustls::{CipherSuite, SupportedCipherSuite};
 
 /// The cipher suites, best first.
 ///
-/// AES-128-GCM is the quickest where processors know AES. In TLS 1.2 keys cannot be changed while bytes flow, and those
-/// of AES-GCM are good for 2^24 records, 256 GiB (RFC 8446, 5.5); ChaCha20-Poly1305 has no such limit, so that it comes
+/// AES-128-GCM is the quickest where processors know AES. In TLS 1.2 keys cannot be changed while
+/// bytes flow, and those
+/// of AES-GCM are good for 2^24 records, 256 GiB (RFC 8446, 5.5); ChaCha20-Poly1305 has no such
+/// limit, so that it comes
 /// first there.
 pub(super) fn provider() -> Arc<CryptoProvider> {
     let mut provider = ring::default_provider();
@@ -21,7 +23,7 @@ pub(super) fn provider() -> Arc<CryptoProvider> {
     Arc::new(provider)
 }
 
-/// Records that may be sent with one key, where there is none after it.
+/// Returns the number of records to send with one key, if no other key follows.
 pub(super) const fn last_record(suite: SupportedCipherSuite) -> u64 {
     match suite {
         SupportedCipherSuite::Tls13(_) => u64::MAX,

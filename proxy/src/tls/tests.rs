@@ -1,4 +1,5 @@
-//! However the bytes come, and however much is asked for: what was put in comes out, and then the end.
+//! For every split of the bytes and every size of reads: the bytes put in come out, and then the
+//! end.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -11,19 +12,19 @@ use rustls::{CipherSuite, RootCertStore, SupportedCipherSuite, Tls12CipherSuite,
 
 use super::*;
 
-/// A certificate for localhost that is good for a hundred years, and known to nobody else.
+/// A certificate for localhost, valid for a hundred years and used nowhere else.
 pub(super) fn file(name: &str) -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/src/tls/testdata")).join(name)
 }
 
-/// A socket in memory, which gives and takes so many bytes at a time.
+/// A socket in memory, limited to a number of bytes at a time.
 #[derive(Default)]
 struct Wire {
     bytes: VecDeque<u8>,
     piece: usize,
     /// The other side has closed it.
     ended: bool,
-    /// The other side has reset it, which is told once.
+    /// The other side has reset it; reported once.
     reset: bool,
 }
 
@@ -55,7 +56,7 @@ impl Write for Wire {
     }
 }
 
-/// Two sides that have agreed, by bytes in such pieces.
+/// Two sides after the handshake, with bytes in pieces of this size.
 fn established(piece: usize) -> [Session; 2] {
     let identity = ServerCertificate::load(&file("certificate.pem"), &file("key.pem")).unwrap();
     let trust = RootStore::of_file(&file("certificate.pem")).unwrap();
@@ -148,7 +149,8 @@ proptest! {
         let at = at.index(wire.bytes.len());
         wire.bytes[at] ^= 1;
         let (all, end) = received(&sides[1], &mut wire, room);
-        // What of a record's head says nothing to anybody may have been changed, and a length leave the peer waiting.
+        // What of a record's head says nothing to anybody may have been changed, and a length leave
+        // the peer waiting.
         prop_assert!(bytes.starts_with(&all));
         let kind = end.unwrap_err().kind();
         prop_assert!(matches!(kind, ErrorKind::ConnectionReset | ErrorKind::WouldBlock), "{:?}", kind);
@@ -227,7 +229,8 @@ fn held_to(limit: u64, common: &CipherSuiteCommon) -> CipherSuiteCommon {
     CipherSuiteCommon { suite: common.suite, hash_provider: common.hash_provider, confidentiality_limit: limit }
 }
 
-/// Who sends on with keys that are used up helps those who listen; who ends there says that this was all.
+/// Who sends on with keys that are used up helps those who listen; who ends there says that this
+/// was all.
 #[test]
 fn keys_that_are_used_up_are_replaced_or_an_error() {
     const LIMIT: u64 = 40;

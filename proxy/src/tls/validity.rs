@@ -1,10 +1,10 @@
-//! From when to when a certificate counts, and what is wrong with one that does not.
+//! Validity period of a certificate, and the fault of an invalid one.
 
 use std::time::{Duration, SystemTime};
 
 use super::x509::Facts;
 
-/// Remaining time from which on a certificate is about to expire, unless a third of its life is less.
+/// Remaining time of a certificate about to expire, unless a third of its life is less.
 const SOON: Duration = Duration::from_hours(24 * 30);
 
 /// From when to when a certificate counts (RFC 5280, 4.1.2.5).
@@ -21,7 +21,8 @@ impl Validity {
         Self { from: facts.from, until: facts.until }
     }
 
-    /// Cause and remedy if clients refuse the certificate at a time, or will soon; the cause follows the name of the file.
+    /// Cause and remedy if clients refuse the certificate at a time, or will soon; the cause
+    /// follows the name of the file.
     #[must_use]
     pub(super) fn warning(&self, now: SystemTime) -> Option<(String, &'static str)> {
         const ANOTHER: &str = "replace the file; it is reloaded at once";

@@ -1,6 +1,6 @@
 //! Names and dates of a certificate, read from its DER (RFC 5280, 4.1; X.690).
 //!
-//! For logs and warnings alone: who is trusted is decided by `rustls-webpki`, which shows neither.
+//! For logs and warnings alone: `rustls-webpki` decides on trust, and exposes neither.
 
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -31,7 +31,7 @@ pub(super) struct Facts {
     pub(super) from: SystemTime,
     /// `notAfter`.
     pub(super) until: SystemTime,
-    /// Names and addresses that it is for, or else the common name of its subject.
+    /// Names and addresses of the certificate, or else the common name of its subject.
     pub(super) names: Vec<String>,
 }
 
@@ -66,7 +66,7 @@ fn take<'a>(rest: &mut &'a [u8], tag: u8) -> Option<&'a [u8]> {
     Some(contents)
 }
 
-/// Tag and contents of the next element, and what is behind it.
+/// Returns tag and contents of the next element, and the bytes behind it.
 fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (&tag, rest) = bytes.split_first()?;
     let (&first, rest) = rest.split_first()?;
@@ -127,7 +127,7 @@ fn common_name(mut subject: &[u8]) -> Option<String> {
     None
 }
 
-/// The names of the extension, if there is one, in what follows the key.
+/// Returns the names of the extension, if present, from the elements behind the key.
 fn alternative_names(mut rest: &[u8]) -> Option<Vec<String>> {
     // Unique identifiers of version 2 come before.
     let mut list = loop {

@@ -38,7 +38,7 @@ impl<'a> Control<'a> {
         }
     }
 
-    /// Takes the rate from both sockets: an engine sets that of its tunnel anew.
+    /// Removes the rate from both sockets: an engine sets the rate of its tunnel again.
     pub(super) fn release_rate(&self, sockets: [SplitStream<'_>; 2]) {
         if self.is_paced {
             sockets.iter().for_each(|socket| pace(socket, None));
@@ -53,6 +53,6 @@ impl Drop for Control<'_> {
 }
 
 fn pace(socket: &SplitStream<'_>, rate: Option<u64>) {
-    // The kernel refuses only what is no socket.
+    // The kernel refuses only descriptors other than sockets.
     let _ = set_max_pacing_rate(socket, rate);
 }

@@ -1,10 +1,12 @@
-//! Asks an origin to switch protocols, as the client that is waiting did (RFC 9110, 7.8).
+//! Asks an origin to switch protocols, for a waiting client (RFC 9110, 7.8).
 //!
-//! Only the origin's own 101 makes a tunnel. Until then what comes from the client is the content of its request and
-//! nothing more: bytes behind that wait, and go nowhere if the origin answers anything else. Such an answer is passed on
-//! whole, and the connection is closed behind it; the next request on it would be one that nobody has looked at.
+//! Only the origin's own 101 makes a tunnel. Until then the client's bytes are the content of its
+//! request and nothing more: bytes behind the content wait, and go nowhere if the origin answers
+//! anything else. Such an answer is forwarded whole, and the connection is closed behind it; a
+//! further request on it would be unchecked.
 //!
-//! The exchange is no way around a tunnel: it has one deadline and a bound for each of its parts, all its bytes are counted,
+//! The exchange is no way around a tunnel: it has one deadline and a bound for each of its parts,
+//! all its bytes are counted,
 //! and it is held to rates and ended by commands as a tunnel is ([`Flow`]).
 //!
 //! | file | content |
@@ -37,20 +39,20 @@ use answer::{Answer, SWITCHED};
 use control::Control;
 use exchange::{Broken, Exchange, Source, cut_on_close};
 
-/// The most bytes of content of an answer that makes no tunnel, chunk framing included: such an answer is an error or a
-/// page about one.
+/// Most bytes of content of an answer without a tunnel, chunk framing included: such an answer is
+/// an error or a page about one.
 const MAX_ANSWER_BYTES: u64 = 1 << 20;
 
 /// Sends the request to the origin, and the origin's answers to the client, all within `limit`.
 ///
-/// Once both sides know that the protocol is another one, the origin comes back, with the bytes that it sent behind its
-/// 101; bytes that the client sent behind its request stay in `from_client`. `flow` counts the bytes of the exchange and
-/// gives it commands.
+/// Returns the origin once both sides have switched protocols, with the bytes behind its 101; the
+/// client's bytes behind its request stay in `from_client`. `flow` counts the bytes of the exchange
+/// and gives it commands.
 ///
 /// # Errors
-/// A refusal that the client is still to be told; or, where it has the origin's answer instead, [`Reason::NotUpgraded`],
-/// [`Reason::AnswerCut`] and [`Reason::AnswerTooLong`] if that was not whole; [`Reason::ClientGone`] as soon as it leaves;
-/// or the reason that `flow` was stopped for.
+/// A refusal to answer the client with; or, if the client has the origin's answer instead,
+/// [`Reason::NotUpgraded`], [`Reason::AnswerCut`] and [`Reason::AnswerTooLong`] for an incomplete
+/// one; [`Reason::ClientGone`] as soon as the client leaves; or the reason `flow` was stopped for.
 pub async fn ask(
     client: SplitStream<'_>,
     from_client: &mut Vec<u8>,
@@ -87,7 +89,7 @@ pub async fn ask(
     Ok(Upstream { socket, tls, address, target, leftover, parent })
 }
 
-/// Everything from the request to the answer, which is a 101 where this succeeds.
+/// Runs the exchange from the request to the answer: a 101 on success.
 async fn run(
     exchange: Exchange<'_>,
     from_client: &mut Vec<u8>,
@@ -96,11 +98,11 @@ async fn run(
     limit: Duration,
 ) -> Result<(), Refusal> {
     let Exchange { client, origin, .. } = exchange;
-    // Set with the last byte of the request, when the client has sent more than that.
+    // Set with the last byte of the request, if the client has sent more.
     let early = AtomicBool::new(false);
     let answering = answered(exchange, from_client, from_origin, asked, limit, &early);
     let answer = unless_left(client, &early, answering).await?;
-    // From here on what the client has is a part of something, until it has all of it.
+    // From here on the client's bytes are part of an answer, until the answer is complete.
     cut_on_close(client, true);
     exchange.send(Direction::ToClient, &answer.head).await.map_err(|error| took_no_answer(&error))?;
     if answer.status != SWITCHED {
@@ -111,7 +113,7 @@ async fn run(
     Ok(())
 }
 
-/// The answer that is not followed by another one, when the request has gone, or needs to go no further.
+/// Returns the final answer, once the request is sent or needs no more sending.
 async fn answered(
     exchange: Exchange<'_>,
     from_client: &mut Vec<u8>,
@@ -122,7 +124,8 @@ async fn answered(
 ) -> Result<Answer, Refusal> {
     exchange.send(Direction::ToOrigin, asked.head.expose()).await.map_err(|error| took_nothing(&error))?;
     let mut content = asked.content.clone();
-    // Both at once: an origin may answer before it has all, and a client may wait for a 100 before it sends any.
+    // Both at once: an origin may answer before it has all, and a client may wait for a 100 before
+    // it sends any.
     let mut carrying = pin!(async {
         exchange.carry(Direction::ToOrigin, from_client, &mut content, MAX_CONTENT_BYTES).await?;
         early.store(!from_client.is_empty(), Ordering::Relaxed);
@@ -130,27 +133,28 @@ async fn answered(
     });
     let interim = AtomicBool::new(false);
     let mut answering = pin!(read_answer(exchange, from_origin, &asked, &interim, limit));
-    // `Some` when it is over, with what the origin did not take the rest for.
+    // `Some` when the sending is over, with the reason the origin did not take the rest.
     let mut carried: Option<Result<(), Refusal>> = None;
     let answered = loop {
         tokio::select! {
             biased;
             done = &mut carrying, if carried.is_none() => match done {
                 Err(broken @ Broken::From(_)) => break Err(of_request(&broken)),
-                // An origin that takes no more has an answer, as a rule.
+                // An origin that accepts no more bytes usually has an answer.
                 done => carried = Some(done.map_err(|broken| of_request(&broken))),
             },
             answer = &mut answering => break answer,
         }
     };
     match (answered, carried) {
-        // Whoever has the whole of a request may switch; from one that has a part of it the rest would be the tunnel's.
+        // An origin with the whole request may switch; after a part of it the rest would belong to
+        // the tunnel.
         (Ok(answer), Some(carried)) if answer.status == SWITCHED => carried.map(|()| answer),
         (Ok(answer), None) if answer.status == SWITCHED => {
             carrying.await.map(|()| answer).map_err(|broken| of_request(&broken))
         }
         (Ok(answer), _) => Ok(answer),
-        // Nothing can be said to a client that has the half of something.
+        // A client with half an answer cannot be sent a refusal.
         (Err(refusal), _) if interim.load(Ordering::Relaxed) => {
             cut_on_close(exchange.client, true);
             Err(Refusal::new(Reason::AnswerCut, format!("cannot pass on an interim answer: {}", refusal.detail)))
@@ -159,7 +163,8 @@ async fn answered(
     }
 }
 
-/// Reads up to an answer that is not interim, and passes those before it on; `interim` is true while one is on its way.
+/// Reads up to the final answer, and forwards the interim ones before it; `interim` is true while
+/// one is being sent.
 async fn read_answer(
     exchange: Exchange<'_>,
     buffer: &mut Vec<u8>,
@@ -197,8 +202,9 @@ async fn read_answer(
     }
 }
 
-/// Passes on what comes behind the head of an answer that makes no tunnel, and returns why there is none. `early`: the
-/// client had sent more than its request, so that the end of what it sends is not its departure.
+/// Forwards the content of an answer without a tunnel, and returns the reason for the lack of one.
+/// `early`: the client had sent more than its request, so the end of its stream is not its
+/// departure.
 async fn passed_on(exchange: Exchange<'_>, buffer: &mut Vec<u8>, mut answer: Answer, early: bool) -> Refusal {
     let Exchange { client, origin, .. } = exchange;
     let (status, whole) = (answer.status, AtomicBool::new(false));
@@ -213,7 +219,7 @@ async fn passed_on(exchange: Exchange<'_>, buffer: &mut Vec<u8>, mut answer: Ans
             biased;
             passed = &mut passing => break passed,
             discarded = &mut discarding, if sends => match discarded {
-                // One that has the whole of its answer may close.
+                // A client with its whole answer may close.
                 Ok(()) if early || whole.load(Ordering::Relaxed) => sends = false,
                 Ok(()) => break Err(Broken::To(io::Error::new(ErrorKind::ConnectionAborted, "it closed its connection"))),
                 Err(error) => break Err(Broken::To(error)),
@@ -237,7 +243,7 @@ async fn passed_on(exchange: Exchange<'_>, buffer: &mut Vec<u8>, mut answer: Ans
     }
 }
 
-/// Refusal of a request whose content did not get through.
+/// Builds the refusal of a request with undelivered content.
 fn of_request(broken: &Broken) -> Refusal {
     let source = match broken {
         Broken::To(error) => return took_nothing(error),
