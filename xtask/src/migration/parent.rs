@@ -46,7 +46,9 @@ impl Parent {
         let (process, port) = start_listener("squid", dir, |port| {
             fs::write(&config, text(port, &users, folder.path())).context(config.display())?;
             let mut command = Command::new(&squid);
-            command.args(["-N", "-d1", "-f"]).arg(&config);
+            // Its name is that of its shared memory, which a Squid of another user may hold.
+            let name = format!("sluicegate{}x{port}", std::process::id());
+            command.args(["-N", "-d1", "-n", &name, "-f"]).arg(&config);
             Ok(command)
         })?;
         Ok(Self { _process: process, port, folder })
