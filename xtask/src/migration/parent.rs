@@ -46,9 +46,7 @@ impl Parent {
         let (process, port) = start_listener("squid", dir, |port| {
             fs::write(&config, text(port, &users, folder.path())).context(config.display())?;
             let mut command = Command::new(&squid);
-            // Its name is that of its shared memory, which a Squid of another user may hold.
-            let name = format!("sluicegate{}x{port}", std::process::id());
-            command.args(["-N", "-d1", "-n", &name, "-f"]).arg(&config);
+            command.args(["-N", "-d1", "-n", &service(port), "-f"]).arg(&config);
             Ok(command)
         })?;
         Ok(Self { _process: process, port, folder })
@@ -66,6 +64,21 @@ impl Parent {
         let log = fs::read_to_string(access_log(self.folder.path())).unwrap_or_default();
         log.lines().filter(|line| line.contains("CONNECT")).map(str::to_owned).collect()
     }
+}
+
+impl Drop for Parent {
+    /// Removes the shared memory, which Squid leaves behind when it is killed.
+    fn drop(&mut self) {
+        for segment in ["metadata", "queues", "readers"] {
+            let _ = fs::remove_file(format!("/dev/shm/{}-cf__{segment}.shm", service(self.port)));
+        }
+    }
+}
+
+/// Service name, which is that of the shared memory as well: by its default name two Squids, of
+/// different users even, would meet there.
+fn service(port: u16) -> String {
+    format!("sluicegate{}x{port}", std::process::id())
 }
 
 fn access_log(folder: &Path) -> PathBuf {
