@@ -122,6 +122,45 @@ fn every_error_is_told_in_one_run_with_its_place() {
 }
 
 #[test]
+fn an_error_hides_no_other() {
+    let files = Files::new(&[("users", "ann:plain\nbob\n")]);
+    let users = files.path("users");
+    let variables = [("SLUICEGATE_ALLOW", "x;a:1;y"), ("SLUICEGATE_SOURCE", "203.0.113.7;203.0.113.8")];
+    for (arguments, said) in [
+        (&["--rate", "x"][..], &["no users are configured", "--rate x: "][..]),
+        (
+            &["--rate", "x", "--user", "a:b", "--tls-cert", "c"],
+            &["--tls-cert and --tls-key need --listen-tls", "--rate x: "],
+        ),
+        (
+            &["--rate", "x", "--no-auth", "--listen-tls", "127.0.0.1:1"],
+            &["--listen-tls has no certificate", "--rate x: "],
+        ),
+        (
+            &["--no-auth", "--users-file", &users],
+            &["--no-auth accepts every client, but", "DIR/users:1: ", "DIR/users:2: "],
+        ),
+        (&["--rate", "x", "--users-file", &users], &["--rate x: ", "DIR/users:1: ", "DIR/users:2: "]),
+        (
+            &["--no-auth"],
+            &["SLUICEGATE_ALLOW=x: ", "SLUICEGATE_ALLOW=y: ", "--source 203.0.113.7: ", "--source 203.0.113.8: "],
+        ),
+        (&["--no-auth", "--congestion-control", "warp;weft"], &["warp", "weft"]),
+    ] {
+        let outcome = sluicegate(&[&["check"], arguments].concat(), &variables);
+        let text = outcome.err.replace(files.0.path().to_str().unwrap(), "DIR");
+        for said in said {
+            assert!(outcome.code == Some(2) && text.contains(said), "{said}: {text}");
+        }
+    }
+    // The absence of an option that was refused is no further error.
+    let outcome = files.check(&["--listen-tls", "x", "--tls-cert", "c", "--tls-key", "k", "--no-auth"]);
+    assert!(!outcome.err.contains("--tls-cert and --tls-key need"), "{outcome:?}");
+    let outcome = files.check(&["--no-auth-from", "x"]);
+    assert!(!outcome.err.contains("no users are configured"), "{outcome:?}");
+}
+
+#[test]
 fn addresses_that_clash_are_all_named() {
     let clash = ["--listen", "127.0.0.1:81;127.0.0.1:81", "--admin", "127.0.0.1:81"];
     let outcome = sluicegate(&[&["check", "--no-auth"], &clash[..]].concat(), &[]);
@@ -195,6 +234,12 @@ fn what_is_probably_not_meant_is_a_warning_and_strict_refuses_it() {
             "reversed.pem ends at 2026-11-27T00:15:39Z, before it begins at",
         ),
         (users(&["--no-auth"]), "", ""),
+        (users(&["--user", "ann:a;b"]), "", ""),
+        (
+            users(&["--user", "ann:a;bob:b"]),
+            "user",
+            "the password of user 'ann' holds ';bob:', and --user and SLUICEGATE_",
+        ),
         (
             users(&["--no-auth", "--listen", "0.0.0.0:0"]),
             "no-auth",

@@ -245,8 +245,23 @@ impl Gateway {
     }
 }
 
+/// The name, the state and the kernel's stack of each thread of a process, to tell a slow one from one that hangs.
+fn threads_of(pid: Pid) -> String {
+    let folders = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let texts = folders.map(|folder| {
+        let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap_or_default();
+        let status = read("status");
+        let state = status.lines().find(|line| line.starts_with("State:")).unwrap_or_default();
+        format!("{} {state}\n{}", read("comm").trim_end(), read("stack"))
+    });
+    texts.collect()
+}
+
 impl Drop for Gateway {
     fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("the gateway's threads:\n{}", threads_of(self.pid()));
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
         let _ = self.collector.take().map(JoinHandle::join);

@@ -39,27 +39,37 @@ impl Entry {
     /// Creates the section at `place`; `passwords` are hashes in the form of a users file.
     ///
     /// # Errors
-    /// An impossible user name, or unusable hashes.
-    pub fn new(place: String, name: Arc<str>, passwords: &[&str], user_policy: UserPolicy) -> Result<Self, UsersError> {
+    /// An impossible user name, and each unusable hash.
+    pub fn new(
+        place: String,
+        name: Arc<str>,
+        passwords: &[&str],
+        user_policy: UserPolicy,
+    ) -> Result<Self, Vec<UsersError>> {
         let error = |cause: String, remedy: &str| UsersError::new(place.as_str(), cause, remedy);
         // A network of `--no-auth-from` may be an IPv6 one; its user name never appears in
         // credentials.
         let is_network = name.parse::<IpNet>().is_ok() || name.parse::<IpAddr>().is_ok();
         if !is_network || !passwords.is_empty() {
-            check_name(&name).map_err(|cause| error(cause, "give the user another name"))?;
+            check_name(&name).map_err(|cause| vec![error(cause, "give the user another name")])?;
         }
         if passwords.len() > MOST_PASSWORDS {
             let cause = format!("'{name}' has {} passwords", passwords.len());
-            return Err(error(cause, "keep the current one and its successor"));
+            return Err(vec![error(cause, "keep the current one and its successor")]);
         }
-        let hash = |text: &&str| {
+        let hash = |(index, text): (usize, &&str)| {
             // As `hash-password` prints it, with the name before it.
             let text = without_line_end(text);
             let of_name = text.strip_prefix(&*name).and_then(|rest| rest.strip_prefix(':'));
             let hash = Hash::parse(of_name.unwrap_or(text)).map(Arc::new);
-            hash.map_err(|unusable| error(format!("'{name}': {}", unusable.cause), unusable.remedy))
+            let which = if passwords.len() > 1 { format!(", password {}", index + 1) } else { String::new() };
+            hash.map_err(|unusable| error(format!("'{name}'{which}: {}", unusable.cause), unusable.remedy))
         };
-        let hashes = passwords.iter().map(hash).collect::<Result<_, _>>()?;
+        let (hashes, unusable): (Vec<_>, Vec<_>) = passwords.iter().enumerate().map(hash).partition(Result::is_ok);
+        if !unusable.is_empty() {
+            return Err(unusable.into_iter().filter_map(Result::err).collect());
+        }
+        let hashes = hashes.into_iter().flatten().collect();
         Ok(Self { name, place, hashes, user_policy: Arc::new(user_policy) })
     }
 

@@ -7,11 +7,13 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use super::{Failure, print};
+use crate::account::sanitize;
 use crate::auth::Entry;
 use crate::config::error::{ConfigError, ConfigErrors, Location, Severity};
 use crate::config::settings::{Settings, bad_lines};
 use crate::config::{Check, Serve};
 use crate::file;
+use crate::secret::Secret;
 use crate::sys::capabilities;
 
 /// Remaining time from which on a user is about to expire.
@@ -94,6 +96,7 @@ fn warnings(options: &Serve, settings: Option<&Settings>, now: SystemTime) -> Ve
         ConfigError::warning("no-auth-from", cause, "name the networks of the clients that cannot send one")
     }));
     warnings.extend(shown_to_others(options));
+    warnings.extend(options.user.iter().filter_map(list_of_users));
     warnings.into_iter().map(|warning| options.sources.with_location(warning)).collect()
 }
 
@@ -157,6 +160,21 @@ fn open_to_others(options: &Serve) -> Option<ConfigError> {
     let cause = format!("--no-auth: every client that reaches {address} may use this gateway");
     let remedy = "configure users, listen on 127.0.0.1, or restrict access with a firewall";
     Some(ConfigError::warning("no-auth", cause, remedy))
+}
+
+/// Warns of a password that looks like a list of further users: other options are lists with
+/// semicolons, and `--user` and `SLUICEGATE_USER` are not.
+fn list_of_users(user: &Secret) -> Option<ConfigError> {
+    let text = std::str::from_utf8(user.expose()).ok()?;
+    let (name, password) = text.split_once(':')?;
+    let further = password.split(';').skip(1).find(|part| part.contains(':') && !part.starts_with(':'))?;
+    let further = further.split(':').next().unwrap_or_default();
+    let cause = format!(
+        "the password of user '{}' holds ';{}:', and --user and SLUICEGATE_USER take one user",
+        sanitize(name),
+        sanitize(further)
+    );
+    Some(ConfigError::warning("user", cause, "name several users by --users-file, or by --user several times"))
 }
 
 /// Warns of an admin address that others than this host can connect to.

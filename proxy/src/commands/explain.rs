@@ -140,7 +140,8 @@ fn question(options: &Explain, target: &Target, user_policy: Option<&UserPolicy>
 fn dialer(explain: &Explain) -> Result<Dialer, Failure> {
     let rules = &explain.rules;
     let leg = LegOptions::default();
-    let options = dial::Options::new(Duration::from_secs(10), &[], leg).map_err(Failure::Work)?;
+    let options =
+        dial::Options::new(Duration::from_secs(10), &[], leg).map_err(|errors| Failure::Work(errors.join("\n")))?;
     let parents = parents(rules, &explain.operation).map_err(|error| Failure::Usage(error.to_string()))?;
     let options = options.through(parents, rules.parent_ca.as_deref()).map_err(Failure::Usage)?;
     Ok(Dialer::new(options.resolving(rules.resolver.into(), rules.search_domain.clone(), LOOKUPS_EACH)))

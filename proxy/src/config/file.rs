@@ -52,14 +52,14 @@ pub(super) fn read(file: &Path, command: &Command) -> Contents {
         Ok(bytes) => bytes,
         Err(error) => {
             let remedy = error.remedy().unwrap_or("name another file with --config");
-            return unread(None, ConfigError::about("config", error.to_string(), remedy));
+            return unread(None, ConfigError::about(WHOLE, error.to_string(), remedy));
         }
     };
     match str::from_utf8(&bytes) {
         Ok(text) => contents(Lines { file, text }, &keys(command)),
         Err(error) => {
             let line = 1 + bytes[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n').count();
-            unread(Some(line), ConfigError::about("config", "the line is not UTF-8", "save the file as UTF-8"))
+            unread(Some(line), ConfigError::about(WHOLE, "the line is not UTF-8", "save the file as UTF-8"))
         }
     }
 }
@@ -106,12 +106,21 @@ fn keys(command: &Command) -> Vec<String> {
     longs.filter(|long| !["config", "help"].contains(long)).map(str::to_owned).collect()
 }
 
+/// Option of an error about the file as a whole.
+pub(super) const WHOLE: &str = "config";
+
+/// True if a key is the name of an option in another spelling, or with a letter or two mistyped.
+pub(super) fn is_alike(key: &str, option: &str) -> bool {
+    likeness(key, option) >= 0.75
+}
+
+fn likeness(key: &str, option: &str) -> f64 {
+    strsim::normalized_damerau_levenshtein(option, &key.replace('_', "-").to_lowercase())
+}
+
 fn unknown(key: &str, known: &[String]) -> ConfigError {
-    let alike = key.replace('_', "-").to_lowercase();
-    // The same name in another spelling, or one with a letter or two of it mistyped.
-    let likeness = |known: &&String| strsim::normalized_damerau_levenshtein(known, &alike);
-    let likest = known.iter().max_by(|one, other| likeness(one).total_cmp(&likeness(other)));
-    let remedy = match likest.filter(|likest| likeness(likest) >= 0.75) {
+    let likest = known.iter().max_by(|one, other| likeness(key, one).total_cmp(&likeness(key, other)));
+    let remedy = match likest.filter(|likest| is_alike(key, likest)) {
         Some(close) => format!("did you mean '{close}'?"),
         None => "`sluicegate serve -h` lists the options".to_owned(),
     };

@@ -1,16 +1,17 @@
 //! Flags, variables and the configuration file, parsed together; errors are collected instead of
 //! ending at the first.
 //!
-//! A value that is not taken is noted and taken out, and everything is parsed again, until the rest
-//! is sound.
+//! A refused value is noted and removed, and everything is parsed again, until the rest is sound.
+//! Of a list only the refused element is removed, so that the next one is found too.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error as _;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
-use clap::{ArgMatches, Command};
+use clap::{Arg, ArgMatches, Command};
 
 use super::error::{ConfigError, InvalidValue};
 use super::file;
@@ -36,7 +37,14 @@ pub fn parse(
         return Ok((command.clone().try_get_matches_from(arguments)?, ConfigSources::default()));
     }
     let sources = ConfigSources { arguments: arguments.clone(), ..ConfigSources::default() };
-    let mut parser = Parser { command: command.clone(), name, arguments, removed: Vec::new(), sources };
+    let mut parser = Parser {
+        command: command.clone(),
+        name,
+        arguments,
+        removed: BTreeSet::new(),
+        variables: BTreeMap::new(),
+        sources,
+    };
     let matches = parser.matches()?;
     let of_command = matches.subcommand().map(|(_, of_command)| of_command);
     if let Some(path) = of_command.and_then(|matches| matches.get_one::<PathBuf>("config")) {
@@ -73,7 +81,9 @@ struct Parser {
     name: String,
     arguments: Vec<OsString>,
     /// Options that are left out by now.
-    removed: Vec<String>,
+    removed: BTreeSet<String>,
+    /// Variables that were refused in part, by their options. Their other values are arguments now.
+    variables: BTreeMap<String, OsString>,
     sources: ConfigSources,
 }
 
@@ -89,14 +99,17 @@ impl Parser {
                 Ok(matches) => return Ok(matches),
                 Err(error) => error,
             };
-            let Some((key, found)) = self.invalid(&error) else { return Err(error) };
+            let Some((key, value, found)) = self.invalid(&error) else { return Err(error) };
             self.sources.errors.push(found);
-            self.remove(&key);
+            if !value.is_some_and(|value| self.remove_value(&key, &value)) {
+                self.remove(&key);
+            }
         }
     }
 
-    /// The option whose value clap refuses, and the error in our words.
-    fn invalid(&self, error: &clap::Error) -> Option<(String, ConfigError)> {
+    /// The option that clap refuses, its value unless the option as a whole is refused, and the
+    /// error in the words of this program.
+    fn invalid(&self, error: &clap::Error) -> Option<(String, Option<String>, ConfigError)> {
         let kinds = [
             ErrorKind::ValueValidation,
             ErrorKind::InvalidValue,
@@ -109,7 +122,7 @@ impl Parser {
             return None;
         };
         let key = argument.strip_prefix("--")?.split([' ', '=']).next()?;
-        if self.removed.iter().any(|removed| removed == key) {
+        if self.removed.contains(key) {
             return None;
         }
         let defined = self.defined(key)?;
@@ -140,28 +153,35 @@ impl Parser {
                 ("unknown value".to_owned(), Some(format!("write one of {values}")))
             }
         };
-        let flag = OsString::from(format!("--{key}={value}"));
+        let of_value = matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue);
+        let refused = of_value.then(|| value.to_owned());
         let setting = self.sources.settings.iter().find(|setting| setting.key == key);
-        let env = defined.get_env().filter(|_| setting.is_none() && !self.is_argument(key));
+        let unset = setting.is_none() && !self.is_argument(key);
+        let variable = self.variables.get(key).map(OsString::as_os_str).or(defined.get_env().filter(|_| unset));
+        let separator = defined.get_value_delimiter();
+        let line = setting.map(|setting| {
+            let holds = |flag: &OsString| {
+                let values =
+                    flag.to_str().and_then(|flag| flag.strip_prefix("--")?.strip_prefix(key)?.strip_prefix('='));
+                values.is_some_and(|values| elements(values, separator).any(|element| element == value))
+            };
+            setting.flags.iter().find(|(_, flag)| holds(flag)).map_or(setting.line, |(line, _)| *line)
+        });
         let value = sanitize(value);
-        let what = match env {
+        let what = match variable {
             Some(variable) => format!("{}={value}: {cause}", variable.to_string_lossy()),
             None if value.is_empty() => format!("--{key}: {cause}"),
             None => format!("--{key} {value}: {cause}"),
         };
         let error = ConfigError { remedy, ..ConfigError::about(key, what, "") };
-        let error = match setting {
+        let error = match line {
             None => error,
-            Some(setting) => {
-                let line =
-                    setting.flags.iter().find(|(_, other)| *other == flag).map_or(setting.line, |(line, _)| *line);
-                error.at(self.sources.location(line))
-            }
+            Some(line) => error.at(self.sources.location(line)),
         };
-        Some((key.to_owned(), error))
+        Some((key.to_owned(), refused, error))
     }
 
-    fn defined(&self, key: &str) -> Option<&clap::Arg> {
+    fn defined(&self, key: &str) -> Option<&Arg> {
         let command = self.command.find_subcommand(&self.name)?;
         command.get_arguments().find(|argument| argument.get_long() == Some(key))
     }
@@ -170,9 +190,54 @@ impl Parser {
         self.arguments.iter().any(|argument| is_flag(argument, key).is_some())
     }
 
+    /// Removes one element of an option's values, the first that equals `value`. False if there is
+    /// none.
+    fn remove_value(&mut self, key: &str, value: &str) -> bool {
+        let Some(defined) = self.defined(key) else { return false };
+        let separator = defined.get_value_delimiter();
+        let variable = defined.get_env().map(OsStr::to_owned);
+        if let Some(setting) = self.sources.settings.iter_mut().find(|setting| setting.key == key) {
+            let start = format!("--{key}=");
+            for at in 0..setting.flags.len() {
+                let (line, flag) = &setting.flags[at];
+                let values = flag.to_str().and_then(|flag| flag.strip_prefix(&start));
+                if let Some(rest) = values.and_then(|values| without(values, value, separator)) {
+                    let rest = rest.map(|rest| (*line, OsString::from(format!("{start}{rest}"))));
+                    setting.flags.splice(at..=at, rest);
+                    return true;
+                }
+            }
+            return false;
+        }
+        if !self.is_argument(key) {
+            let values = variable.as_deref().and_then(std::env::var_os);
+            let values = values.as_deref().and_then(OsStr::to_str);
+            let Some(rest) = values.and_then(|values| without(values, value, separator)) else { return false };
+            self.variables.insert(key.to_owned(), variable.unwrap_or_default());
+            self.forget_variable(key);
+            let rest = rest.map(|rest| OsString::from(format!("--{key}={rest}")));
+            self.arguments.splice(2..2, rest);
+            return true;
+        }
+        for at in 2..self.arguments.len() {
+            let argument = &self.arguments[at];
+            let Some(with_value) = is_flag(argument, key) else { continue };
+            let (last, values) = match with_value {
+                true => (at, argument.to_str().and_then(|argument| argument.split_once('='))),
+                false => (at + 1, self.arguments.get(at + 1).and_then(|value| Some(("", value.to_str()?)))),
+            };
+            if let Some(rest) = values.and_then(|(_, values)| without(values, value, separator)) {
+                let rest = rest.map(|rest| OsString::from(format!("--{key}={rest}")));
+                self.arguments.splice(at..=last, rest);
+                return true;
+            }
+        }
+        false
+    }
+
     /// Leaves an option out, wherever it was given.
     fn remove(&mut self, key: &str) {
-        self.removed.push(key.to_owned());
+        self.removed.insert(key.to_owned());
         self.sources.settings.retain(|setting| setting.key != key);
         let takes_value = self.defined(key).is_some_and(|argument| argument.get_action().takes_values());
         let mut is_value = false;
@@ -184,11 +249,30 @@ impl Parser {
                 false
             }
         });
+        self.forget_variable(key);
+    }
+
+    fn forget_variable(&mut self, key: &str) {
         let Some(id) = self.defined(key).map(|argument| argument.get_id().clone()) else { return };
         let command = std::mem::take(&mut self.command);
         self.command =
             command.mut_subcommand(&self.name, |command| command.mut_arg(id, |argument| argument.env(None::<&str>)));
     }
+}
+
+/// The elements of a value, which is a list if its option has a separator.
+fn elements(values: &str, separator: Option<char>) -> impl Iterator<Item = &str> {
+    values.split(move |letter| Some(letter) == separator)
+}
+
+/// The values without the first element that equals `element`, and `Some(None)` if no other is
+/// left; `None` if there is no such element.
+fn without(values: &str, element: &str, separator: Option<char>) -> Option<Option<String>> {
+    let mut elements: Vec<_> = elements(values, separator).collect();
+    let at = elements.iter().position(|other| *other == element)?;
+    elements.remove(at);
+    let separator = separator.map(String::from).unwrap_or_default();
+    Some((!elements.is_empty()).then(|| elements.join(&separator)))
 }
 
 /// `Some` if an argument is this option, and true if its value is part of it.
@@ -317,12 +401,34 @@ mod tests {
         let mut starts: Vec<_> = error.lines().map(|line| line.split(' ').next().unwrap()).collect();
         starts.sort_unstable();
         let flags = ["--deny", "--idle-timeout", "--spin"];
-        let lines = ["FILE:1:", "FILE:2:", "FILE:3:", "FILE:4:", "FILE:6:", "FILE:7:"];
+        let lines = ["FILE:1:", "FILE:2:", "FILE:2:", "FILE:3:", "FILE:4:", "FILE:6:", "FILE:7:"];
         assert_eq!(starts, flags.into_iter().chain(lines).collect::<Vec<_>>(), "{error}");
         // What is no TOML in one line hides nothing of the others.
         let error = serve("log = \nmax-tunnels = 0\nx x\nrate = '1'\n", &[]).unwrap_err();
         let lines: Vec<_> = error.lines().map(|line| line.split(": ").next().unwrap()).collect();
         assert!(["FILE:1", "FILE:2", "FILE:3"].iter().all(|line| lines.contains(line)), "{error}");
+    }
+
+    #[test]
+    fn every_element_of_a_list_is_told_once_with_its_line() {
+        let file = "allow = [\n'x',\n'a:1',\n'y:99999;b:2;z',\n'x']\nrate = 'r'\n";
+        let errors = serve(file, &["--deny", "p", "--deny=q;c:1;r", "--listen", "1;::1"]).unwrap_err();
+        let of = |start: &str| errors.lines().filter(|line| line.starts_with(start)).count();
+        assert_eq!(errors.lines().count(), 10, "{errors}");
+        for (start, times) in [
+            ("FILE:2: --allow x: ", 1),
+            ("FILE:4: --allow y:99999: ", 1),
+            ("FILE:4: --allow z: ", 1),
+            ("FILE:5: --allow x: ", 1),
+            ("FILE:6: --rate r: ", 1),
+            ("--deny p: ", 1),
+            ("--deny q: ", 1),
+            ("--deny r: ", 1),
+            ("--listen 1: ", 1),
+            ("--listen ::1: ", 1),
+        ] {
+            assert_eq!(of(start), times, "{start}\n{errors}");
+        }
     }
 
     #[test]

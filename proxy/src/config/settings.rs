@@ -1,7 +1,7 @@
 //! The parts of a gateway as the options together describe them, checked before anything is opened.
 
 use super::error::{ConfigError, ConfigErrors, Location};
-use super::{Engines, Operation, Rules, Serve};
+use super::{Engines, Operation, Rules, Serve, file};
 use crate::account::{Limits, Rates};
 use crate::auth::{Authenticator, Entry, Users, UsersError, parse_user};
 use crate::dial::{self, Parent, Parents};
@@ -55,19 +55,16 @@ impl Settings {
     }
 
     fn checked(options: &Serve, errors: &mut ConfigErrors) -> Option<Self> {
-        // What is absent may be among what was wrong.
-        let complete = errors.0.is_empty();
+        let refused = Refused::of(&errors.0);
         errors.0.extend(not_distinct(options));
         let listeners = options.rules.listen.len() + options.rules.listen_tls.len();
         let division = descriptors::divide(options.max_tunnels, descriptors::raise(), listeners);
         let division = errors.collect(division.map_err(|error| ConfigError::from_text("max-tunnels", &error)));
         division.iter().for_each(descriptors::Division::apply);
         let tunnels = division.map_or(1, |division| division.tunnels);
-        let certificate = (complete || has_identity(options)).then(|| certificate(options));
-        let certificate =
-            certificate.and_then(|certificate| certificate.map_err(|found| errors.0.extend(found.0)).ok());
+        let certificate = certificate(options, &refused).map_err(|found| errors.0.extend(found.0)).ok();
         let parents = parents(&options.rules, &options.operation).map_err(|found| errors.0.extend(found.0)).ok();
-        let authenticator = authenticator(options, complete, errors);
+        let authenticator = authenticator(options, &refused, errors);
         let tls = matches!(certificate, Some(Some(_))) || parents.as_ref().is_some_and(Parents::speak_tls);
         let relay = relay::Options {
             engines: Engines::of(&options.engine),
@@ -80,9 +77,11 @@ impl Settings {
             ..relay::Options::default()
         };
         let leg = |which| leg(options, which, relay.send_buffer());
-        let (client_leg, origin_leg) = (errors.collect(leg(Leg::Client)), errors.collect(leg(Leg::Origin)));
+        let mut leg = |which| leg(which).map_err(|found| errors.0.extend(found.0)).ok();
+        let (client_leg, origin_leg) = (leg(Leg::Client), leg(Leg::Origin));
         let dial = dial::Options::new(options.dial_timeout, &options.source, origin_leg.unwrap_or_default());
-        let dial = errors.collect(dial.map_err(|error| ConfigError::from_text("source", &error)));
+        let of_source = |error: &String| ConfigError::from_text("source", error);
+        let dial = dial.map_err(|found| errors.0.extend(found.iter().map(of_source))).ok();
         let dial = dial.zip(parents).and_then(|(dial, parents)| {
             let through = dial.through(parents, options.rules.parent_ca.as_deref());
             errors.collect(through.map_err(|error| ConfigError::from_text("parent-ca", &error)))
@@ -120,7 +119,27 @@ fn key(error: &ConfigError) -> Option<(&std::path::Path, Option<usize>)> {
     error.location.as_ref().map(|location| (location.file.as_path(), location.line))
 }
 
-fn authenticator(options: &Serve, complete: bool, errors: &mut ConfigErrors) -> Option<Authenticator> {
+/// The options about which an error is known already. They are absent here though they were given,
+/// so that their absence is no error of its own.
+struct Refused(Vec<String>);
+
+impl Refused {
+    fn of(errors: &[ConfigError]) -> Self {
+        let option = |error: &ConfigError| error.option.as_deref().unwrap_or(file::WHOLE).to_owned();
+        Self(errors.iter().map(option).collect())
+    }
+
+    /// True if one of these options was given and refused, or may have been: under a name that is
+    /// mistyped, or in a file that could not be read.
+    fn any(&self, options: &[&str]) -> bool {
+        self.0.iter().any(|refused| {
+            let name = refused.split('.').next().unwrap_or_default();
+            name == file::WHOLE || options.iter().any(|option| file::is_alike(name, option))
+        })
+    }
+}
+
+fn authenticator(options: &Serve, refused: &Refused, errors: &mut ConfigErrors) -> Option<Authenticator> {
     let mut users = Vec::new();
     for text in &options.user {
         let text = std::str::from_utf8(text.expose());
@@ -134,34 +153,28 @@ fn authenticator(options: &Serve, complete: bool, errors: &mut ConfigErrors) -> 
         !options.user.is_empty() || options.users_file.is_some() || entries.iter().any(Entry::has_password);
     let has_users = has_passwords || !networks.is_empty();
     let no_auth = |cause: &str| ConfigError::about("no-auth", cause, "remove one of the two");
-    match (options.no_auth, has_users) {
-        (true, true) if has_passwords => {
-            errors.0.push(no_auth("--no-auth accepts every client, but users are configured"));
-        }
-        (true, true) => errors.0.push(no_auth("--no-auth accepts every client, but --no-auth-from names networks")),
-        (true, false) if !entries.is_empty() => {
-            errors.0.push(no_auth("--no-auth accepts every client, but [users] limits users"));
-        }
-        (true, false) => {
-            let of_users = limits_of_users(options);
-            let of_users = of_users.map(|option| no_auth(&format!("{option} needs users, but --no-auth is set")));
-            errors.0.extend(of_users);
-        }
-        (false, false) if complete => errors.0.push(ConfigError::new(
+    if options.no_auth {
+        let contradiction = match (has_passwords, has_users, entries.is_empty()) {
+            (true, ..) => Some("--no-auth accepts every client, but users are configured".to_owned()),
+            (_, true, _) => Some("--no-auth accepts every client, but --no-auth-from names networks".to_owned()),
+            (.., false) => Some("--no-auth accepts every client, but [users] limits users".to_owned()),
+            _ => limits_of_users(options).map(|option| format!("{option} needs users, but --no-auth is set")),
+        };
+        errors.0.extend(contradiction.map(|cause| no_auth(&cause)));
+    } else if !has_users && !refused.any(&["user", "users", "users-file", "no-auth", "no-auth-from"]) {
+        errors.0.push(ConfigError::new(
             "no users are configured",
             "set --users-file FILE or SLUICEGATE_USER=name:password, or --no-auth to accept every client",
-        )),
-        (false, false) => {}
-        // Of those that are given none can be used, as is said already.
-        (false, true)
-            if users.is_empty() && options.users_file.is_none() && entries.is_empty() && networks.is_empty() => {}
-        (false, true) => {
-            let users = Users { inline: users, file: options.users_file.clone(), entries, networks };
-            let authenticator = Authenticator::new(users);
-            return errors.collect(authenticator.map_err(|error| of_users("users-file", &error)));
-        }
+        ));
     }
-    options.no_auth.then(Authenticator::open)
+    if users.is_empty() && options.users_file.is_none() && entries.is_empty() && networks.is_empty() {
+        // Without users, or none of those given can be used.
+        return options.no_auth.then(Authenticator::open);
+    }
+    // Beside --no-auth as well, for the errors of the file.
+    let authenticator =
+        Authenticator::new(Users { inline: users, file: options.users_file.clone(), entries, networks });
+    errors.collect(authenticator.map_err(|error| of_users("users-file", &error)))
 }
 
 /// Errors of the ignored lines of the users file.
@@ -193,14 +206,14 @@ fn limits_of_users(options: &Serve) -> Option<&'static str> {
     set.into_iter().find_map(|(option, is_set)| is_set.then_some(option))
 }
 
-fn has_identity(options: &Serve) -> bool {
-    options.tls_cert.is_some() && options.tls_key.is_some() && !options.rules.listen_tls.is_empty()
-}
-
 /// The certificate, where clients speak TLS.
-fn certificate(options: &Serve) -> Result<Option<ServerCertificate>, ConfigErrors> {
-    let wrong =
-        |option: &str, cause: &str, remedy: &str| Err(ConfigErrors(vec![ConfigError::about(option, cause, remedy)]));
+fn certificate(options: &Serve, refused: &Refused) -> Result<Option<ServerCertificate>, ConfigErrors> {
+    let wrong = |option: &str, cause: &str, remedy: &str| {
+        let error = ConfigError::about(option, cause, remedy);
+        Err(ConfigErrors(
+            vec![error].into_iter().filter(|_| !refused.any(&["listen-tls", "tls-cert", "tls-key"])).collect(),
+        ))
+    };
     match (&options.rules.listen_tls[..], &options.tls_cert, &options.tls_key) {
         ([], None, None) => Ok(None),
         ([_, ..], Some(certificate), Some(key)) => {
@@ -219,11 +232,21 @@ fn certificate(options: &Serve) -> Result<Option<ServerCertificate>, ConfigError
     }
 }
 
-fn leg(options: &Serve, leg: Leg, send_buffer: usize) -> Result<LegOptions, ConfigError> {
-    let values = options.congestion_control.iter().flat_map(|value| value.split(',')).map(str::to_owned);
-    let leg = LegOptions::new(leg, &values.collect::<Vec<_>>(), options.user_timeout);
-    leg.map(|leg| LegOptions { send_buffer, ..leg })
-        .map_err(|error| ConfigError::from_text("congestion-control", &format!("--congestion-control: {error}")))
+fn leg(options: &Serve, leg: Leg, send_buffer: usize) -> Result<LegOptions, ConfigErrors> {
+    let values: Vec<_> =
+        options.congestion_control.iter().flat_map(|value| value.split(',')).map(str::to_owned).collect();
+    let of = |values: &[String]| LegOptions::new(leg, values, options.user_timeout);
+    let whole = match of(&values) {
+        Ok(leg) => return Ok(LegOptions { send_buffer, ..leg }),
+        Err(error) => error,
+    };
+    let mut errors: Vec<_> = values.chunks(1).filter_map(|value| of(value).err()).collect();
+    if errors.is_empty() {
+        // Each is sound, and together they contradict each other.
+        errors.push(whole);
+    }
+    let about = |error: String| ConfigError::from_text("congestion-control", &format!("--congestion-control: {error}"));
+    Err(ConfigErrors(errors.into_iter().map(about).collect()))
 }
 
 /// The parents, none of which is this gateway.
@@ -241,12 +264,12 @@ pub fn parents(rules: &Rules, operation: &Operation) -> Result<Parents, ConfigEr
             own.port() == parent.target.port && here
         }),
     };
-    if let Some(own) = parents.all().find(|parent| is_own(parent)) {
+    let own = parents.all().filter(|parent| is_own(parent)).map(|own| {
         let cause = format!("--parent {} is a listener of this gateway: requests would loop", own.url());
-        let error = ConfigError::about("parent", cause, "name another proxy, or leave it out");
-        return Err(ConfigErrors(vec![error]));
-    }
-    Ok(parents)
+        ConfigError::about("parent", cause, "name another proxy, or leave it out")
+    });
+    let own: Vec<_> = own.collect();
+    if own.is_empty() { Ok(parents) } else { Err(ConfigErrors(own)) }
 }
 
 /// Every address that is given for two listeners.

@@ -12,11 +12,9 @@
 //! rate = "1Gbit"
 //! ```
 
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use ipnet::IpNet;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 use toml::value::{Datetime, Offset};
@@ -25,7 +23,7 @@ use super::error::{ConfigError, InvalidValue};
 use super::file::Lines;
 use super::values::network;
 use crate::account::Limit;
-use crate::auth::Entry;
+use crate::auth::{Entry, UsersError};
 use crate::policy::{Rule, Scope};
 use crate::rate::Rate;
 use crate::user_policy::{OnExpiry, UserPolicy};
@@ -69,14 +67,18 @@ fn entry(lines: Lines<'_>, at: usize, name: &str, user: &DeTable<'_>, errors: &m
     for (key, value) in user {
         let (at, key) = (key.span().start, key.get_ref().as_ref());
         let option = format!("users.{name}.{key}");
+        let alone = |invalid| vec![(at, invalid)];
         let set = match key {
-            "passwords" => strings(value).map(|texts| passwords = texts),
-            "allow" => all::<Rule>(value).map(|rules| user_policy.scope = Some(Scope::new(Arc::clone(&shared), rules))),
-            "from" => networks(value).map(|networks| user_policy.from = networks),
-            "expires" => time(value).map(|time| user_policy.expires = Some(time)),
-            "on-expiry" => on_expiry(value).map(|end| user_policy.on_expiry = end),
-            "max-tunnels" => number(value).map(|number| user_policy.max_tunnels = Some(number)),
-            "rate" => limit(value).map(|rate| user_policy.rate = Some(rate)),
+            "passwords" => each(value, Ok).map(|texts| passwords = texts),
+            "allow" => {
+                let rules = each(value, |text| text.parse::<Rule>().map_err(|error| InvalidValue::from_text(&error)));
+                rules.map(|rules| user_policy.scope = Some(Scope::new(Arc::clone(&shared), rules)))
+            }
+            "from" => each(value, network).map(|networks| user_policy.from = networks),
+            "expires" => time(value).map(|time| user_policy.expires = Some(time)).map_err(alone),
+            "on-expiry" => on_expiry(value).map(|end| user_policy.on_expiry = end).map_err(alone),
+            "max-tunnels" => number(value).map(|number| user_policy.max_tunnels = Some(number)).map_err(alone),
+            "rate" => limit(value).map(|rate| user_policy.rate = Some(rate)).map_err(alone),
             _ => {
                 let cause = format!("unknown setting '{key}' of a user");
                 errors
@@ -84,7 +86,7 @@ fn entry(lines: Lines<'_>, at: usize, name: &str, user: &DeTable<'_>, errors: &m
                 continue;
             }
         };
-        if let Err(InvalidValue { cause, remedy }) = set {
+        for (at, InvalidValue { cause, remedy }) in set.err().unwrap_or_default() {
             let cause = format!("'{option}': {cause}");
             errors.push(ConfigError { remedy, ..ConfigError::about(&option, cause, "") }.at(lines.at(at)));
         }
@@ -97,8 +99,9 @@ fn entry(lines: Lines<'_>, at: usize, name: &str, user: &DeTable<'_>, errors: &m
     let place = lines.at(at);
     match Entry::new(place.to_string(), shared, &passwords, user_policy) {
         Ok(entry) => (errors.len() == before).then_some(entry),
-        Err(error) => {
-            errors.push(ConfigError::about(&option, error.cause(), error.remedy()).at(place));
+        Err(found) => {
+            let about = |error: &UsersError| ConfigError::about(&option, error.cause(), error.remedy());
+            errors.extend(found.iter().map(|error| about(error).at(place.clone())));
             None
         }
     }
@@ -108,24 +111,31 @@ fn invalid(cause: &str, remedy: &str) -> InvalidValue {
     InvalidValue::new(cause, remedy)
 }
 
-/// A string, or some of them.
-fn strings<'a>(value: &'a Spanned<DeValue<'_>>) -> Result<Vec<&'a str>, InvalidValue> {
+/// Parses a string, or each string of a list.
+///
+/// # Errors
+/// Each element that is refused, with its offset.
+fn each<'a, T>(
+    value: &'a Spanned<DeValue<'_>>,
+    parse: impl Fn(&'a str) -> Result<T, InvalidValue>,
+) -> Result<Vec<T>, Vec<(usize, InvalidValue)>> {
+    let elements = match value.get_ref() {
+        DeValue::Array(elements) if elements.is_empty() => {
+            return Err(vec![(value.span().start, invalid("an empty list", "remove it, or the whole section"))]);
+        }
+        DeValue::Array(elements) => &elements[..],
+        _ => std::slice::from_ref(value),
+    };
     let wanted = || invalid("not a string or a list of strings", "write \"...\" or [\"...\", \"...\"]");
-    match value.get_ref() {
-        DeValue::String(text) => Ok(vec![text]),
-        DeValue::Array(texts) if texts.is_empty() => Err(invalid("an empty list", "remove it, or the whole section")),
-        DeValue::Array(texts) => texts.iter().map(|text| text.get_ref().as_str().ok_or_else(wanted)).collect(),
-        _ => Err(wanted()),
+    let parsed = elements.iter().map(|element| {
+        let parsed = element.get_ref().as_str().ok_or_else(wanted).and_then(&parse);
+        parsed.map_err(|invalid| (element.span().start, invalid))
+    });
+    let (parsed, refused): (Vec<_>, Vec<_>) = parsed.partition(Result::is_ok);
+    match refused.is_empty() {
+        true => Ok(parsed.into_iter().flatten().collect()),
+        false => Err(refused.into_iter().filter_map(Result::err).collect()),
     }
-}
-
-fn all<T: FromStr<Err = String>>(value: &Spanned<DeValue<'_>>) -> Result<Vec<T>, InvalidValue> {
-    let parse = |text: &str| text.parse().map_err(|error: String| InvalidValue::from_text(&error));
-    strings(value)?.into_iter().map(parse).collect()
-}
-
-fn networks(value: &Spanned<DeValue<'_>>) -> Result<Vec<IpNet>, InvalidValue> {
-    strings(value)?.into_iter().map(network).collect()
 }
 
 fn on_expiry(value: &Spanned<DeValue<'_>>) -> Result<OnExpiry, InvalidValue> {
@@ -255,8 +265,12 @@ mod tests {
     fn every_error_of_every_section_is_named() {
         let text =
             "[users.ann]\nrate = 1\nmax-tunnels = 0\n[users.bob]\nrate = 'none'\n[users.eve]\nexpires = 5\nx = 1\n";
-        let errors = section(text).unwrap_err();
-        let lines: Vec<_> = errors.lines().map(|line| line.split(':').next().unwrap()).collect();
-        assert_eq!(lines, ["3", "2", "7", "8"], "{errors}");
+        let lines = |text: &str| {
+            let errors = section(text).unwrap_err();
+            errors.lines().map(|line| line.split(':').next().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(lines(text), ["3", "2", "7", "8"]);
+        let lists = "[users.ann]\nallow = [\n'x',\n'a:1',\n'y']\nfrom = ['z', '::/0', 'q']\npasswords = ['p', 'q']\n";
+        assert_eq!(lines(lists), ["3", "5", "6", "6", "1", "1"], "{}", section(lists).unwrap_err());
     }
 }

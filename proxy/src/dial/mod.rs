@@ -71,15 +71,19 @@ impl Options {
     ///
     /// # Errors
     /// Two sources of a family, or one that this host does not have.
-    pub fn new(timeout: Duration, source: &[IpAddr], leg: LegOptions) -> Result<Self, String> {
+    pub fn new(timeout: Duration, source: &[IpAddr], leg: LegOptions) -> Result<Self, Vec<String>> {
         let source: Vec<_> = source.iter().map(IpAddr::to_canonical).collect();
+        let mut errors = Vec::new();
         for (place, address) in source.iter().enumerate() {
             if let Some(other) = source[..place].iter().find(|other| other.is_ipv4() == address.is_ipv4()) {
-                return Err(format!("--source {other} and {address} are of the same family; remove one of the two"));
+                errors.push(format!("--source {other} and {address} are of the same family; remove one of the two"));
             }
             if !is_local_address(*address) {
-                return Err(format!("--source {address}: this host has no such address; see `ip address`"));
+                errors.push(format!("--source {address}: this host has no such address; see `ip address`"));
             }
+        }
+        if !errors.is_empty() {
+            return Err(errors);
         }
         Ok(Self {
             timeout,

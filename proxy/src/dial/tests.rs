@@ -147,10 +147,13 @@ fn sources_are_checked_at_start() {
         let source: Vec<IpAddr> = source.iter().map(|ip| ip.parse().unwrap()).collect();
         Options::new(PATIENCE, &source, LegOptions::default()).map(|options| options.source)
     };
-    let error = options(&["127.0.0.1", "127.0.0.2"]).unwrap_err();
-    assert_eq!(error, "--source 127.0.0.1 and 127.0.0.2 are of the same family; remove one of the two");
-    let error = options(&["192.0.2.1"]).unwrap_err();
-    assert_eq!(error, "--source 192.0.2.1: this host has no such address; see `ip address`");
+    let errors = options(&["127.0.0.1", "127.0.0.2", "192.0.2.1"]).unwrap_err();
+    let expected = [
+        "--source 127.0.0.1 and 127.0.0.2 are of the same family; remove one of the two",
+        "--source 127.0.0.1 and 192.0.2.1 are of the same family; remove one of the two",
+        "--source 192.0.2.1: this host has no such address; see `ip address`",
+    ];
+    assert_eq!(errors, expected);
     assert_eq!(options(&["::ffff:127.0.0.1"]), Ok(vec![Ipv4Addr::LOCALHOST.into()]));
 }
 

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::thread::{self, Builder, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
-use rustix::net::sockopt::set_socket_recv_buffer_size;
+use rustix::net::sockopt::{set_socket_recv_buffer_size, set_tcp_congestion};
+use socket2::{Domain, Type};
 use tokio::sync::oneshot::{Receiver, error::TryRecvError};
 
 use super::Program;
@@ -189,7 +190,13 @@ fn wait_for(end: &mut Receiver<Reason>, wanted: &[Reason]) -> io::Result<()> {
 /// Two ends of a connection over the loopback, of which the second is the gateway's.
 fn pair() -> io::Result<(TcpStream, TcpStream)> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    let outer = TcpStream::connect(listener.local_addr()?)?;
+    // Paced by bbr, the host's default perhaps, a loopback whose cores are busy needs ten times as
+    // long. Every kernel has reno and lets every process choose it; an accepted socket inherits it.
+    let _ = set_tcp_congestion(&listener, "reno");
+    let outer = socket2::Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    let _ = set_tcp_congestion(&outer, "reno");
+    outer.connect(&listener.local_addr()?.into())?;
+    let outer = TcpStream::from(outer);
     let (inner, peer) = listener.accept()?;
     if peer != outer.local_addr()? {
         return Err(wrong("somebody else connected to the self-test"));
