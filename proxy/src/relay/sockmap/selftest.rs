@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread::{self, Builder, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
-use rustix::net::sockopt::{set_socket_recv_buffer_size, set_tcp_congestion};
+use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_send_buffer_size, set_tcp_congestion};
 use socket2::{Domain, Type};
 use tokio::sync::oneshot::{Receiver, error::TryRecvError};
 
@@ -20,11 +20,13 @@ use crate::tunnel::{Flow, Tunnel};
 /// For each step; a host that needs a tenth of it is slow.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// What is sent each way, at least: more than a stopped reader may cost.
-const LENGTH: usize = 64 << 20;
+/// Bytes sent each way, besides three times the backlog: more than a stopped reader may cost, which
+/// is the backlog in each of two buffers, 16 MiB of spilled bytes and the buffers of both ends. No
+/// more than that, since with a small backlog userspace copies all of it in small pieces.
+const LENGTH: usize = 24 << 20;
 
-/// The receive buffers of both ends, so that a reader that stops is one soon.
-const RECEIVE_BUFFER: usize = 1 << 20;
+/// Receive and send buffers of both ends, which autotuning would make any size.
+const BUFFER: usize = 1 << 20;
 
 /// What is sent each way around the hand-off.
 const HAND_OFF: usize = 8 << 20;
@@ -36,15 +38,15 @@ const EARLY: usize = 100_000;
 /// A sender that has sent nothing for so long is held up.
 const STALL: Duration = Duration::from_millis(20);
 
-/// Sends bytes each way through a tunnel of `adopt`'s, some of which are there before it is, to a FIN each way; then, as
-/// soon as another is redirected, 64 MiB past a reader that stops, behind which it is redirected again; and resets a third. All within two seconds on any host
-/// that is worth the name.
+/// Sends bytes each way through a tunnel of `adopt`, some of them before it is adopted, to a FIN each
+/// way; then through a second one past a reader that stops, after which both directions are
+/// redirected again; and resets a third. Takes less than two seconds on an idle host.
 ///
 /// # Errors
 /// What was not as it has to be.
 pub(in crate::relay) fn run(program: &Program, backlog: u64, adopt: impl Fn(Tunnel) -> Adopted) -> io::Result<()> {
     hand_off(&adopt)?;
-    let length = LENGTH.max(usize::try_from(backlog).unwrap_or(usize::MAX).saturating_mul(3));
+    let length = usize::try_from(backlog).unwrap_or(usize::MAX).saturating_mul(3).saturating_add(LENGTH);
     stopped_reader(program, length, &adopt)?;
     reset(&adopt)
 }
@@ -201,7 +203,8 @@ fn pair() -> io::Result<(TcpStream, TcpStream)> {
     if peer != outer.local_addr()? {
         return Err(wrong("somebody else connected to the self-test"));
     }
-    set_socket_recv_buffer_size(&outer, RECEIVE_BUFFER)?;
+    set_socket_recv_buffer_size(&outer, BUFFER)?;
+    set_socket_send_buffer_size(&outer, BUFFER)?;
     outer.set_read_timeout(Some(LIMIT))?;
     outer.set_write_timeout(Some(LIMIT))?;
     inner.set_nonblocking(true)?;
