@@ -1,4 +1,4 @@
-//! One direction at work: out of the source, through a pipe, into the destination.
+//! One direction of the pump: out of the source, through a pipe, into the destination.
 
 use std::io::{self, ErrorKind, Write};
 use std::net::Shutdown;
@@ -12,11 +12,11 @@ use super::{Half, Leg, Step};
 use crate::sys::tcp;
 use crate::tunnel::{Direction, Flow};
 
-/// A turn ends when it has moved this: a pipe full of what came in the largest segments is a little less
-/// than [`QUANTUM`], and to move the little that is left costs two system calls and a small segment more.
+/// Bytes after which a step ends. A pipe full of the largest segments holds a little less than
+/// [`QUANTUM`], and moving the small rest costs two more system calls and one more small segment.
 const ENOUGH: usize = QUANTUM / 2;
 
-/// One direction at work.
+/// One direction of a tunnel during one step.
 pub(super) struct DirectionPump<'a> {
     pub(super) direction: Direction,
     pub(super) source: &'a mut Leg,
@@ -54,7 +54,7 @@ impl DirectionPump<'_> {
         }
     }
 
-    /// Sends what is on the way, as far as the destination takes it.
+    /// Sends the bytes in the prefix and the pipe, as far as the destination accepts them.
     fn push(&mut self) -> io::Result<usize> {
         let mut pushed = 0;
         while self.destination.writable && !self.half.prefix.is_empty() {
@@ -79,9 +79,10 @@ impl DirectionPump<'_> {
         Ok(pushed)
     }
 
-    /// Takes what the source has received into a pipe. `None`: nothing there, or no room.
+    /// Moves bytes from the source into a pipe. `None`: the source is empty, or the destination has
+    /// no room.
     ///
-    /// It is called with an empty pipe alone, so that `WouldBlock` cannot mean a full one.
+    /// Called with an empty pipe only: `WouldBlock` then means an empty source, never a full pipe.
     fn pull(&mut self, pipes: &mut Pipes, scratch: &mut [u8], most: usize) -> Result<Option<usize>, Fault> {
         if self.source.urgent {
             let passed = self.pass_without_pipe(scratch);
@@ -103,8 +104,9 @@ impl DirectionPump<'_> {
             return Ok(Some(0));
         }
         self.half.held = self.note_read(filled)?.unwrap_or(0);
-        // Fewer bytes than the pipe has slots cannot have filled it, so the socket is empty; unless
-        // its end is near, which comes in the same event as the last bytes.
+        // Fewer bytes than the pipe has slots cannot have filled the pipe, so the socket is empty.
+        // Exception: once the peer has closed, the end of the stream may follow, and no further
+        // event reports it.
         if self.half.held < slots.min(most) && !self.source.read_closed {
             self.source.readable = false;
         }
@@ -112,7 +114,7 @@ impl DirectionPump<'_> {
         Ok(if self.half.held > 0 || self.half.ended || self.source.readable { Some(0) } else { None })
     }
 
-    /// Where the source seems to be empty but urgent data is next, it is not.
+    /// Marks the source readable again if urgent data is next: the socket only seemed to be empty.
     fn look_for_urgent(&mut self) {
         if !self.source.readable
             && std::mem::take(&mut self.source.maybe_urgent)
@@ -123,8 +125,9 @@ impl DirectionPump<'_> {
         }
     }
 
-    /// Without a pipe: look at what the source holds, send that, then take away from the source what
-    /// the destination took. At no moment are the bytes in this process alone.
+    /// Moves bytes without a pipe: peeks at the source, sends the bytes, then discards from the
+    /// source as many bytes as the destination accepted. The bytes are always in a socket as well,
+    /// never in this process alone.
     fn pass_without_pipe(&mut self, scratch: &mut [u8]) -> Result<Option<usize>, Fault> {
         if !self.destination.writable {
             return Ok(None);
@@ -144,16 +147,17 @@ impl DirectionPump<'_> {
         Ok(Some(sent))
     }
 
-    /// What a read said of the source: bytes, or `None` when there are none now or no more at all.
+    /// Records the result of a read from the source. Returns the bytes read; 0 at the end of the
+    /// stream or after an interrupt; `None` if the source is empty.
     fn note_read(&mut self, result: io::Result<usize>) -> Result<Option<usize>, Fault> {
         match result {
             Ok(0) => self.half.ended = true,
             Ok(bytes) => return Ok(Some(bytes)),
-            // A peer that was given up for its silence sends nothing more.
+            // A peer given up for its silence sends nothing more.
             Err(error) if error.kind() == ErrorKind::WouldBlock && self.source.broken => self.half.ended = true,
             Err(error) if error.kind() == ErrorKind::WouldBlock => self.source.readable = false,
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            // The error of a source known to be broken is the end of what it had received.
+            // An error from a source known to be broken marks the end of its received bytes.
             Err(_) if self.source.broken => self.half.ended = true,
             Err(error) => return Err(Fault::of_source(self.direction, error)),
         }
@@ -170,7 +174,7 @@ impl DirectionPump<'_> {
         Step::Finished
     }
 
-    /// Gives the pipe back unless bytes are in it.
+    /// Returns the pipe to the pool unless it holds bytes.
     pub(super) fn return_pipe(&mut self, pipes: &mut Pipes) {
         if self.half.held == 0
             && let Some(pipe) = self.half.pipe.take()
@@ -181,14 +185,16 @@ impl DirectionPump<'_> {
 }
 
 impl Leg {
-    /// There are bytes to read although splice(2) said that the end was reached: it says so too where
-    /// urgent data stands next and the end has come behind it (`net/ipv4/tcp.c`, `tcp_splice_read`).
+    /// Checks for bytes after splice(2) has reported the end of the stream: splice(2) reports the
+    /// end too early if urgent data is next and a FIN follows it (`net/ipv4/tcp.c`,
+    /// `tcp_splice_read`).
     fn has_more(&self) -> bool {
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
         recv(&self.socket, &mut [0; 1], flags).is_ok_and(|(bytes, _)| bytes > 0)
     }
 
-    /// What a write said of this end: bytes taken, 0 when there is no room now.
+    /// Records the result of a write to this end. Returns the bytes accepted, 0 if there is no room
+    /// now.
     fn note_write(&mut self, result: io::Result<usize>) -> io::Result<usize> {
         match result {
             Err(error) if error.kind() == ErrorKind::WouldBlock => {

@@ -1,4 +1,4 @@
-//! How a tunnel goes from the pump to the kernel, and what is left to do for it there.
+//! Hand-over of a tunnel from the pump to the kernel, and the work left to the pump afterwards.
 
 use std::net::TcpStream;
 use std::sync::Arc;
@@ -13,25 +13,28 @@ use crate::relay::{Options, unavailable};
 use crate::sys::tcp;
 use crate::tunnel::Direction;
 
-/// What came of asking the kernel to redirect.
+/// Result of a request to redirect a tunnel in the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::relay) enum Redirect {
-    /// Something is still under way here, the tunnel is held to a rate, or it was asked before.
+    /// Not requested: bytes are under way in the pump, the tunnel is rate-limited, or the kernel
+    /// was asked before.
     NotNow,
-    /// The same, and it may take long: the pump goes on with the sources that it had left alone.
+    /// Not requested, and it may take long: the pump resumes reading from the sources it had
+    /// stopped.
     GoOn,
-    /// A direction at least stays with the pump, which goes on with it.
+    /// At least one direction stays with the pump, which resumes it.
     Refused,
-    /// It redirects both directions, of whose sockets only the ends are of interest now.
+    /// The kernel redirects both directions; from now on only the ends of the sockets matter.
     Both,
 }
 
 impl Pump {
-    /// Has the kernel redirect from now on, as soon as nothing is under way here. It is asked once; what it refuses stays
-    /// with the pump.
+    /// Asks the kernel to redirect the tunnel as soon as no bytes are under way in the pump. Asks
+    /// once; a refused direction stays with the pump.
     ///
-    /// For that each source is emptied once and left alone then ([`Half::sealed`]), until what was read has been sent:
-    /// what comes meanwhile is whole segments, and a segment of which a part was read would be redirected as a whole.
+    /// Before the request, each source is emptied once and then left alone ([`Half::sealed`]) until
+    /// the bytes read from it are sent. Later bytes arrive in whole segments; a partly read segment
+    /// would be redirected as a whole.
     pub(in crate::relay) fn redirect(&mut self, program: &Arc<Program>, id: u64, options: &Options) -> Redirect {
         if self.asked {
             return Redirect::NotNow;
@@ -41,7 +44,7 @@ impl Pump {
         }
         let over =
             self.legs.iter().any(|leg| leg.read_closed || leg.broken) || self.halves.iter().any(|half| half.ended);
-        // Where one side does not read, the other direction is not held up for that.
+        // A side that does not read must not hold up the other direction.
         let [to_origin, to_client] = &self.halves;
         let stuck =
             to_origin.is_under_way() && !self.legs[1].writable || to_client.is_under_way() && !self.legs[0].writable;
@@ -77,9 +80,9 @@ impl Pump {
         }
     }
 
-    /// Leaves a tunnel that is held to a rate with the pump for as long as it is. Its sender is faster as a rule: redirected
-    /// it would be past the limit all the time and copied here, which costs twice the CPU of splice(2), and falls short
-    /// of a GiB/s.
+    /// Keeps a rate-limited tunnel with the pump for as long as the limit applies. Its sender is
+    /// usually faster than the rate: redirected, the tunnel would always be over the backlog limit
+    /// and be copied by userspace, at twice the CPU of splice(2) and less than one GiB/s.
     fn hold_for_rate(&mut self) -> Redirect {
         if !std::mem::replace(&mut self.kept, true) {
             metrics::ENGINE_FALLBACKS.counter(&["sockmap", "splice", "rate"]).increment(1);
@@ -88,12 +91,12 @@ impl Pump {
         if left_alone.contains(&true) { Redirect::GoOn } else { Redirect::NotNow }
     }
 
-    /// Whether the kernel has this direction.
+    /// Tests if the kernel redirects `direction`.
     pub(in crate::relay) fn redirects(&self, direction: Direction) -> bool {
         self.pair.as_ref().is_some_and(|pair| pair.redirects(direction))
     }
 
-    /// Whether the kernel has any direction: the tunnel then stays with its worker.
+    /// Tests if the kernel redirects any direction. Such a tunnel stays with its worker.
     pub(in crate::relay) const fn is_redirected(&self) -> bool {
         self.pair.is_some()
     }
@@ -117,7 +120,7 @@ impl Pump {
 }
 
 impl Half {
-    /// Bytes were read that are not sent yet.
+    /// Tests for bytes read but not yet sent.
     const fn is_under_way(&self) -> bool {
         self.held > 0 || !self.prefix.is_empty()
     }

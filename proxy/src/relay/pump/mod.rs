@@ -1,9 +1,9 @@
-//! The pump: what moves the bytes of one tunnel, wherever the readiness comes from.
+//! The pump: moves the bytes of one tunnel, independent of the source of readiness events.
 //!
-//! The engines `uring`, `splice` and `sockmap` share it; `copy` does not. It holds two sockets, and for each direction
-//! the pipe that its bytes are in while they are on the way, or the place in the maps by which the kernel redirects
-//! them. It never blocks and never waits: its owner tells it what the kernel said of the sockets
-//! ([`Pump::ready`]), gives it turns ([`Pump::turn`]) and acts on the answer.
+//! The engines `uring`, `splice` and `sockmap` share the pump; `copy` does not use it. A pump owns
+//! two sockets and, per direction, a pipe for the bytes on their way, or the slots in the BPF maps
+//! by which the kernel redirects them. The pump never blocks and never waits: its worker reports
+//! readiness ([`Pump::ready`]), runs it ([`Pump::step`]) and acts on the result.
 
 use std::net::TcpStream;
 use std::sync::Arc;
@@ -25,23 +25,25 @@ pub(super) use kernel::Redirect;
 
 use direction::DirectionPump;
 
-/// One end of a tunnel, as it is known to be.
+/// One end of a tunnel and its last known state.
 #[derive(Debug)]
 pub(super) struct Leg {
     pub(super) socket: Arc<TcpStream>,
-    /// Reading may give something: false until the kernel says so, and once it said that nothing is left.
+    /// A read may return bytes: set by a readiness event, cleared when a read finds the socket
+    /// empty.
     readable: bool,
-    /// Writing may take something; likewise.
+    /// A write may accept bytes: set by a readiness event, cleared when a write finds the buffer
+    /// full.
     writable: bool,
-    /// The peer has sent FIN or a reset: an end is still to be read, whatever a short read suggests.
+    /// The peer has sent FIN or a reset. The end is still to be read, even after a short read.
     read_closed: bool,
-    /// Urgent data may be in the stream. io_uring says so with every byte, since it tells what the
-    /// waker woke for (`io_uring/poll.c`, `io_poll_wake`; `net/core/sock.c`, `sock_def_readable`).
+    /// Urgent data may be in the stream. io_uring sets this with every byte: it reports the flags
+    /// of the wake-up (`io_uring/poll.c`, `io_poll_wake`; `net/core/sock.c`, `sock_def_readable`).
     maybe_urgent: bool,
-    /// Urgent data is next in the stream: splice(2) stops before it (`net/ipv4/tcp.c`,
+    /// Urgent data is next in the stream. splice(2) stops before it (`net/ipv4/tcp.c`,
     /// `tcp_read_sock`), so it is passed without a pipe.
     urgent: bool,
-    /// The connection broke; there may still be bytes to read that came before.
+    /// The connection is broken. Bytes received earlier may still be unread.
     broken: bool,
 }
 
@@ -59,7 +61,7 @@ impl ActivitySource for Sockets {
     }
 }
 
-/// Lends the sockets to a [`Flow`] until it is dropped: they are closed when their pump is.
+/// Lends the sockets to a [`Flow`] until dropped, so dropping the pump closes the sockets.
 #[derive(Debug)]
 struct SharedSockets {
     flow: Arc<Flow>,
@@ -81,10 +83,10 @@ impl Drop for SharedSockets {
     }
 }
 
-/// One direction.
+/// State of one direction.
 #[derive(Debug)]
 struct Half {
-    /// Bytes from behind the head that are not sent yet; they go before everything else.
+    /// Bytes received behind the head and not yet sent. They precede all others.
     prefix: Vec<u8>,
     pipe: Option<Pipe>,
     /// Bytes in the pipe.
@@ -93,20 +95,21 @@ struct Half {
     ended: bool,
     /// The end of the stream was passed on.
     finished: bool,
-    /// No pipe was to be had at the last try.
+    /// The last attempt to borrow a pipe failed.
     no_pipe: bool,
-    /// The source was seen empty, and nothing is read from it until the kernel has been asked to redirect.
+    /// The source was seen empty; nothing is read from it until the kernel has been asked to
+    /// redirect.
     sealed: bool,
 }
 
-/// What a turn came to.
+/// Result of a step.
 #[derive(Debug)]
 pub(super) enum Step {
     /// Nothing can be done until the kernel reports readiness.
     Blocked,
-    /// The turn is over and there is, or may be, more to do; no event will tell.
+    /// The quantum is used up. More work may be left, and no event reports it.
     Yielded,
-    /// There is something to do after so long, of which no event will tell.
+    /// Work is due after this delay, and no event reports it.
     RetryAfter(Duration),
     /// The end of this direction was passed on.
     Finished,
@@ -114,32 +117,32 @@ pub(super) enum Step {
     Failed(Fault),
 }
 
-/// What the kernel said of a socket.
+/// Readiness of a socket as reported by the kernel.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Readiness {
     pub(super) readable: bool,
     pub(super) writable: bool,
     pub(super) read_closed: bool,
-    /// Perhaps: see [`Leg::maybe_urgent`].
+    /// Urgent data is possible: see [`Leg::maybe_urgent`].
     pub(super) urgent: bool,
 }
 
 /// Both ends and both directions of a tunnel.
 #[derive(Debug)]
 pub(super) struct Pump {
-    /// By [`Direction::index`] of the direction that the leg is the source of.
+    /// Indexed by [`Direction::index`]: the leg at `direction` is its source.
     legs: [Leg; 2],
     halves: [Half; 2],
-    /// What the kernel redirects.
+    /// The tunnel in the BPF maps, if the kernel redirects at least one direction.
     pair: Option<Pair>,
-    /// It was asked to redirect, and did or would not.
+    /// The kernel was asked to redirect the tunnel, and accepted or refused.
     asked: bool,
-    /// It was not asked, for the rate that the tunnel was held to.
+    /// The kernel was not asked because the tunnel was rate-limited.
     kept: bool,
     pub(super) flow: Arc<Flow>,
     shared: SharedSockets,
     watch: Watch,
-    /// The rate that both sockets are held to.
+    /// Rate limit set on both sockets.
     rate_limit: Option<Rate>,
     /// The direction whose end was read first.
     pub(super) first_end: Option<Direction>,
@@ -162,7 +165,7 @@ impl Pump {
         }
     }
 
-    /// Gives the tunnel back; only before the first turn.
+    /// Converts the pump back into its tunnel; valid only before the first step.
     pub(super) fn into_tunnel(self) -> Tunnel {
         drop(self.shared);
         let own = |leg: Leg| Arc::into_inner(leg.socket).expect("the only one that is left");
@@ -171,17 +174,17 @@ impl Pump {
         Tunnel::plain(client, origin, prefix, self.flow)
     }
 
-    /// The leg that `direction` reads from, to look at.
+    /// The leg read by `direction`, by shared reference.
     pub(super) const fn leg(&self, direction: Direction) -> &Leg {
         &self.legs[direction.index()]
     }
 
-    /// The socket that `direction` reads from.
+    /// The leg read by `direction`.
     pub(super) fn source(&mut self, direction: Direction) -> &mut Leg {
         &mut self.legs[direction.index()]
     }
 
-    /// Takes note of what the kernel said of the source of `direction`.
+    /// Records the readiness of the source of `direction`.
     pub(super) fn ready(&mut self, direction: Direction, said: Readiness) {
         let leg = self.source(direction);
         leg.readable |= said.readable;
@@ -190,7 +193,7 @@ impl Pump {
         leg.maybe_urgent |= said.urgent;
     }
 
-    /// The end of this direction was read, and all that came before it was passed on.
+    /// Tests if the end of `direction` was read and all bytes before it were passed on.
     pub(super) fn is_drained(&self, direction: Direction) -> bool {
         if let Some(pair) = self.pair.as_ref().filter(|pair| pair.redirects(direction)) {
             return pair.is_drained(direction, self.sockets());
@@ -199,23 +202,24 @@ impl Pump {
         half.ended && half.held == 0 && half.prefix.is_empty()
     }
 
-    /// Both ends were passed on.
+    /// Tests if both ends were passed on.
     pub(super) fn is_finished(&self) -> bool {
         self.halves.iter().all(|half| half.finished)
     }
 
-    /// Both sides have acknowledged all that was passed on to them: the sockets can be closed. Closed
-    /// earlier they would be orphans, whom the kernel gives up while a reader is only slow.
+    /// Tests if both sides have acknowledged all bytes passed on to them, so the sockets can be
+    /// closed. Closed earlier they become orphans, and the kernel drops orphans while a reader is
+    /// merely slow.
     pub(super) fn is_delivered(&self) -> bool {
         self.legs.iter().all(|leg| tcp::is_delivered(&leg.socket))
     }
 
-    /// Lets closing the sockets be a clean end; false where the kernel does not let it.
+    /// Makes closing the sockets a clean end (FIN). Returns false if the kernel refuses the option.
     pub(super) fn may_close(&self) -> bool {
         self.legs.iter().all(|leg| tcp::reset_on_close(&leg.socket, false).is_ok())
     }
 
-    /// Holds both sockets to the rate of the tunnel, if that is another one now.
+    /// Applies the tunnel's rate limit to both sockets if the limit has changed.
     pub(super) fn apply_rate(&mut self) {
         let rate = self.flow.rate();
         if rate != self.rate_limit {
@@ -230,15 +234,15 @@ impl Pump {
         self.watch.sample(sockets.each_ref(), meter, &self.flow, timeouts)
     }
 
-    /// The source of `direction` is broken: what it received before may still be passed on, but its
-    /// end is no clean one.
+    /// Marks the source of `direction` as broken: bytes received earlier may still be passed on,
+    /// but its end is not clean.
     pub(super) fn break_source(&mut self, direction: Direction) {
         let leg = self.source(direction);
         leg.broken = true;
         leg.readable = true;
     }
 
-    /// Moves bytes in `direction` until nothing more can be done or the turn is over.
+    /// Moves bytes in `direction` until nothing more can be done or the quantum is used up.
     pub(super) fn step(&mut self, direction: Direction, pipes: &mut Pipes, scratch: &mut [u8], now: Instant) -> Step {
         if self.halves[direction.index()].finished {
             return Step::Finished;

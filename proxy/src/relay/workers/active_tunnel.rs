@@ -1,4 +1,4 @@
-//! A tunnel in the hands of a worker.
+//! A tunnel carried by a worker.
 
 use std::time::Instant;
 
@@ -12,40 +12,40 @@ use crate::relay::pump::Pump;
 use crate::sys::tcp;
 use crate::tunnel::Direction;
 
-/// A tunnel that one worker has, and may give to another.
+/// A tunnel carried by one worker, which may hand it to another.
 #[derive(Debug)]
 pub(super) struct ActiveTunnel {
     pub(super) id: u64,
-    /// The number of the worker at which it is bulk.
+    /// Number of the bulk worker this tunnel goes to when it becomes bulk.
     pub(super) preferred_worker: usize,
     /// See [`Key::generation`].
     pub(super) generation: u8,
     pub(super) pump: Pump,
-    /// Taken at the end.
+    /// Taken when the tunnel ends.
     pub(super) end: Option<oneshot::Sender<Reason>>,
-    /// It stands in the queue.
+    /// The tunnel is in the worker's queue.
     pub(super) queued: bool,
-    /// It has a turn at a time of its own.
+    /// The tunnel has an entry in the timer queue.
     pub(super) has_timer: bool,
-    /// It broke: what is still worth waiting for.
+    /// The tunnel broke: state of its last bytes.
     pub(super) broken: Option<Broken>,
-    /// Both directions ended well, so that closing the sockets is a clean end. Otherwise it is a reset
-    /// ([`tcp::reset_on_close`]), whatever became of this thread.
+    /// Both directions ended cleanly, so closing the sockets is a clean end. Otherwise closing them
+    /// is a reset ([`tcp::reset_on_close`]), even if this thread dies.
     pub(super) clean_close: bool,
     pub(super) traffic: TrafficMeter,
 }
 
-/// What is left of a tunnel that broke.
+/// Remaining work of a tunnel after a failure.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Broken {
     /// The direction whose source failed.
     pub(super) last: Direction,
     pub(super) why: Reason,
-    /// When its time is over, unless more arrives until then.
+    /// Deadline for the last bytes, extended while more of them arrive.
     pub(super) until: Instant,
-    /// Bytes of `last` that the sound side had acknowledged.
+    /// Bytes of `last` acknowledged by the sound side so far.
     pub(super) acknowledged: u64,
-    /// The end of its time was noticed late, and it got that once more.
+    /// The deadline was noticed late and has been extended once for it.
     pub(super) excused: bool,
 }
 
@@ -66,33 +66,34 @@ impl ActiveTunnel {
         }
     }
 
-    /// What the socket that `direction` reads from is known as to the poller.
+    /// Poller key of the socket read by `direction`.
     pub(super) const fn key(&self, direction: Direction) -> Key {
         Key { tunnel: self.id, generation: self.generation, direction }
     }
 
-    /// Bytes moved so far, both ways.
+    /// Bytes moved so far, both directions together.
     pub(super) fn moved(&self) -> u64 {
         Direction::BOTH.map(|direction| self.pump.flow.moved(direction)).into_iter().sum()
     }
 
-    /// Bytes of a direction that its destination has acknowledged, or so many more than ever the same number.
+    /// Acknowledged bytes of a direction, up to a constant offset.
     pub(super) fn acknowledged(&self, direction: Direction) -> u64 {
         if self.pump.redirects(direction) {
-            // What the kernel was given is more than what a send buffer has.
+            // The kernel was given more bytes than the send buffer holds, so the send buffer cannot
+            // tell.
             let destination = tcp::progress(&self.pump.leg(direction.opposite()).socket);
             return destination.map_or(0, |destination| destination.acknowledged);
         }
         acknowledged(&self.pump.flow, direction, &self.pump.leg(direction.opposite()).socket)
     }
 
-    /// It may go to another worker: neither broken nor at its end, which are a matter of moments, nor redirected, which
-    /// costs its worker next to nothing.
+    /// Tests if the tunnel may go to another worker. A broken or finished tunnel is gone in a
+    /// moment, and a redirected one costs its worker next to nothing.
     pub(super) fn may_move(&self) -> bool {
         self.broken.is_none() && !self.pump.is_finished() && !self.pump.is_redirected()
     }
 
-    /// Resets both sides, unless the tunnel ended well.
+    /// Resets both sides, unless the tunnel ended cleanly.
     pub(super) fn reset_unless_clean(&self) {
         if !self.clean_close {
             for direction in Direction::BOTH {

@@ -1,12 +1,14 @@
-//! On which core a bulk worker runs: where its bytes come in, if that is one core for most of them.
+//! CPU placement of bulk workers: on the core that receives most of the worker's bytes, if there is
+//! one.
 //!
-//! What a worker passes on was last touched by the core that the kernel received it on; on another one every page and
-//! every segment is fetched from there first. For sixty-four tunnels on two cores that is 15 GiB/s instead of 21.
-//! The scheduler does not see it, and a busy worker sleeps so seldom that it stays where it once came to be. So such a
-//! one asks its sockets now and then (`SO_INCOMING_CPU`, socket(7)) and goes where they say. It is a move and no
-//! binding: whoever balances the load may move it on. A worker that sleeps leaves room on its core, and the
-//! scheduler chooses a place for it at each wake-up: it stays out of that. And it stays where it is when somebody
-//! has chosen cores for it, by taskset or a cpuset.
+//! The core that received a byte touched it last; a worker on another core first fetches every page
+//! and every segment from there. For sixty-four tunnels on two cores the difference is 15 GiB/s
+//! instead of 21. The scheduler does not see it, and a busy worker sleeps so seldom that it stays
+//! where it happened to start. A busy worker therefore samples its sockets (`SO_INCOMING_CPU`,
+//! socket(7)) and moves to the core they name. This is a move and no binding: the load balancer may
+//! move the thread on. A worker that sleeps leaves room on its core, and the scheduler places it at
+//! each wake-up; such a worker is not moved. Neither is a worker whose cores were chosen by taskset
+//! or a cpuset.
 
 use std::io;
 use std::net::TcpStream;
@@ -18,31 +20,31 @@ use super::backoff::ExponentialBackoff;
 use super::traffic_class::Class;
 use crate::sys::thread::{current_cpu, permitted, pin_to_cpus};
 
-/// Events of which one is asked about.
+/// One in this many events is sampled.
 const ONE_IN: u32 = 16;
 
-/// Answers that make a verdict.
+/// Samples per decision.
 const SAMPLE_SIZE: u32 = 64;
 
-/// Who sleeps more often in the time of a verdict, that is once in sixteen events, is not busy.
+/// Sleeps per decision above which a worker is not busy: one sleep per sixteen events.
 const SLEEPS: u32 = SAMPLE_SIZE;
 
-/// Verdicts that are ignored after a move, at first and at most: a worker that is moved back again and again gives it
-/// up. Forgotten after [`CALM_DECISIONS`] verdicts without one.
+/// Decisions ignored after a move: initial and maximum count. A worker moved back again and again
+/// gives up. The count resets after [`CALM_DECISIONS`] decisions without a move.
 const BACKOFF: (u32, u32) = (1, 1 << 10);
 
-/// See [`BACKOFF`].
+/// Decisions without a move after which [`BACKOFF`] resets.
 const CALM_DECISIONS: u32 = 64;
 
-/// What a worker knows of where it should be.
+/// Samples and state for the placement of one worker.
 #[derive(Debug)]
 pub(super) struct CpuAffinity {
-    /// It is a bulk worker, and the kernel lets it.
+    /// The worker is a bulk worker, and the kernel permits the move.
     may_move: bool,
     events: u32,
     answers: u32,
-    /// A core, and by how many answers it is ahead of the others: at the end that which most of them
-    /// name, if there is one (Boyer and Moore's majority vote).
+    /// A core and its lead in answers over all others: at the end, the majority's core if there is
+    /// a majority (Boyer and Moore's majority vote).
     ahead: (usize, u32),
     sleeps: u32,
     backoff: ExponentialBackoff,
@@ -50,8 +52,8 @@ pub(super) struct CpuAffinity {
 }
 
 impl CpuAffinity {
-    /// For the calling thread. It learns at once what a seccomp filter thinks of moving: one that kills had
-    /// better do that before there are tunnels.
+    /// Creates the state for the calling thread. Tries a move at once: a seccomp filter that kills
+    /// for it should do so before there are tunnels.
     pub(super) fn new(class: Class) -> Self {
         let may_move = class == Class::Bulk && move_to(current_cpu()).is_ok();
         Self { may_move, ..Self::still() }
@@ -62,26 +64,27 @@ impl CpuAffinity {
         Self { may_move: false, events: 0, answers: 0, ahead: (0, 0), sleeps: 0, backoff, calm: 0 }
     }
 
-    /// Takes note of an event of a socket, and moves the calling thread when it is time.
+    /// Counts an event of a socket, and moves the calling thread if a decision says so.
     pub(super) fn note(&mut self, socket: &TcpStream) {
         self.events = (self.events + 1) % ONE_IN;
         if self.events != 0 || !self.may_move {
             return;
         }
-        // The kernel's "none yet" is a number that no core has.
+        // The kernel's "none yet" is a number of no existing core.
         let Ok(core) = socket_incoming_cpu(socket) else { return };
         if let Some(core) = self.count(core as usize, current_cpu()) {
-            // It is for speed alone: where it is refused the worker stays.
+            // Moving only adds speed: if refused, the worker stays.
             let _ = move_to(core);
         }
     }
 
-    /// Takes note that the worker slept.
+    /// Counts one sleep of the worker.
     pub(super) const fn slept(&mut self) {
         self.sleeps = self.sleeps.saturating_add(1);
     }
 
-    /// Counts an answer; says where to go when a verdict is reached that is not `here`.
+    /// Counts one answer. Returns the core to move to when a decision is reached and the core is
+    /// not `here`.
     fn count(&mut self, core: usize, here: usize) -> Option<usize> {
         let (first, lead) = self.ahead;
         self.ahead = match lead {
@@ -118,10 +121,10 @@ impl CpuAffinity {
     }
 }
 
-/// Moves the calling thread to that core and leaves it as free as it was, if it may run on every core.
+/// Moves the calling thread to `core` and then restores its affinity, if it may run on every core.
 ///
-/// What it is given back is every core that could be: of those the kernel lets it have what its cpuset has, now and
-/// when that changes (`kernel/sched/syscalls.c`, `__sched_setaffinity`).
+/// The restored mask names every possible core: the kernel intersects it with the cpuset, now and
+/// whenever the cpuset changes (`kernel/sched/syscalls.c`, `__sched_setaffinity`).
 fn move_to(core: usize) -> io::Result<()> {
     let permitted = permitted()?;
     if !permitted.contains(&core) || permitted.len() < online()? {
@@ -131,7 +134,7 @@ fn move_to(core: usize) -> io::Result<()> {
     pin_to_cpus(0..CpuSet::MAX_CPU)
 }
 
-/// Cores that are online (`Documentation/admin-guide/cputopology.rst`: "0-3,7").
+/// Number of online cores (`Documentation/admin-guide/cputopology.rst`: "0-3,7").
 fn online() -> io::Result<usize> {
     let text = std::fs::read_to_string("/sys/devices/system/cpu/online")?;
     in_list(text.trim()).ok_or_else(|| io::ErrorKind::InvalidData.into())
@@ -149,7 +152,7 @@ fn in_list(list: &str) -> Option<usize> {
 mod tests {
     use super::*;
 
-    /// How often a worker on core 0 is told to go elsewhere, where so many of eight answers name core 1.
+    /// Moves proposed to a worker on core 0 when `of_eight` of eight answers name core 1.
     fn moves(of_eight: u32, answers: u32) -> Vec<usize> {
         let mut affinity = CpuAffinity::still();
         (0..answers).filter_map(|answer| affinity.count(usize::from(answer % 8 < of_eight), 0)).collect()

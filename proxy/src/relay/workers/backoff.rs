@@ -1,6 +1,7 @@
-//! Doing without for a while what has not paid, and for twice as long when that comes again.
+//! Exponential back-off, counted in chances: skips an optimisation that has not paid, for twice as
+//! long each time.
 
-/// How long to do without, counted in chances to do it.
+/// Number of chances to skip.
 #[derive(Debug)]
 pub(super) struct ExponentialBackoff {
     shortest: u32,
@@ -14,20 +15,20 @@ impl ExponentialBackoff {
         Self { shortest, longest, left: 0, next: shortest }
     }
 
-    /// Whether this chance is one to do without.
+    /// Counts one chance and tests if it is to be skipped.
     pub(super) const fn skips(&mut self) -> bool {
         let skips = self.left > 0;
         self.left = self.left.saturating_sub(1);
         skips
     }
 
-    /// It did not pay.
+    /// Records a failure: skips the next chances, twice as many after each failure.
     pub(super) fn back_off(&mut self) {
         self.left = self.next;
         self.next = (self.next * 2).min(self.longest);
     }
 
-    /// It does pay: the next respite is a short one again.
+    /// Records a success: the next back-off is the shortest again.
     pub(super) const fn reset(&mut self) {
         self.next = self.shortest;
     }

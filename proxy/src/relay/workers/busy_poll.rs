@@ -1,5 +1,5 @@
-//! Looking for work for a moment before sleeping: a message that comes back within that moment does not
-//! wait for a thread to be woken. It is for interactive workers, and only while it pays.
+//! Busy polling before sleeping: a message that arrives within the budget need not wait for a
+//! thread to be woken. For interactive workers, and only while it pays.
 
 use std::time::{Duration, Instant};
 
@@ -7,16 +7,16 @@ use rustix::thread::sched_yield;
 
 use super::backoff::ExponentialBackoff;
 
-/// Spins of which is judged whether they pay.
+/// Polls per decision on continuing to busy poll.
 const SAMPLE_SIZE: u32 = 16;
 
-/// Waits without a spin after spins that did not pay: at first, and at most.
+/// Waits without busy polling after it did not pay: initial and maximum count.
 const BACKOFF: (u32, u32) = (64, 4096);
 
-/// Whoever has to wait for longer when he offers the core to others has given it to somebody.
+/// If sched_yield(2) takes longer than this, another thread ran: stop busy polling.
 const CROWDED: Duration = Duration::from_micros(10);
 
-/// Whether and how to spin.
+/// Decision on busy polling, and its time budget.
 #[derive(Debug)]
 pub(super) struct BusyPoll {
     budget: Duration,
@@ -26,15 +26,15 @@ pub(super) struct BusyPoll {
 }
 
 impl BusyPoll {
-    /// A budget of zero is no spinning.
+    /// Creates the state. A zero budget disables busy polling.
     pub(super) const fn new(budget: Duration) -> Self {
         Self { budget, spins: 0, won: 0, backoff: ExponentialBackoff::new(BACKOFF.0, BACKOFF.1) }
     }
 
-    /// Asks for work again and again, for as long as it is worth it; true when there was some.
+    /// Polls for work until the budget is used up; returns true if there was some.
     ///
-    /// Between two looks the core is offered to other threads, which may be the very ones that the work
-    /// comes from: where one takes it, sleeping is better.
+    /// Between two polls the core is offered to other threads, possibly the senders of the awaited
+    /// work. If another thread takes the core, sleeping is better.
     pub(super) fn until(&mut self, mut found: impl FnMut() -> bool) -> bool {
         if self.budget.is_zero() || self.backoff.skips() {
             return false;
@@ -59,7 +59,7 @@ impl BusyPoll {
         }
     }
 
-    /// A spin came to its end, with work or without.
+    /// Records the end of one busy poll, with or without work.
     fn ended(&mut self, with_work: bool) {
         self.spins += 1;
         self.won += u32::from(with_work);
@@ -73,7 +73,7 @@ impl BusyPoll {
         (self.spins, self.won) = (0, 0);
     }
 
-    /// Does without for a while.
+    /// Stops busy polling for a while.
     fn give_up(&mut self) {
         self.backoff.back_off();
         (self.spins, self.won) = (0, 0);
@@ -84,7 +84,7 @@ impl BusyPoll {
 mod tests {
     use super::*;
 
-    /// The share of so many waits that is spun before, where each spin ends like this.
+    /// Share of `waits` waits with busy polling when each poll ends `with_work` or without.
     fn share(busy_poll: &mut BusyPoll, waits: u32, with_work: bool) -> f64 {
         let mut spun = 0;
         for _ in 0..waits {
@@ -108,7 +108,7 @@ mod tests {
     fn a_crowded_core_is_left_to_others() {
         let mut busy_poll = BusyPoll::new(Duration::from_secs(20));
         let start = Instant::now();
-        // A look that takes so long is as a thread that has the core meanwhile.
+        // A poll this slow looks like another thread holding the core.
         assert!(!busy_poll.until(|| {
             let look = Instant::now();
             while look.elapsed() < CROWDED * 2 {

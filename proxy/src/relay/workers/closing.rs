@@ -1,4 +1,4 @@
-//! How a worker ends tunnels: by what they came to, or by a reset behind the last bytes.
+//! End of tunnels at a worker: a clean close, or a reset behind the last bytes.
 
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -12,13 +12,13 @@ use crate::sys::tcp;
 use crate::tunnel::Direction;
 
 impl<P: Poller> Worker<P> {
-    /// A socket failed: nothing more can go to it. What came from it before may still go on, for a
-    /// moment; then the other side is reset.
+    /// Handles a failed socket: nothing more can be sent to it. Bytes received from it earlier may
+    /// still be passed on for a moment; then the other side is reset.
     pub(super) fn break_off(&mut self, id: u64, fault: &Fault, now: Instant) {
         let Some(carried) = self.carried.get_mut(&id) else { return };
         if let Some(Broken { why, last, .. }) = carried.broken {
             if last != fault.source_of {
-                // The other side failed as well: nobody is left.
+                // The other side failed as well: no receiver is left.
                 self.remove(id, why);
             }
             return;
@@ -33,13 +33,13 @@ impl<P: Poller> Worker<P> {
         self.enqueue(id);
     }
 
-    /// Resets the sound side of those broken tunnels whose last bytes have arrived, or had their time.
+    /// Resets the sound side of each broken tunnel whose last bytes have arrived or timed out.
     pub(super) fn finish_breaking(&mut self, now: Instant) {
         for id in std::mem::take(&mut self.breaking) {
             let Some(carried) = self.carried.get_mut(&id) else { continue };
             let acknowledged = carried.broken.map_or(0, |broken| carried.acknowledged(broken.last));
             let Some(broken) = &mut carried.broken else { continue };
-            // If the process stood still, the bytes that wait get their time once more.
+            // If the process was suspended, the waiting bytes get their time once more.
             let late = now.saturating_duration_since(broken.until) > LAST_BYTES;
             broken.excused = late && !broken.excused;
             if acknowledged > broken.acknowledged || broken.excused {
@@ -56,10 +56,10 @@ impl<P: Poller> Worker<P> {
         }
     }
 
-    /// Ends a tunnel; but for one that is clean_close, by a reset to both sides.
+    /// Ends a tunnel: resets both sides unless it closed cleanly.
     pub(super) fn remove(&mut self, id: u64, why: Reason) {
         let Some(mut carried) = self.carried.remove(&id) else { return };
-        // A reset clears the counters: this is the last time that they tell of activity.
+        // A reset clears the TCP counters: this is the last chance to sample activity.
         let _ = carried.pump.sample(self.timeouts);
         carried.reset_unless_clean();
         for direction in Direction::BOTH {
@@ -69,7 +69,8 @@ impl<P: Poller> Worker<P> {
         self.ended.push((carried, why));
     }
 
-    /// Closes the sockets of what has ended, and says so: they are closed before anybody hears of it.
+    /// Closes the sockets of ended tunnels, then reports each end: the sockets are closed before
+    /// the report.
     pub(super) fn close_ended(&mut self) {
         if self.ended.is_empty() {
             return;

@@ -1,4 +1,4 @@
-//! What a worker is told by other threads, and how it is woken for that.
+//! Messages from other threads to a worker, and its wake-up.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -11,23 +11,23 @@ use super::active_tunnel::ActiveTunnel;
 use crate::reason::Reason;
 use crate::tunnel::Command;
 
-/// What a worker is told.
+/// A message to a worker.
 #[derive(Debug)]
 pub(super) enum Message {
-    /// Carry this tunnel from now on.
+    /// Carries this tunnel from now on.
     Adopt(Box<ActiveTunnel>),
-    /// End this tunnel, if it is yours.
+    /// Ends this tunnel, if the worker has it.
     Stop { id: u64, why: Reason },
-    /// Hold this tunnel to its rate, if it is yours.
+    /// Applies this tunnel's rate limit, if the worker has it.
     ApplyRate { id: u64 },
-    /// Give this tunnel a turn, if it is yours.
+    /// Schedules a step of this tunnel, if the worker has it.
     Run { id: u64 },
-    /// The engine is gone: leave when the last tunnel has.
+    /// The engine is gone: the worker exits after its last tunnel.
     Retire,
 }
 
 impl Message {
-    /// What an order to the engine is for the workers.
+    /// The message to the workers for a command to the engine.
     pub(super) const fn of(id: u64, command: Command) -> Self {
         match command {
             Command::Stop(why) => Self::Stop { id, why },
@@ -36,11 +36,11 @@ impl Message {
     }
 }
 
-/// The messages of one worker.
+/// The message queue of one worker.
 #[derive(Debug)]
 pub(super) struct Inbox {
     state: Mutex<State>,
-    /// There are messages; for a look without the lock.
+    /// There are messages; read without the lock.
     full: AtomicBool,
     wake: OwnedFd,
 }
@@ -60,12 +60,13 @@ impl Inbox {
         Ok(Self { state: Mutex::default(), full: AtomicBool::new(false), wake })
     }
 
-    /// What the worker's poller watches.
+    /// The eventfd watched by the worker's poller.
     pub(super) const fn wake(&self) -> &OwnedFd {
         &self.wake
     }
 
-    /// Leaves a message, and wakes the worker if it sleeps; gives it back when the worker is gone.
+    /// Queues a message and wakes the worker if it sleeps. Returns the message if the worker is
+    /// gone.
     pub(super) fn tell(&self, message: Message) -> Result<(), Message> {
         let mut state = self.lock();
         if state.closed {
@@ -76,14 +77,14 @@ impl Inbox {
         let asleep = std::mem::take(&mut state.asleep);
         drop(state);
         if asleep {
-            // It could fail only where 2^64 wake-ups were not read (eventfd(2)): each is an edge, and
-            // nobody has to read it.
+            // Fails only at 2^64 unread wake-ups (eventfd(2)): each wake-up is an edge and need not
+            // be read.
             let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
         }
         Ok(())
     }
 
-    /// Whether there are messages; costs no lock.
+    /// Tests for messages without taking the lock.
     pub(super) fn is_full(&self) -> bool {
         self.full.load(Ordering::Acquire)
     }
@@ -98,20 +99,20 @@ impl Inbox {
         std::mem::take(&mut state.messages)
     }
 
-    /// The worker is about to wait: false when there are messages to read first. From here on, until it
-    /// says [`Inbox::woke`], each first message wakes it.
+    /// Announces a wait; returns false if there are messages to read first. From here until
+    /// [`Inbox::woke`], each first message wakes the worker.
     pub(super) fn may_sleep(&self) -> bool {
         let mut state = self.lock();
         state.asleep = state.messages.is_empty();
         state.asleep
     }
 
-    /// The worker waits no longer.
+    /// Ends the wait.
     pub(super) fn woke(&self) {
         self.lock().asleep = false;
     }
 
-    /// The worker has left: what was not read is dropped.
+    /// Closes the queue of a worker about to exit and drops unread messages.
     pub(super) fn close(&self) {
         let mut state = self.lock();
         state.closed = true;

@@ -1,4 +1,4 @@
-//! How a worker hands tunnels to other workers.
+//! Migration of tunnels between workers.
 
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -10,7 +10,7 @@ use crate::relay::poller::Poller;
 use crate::tunnel::Direction;
 
 impl<P: Poller> Worker<P> {
-    /// Sends a tunnel away that has become bulk.
+    /// Hands a tunnel to a bulk worker if it has become bulk.
     pub(super) fn migrate_to_bulk(&mut self, id: u64, now: Instant) {
         let Some(carried) = self.carried.get_mut(&id).filter(|_| self.class == Class::Interactive) else { return };
         let moved = carried.moved();
@@ -19,7 +19,7 @@ impl<P: Poller> Worker<P> {
         }
     }
 
-    /// Sends tunnels back that are bulk no longer.
+    /// Hands tunnels back to interactive workers once they are no longer bulk.
     pub(super) fn demote_idle(&mut self, now: Instant) {
         if self.class == Class::Interactive || now < self.next_demotion {
             return;
@@ -36,8 +36,8 @@ impl<P: Poller> Worker<P> {
         self.rebalance();
     }
 
-    /// Sends tunnels to the bulk worker with the fewest, where that leaves both with as many: those whose neighbours
-    /// have ended, or that came in between others, may have met on one worker.
+    /// Hands tunnels to the bulk worker with the fewest, until both have the same number. Tunnels
+    /// whose neighbours ended, or that came in between others, may have met on one worker.
     fn rebalance(&mut self) {
         let Some((number, fewest)) = self.pool.fewest(Class::Bulk) else { return };
         let surplus = self.carried.len().saturating_sub(fewest) / 2;
@@ -51,7 +51,7 @@ impl<P: Poller> Worker<P> {
         }
     }
 
-    /// Watches a tunnel no longer; what is still reported of it is of a stay that is over.
+    /// Deregisters a tunnel from the poller; a later event for it carries an outdated generation.
     pub(super) fn deregister(&mut self, carried: &mut ActiveTunnel) {
         for direction in Direction::BOTH {
             self.poller.unwatch(&carried.pump.leg(direction).socket, carried.key(direction));
@@ -59,18 +59,18 @@ impl<P: Poller> Worker<P> {
         carried.generation = carried.generation.wrapping_add(1);
     }
 
-    /// Hands a tunnel to another worker, as it is: what is under way stays in its pipes.
+    /// Hands a tunnel to another worker as it is: bytes under way stay in its pipes.
     fn move_to(&mut self, class: Class, id: u64) {
         let Some(mut carried) = self.carried.remove(&id) else { return };
         self.deregister(&mut carried);
-        // A place in the queue here is none there; what is reported there gives it one.
+        // A place in this worker's queue is none in the other's; an event there gives it one.
         carried.queued = false;
         match self.pool.hand(class, carried) {
             Ok(()) => {
                 self.handle().load.fetch_sub(1, Ordering::Relaxed);
                 self.pool.count_move(class);
             }
-            // Nobody is there: it stays.
+            // No worker is left there: the tunnel stays.
             Err(carried) => self.register(carried),
         }
     }

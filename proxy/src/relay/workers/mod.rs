@@ -1,15 +1,15 @@
-//! Worker threads that carry tunnels: the engines `uring` and `splice`, by whichever [`Poller`], and `sockmap`, whose
-//! tunnels the kernel carries as soon as it may ([`super::sockmap`]).
+//! Worker threads: the engines `uring` and `splice`, which differ only in their [`Poller`], and
+//! `sockmap`, whose tunnels the kernel redirects as soon as it can ([`super::sockmap`]).
 //!
-//! A worker has its own poller, tunnels and pipes, and shares nothing with the others. There are two
-//! pool of them, a thread per core each: **interactive** workers, where every tunnel begins, and **bulk**
-//! workers, which give way to others. A tunnel moves there while it behaves like bulk ([`traffic_class`]), so that a
-//! message never waits behind somebody's mebibytes.
+//! A worker has its own poller, tunnels and pipes, and shares nothing with the others. There are
+//! two pools, each with one thread per core: **interactive** workers, where every tunnel begins,
+//! and **bulk** workers, which give way to others. A tunnel moves to a bulk worker while it behaves
+//! like bulk ([`traffic_class`]), so a message never waits behind mebibytes of another tunnel.
 //!
-//! An interactive worker keeps to a core, where all of that can be had, and has the tunnels that were accepted or
-//! became calm there: a thread that wakes another on its own core does so at a tenth of what the interrupt costs
-//! that wakes one on another, and opening and closing a tunnel takes a dozen such. Where a bulk worker runs is chosen
-//! by where its bytes come in ([`affinity`]).
+//! If enough cores are available, an interactive worker is pinned to one core and carries the
+//! tunnels accepted there or calmed down there: waking a thread on the same core costs a tenth of
+//! the interrupt needed to wake one on another core, and opening and closing a tunnel takes a dozen
+//! wake-ups. A bulk worker's core follows its incoming bytes ([`affinity`]).
 
 use std::io;
 use std::iter;
@@ -50,11 +50,11 @@ use inbox::{Inbox, Message};
 use traffic_class::Class;
 use worker::Worker;
 
-/// So many tunnels more than others have an interactive worker may have without a loss worth mention: each moves less
-/// than what makes it bulk, and a core moves hundreds of times that.
+/// Tunnels an interactive worker may have above the least loaded one without a noticeable loss:
+/// each moves less than the bulk threshold, and a core moves hundreds of times as much.
 const LOCAL_SURPLUS: usize = 16;
 
-/// How long a worker rests after a panic: one that panics at once should not fill the log.
+/// Pause after a panic: a worker that panics at once should not fill the log.
 const PANIC_PAUSE: Duration = Duration::from_millis(50);
 
 /// The worker threads of one engine.
@@ -62,44 +62,43 @@ const PANIC_PAUSE: Duration = Duration::from_millis(50);
 pub(super) struct Workers {
     pool: Arc<WorkerPool>,
     next_id: AtomicU64,
-    /// Tells of destinations that do not keep up with what the kernel redirects.
+    /// Reports destinations that do not keep up with the bytes redirected by the kernel.
     _watch: Option<BackpressureWatch>,
 }
 
-/// All workers, as they see each other.
+/// All workers of an engine, shared between them.
 #[derive(Debug)]
 struct WorkerPool {
     engine: Engine,
-    /// What redirects in the kernel, for the engine that does.
+    /// The BPF program, for the engine `sockmap`.
     program: Option<Arc<Program>>,
-    /// By [`Class`].
+    /// Indexed by [`Class`].
     loops: [Vec<WorkerHandle>; 2],
-    /// The core of each interactive worker, or none if they keep to none.
+    /// The core of each interactive worker; empty if they are not pinned.
     cores: Vec<usize>,
-    /// Times that a tunnel went to another worker.
+    /// Tunnels migrated between workers so far.
     moves: AtomicU64,
 }
 
-/// What other threads hold of a worker.
+/// Other threads' view of a worker.
 #[derive(Debug)]
 struct WorkerHandle {
     inbox: Inbox,
-    /// Tunnels that it has, for balance.
+    /// Number of tunnels at the worker, for load balancing.
     load: AtomicUsize,
 }
 
 impl Workers {
-    /// Starts the threads of the poller's engine.
+    /// Starts the worker threads of the poller's engine.
     ///
-    /// # Errors
-    /// Those of making a poller, or of starting a thread.
+    /// # Errors Failure to create a poller or to start a thread.
     pub(super) fn start<P: Poller>(options: &Options) -> io::Result<Self> {
         Self::start_as::<P>(P::ENGINE, None, options)
     }
 
-    /// Starts those of the engine `sockmap`, with errors as [`Workers::start`].
+    /// Starts the worker threads of the engine `sockmap`; errors as for [`Workers::start`].
     pub(super) fn start_redirecting<P: Poller>(program: Arc<Program>, options: &Options) -> io::Result<Self> {
-        // What is redirected sends its worker no message to spin for.
+        // Redirected tunnels send their worker no messages, so busy polling gains nothing.
         let options = Options { spin: Duration::ZERO, ..options.clone() };
         Self::start_as::<P>(Engine::Sockmap, Some(program), &options)
     }
@@ -126,7 +125,7 @@ impl Workers {
 
     /// Hands a tunnel to an interactive worker.
     pub(super) fn adopt(&self, tunnel: Tunnel) -> Adopted {
-        // Whatever kills the process in mid-stream must not look like the end of the stream.
+        // A process killed in mid-stream must not look like the end of the stream.
         let guarded = [&tunnel.client, &tunnel.origin].into_iter().try_for_each(|leg| tcp::reset_on_close(leg, true));
         if let Err(error) = guarded {
             return Err((Box::new(tunnel), error));
@@ -134,7 +133,7 @@ impl Workers {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let flow = tunnel.flow.clone();
         let (end, ended) = oneshot::channel();
-        // Round the workers, in the order in which tunnels come.
+        // Round robin over the workers, in the order of arrival.
         let preferred_worker = usize::try_from(id).unwrap_or(0) % self.pool.of(Class::Bulk).len();
         let carried = Box::new(ActiveTunnel::new(id, preferred_worker, Pump::new(tunnel), end));
         if let Err(carried) = self.pool.hand(Class::Interactive, carried) {
@@ -148,13 +147,13 @@ impl Workers {
         Ok(ended)
     }
 
-    /// Tunnels of each bulk worker.
+    /// Number of tunnels at each bulk worker.
     #[cfg(test)]
     pub(super) fn bulk(&self) -> Vec<usize> {
         self.pool.of(Class::Bulk).iter().map(|handle| handle.load.load(Ordering::Relaxed)).collect()
     }
 
-    /// Times that a tunnel went to another worker so far.
+    /// Number of migrations between workers so far.
     #[cfg(test)]
     pub(super) fn moves(&self) -> u64 {
         self.pool.moves.load(Ordering::Relaxed)
@@ -167,7 +166,7 @@ impl Drop for Workers {
     }
 }
 
-/// Starts one worker, which says on `started` whether it has a poller.
+/// Starts one worker; the worker reports on `started` if it could create a poller.
 fn spawn<P: Poller>(
     pool: &Arc<WorkerPool>,
     class: Class,
@@ -181,16 +180,18 @@ fn spawn<P: Poller>(
         let handle = &pool.of(class)[number];
         let _presence = Presence(handle);
         if class == Class::Bulk {
-            // Refused or not: this is for the good of others. A nice value takes too much: at 5 sixty-four
-            // tunnels lose a tenth to their own senders and receivers on the same cores.
+            // A failure does no harm: SCHED_BATCH only favours the other threads. A nice value
+            // takes too much: at nice 5, sixty-four tunnels lose a tenth to their own senders and
+            // receivers on the same cores.
             let _ = set_sched_batch();
         } else if let Some(core) = pool.cores.get(number) {
-            // It is for speed alone: refused, it runs where the scheduler lets it.
+            // Pinning only adds speed: if refused, the scheduler places the thread.
             let _ = pin_to_cpus([*core]);
         }
         let mut started = Some(started);
         while let Some(poller) = new_poller::<P>(handle, started.take()) {
-            // What it had is dropped with it, and nothing else is shared that a panic could leave half done.
+            // The worker's tunnels are dropped with it, and a panic can leave nothing else half
+            // done: nothing else is shared.
             let run = AssertUnwindSafe(|| Worker::new(poller, &pool, class, number, options.clone()).run());
             if panic::catch_unwind(run).is_ok() {
                 return;
@@ -202,7 +203,7 @@ fn spawn<P: Poller>(
     Ok(())
 }
 
-/// A poller for a worker, and word of it to whoever waits for the worker's start.
+/// Creates a worker's poller and reports the result to the thread awaiting the worker's start.
 fn new_poller<P: Poller>(handle: &WorkerHandle, started: Option<mpsc::Sender<io::Result<()>>>) -> Option<P> {
     let (poller, said) = match P::new(handle.inbox.wake()) {
         Ok(poller) => (Some(poller), Ok(())),
@@ -221,14 +222,14 @@ impl WorkerPool {
         &self.loops[class as usize]
     }
 
-    /// Hands a tunnel to a worker of a class, and gives it back when none is left.
+    /// Hands a tunnel to a worker of `class`; returns it if no worker is left.
     ///
-    /// A bulk worker is that of the tunnel's own number, unless others have far fewer: tunnels that came one
-    /// after the other are bulk side by side, each with the same neighbours however soon it became so. Four
-    /// that mixed were slower by a third.
+    /// A bulk tunnel goes to its preferred worker unless others have far fewer tunnels: tunnels
+    /// opened one after the other become neighbours on a worker, however soon they become bulk.
+    /// Four tunnels with mixed neighbours were slower by a third.
     ///
-    /// An interactive worker is the one on this core, unless others have far fewer: a network card with one queue
-    /// reports everything to one core.
+    /// An interactive tunnel goes to the worker on this core unless others have far fewer tunnels:
+    /// a network card with a single queue delivers all packets to one core.
     fn hand(&self, class: Class, mut carried: Box<ActiveTunnel>) -> Result<(), Box<ActiveTunnel>> {
         let load = |number: usize| self.of(class)[number].load.load(Ordering::Relaxed);
         let least = self.fewest(class).map_or(0, |(_, load)| load);
@@ -237,7 +238,7 @@ impl WorkerPool {
             Class::Interactive => (self.on_this_core(), LOCAL_SURPLUS),
         };
         let own = own.filter(|own| load(*own) <= least + more + least / 4);
-        // Made only for those that have none of their own, or whose own has left.
+        // Evaluated only if there is no own worker, or it has exited.
         let others = iter::once_with(|| {
             let mut numbers: Vec<usize> = (0..self.of(class).len()).collect();
             numbers.sort_by_key(|number| load(*number));
@@ -257,13 +258,13 @@ impl WorkerPool {
         Err(carried)
     }
 
-    /// The interactive worker that keeps to the core of the calling thread.
+    /// The interactive worker pinned to the calling thread's core.
     fn on_this_core(&self) -> Option<usize> {
         let here = current_cpu();
         self.cores.iter().position(|core| *core == here)
     }
 
-    /// The worker of a class with the fewest tunnels, and how many those are.
+    /// The worker of `class` with the fewest tunnels, and its number of tunnels.
     fn fewest(&self, class: Class) -> Option<(usize, usize)> {
         let loads = self.of(class).iter().map(|handle| handle.load.load(Ordering::Relaxed));
         loads.enumerate().min_by_key(|(_, load)| *load)
@@ -276,7 +277,7 @@ impl WorkerPool {
 
     fn tell_all(&self, message: impl Fn() -> Message) {
         for handle in self.loops.iter().flatten() {
-            // A thread that is gone has no tunnels; whoever waits for one learns it from its channel.
+            // An exited thread has no tunnels; its channel tells a caller waiting for one.
             let _ = handle.inbox.tell(message());
         }
     }
@@ -288,7 +289,7 @@ impl WorkerHandle {
     }
 }
 
-/// Lets nobody choose a worker whose thread has left.
+/// Closes the inbox of an exiting worker thread, so it is no longer chosen.
 struct Presence<'a>(&'a WorkerHandle);
 
 impl Drop for Presence<'_> {
@@ -311,7 +312,7 @@ mod tests {
     use crate::sys::thread::unthrottled_cpus;
     use crate::tunnel::Flow;
 
-    /// A tunnel with a hand on both its ends, and word of its end.
+    /// Opens a tunnel; returns both its ends and the receiver of its end.
     pub(super) fn open(loops: &Workers) -> (TcpStream, TcpStream, oneshot::Receiver<Reason>) {
         let ((client, near), (origin, far)) = (pair(), pair());
         for socket in [&near, &far] {
@@ -322,7 +323,7 @@ mod tests {
         (client, origin, ended)
     }
 
-    /// The next worker to see a report panics.
+    /// The next worker to see an event panics.
     static LOADED: AtomicBool = AtomicBool::new(false);
 
     #[derive(Default)]

@@ -1,16 +1,16 @@
-//! The order in which a worker looks at its tunnels: all of them within an interval, a few at a time, so
-//! that ten thousand idle ones never hold up the one that is busy.
+//! Periodic sweep over a worker's tunnels: all of them within an interval, a few at a time, so ten
+//! thousand idle tunnels never hold up a busy one.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// Tunnels looked at in one go.
+/// Tunnels visited in one go.
 const SLICE: usize = 64;
 
-/// A tunnel, and which stay of it: those that have left are dropped when their turn comes.
+/// Id and generation of a tunnel; an entry with an outdated generation is dropped at its visit.
 pub(super) type Visit = (u64, u8);
 
-/// Whom to look at, and when.
+/// Queue of tunnels to visit, and the time of the next visit.
 #[derive(Debug)]
 pub(super) struct PeriodicSweep {
     order: VecDeque<Visit>,
@@ -23,17 +23,17 @@ impl PeriodicSweep {
         Self { order: VecDeque::new(), interval, next: Instant::now() }
     }
 
-    /// A tunnel came, or was looked at and is to be looked at again.
+    /// Appends a tunnel, on arrival or after a visit.
     pub(super) fn add(&mut self, visit: Visit) {
         self.order.push_back(visit);
     }
 
-    /// How long there is nothing to look at; for ever when there is nobody.
+    /// Time until the next visit; `None` if there are no tunnels.
     pub(super) fn wait(&self, now: Instant) -> Option<Duration> {
         (!self.order.is_empty()).then(|| self.next.saturating_duration_since(now))
     }
 
-    /// Those to look at now. Whoever is to be looked at again has to be added again.
+    /// Takes the tunnels due now. A tunnel to be visited again has to be added again.
     pub(super) fn due(&mut self, now: Instant) -> Vec<Visit> {
         if now < self.next || self.order.is_empty() {
             return Vec::new();

@@ -1,10 +1,10 @@
-//! Tunnels that have something to do of which no event will tell, and when.
+//! Timers of tunnels with work due at a given time and no event to report it.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::{Duration, Instant};
 
-/// Turns at a time of their own.
+/// Queue of tunnel timers, earliest first.
 #[derive(Debug, Default)]
 pub(super) struct TimerQueue(BinaryHeap<Reverse<(Instant, u64)>>);
 
@@ -13,12 +13,12 @@ impl TimerQueue {
         self.0.push(Reverse((at, id)));
     }
 
-    /// How long until the first; for ever when there is none.
+    /// Time until the first timer; `None` if there is none.
     pub(super) fn wait(&self, now: Instant) -> Option<Duration> {
         self.0.peek().map(|Reverse((at, _))| at.saturating_duration_since(now))
     }
 
-    /// The next of those whose time it is.
+    /// Takes the next expired timer.
     pub(super) fn due(&mut self, now: Instant) -> Option<u64> {
         let Reverse((at, id)) = *self.0.peek()?;
         if at > now {

@@ -1,4 +1,4 @@
-//! Which tunnels are bulk: told by what they do, not by what they say.
+//! Classification of tunnels as interactive or bulk, by their traffic and not by their declaration.
 
 use std::time::{Duration, Instant};
 
@@ -22,32 +22,32 @@ impl Class {
     }
 }
 
-/// Where the line is between the two, with room between its sides so that nobody goes to and fro.
+/// Thresholds between the two classes, with a gap between them against flapping.
 #[derive(Clone, Copy, Debug)]
 pub struct ClassThresholds {
-    /// So many bytes within `window` are bulk.
+    /// Bytes within `window` from which a tunnel is bulk.
     pub bulk: u64,
-    /// See there.
+    /// Window of the bulk threshold.
     pub window: Duration,
-    /// Less than so many bytes within `rest` are bulk no longer.
+    /// Bytes within `rest` below which a tunnel is no longer bulk.
     pub calm: u64,
-    /// See there.
+    /// Window of the calm threshold.
     pub rest: Duration,
 }
 
 impl Default for ClassThresholds {
-    /// Bulk is what would hold up a message by whole turns: 16 MiB/s, seen over a quarter of a second.
-    /// No longer bulk is what has moved less than 2 MiB/s for half a second.
+    /// Bulk from 16 MiB/s over a quarter of a second: enough to hold up a message by whole quanta.
+    /// No longer bulk below 2 MiB/s over half a second.
     fn default() -> Self {
         Self { bulk: 4 << 20, window: Duration::from_millis(250), calm: 1 << 20, rest: Duration::from_millis(500) }
     }
 }
 
-/// What a tunnel moved lately.
+/// Recent traffic of a tunnel.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TrafficMeter {
     since: Instant,
-    /// Bytes that had been moved at `since`.
+    /// Bytes moved before `since`.
     moved: u64,
 }
 
@@ -56,7 +56,8 @@ impl TrafficMeter {
         Self { since: now, moved: 0 }
     }
 
-    /// An interactive tunnel has become bulk. To be asked after each turn, with all that it has moved.
+    /// Tests if an interactive tunnel has become bulk. Called after each step with all bytes moved
+    /// so far.
     pub(super) fn is_bulk(&mut self, moved: u64, now: Instant, line: &ClassThresholds) -> bool {
         let in_time = now.saturating_duration_since(self.since) < line.window;
         let bulk = in_time && moved - self.moved >= line.bulk;
@@ -66,7 +67,7 @@ impl TrafficMeter {
         bulk
     }
 
-    /// A bulk tunnel has become interactive. To be asked every now and then.
+    /// Tests if a bulk tunnel has become interactive. Called periodically.
     pub(super) fn is_calm(&mut self, moved: u64, now: Instant, line: &ClassThresholds) -> bool {
         if now.saturating_duration_since(self.since) < line.rest {
             return false;

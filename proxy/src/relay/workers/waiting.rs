@@ -1,4 +1,4 @@
-//! How a worker waits, for how long, and what it does when it cannot.
+//! Waiting of a worker: its time limit, and recovery if the wait fails.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -10,14 +10,14 @@ use super::worker::Worker;
 use crate::relay::LAST_BYTES_POLL;
 use crate::relay::poller::{Event, Poller};
 
-/// Failures to wait that follow each other within this are one.
+/// Failures to wait within this time of each other count as one.
 const LASTING: Duration = Duration::from_secs(1);
 
-/// How long a worker rests that failed to wait, and failed before.
+/// Pause of a worker after repeated failures to wait.
 const RETRY: Duration = Duration::from_millis(10);
 
 impl<P: Poller> Worker<P> {
-    /// Waits for events, for a message, or for the time of whatever is next.
+    /// Waits for events, a message, or the next timer.
     pub(super) fn wait(&mut self, events: &mut Vec<Event>) {
         let limit = self.limit();
         let waited = if limit == Some(Duration::ZERO) || self.handle().inbox.is_full() {
@@ -38,9 +38,10 @@ impl<P: Poller> Worker<P> {
         }
     }
 
-    /// Watches every socket anew, which has all reported that it is ready for. Where memory is short io_uring
-    /// drops reports, and says so once (`EBADR`, io_uring_enter(2)): which, nobody knows. What lasts is told once
-    /// a moment, and meanwhile the worker goes on by looking.
+    /// Registers every socket again, which makes the poller report its readiness again. Short of
+    /// memory, io_uring drops events and reports the loss once (`EBADR`, io_uring_enter(2)),
+    /// without naming the events. A lasting failure is logged once a moment; meanwhile the worker
+    /// goes on by polling.
     fn reregister_all(&mut self, error: &io::Error) {
         let lasts = self.failed.is_some_and(|last| last.elapsed() < LASTING);
         if lasts {
@@ -49,7 +50,7 @@ impl<P: Poller> Worker<P> {
             warn!(%error, engine = self.pool.engine.label(), "a worker could not wait for events; every socket is registered again");
             self.failed = Some(Instant::now());
         }
-        // Where even that fails, the next wait does too.
+        // If this fails too, so does the next wait.
         let _ = self.poller.watch_wake_anew();
         for (_, mut carried) in std::mem::take(&mut self.carried) {
             self.deregister(&mut carried);
@@ -57,7 +58,7 @@ impl<P: Poller> Worker<P> {
         }
     }
 
-    /// Looks for events or a message for a moment, where that pays; true when there was one.
+    /// Busy polls for events or a message, if it pays; returns true if there was one.
     fn busy_poll(&mut self, events: &mut Vec<Event>) -> io::Result<bool> {
         if self.carried.is_empty() {
             return Ok(false);
@@ -72,7 +73,7 @@ impl<P: Poller> Worker<P> {
         result.map(|()| found)
     }
 
-    /// How long there is nothing to do but for what the kernel reports.
+    /// Time until the worker has work other than events from the kernel.
     fn limit(&self) -> Option<Duration> {
         if !self.queue.is_empty() {
             return Some(Duration::ZERO);
@@ -103,10 +104,10 @@ mod tests {
     use crate::relay::workers::tests::open;
     use crate::relay::{ClassThresholds, Options};
 
-    /// Failures of all [`Flaky`] ones.
+    /// Failures of all [`Flaky`] pollers.
     static FAILURES: AtomicU32 = AtomicU32::new(0);
 
-    /// Drops every third lot of reports, and says so.
+    /// Drops every third batch of events and reports the loss.
     #[derive(Default)]
     struct Flaky {
         lots: u32,

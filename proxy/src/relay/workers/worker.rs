@@ -1,5 +1,4 @@
-//! One worker thread: waits for readiness, gives the ready tunnels their turns, ends those that are
-//! over.
+//! One worker thread: waits for readiness, runs the ready tunnels, ends finished ones.
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, ErrorKind};
@@ -23,11 +22,11 @@ use crate::relay::timeouts::{Expired, Timeouts};
 use crate::relay::{Fault, Options, clean_end};
 use crate::tunnel::Direction;
 
-/// What a look at a socket may hold when there is no pipe.
+/// Bytes peeked from a socket when there is no pipe.
 const SCRATCH: usize = 64 << 10;
 
-/// The same where the kernel redirects: the more of a closed window is given on in one piece, the sooner nothing is left
-/// and the kernel redirects again.
+/// Bytes peeked in the engine `sockmap`: the larger a piece of a closed window is passed on, the
+/// sooner nothing is left and the kernel redirects again.
 const SCRATCH_OF_WINDOW: usize = 2 << 20;
 
 pub(super) struct Worker<P> {
@@ -38,13 +37,13 @@ pub(super) struct Worker<P> {
     pub(super) options: Options,
     pub(super) timeouts: Timeouts,
     pub(super) carried: HashMap<u64, Box<ActiveTunnel>>,
-    /// Tunnels that have something to do, in the order of their turns.
+    /// Tunnels with work to do, in the order of their steps.
     pub(super) queue: VecDeque<u64>,
-    /// Tunnels that have something to do at a time of their own.
+    /// Tunnels with work due at a given time.
     pub(super) timers: TimerQueue,
-    /// Tunnels that broke and have last bytes under way.
+    /// Broken tunnels with last bytes under way.
     pub(super) breaking: Vec<u64>,
-    /// Tunnels that have ended, and why: their sockets are closed at the end of the turn.
+    /// Ended tunnels and their reasons; their sockets are closed at the end of the iteration.
     pub(super) ended: Vec<(Box<ActiveTunnel>, Reason)>,
     pub(super) pipes: Pipes,
     scratch: Vec<u8>,
@@ -52,13 +51,14 @@ pub(super) struct Worker<P> {
     pub(super) next_demotion: Instant,
     pub(super) busy_poll: BusyPoll,
     pub(super) affinity: CpuAffinity,
-    /// When it last said that it could not wait.
+    /// Time of the last report of a failed wait.
     pub(super) failed: Option<Instant>,
     retired: bool,
 }
 
 impl<P> Drop for Worker<P> {
-    /// Those that it still has, as after a panic, are no load for the one that comes after it.
+    /// Subtracts the remaining tunnels, as after a panic, from the load seen by the worker's
+    /// successor.
     fn drop(&mut self) {
         self.pool.of(self.class)[self.number].load.fetch_sub(self.carried.len(), Ordering::Relaxed);
     }
@@ -66,7 +66,7 @@ impl<P> Drop for Worker<P> {
 
 impl<P: Poller> Worker<P> {
     pub(super) fn new(poller: P, pool: &Arc<WorkerPool>, class: Class, number: usize, options: Options) -> Self {
-        // On a single core a thread that spins keeps the others from the work that it waits for.
+        // On a single core, a busy-polling thread keeps its peers from the work it waits for.
         let spins = class == Class::Interactive && options.threads > 1;
         Self {
             poller,
@@ -116,7 +116,7 @@ impl<P: Poller> Worker<P> {
         &self.pool.of(self.class)[self.number]
     }
 
-    /// Takes note of an event.
+    /// Handles an event.
     fn handle_event(&mut self, Event { key, mask }: Event, now: Instant) {
         let id = key.tunnel;
         let Some(carried) = self.carried.get_mut(&id).filter(|carried| carried.generation == key.generation) else {
@@ -130,7 +130,8 @@ impl<P: Poller> Worker<P> {
             return self.remove(id, Reason::EngineFailed);
         }
         let error = if mask.broken() { leg.socket.take_error().ok().flatten() } else { None };
-        // What the kernel's worker was told, which gives to a socket that is redirected to, nobody is told again.
+        // An error is reported once. If the kernel's worker, which writes to the destination of a
+        // redirected direction, has taken it, no other caller sees it.
         let taken = mask.broken() && error.is_none() && carried.pump.redirects(key.direction.opposite());
         let error = error.or_else(|| taken.then(|| ErrorKind::ConnectionReset.into()));
         carried.pump.ready(
@@ -177,21 +178,23 @@ impl<P: Poller> Worker<P> {
 
     fn apply_rate(&mut self, id: u64) {
         self.carried.get_mut(&id).into_iter().for_each(|carried| carried.pump.apply_rate());
-        // Without a rate the kernel may redirect it, which is asked at the end of a turn.
+        // Without a rate limit the kernel may redirect the tunnel; it is asked at the end of a
+        // step.
         self.enqueue(id);
     }
 
-    /// Takes a tunnel from whoever had it. Its first turn comes with what is reported of its sockets.
+    /// Adds a tunnel from another worker or from the engine. Its first step follows the first event
+    /// of its sockets.
     pub(super) fn register(&mut self, mut carried: Box<ActiveTunnel>) {
         let id = carried.id;
         let watched = Direction::BOTH.into_iter().try_for_each(|direction| {
             let (socket, key) = (&carried.pump.leg(direction).socket, carried.key(direction));
-            // Once more, since memory may have been short for a moment.
+            // Retries once: memory may have been short for a moment.
             self.poller.watch(socket, key).or_else(|_| self.poller.watch(socket, key))
         });
         let redirected = Direction::BOTH.into_iter().all(|direction| carried.pump.redirects(direction));
         let watched = watched.and_then(|()| if redirected { watch_ends(&mut self.poller, &carried) } else { Ok(()) });
-        // Who stopped or paced it told every worker, but not those that had it in their inbox.
+        // A stop or a new rate goes to every worker, but misses a tunnel still in an inbox.
         let stopped = carried.pump.flow.stopped();
         carried.pump.apply_rate();
         self.sweep.add((id, carried.generation));
@@ -203,7 +206,7 @@ impl<P: Poller> Worker<P> {
         }
     }
 
-    /// Gives each tunnel in the queue a turn; those that have more to do stand behind it again.
+    /// Runs each tunnel in the queue once; a tunnel with more to do goes to the end of the queue.
     fn run_queue(&mut self, now: Instant) {
         for _ in 0..self.queue.len() {
             let Some(id) = self.queue.pop_front() else { return };
@@ -229,8 +232,9 @@ impl<P: Poller> Worker<P> {
                 Step::RetryAfter(pause) => again = Some(again.map_or(pause, |other| other.min(pause))),
                 Step::Finished => finished += 1,
                 Step::Failed(failed) => {
-                    // At once: the kernel tells an error only once, and the other direction, whose turn
-                    // is next, would read a plain end from the same socket and pass that on.
+                    // Marked at once: the kernel reports an error only once, and the other
+                    // direction, next in line, would read a plain end from the same socket and pass
+                    // it on.
                     pump.break_source(failed.source_of);
                     fault = fault.or(Some(failed));
                 }
@@ -254,7 +258,7 @@ impl<P: Poller> Worker<P> {
         self.migrate_to_bulk(id, now);
     }
 
-    /// Has the kernel carry a tunnel, if this engine's does and nothing is under way.
+    /// Asks the kernel to redirect a tunnel, in the engine `sockmap` and if no bytes are under way.
     fn redirect(&mut self, id: u64) {
         let Some(program) = &self.pool.program else { return };
         let Some(carried) = self.carried.get_mut(&id).filter(|carried| carried.broken.is_none()) else { return };
@@ -268,7 +272,7 @@ impl<P: Poller> Worker<P> {
         }
     }
 
-    /// Samples those tunnels whose time it is, and ends those whose time-out is over.
+    /// Samples the tunnels due, and ends those whose time-out has expired.
     fn sample(&mut self, now: Instant) {
         for (id, generation) in self.sweep.due(now) {
             let Some(carried) = self.carried.get_mut(&id).filter(|carried| carried.generation == generation) else {
@@ -277,7 +281,7 @@ impl<P: Poller> Worker<P> {
             self.sweep.add((id, generation));
             match carried.pump.sample(self.timeouts) {
                 Some(Expired::Idle) => self.remove(id, Reason::Idle),
-                // Bytes that the peer sent before still go on.
+                // Bytes sent earlier by the peer are still passed on.
                 Some(Expired::Peer(gone)) => {
                     self.break_off(id, &Fault::of_source(gone, ErrorKind::TimedOut.into()), now);
                 }
@@ -288,7 +292,7 @@ impl<P: Poller> Worker<P> {
     }
 }
 
-/// Has only the ends of both sockets reported, of a tunnel that the kernel carries.
+/// Watches only for the ends of both sockets, for a redirected tunnel.
 fn watch_ends(poller: &mut impl Poller, carried: &ActiveTunnel) -> io::Result<()> {
     Direction::BOTH
         .into_iter()
