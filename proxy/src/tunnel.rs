@@ -1,4 +1,4 @@
-//! The hand-off: what the handshake leaves behind and an engine takes over, consumed by value.
+//! The hand-off: the result of a handshake, taken over by an engine and consumed by value.
 //!
 //! Past this type there is no HTTP, no user and no policy, only two sockets and bytes.
 
@@ -11,7 +11,7 @@ use crate::rate::Rate;
 use crate::reason::Reason;
 use crate::tls::Session;
 
-/// The two ways that bytes go.
+/// The two directions of a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Direction {
     /// From the client to the origin.
@@ -21,7 +21,7 @@ pub enum Direction {
 }
 
 impl Direction {
-    /// Both, in the order in which arrays are indexed by [`Direction::index`].
+    /// Both, in the order of [`Direction::index`].
     pub const BOTH: [Self; 2] = [Self::ToOrigin, Self::ToClient];
 
     /// The value of the `direction` label.
@@ -33,7 +33,7 @@ impl Direction {
         }
     }
 
-    /// Its place in an array of two.
+    /// Index in an array of two.
     #[must_use]
     pub const fn index(self) -> usize {
         match self {
@@ -42,7 +42,7 @@ impl Direction {
         }
     }
 
-    /// The other one.
+    /// The other direction.
     #[must_use]
     pub const fn opposite(self) -> Self {
         match self {
@@ -55,56 +55,57 @@ impl Direction {
 /// An established pair of sockets, ready to be relayed.
 #[derive(Debug)]
 pub struct Tunnel {
-    /// The client's socket, non-blocking: splice(2) looks at the flag of the socket, not of the call.
+    /// The client's socket, non-blocking: splice(2) checks the flag of the socket, not of the call.
     pub client: TcpStream,
     /// The origin's socket, non-blocking as well.
     pub origin: TcpStream,
-    /// What the client, and the origin, speak TLS by, where they do: the engine is in it then.
+    /// TLS sessions of the client and the origin, if they use TLS; the engine then runs them.
     pub tls: [Option<Box<Session>>; 2],
-    /// Bytes that were read past a head, by the direction they still have to go
-    /// ([`Direction::index`]); they come before anything that the sockets control.
+    /// Bytes read behind a head, by the direction they still have to go ([`Direction::index`]).
+    /// They precede all bytes from the sockets.
     pub prefix: [Vec<u8>; 2],
-    /// Where the engine writes down what it moved.
+    /// Counters and control of the tunnel, shared with the engine.
     pub flow: Arc<Flow>,
 }
 
 impl Tunnel {
-    /// One between two sockets that speak no TLS.
+    /// Creates a tunnel between two sockets without TLS.
     #[must_use]
     pub const fn plain(client: TcpStream, origin: TcpStream, prefix: [Vec<u8>; 2], flow: Arc<Flow>) -> Self {
         Self { client, origin, tls: [None, None], prefix, flow }
     }
 }
 
-/// What a live tunnel did so far: written by its engine, read by everybody else.
+/// Progress of a live tunnel: written by its engine, read by all others.
 ///
-/// A byte counts when the kernel has taken it for the receiving side, so that the counts stay exact
+/// A byte counts once the kernel has accepted it for the receiving side, so the counts stay exact
 /// when the tunnel breaks.
 #[derive(Debug)]
 pub struct Flow {
     started: Instant,
     moved: [AtomicU64; 2],
-    /// Milliseconds after `started` at which a byte last moved, as far as that is known here.
+    /// Time of the last known movement of a byte, in milliseconds after `started`.
     last_moved: AtomicU64,
     activity: Mutex<Option<Arc<dyn ActivitySource>>>,
     control: Mutex<ControlState>,
-    /// There is, or was, somebody else who counts.
+    /// A counter is or was attached.
     has_counter: AtomicBool,
     counter: Mutex<Option<Arc<dyn ByteCounter>>>,
 }
 
-/// An activity that is more recent than this needs no source to be asked.
+/// Activity more recent than this is returned without asking the source.
 const FRESH: Duration = Duration::from_millis(50);
 
-/// What counts bytes that the engine does not see.
+/// A counter of bytes the engine does not see.
 pub trait ByteCounter: std::fmt::Debug + Send + Sync {
-    /// Bytes that went in `direction` so far; never less than before.
+    /// Bytes moved in `direction` so far; never decreases.
     fn moved(&self, direction: Direction) -> u64;
 }
 
-/// Knows of activity that the engine does not see: bytes that leave a socket's buffer, or that the kernel redirects.
+/// A source of activity the engine does not see: bytes leaving a socket's buffer, or redirected by
+/// the kernel.
 pub trait ActivitySource: std::fmt::Debug + Send + Sync {
-    /// When a peer last sent or acknowledged a byte; `None` where that cannot be told any more.
+    /// Time at which a peer last sent or acknowledged a byte; `None` if no longer known.
     fn last_activity(&self) -> Option<Instant>;
 }
 
@@ -123,13 +124,13 @@ impl Default for Flow {
 }
 
 impl Flow {
-    /// Adds bytes that went in `direction`, at `now`.
+    /// Adds bytes moved in `direction` at `now`.
     pub fn add(&self, direction: Direction, bytes: u64, now: Instant) {
         self.moved[direction.index()].fetch_add(bytes, Ordering::Relaxed);
         self.last_moved.store(self.milliseconds_at(now), Ordering::Relaxed);
     }
 
-    /// Notes that a peer sent or acknowledged a byte at `at`; an earlier time than is known already changes nothing.
+    /// Records that a peer sent or acknowledged a byte at `at`; ignored if a later time is known.
     pub fn note_activity(&self, at: Instant) {
         self.last_moved.fetch_max(self.milliseconds_at(at), Ordering::Relaxed);
     }
@@ -138,25 +139,25 @@ impl Flow {
         u64::try_from(at.saturating_duration_since(self.started).as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Bytes that went in `direction` so far.
+    /// Bytes moved in `direction` so far.
     #[must_use]
     pub fn moved(&self, direction: Direction) -> u64 {
         let moved = || self.moved[direction.index()].load(Ordering::Relaxed);
         if !self.has_counter.load(Ordering::Acquire) {
             return moved();
         }
-        // Both figures under the lock, since one becomes part of the other.
+        // Both figures are read under the lock: detaching adds one to the other.
         let counts = self.counter.lock().unwrap_or_else(PoisonError::into_inner);
         moved() + counts.as_ref().map_or(0, |counts| counts.moved(direction))
     }
 
-    /// Has what `counts` says added to what the engine does.
+    /// Adds the bytes of `counts` to the engine's own count.
     pub fn attach_counter(&self, counts: Arc<dyn ByteCounter>) {
         *self.counter.lock().unwrap_or_else(PoisonError::into_inner) = Some(counts);
         self.has_counter.store(true, Ordering::Release);
     }
 
-    /// Takes over for good what was counted by somebody else, who counts no longer.
+    /// Adds the final count of the attached counter to the engine's own, and detaches the counter.
     pub fn detach_counter(&self) {
         let mut counts = self.counter.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(counts) = counts.take() {
@@ -166,24 +167,25 @@ impl Flow {
         }
     }
 
-    /// When the tunnel began.
+    /// Start time of the tunnel.
     #[must_use]
     pub const fn started(&self) -> Instant {
         self.started
     }
 
-    /// When a byte last moved, or the tunnel began, as far as the engine has seen or sampled. Costs no system call.
+    /// Time of the last movement of a byte seen or sampled by the engine, or the start of the
+    /// tunnel. Costs no system call.
     #[must_use]
     pub fn last_moved(&self) -> Instant {
         self.started + Duration::from_millis(self.last_moved.load(Ordering::Relaxed))
     }
 
-    /// When a peer last sent or acknowledged a byte, whichever part of the host moved it, or the tunnel began. Asks the
-    /// [`ActivitySource`], unless a byte moved within the last 50 ms.
+    /// Time at which a peer last sent or acknowledged a byte, by any part of the host, or the start
+    /// of the tunnel. Asks the [`ActivitySource`] unless a byte moved within the last 50 ms.
     #[must_use]
     pub fn last_activity(&self) -> Instant {
         if self.last_moved().elapsed() >= FRESH {
-            // Held meanwhile, so that a source which is taken away is not in use afterwards.
+            // Held meanwhile: a detached source is then no longer in use.
             let source = self.activity();
             if let Some(at) = source.as_ref().and_then(|source| source.last_activity()) {
                 self.note_activity(at);
@@ -192,12 +194,12 @@ impl Flow {
         self.last_moved()
     }
 
-    /// Has [`Flow::last_activity`] ask `source` from now on.
+    /// Makes [`Flow::last_activity`] ask `source` from now on.
     pub fn attach_activity(&self, source: Arc<dyn ActivitySource>) {
         *self.activity() = Some(source);
     }
 
-    /// Takes the source away. Nothing of it is in use when this returns.
+    /// Detaches the source. It is no longer in use when this returns.
     pub fn detach_activity(&self) {
         let source = self.activity().take();
         drop(source);
@@ -207,10 +209,10 @@ impl Flow {
         self.activity.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets orders reach the engine. The first engine that takes the tunnel sets it; an engine that takes it over from
-    /// there goes on being reached through the first.
+    /// Attaches the receiver of commands. The first engine to take the tunnel attaches it; a later
+    /// engine is reached through the first.
     ///
-    /// What was ordered before there was an engine is passed on from here.
+    /// Commands issued earlier are delivered now.
     pub fn attach_control(&self, obey: impl Fn(Command) + Send + Sync + 'static) {
         let mut control = self.control();
         if control.engine.is_some() {
@@ -226,19 +228,19 @@ impl Flow {
         }
     }
 
-    /// Detaches what [`Flow::attach_control`] attached: commands wait for what is attached next.
+    /// Detaches the receiver of commands: commands wait for the next one.
     pub fn detach_control(&self) {
         self.control().engine = None;
     }
 
-    /// What [`Flow::stop`] was called with, if it was.
+    /// The reason passed to [`Flow::stop`], if it was called.
     #[must_use]
     pub fn stopped(&self) -> Option<Reason> {
         self.control().stop
     }
 
-    /// Asks the engine to end the tunnel at once, with a reset to both sides; one that has not taken
-    /// the tunnel yet is asked as soon as it does.
+    /// Asks the engine to end the tunnel at once, with a reset to both sides. An engine still to
+    /// take the tunnel is asked when it does.
     pub fn stop(&self, why: Reason) {
         let mut control = self.control();
         let why = *control.stop.get_or_insert(why);
@@ -249,13 +251,13 @@ impl Flow {
         }
     }
 
-    /// How fast the tunnel may be, each way; `None`: as fast as it can.
+    /// Rate limit of the tunnel, each way; `None`: unlimited.
     #[must_use]
     pub fn rate(&self) -> Option<Rate> {
         self.control().rate
     }
 
-    /// Has the engine hold the tunnel to a rate, or to none any more.
+    /// Sets or removes the tunnel's rate limit and has the engine apply it.
     pub fn set_rate(&self, rate: Option<Rate>) {
         let mut control = self.control();
         if std::mem::replace(&mut control.rate, rate) == rate {
@@ -273,16 +275,16 @@ impl Flow {
     }
 }
 
-/// What an engine is told of a tunnel that it has.
+/// A command to the engine of a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// End it at once, with a reset to both sides.
+    /// Ends the tunnel at once, with a reset to both sides.
     Stop(Reason),
-    /// ControlState it to [`Flow::rate`], which is another one now.
+    /// Applies the changed [`Flow::rate`].
     ApplyRate,
 }
 
-/// How to reach the engine, and what it was told or is to be told.
+/// The receiver of commands, and the commands given so far.
 #[derive(Default)]
 struct ControlState {
     engine: Option<Arc<dyn Fn(Command) + Send + Sync>>,
@@ -341,7 +343,7 @@ mod tests {
         }
     }
 
-    /// A source that is asked counts once a byte is not fresh any more, and never sets the time back.
+    /// The source is asked once the last byte is no longer fresh, and never sets the time back.
     #[test]
     fn the_last_activity_is_the_latest_that_engine_or_source_knows() {
         #[derive(Debug)]

@@ -1,25 +1,27 @@
-//! The engines there are.
+//! List of the engines.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// How to move bytes.
+/// A method of moving bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Engine {
-    /// io_uring tells of readiness, and splice(2) moves the bytes from socket to socket through a pipe.
+    /// io_uring reports readiness, and splice(2) moves the bytes from socket to socket through a
+    /// pipe.
     Uring,
-    /// The same with epoll(7).
+    /// Like `Uring`, but epoll(7) reports readiness.
     Splice,
-    /// A BPF program redirects from socket to socket, with no process needed.
+    /// A BPF program redirects from socket to socket, without any process.
     Sockmap,
     /// read(2) and write(2).
     Copy,
 }
 
 impl Engine {
-    /// All of them.
+    /// All engines.
     pub const ALL: &[Self] = &[Self::Uring, Self::Splice, Self::Sockmap, Self::Copy];
-    /// What `auto` tries, best first: `sockmap` has to be asked for, since kernels differ in what they do to it.
+    /// Engines tried by `auto`, best first. `sockmap` has to be asked for: kernels differ in how
+    /// well they support it.
     pub const AUTO: &[Self] = &[Self::Uring, Self::Splice, Self::Copy];
 
     /// The value of the `engine` label and of `--engine`.

@@ -1,18 +1,18 @@
-//! Moves the bytes of established tunnels: chooses an engine, hands tunnels to it, falls back.
+//! Relay of established tunnels: chooses an engine, hands tunnels to it, falls back.
 //!
-//! | file | what is in it |
+//! | file | content |
 //! |---|---|
-//! | `engine` | the engines there are |
-//! | `options` | what they are told at start |
-//! | `workers` | worker threads, which the engines `uring` and `splice` are: turns, classes, moves, ends |
-//! | `poller` | where a worker's readiness comes from, io_uring or epoll: all that these two differ in |
-//! | `pump` | what a worker does for one tunnel: splice(2) through a pipe, half-close, failure |
-//! | `pipes` | a worker's stock of pipes |
-//! | `sockmap` | what has the kernel redirect, and what the pump does for it then |
-//! | `copy` | the portable engine: read and write, on tokio; also for what speaks TLS |
-//! | `selftest` | whether an engine works on this host |
-//! | `unavailable` | why one does not |
-//! | `timeouts` | periodic samples of TCP's counters: what limits a tunnel, whether it is idle, whether a peer is gone |
+//! | `engine` | list of the engines |
+//! | `options` | their options at start |
+//! | `workers` | worker threads of `uring`, `splice`, `sockmap`: scheduling, classes, migration, ends |
+//! | `poller` | source of a worker's readiness events, io_uring or epoll: the only difference |
+//! | `pump` | a worker's work for one tunnel: splice(2) through a pipe, half-close, failure |
+//! | `pipes` | a worker's pool of pipes |
+//! | `sockmap` | redirection in the kernel, and the pump's part in it |
+//! | `copy` | the portable engine: read and write, on tokio; also for TLS |
+//! | `selftest` | test of an engine on this host |
+//! | `unavailable` | cause of an engine's failure on this host |
+//! | `timeouts` | samples of TCP's counters: limits on sending, idle tunnels, vanished peers |
 
 use std::io;
 use std::net::TcpStream;
@@ -53,49 +53,50 @@ use unavailable::cause;
 #[cfg(test)]
 mod tests;
 
-/// Bytes that a direction may move before the others have their turn.
+/// Bytes moved by a direction per step.
 const QUANTUM: usize = 1 << 20;
 
-/// How long what was received before a reset may stand still on its way to the other side, before that
-/// one is reset too. A reader that stops is not worth a longer wait, and a retry waits for the reset.
+/// Time without progress for the last bytes before a reset, until the other side is reset too. A
+/// stopped reader is not worth a longer wait, and a retry waits for the reset.
 const LAST_BYTES: Duration = Duration::from_secs(1);
 
-/// How often a tunnel that broke is asked whether its last bytes have arrived.
+/// Interval of checks for the arrival of a broken tunnel's last bytes.
 const LAST_BYTES_POLL: Duration = Duration::from_millis(2);
 
-/// Bytes of `direction` that its destination has acknowledged.
+/// Bytes of `direction` acknowledged by its destination.
 fn acknowledged(flow: &Flow, direction: Direction, destination: &impl AsFd) -> u64 {
     flow.moved(direction).saturating_sub(tcp::unacknowledged(destination).unwrap_or(0) as u64)
 }
 
-/// What a socket that is held to a rate has to send for so long, while whoever fills it waits for a core: what the kernel
-/// has not had in time it does not send sooner later.
+/// Time covered by the send buffer of a rate-limited socket while its writer waits for a core: the
+/// kernel does not catch up on bytes it got too late.
 const RATE_AHEAD: Duration = Duration::from_millis(20);
 
-/// Holds what is sent on a socket to a rate.
+/// Sets the rate limit of a socket.
 fn set_rate(socket: &impl AsFd, rate: Option<Rate>) {
-    // The kernel refuses only what is no socket.
+    // The kernel refuses only descriptors other than sockets.
     let _ = pacing::set_max_pacing_rate(socket, rate.map(Rate::bytes));
     let ahead = rate.map_or(0, |rate| u128::from(rate.bytes()) * RATE_AHEAD.as_millis() / 1_000);
-    // Below that a buffer grows by itself to what is wanted.
+    // Below this size autotuning grows the buffer as needed.
     if let Some(ahead) = usize::try_from(ahead).ok().filter(|ahead| *ahead > MIN_SET_BUFFER_BYTES) {
         let _ = set_send_buffer(socket, ahead.min(MAX_SET_BUFFER_BYTES));
     }
 }
 
-/// From here on the send buffer of a socket that is held to a rate is given to it.
+/// Size from which the send buffer of a rate-limited socket is set explicitly, in bytes.
 const MIN_SET_BUFFER_BYTES: usize = 4 << 20;
 
-/// The most that it is given.
+/// Maximum size set, in bytes.
 const MAX_SET_BUFFER_BYTES: usize = 64 << 20;
 
-/// Takes away from a source what was seen there and given to its destination.
+/// Discards from a source the bytes peeked there and sent to its destination.
 fn discard(source: &TcpStream, scratch: &mut [u8]) -> io::Result<()> {
     let mut left = scratch.len();
     while left > 0 {
         let (taken, _) = recv(source, &mut scratch[..left], RecvFlags::DONTWAIT)?;
         if taken == 0 {
-            // It was seen a moment ago; waiting for it here would hold up every tunnel of the worker.
+            // The bytes were there a moment ago; waiting here would hold up every tunnel of the
+            // worker.
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         left -= taken;
@@ -103,13 +104,13 @@ fn discard(source: &TcpStream, scratch: &mut [u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// The engines that run, best first.
+/// The running engines, best first.
 #[derive(Debug)]
 pub struct Relay {
     running: Vec<Running>,
-    /// What tunnels go to that speak TLS, whatever else runs.
+    /// The engine for TLS tunnels, independent of the others.
     tls: Option<copy::Copy>,
-    /// Engines that were wanted and did not pass.
+    /// Wanted engines that failed their self-test.
     pub unavailable: Vec<EngineUnavailable>,
 }
 
@@ -120,10 +121,10 @@ enum Running {
     Copy(copy::Copy),
 }
 
-/// A tunnel in the hands of an engine.
+/// A tunnel carried by an engine.
 #[derive(Debug)]
 pub struct RelayedTunnel {
-    /// Which engine has it.
+    /// The engine of the tunnel.
     pub engine: Engine,
     end: oneshot::Receiver<Reason>,
 }
@@ -136,11 +137,10 @@ impl RelayedTunnel {
 }
 
 impl Relay {
-    /// Starts the first wanted engine that passes its self-test, and the copy engine, if it is wanted
-    /// behind that, as its fallback.
+    /// Starts the first wanted engine to pass its self-test, and the copy engine as its fallback if
+    /// it is wanted after it.
     ///
-    /// # Errors
-    /// Every engine's own error, when none passed.
+    /// # Errors Each engine's own error, if none passed.
     pub fn start(options: &Options) -> Result<Self, Vec<EngineUnavailable>> {
         let mut relay = Self { running: Vec::new(), tls: None, unavailable: Vec::new() };
         for &engine in &options.engines {
@@ -165,16 +165,15 @@ impl Relay {
         Ok(relay)
     }
 
-    /// The engine that tunnels go to.
+    /// The preferred engine for tunnels.
     #[must_use]
     pub fn engine(&self) -> Option<Engine> {
         self.running.first().map(Running::engine)
     }
 
-    /// Hands a tunnel to the best engine that takes it.
+    /// Hands a tunnel to the best engine able to take it.
     ///
-    /// # Errors
-    /// [`Reason::EngineFailed`] when none does; the tunnel is reset then.
+    /// # Errors [`Reason::EngineFailed`] if there is none; the tunnel is then reset.
     pub fn adopt(&self, mut tunnel: Tunnel) -> Result<RelayedTunnel, Reason> {
         if tunnel.tls.iter().any(Option::is_some) {
             return self.adopt_tls(tunnel);
@@ -196,7 +195,8 @@ impl Relay {
         Err(reset_both(&tunnel))
     }
 
-    /// Bytes that are encrypted are nothing that the kernel could move from socket to socket.
+    /// Hands a TLS tunnel to the copy engine: the kernel cannot move encrypted bytes from socket to
+    /// socket.
     fn adopt_tls(&self, tunnel: Tunnel) -> Result<RelayedTunnel, Reason> {
         let adopted = match &self.tls {
             Some(copy) => copy.adopt(tunnel).map_err(|(tunnel, _)| tunnel),
@@ -206,7 +206,7 @@ impl Relay {
     }
 }
 
-/// Resets a tunnel that nobody takes.
+/// Resets a tunnel refused by every engine.
 fn reset_both(tunnel: &Tunnel) -> Reason {
     let _ = tcp::reset(&tunnel.client);
     let _ = tcp::reset(&tunnel.origin);
@@ -216,7 +216,7 @@ fn reset_both(tunnel: &Tunnel) -> Reason {
 type Adopted = Result<oneshot::Receiver<Reason>, (Box<Tunnel>, io::Error)>;
 
 impl Running {
-    /// Starts an engine and tries it.
+    /// Starts an engine and runs its self-test.
     fn start(engine: Engine, options: &Options) -> Result<Self, (Component, io::Error)> {
         if engine != Engine::Copy {
             selftest::splice().map_err(|error| (Component::Splice, error))?;
@@ -247,10 +247,10 @@ impl Running {
     }
 }
 
-/// A socket that failed: whose, and how.
+/// A failed socket and its error.
 #[derive(Debug)]
 struct Fault {
-    /// The direction that the socket is the source of.
+    /// The direction reading from the socket.
     source_of: Direction,
     error: io::Error,
 }
@@ -264,14 +264,14 @@ impl Fault {
         Self { source_of: direction.opposite(), error }
     }
 
-    /// Why the tunnel ends.
+    /// End reason of the tunnel.
     fn reason(&self) -> Reason {
         use Direction::{ToClient, ToOrigin};
         use std::io::ErrorKind::{
             BrokenPipe, ConnectionAborted, ConnectionReset, HostUnreachable, NetworkDown, NetworkUnreachable,
             NotConnected, TimedOut,
         };
-        // Not by its number: not every error comes from a call.
+        // Not by error number: some errors do not come from a system call.
         match (self.source_of, self.error.kind()) {
             (ToOrigin, ConnectionReset | BrokenPipe | ConnectionAborted | NotConnected) => Reason::ClientReset,
             (ToClient, ConnectionReset | BrokenPipe | ConnectionAborted | NotConnected) => Reason::OriginReset,
@@ -282,7 +282,7 @@ impl Fault {
     }
 }
 
-/// Why a tunnel ends of which both directions ended by FIN, `first` before the other.
+/// End reason of a tunnel closed by FIN in both directions, `first` before the other.
 const fn clean_end(first: Option<Direction>) -> Reason {
     match first {
         Some(Direction::ToClient) => Reason::OriginClosed,

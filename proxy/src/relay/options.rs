@@ -1,4 +1,4 @@
-//! What the engines are told at start.
+//! Options of the engines at start.
 
 use std::sync::Arc;
 use std::thread::available_parallelism;
@@ -9,42 +9,46 @@ use rustix::thread::CapabilitySet;
 use super::{ClassThresholds, Engine, EngineUnavailable, Program, sockmap, timeouts};
 use crate::sys::thread;
 
-/// How long an interactive worker spins unless told otherwise: about the time in which a peer on the same
-/// host, or in the same rack, answers.
+/// Default busy-poll time of an interactive worker: about the reply time of a peer on the same host
+/// or in the same rack.
 pub const SPIN: Duration = Duration::from_micros(50);
 
-/// What the engines are told at start.
+/// Options of the engines at start.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The engines to try, in this order.
     pub engines: Vec<Engine>,
-    /// Ends a tunnel when no byte was received from or acknowledged by either peer for so long; `None`: never.
+    /// Ends a tunnel if no byte was received from or acknowledged by either peer for this time;
+    /// `None`: never.
     pub idle_timeout: Option<Duration>,
-    /// Gives up a peer that was asked and has answered nothing for so long; zero: the kernel decides.
+    /// Gives up a peer that owes an answer and is silent for this time; zero: the kernel decides.
     pub user_timeout: Duration,
     /// Worker threads of each class, or threads of the copy engine.
     pub threads: usize,
-    /// The cores that interactive workers keep to, if there are as many as threads; otherwise the scheduler places them.
+    /// Cores for interactive workers, if there is one per thread; otherwise the scheduler places
+    /// them.
     pub cores: Vec<usize>,
-    /// How long an interactive worker looks for work before it sleeps, where that pays; zero: not at all.
+    /// Busy-poll time of an interactive worker before it sleeps, used while it pays; zero: none.
     pub spin: Duration,
-    /// Where bulk begins.
+    /// Thresholds of the bulk class.
     pub thresholds: ClassThresholds,
-    /// Bytes of one direction that the engine `sockmap` gives to a side that has not acknowledged them, at most.
+    /// Maximum of unacknowledged bytes per direction given to a destination by the engine
+    /// `sockmap`.
     pub sockmap_backlog: u64,
-    /// Tunnels that it has room for.
+    /// Maximum number of redirected tunnels.
     pub tunnels: usize,
-    /// Whether tunnels may speak TLS, which only the copy engine does.
+    /// Tunnels may use TLS, which needs the copy engine.
     pub tls: bool,
-    /// The program of the engine `sockmap`, or why it was refused, where the process has given its capabilities up
-    /// since ([`Options::load`]); otherwise it is loaded when the engine starts.
+    /// The program of the engine `sockmap`, or its load error, if loaded before capabilities were
+    /// dropped ([`Options::load`]); otherwise the engine loads it at start.
     pub program: Option<Result<Arc<Program>, Arc<EngineUnavailable>>>,
 }
 
-/// Unless told otherwise, enough for 1 Gbit/s over a round trip of 130 ms, and what a stopped reader may cost.
+/// Default backlog of the engine `sockmap`, in bytes: enough for 1 Gbit/s over a round trip of 130
+/// ms, and a bearable cost of a stopped reader.
 pub const SOCKMAP_BACKLOG: u64 = 16 << 20;
 
-/// Tunnels that the engine `sockmap` has room for unless told otherwise.
+/// Default maximum of redirected tunnels.
 const SOCKMAP_TUNNELS: usize = 4096;
 
 impl Default for Options {
@@ -66,8 +70,8 @@ impl Default for Options {
 }
 
 impl Options {
-    /// Loads the program of the engine `sockmap`, if that is among those to try, before the capabilities that this
-    /// takes are given up.
+    /// Loads the program of the engine `sockmap`, if it is among the engines to try, before the
+    /// capabilities needed for it are dropped.
     pub fn load(&mut self) {
         if self.engines.contains(&Engine::Sockmap) {
             let loaded = Program::load(self.tunnels).map(Arc::new);
@@ -75,8 +79,9 @@ impl Options {
         }
     }
 
-    /// Capabilities that the engines use while they run. The pipes of `uring` and `splice` are larger in sum than an
-    /// unprivileged user's (`fs.pipe-user-pages-soft`, pipe(7)); `sockmap`, once loaded, fills them only by exception.
+    /// Capabilities used by the running engines. The pipes of `uring` and `splice` together exceed
+    /// an unprivileged user's limit (`fs.pipe-user-pages-soft`, pipe(7)); `sockmap`, once loaded,
+    /// fills pipes only by exception.
     #[must_use]
     pub fn capabilities(&self) -> CapabilitySet {
         let splices = self.engines.iter().any(|engine| matches!(engine, Engine::Uring | Engine::Splice));
@@ -84,13 +89,13 @@ impl Options {
         if splices && !redirects { CapabilitySet::SYS_RESOURCE } else { CapabilitySet::empty() }
     }
 
-    /// The send buffer that the sockets of a tunnel should have, in bytes; zero: what they grow to.
+    /// Send buffer for the sockets of a tunnel, in bytes; zero: autotuning.
     #[must_use]
     pub fn send_buffer(&self) -> usize {
         if self.engines.contains(&Engine::Sockmap) { sockmap::send_buffer(self.sockmap_backlog) } else { 0 }
     }
 
-    /// How often each tunnel is sampled: often enough for every time-out.
+    /// Sampling interval of each tunnel: short enough for every time-out.
     pub(super) fn sample_interval(&self) -> Duration {
         let limits = [self.idle_timeout, Some(self.user_timeout).filter(|timeout| !timeout.is_zero())];
         let interval = limits.into_iter().flatten().map(|limit| limit / 4).fold(timeouts::INTERVAL, Duration::min);

@@ -1,5 +1,5 @@
-//! A worker's stock of empty pipes. A pipe is borrowed only while bytes are in flight, so that an idle
-//! tunnel costs none.
+//! A worker's pool of empty pipes. A pipe is borrowed only while bytes are in flight: an idle
+//! tunnel holds none.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -11,14 +11,14 @@ use crate::metrics;
 use crate::sys::descriptors::{self, Purpose};
 use crate::sys::pipe::{Pipe, WANTED_CAPACITY};
 
-/// Empty pipes that a worker keeps for the next burst; more are closed when they come back.
+/// Empty pipes kept by a worker for the next burst; returned pipes beyond this are closed.
 const KEPT: usize = 32;
 
-/// How often the stock is looked at: what was not needed between two looks goes.
+/// Interval of trimming: pipes not needed since the last trimming are closed.
 const TRIMMING: Duration = Duration::from_secs(2);
 
-/// After a refusal the host is not asked again for so many borrowings: asking costs system calls, and
-/// what is short stays short for a while.
+/// Borrowings answered without asking the host after a refusal: asking costs system calls, and a
+/// shortage lasts a while.
 const PATIENCE: u32 = 64;
 
 /// The pipes of one worker thread.
@@ -27,11 +27,11 @@ pub(super) struct Pipes {
     engine: Engine,
     free: Vec<Pipe>,
     refusals_left: u32,
-    /// The last try gave none.
+    /// The last attempt to borrow failed.
     short: bool,
-    /// The fewest that were free since the last trimming: so many nobody needed.
+    /// Minimum number of free pipes since the last trimming: these were not needed.
     spare: usize,
-    /// When the stock is trimmed next.
+    /// Time of the next trimming.
     next_trim: Instant,
 }
 
@@ -40,13 +40,13 @@ impl Pipes {
         Self { engine, free: Vec::new(), refusals_left: 0, short: false, spare: 0, next_trim: Instant::now() }
     }
 
-    /// A direction goes on without a pipe.
+    /// Counts a direction continuing without a pipe.
     pub(super) fn count_shortage(&self) {
         metrics::ENGINE_FALLBACKS.counter(&[self.engine.label(), Engine::Copy.label(), "no_pipe"]).increment(1);
     }
 
-    /// An empty pipe, or `None` when the host has none to give that is worth having: descriptors are
-    /// used up, or the user's pipe pages (`/proc/sys/fs/pipe-user-pages-soft`).
+    /// Borrows an empty pipe; `None` if the host is out of descriptors or of the user's pipe pages
+    /// (`/proc/sys/fs/pipe-user-pages-soft`).
     pub(super) fn borrow(&mut self) -> Option<Pipe> {
         if let Some(pipe) = self.free.pop() {
             self.spare = self.spare.min(self.free.len());
@@ -73,18 +73,18 @@ impl Pipes {
 
     fn make() -> io::Result<Pipe> {
         let pipe = Pipe::worthwhile()?;
-        // Pipes must not take the descriptors that handshakes, dials and the admin address need.
+        // Pipes must not take the descriptors needed by handshakes, dials and the admin address.
         descriptors::admit(pipe.write_end(), Purpose::Pipe)?;
         metrics::PIPE_BYTES.gauge(&[]).increment(size(&pipe));
         Ok(pipe)
     }
 
-    /// How long the stock stays as it is; for ever when it is empty.
+    /// Time until the next trimming; `None` if the pool is empty.
     pub(super) fn wait(&self, now: Instant) -> Option<Duration> {
         (!self.free.is_empty()).then(|| self.next_trim.saturating_duration_since(now))
     }
 
-    /// Closes what nobody has needed for a while: the user's pipe pages are not this worker's alone.
+    /// Closes pipes not needed for a while: other workers share the user's pipe pages.
     pub(super) fn trim(&mut self, now: Instant) {
         if now < self.next_trim {
             return;
@@ -95,9 +95,9 @@ impl Pipes {
         self.spare = self.free.len();
     }
 
-    /// Takes an empty pipe back.
+    /// Returns an empty pipe to the pool.
     pub(super) fn give_back(&mut self, pipe: Pipe) {
-        // A small one is from a time of shortage, which may be over.
+        // A small pipe dates from a shortage, which may be over.
         if self.free.len() < KEPT && pipe.capacity() >= WANTED_CAPACITY {
             self.free.push(pipe);
         } else {
@@ -105,7 +105,7 @@ impl Pipes {
         }
     }
 
-    /// Closes a pipe, with what it may still hold.
+    /// Closes a pipe, with any bytes it still holds.
     pub(super) fn close(pipe: Pipe) {
         metrics::PIPE_BYTES.gauge(&[]).decrement(size(&pipe));
         drop(pipe);
@@ -135,7 +135,7 @@ mod tests {
         assert_eq!((borrowed.len(), pipes.wait(start)), (5, None));
         borrowed.into_iter().for_each(|pipe| pipes.give_back(pipe));
         let at = |looks: u32| start + TRIMMING * looks + Duration::from_millis(1);
-        // They were all in use since the last look, one is since this one, and none after that.
+        // All five were in use since the last trimming, one since this one, and none after.
         pipes.trim(at(1));
         assert_eq!(pipes.free.len(), 5);
         let pipe = pipes.borrow().unwrap();

@@ -1,4 +1,5 @@
-//! Whether an engine works on this host: not a look at versions, but a small tunnel through it.
+//! Self-test of an engine on this host: sends bytes through a small tunnel instead of comparing
+//! versions.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -14,17 +15,17 @@ use crate::sys::pipe::Pipe;
 use crate::sys::probe;
 use crate::tunnel::{Flow, Tunnel};
 
-/// Long enough for the slowest host, short enough for a start.
+/// Time limit: long enough for the slowest host, short enough for a start.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// More than any buffer on the way holds, so that back-pressure is part of the test.
+/// Bytes sent: more than all buffers on the way, so backpressure is tested too.
 const LENGTH: usize = 4 << 20;
 
-/// Sends bytes both ways through a tunnel of `adopt`'s, with a prefix and a half-close each way, and
+/// Sends bytes both ways through a tunnel of `adopt`, with a prefix and a half-close each way, and
 /// compares them.
 ///
-/// The sockets are Unix ones, which need no network: what the test looks for is a refused system
-/// call, and splice(2) and epoll(7) are the same for them.
+/// The sockets are Unix sockets, which need no network: the test detects refused system calls, and
+/// splice(2) and epoll(7) treat both kinds of sockets alike.
 pub(super) fn run(adopt: impl FnOnce(Tunnel) -> Adopted) -> io::Result<()> {
     let (client, near) = pair()?;
     let (origin, far) = pair()?;
@@ -36,14 +37,14 @@ pub(super) fn run(adopt: impl FnOnce(Tunnel) -> Adopted) -> io::Result<()> {
     let tunnel = Tunnel::plain(near, far, [up[..cut].to_vec(), Vec::new()], flow);
     let _end = adopt(tunnel).map_err(|(_, error)| error)?;
     thread::scope(|scope| {
-        // A host that is short of threads is an error here, and no panic.
+        // A shortage of threads on the host is an error here, and no panic.
         let sending_up = Builder::new().spawn_scoped(scope, || send(&client, &up[cut..]));
         let sending_down = Builder::new().spawn_scoped(scope, || send(&origin, &down));
         let receiving = Builder::new().spawn_scoped(scope, || expect(&client, &down));
         let (sending_up, sending_down, receiving) = match (sending_up, sending_down, receiving) {
             (Ok(up), Ok(down), Ok(receiving)) => (up, down, receiving),
             (Err(error), ..) | (_, Err(error), _) | (.., Err(error)) => {
-                // Those that were started do not wait for the ones that were not.
+                // The started threads do not wait for the missing ones.
                 for end in [&client, &origin] {
                     end.shutdown(Shutdown::Both)?;
                 }
@@ -58,8 +59,8 @@ pub(super) fn run(adopt: impl FnOnce(Tunnel) -> Adopted) -> io::Result<()> {
     })
 }
 
-/// Tries splice(2) by itself, so that where it is refused, as by a seccomp profile, the kernel's own error
-/// is told: of a tunnel that broke there is only a reset to be seen. And a pipe has to be worth having.
+/// Tests splice(2) by itself, to report the kernel's own error where it is refused, as by a seccomp
+/// profile: a broken tunnel shows only a reset. Also tests for a large enough pipe.
 pub(super) fn splice() -> io::Result<()> {
     probe::splice()?;
     Pipe::worthwhile().map(drop)

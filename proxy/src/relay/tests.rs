@@ -1,4 +1,4 @@
-//! The engines over real sockets, each test over each engine.
+//! Tests of the engines over real sockets, each test with each engine.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -13,14 +13,14 @@ use crate::sys::socket::{LegOptions, apply};
 use crate::sys::tcp;
 use crate::tunnel::{Direction, Flow, Tunnel};
 
-/// The engines that this process may run: one takes capabilities to start.
+/// The engines this process may run: `sockmap` needs capabilities to start.
 fn engines() -> &'static [Engine] {
     if missing(FOR_BPF).is_empty() { Engine::ALL } else { Engine::AUTO }
 }
 
 pub(super) const DEADLINE: Duration = Duration::from_secs(30);
 
-/// A tunnel with a hand on both its ends.
+/// A tunnel and the sockets at both its ends.
 struct Rig {
     client: TcpStream,
     origin: TcpStream,
@@ -49,7 +49,7 @@ impl Rig {
         Self { client, origin, flow, carried, _relay: relay }
     }
 
-    /// Waits for the end of the tunnel: why, and the bytes each way.
+    /// Waits for the end of the tunnel; returns the reason and the bytes each way.
     fn end(self) -> (Reason, u64, u64) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let end = runtime.block_on(async { tokio::time::timeout(DEADLINE, self.carried.end()).await });
@@ -135,7 +135,7 @@ fn a_reset_is_passed_on_as_a_reset_behind_the_bytes_that_came_before() {
     }
 }
 
-/// For longer than a reader may stand still, but it never does.
+/// Reads slowly for longer than a reader may stand still, but never stands still.
 #[test]
 fn a_slow_reader_gets_all_that_came_before_a_reset() {
     for &engine in engines() {
@@ -156,7 +156,7 @@ fn a_slow_reader_gets_all_that_came_before_a_reset() {
                 Ok(bytes) => received.extend_from_slice(&piece[..bytes]),
                 Err(error) => break error,
             }
-            // Its slowness is what is tested: some two seconds in all.
+            // The slowness is under test: some two seconds in all.
             thread::park_timeout(Duration::from_millis(40));
         };
         assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{engine}");
@@ -218,7 +218,7 @@ fn a_reader_that_stalls_for_longer_than_the_user_timeout_loses_nothing() {
                 (&rig.client).write_all(&sent).unwrap();
                 rig.client.shutdown(Shutdown::Write).unwrap();
             });
-            // The stall itself is what is tested: three times the limit without a read.
+            // The stall is under test: three times the limit without a read.
             let stalled = Instant::now();
             rig.client.set_read_timeout(Some(user_timeout * 3)).unwrap();
             assert!((&rig.client).read(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock));
@@ -281,7 +281,7 @@ fn a_reader_that_stalls_when_all_has_ended_loses_nothing() {
         assert!(read_all(&rig.origin).unwrap().is_empty(), "the client's end was passed on");
         (&rig.origin).write_all(&sent).unwrap_or_else(|error| panic!("{engine}: {error}"));
         rig.origin.shutdown(Shutdown::Write).unwrap();
-        // The stall itself is what is tested: both sides have ended, and only the gateway still sends.
+        // The stall is under test: both sides have ended, and only the gateway still sends.
         let (silent, _peer) = pair();
         silent.set_read_timeout(Some(stall)).unwrap();
         assert!((&silent).read(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock));
@@ -290,11 +290,11 @@ fn a_reader_that_stalls_when_all_has_ended_loses_nothing() {
     }
 }
 
-/// The engines whose workers hand tunnels to each other.
+/// The engines with migration between workers.
 const OF_LOOPS: [Engine; 2] = [Engine::Uring, Engine::Splice];
 
 impl Rig {
-    /// Times that a tunnel went from worker to worker, the self-test's included.
+    /// Number of migrations between workers, including those of the self-test.
     fn moves(&self) -> u64 {
         match &self._relay.running[0] {
             super::Running::Workers(_, loops) => loops.moves(),
@@ -303,11 +303,11 @@ impl Rig {
     }
 }
 
-/// Sends noise for as long as `more` says, then ends the stream; gives the number of bytes.
+/// Sends noise while `more` returns true, then ends the stream; returns the number of bytes.
 fn send_while(mut to: &TcpStream, seed: u64, more: impl Fn() -> bool) -> usize {
     let (block, mut sent) = (noise(1 << 20, seed), 0);
     while more() {
-        // Pieces of any size, so that moves fall everywhere.
+        // Pieces of any size, so migrations happen at any position.
         let piece = 1 + (sent * 31 + 7_919) % (block.len() - 1);
         to.write_all(&block[..piece]).unwrap();
         sent += piece;
@@ -316,7 +316,7 @@ fn send_while(mut to: &TcpStream, seed: u64, more: impl Fn() -> bool) -> usize {
     sent
 }
 
-/// Reads to the end what [`send_while`] sends; gives the number of bytes, all of them right.
+/// Reads and checks the stream of [`send_while`] to its end; returns the number of bytes.
 fn receive_while(mut from: &TcpStream, seed: u64) -> usize {
     let (block, mut received, mut bytes) = (noise(1 << 20, seed), 0, vec![0; 1 << 20]);
     let (mut sent, mut piece, mut at) = (0, 0, 0);
@@ -344,7 +344,7 @@ fn receive_while(mut from: &TcpStream, seed: u64) -> usize {
 #[test]
 fn bytes_are_exact_while_their_tunnel_moves_a_thousand_times() {
     for engine in OF_LOOPS {
-        // Every byte is bulk, and every tunnel is calm a moment later.
+        // Every byte makes the tunnel bulk, and every tunnel is calm a moment later.
         let moment = Duration::from_micros(200);
         let thresholds = ClassThresholds { bulk: 1, window: DEADLINE, calm: u64::MAX, rest: moment };
         let rig =
@@ -382,7 +382,7 @@ fn a_tunnel_moves_when_it_becomes_bulk_and_back_when_it_is_calm() {
             }
         };
         for round in 1..=2 {
-            // A few words are no bulk.
+            // A few words are not bulk.
             (&rig.client).write_all(b"word").unwrap();
             (&rig.origin).read_exact(&mut [0; 4]).unwrap();
             assert_eq!(rig.moves(), of_self_test + 2 * (round - 1), "{engine}");
@@ -398,7 +398,7 @@ fn a_tunnel_moves_when_it_becomes_bulk_and_back_when_it_is_calm() {
     }
 }
 
-/// One worker, and nobody is ever bulk: only fair turns let the small one through.
+/// One worker and no bulk class: only fair scheduling lets the small tunnel through.
 #[test]
 fn a_small_tunnel_has_its_turn_beside_those_that_never_stop() {
     for engine in OF_LOOPS {
@@ -435,7 +435,7 @@ fn bulk_tunnels_share_the_loops_evenly_whoever_came_between() {
         let thresholds = ClassThresholds { bulk: 1 << 20, window: DEADLINE, calm: 0, rest: Duration::from_millis(20) };
         let options = Options { engines: vec![engine], threads: 2, thresholds, ..Options::default() };
         let rig = Rig::with(&options, [b"", b""]);
-        // An idle one behind each: by their numbers all four belong to the same worker.
+        // An idle tunnel behind each: by their numbers all four belong to one worker.
         let bulk: Vec<_> = (0..4).map(|_| [more(&rig), more(&rig)]).collect();
         let over = std::sync::atomic::AtomicBool::new(false);
         let shares = || match &rig._relay.running[0] {
@@ -457,7 +457,7 @@ fn bulk_tunnels_share_the_loops_evenly_whoever_came_between() {
     }
 }
 
-/// Another tunnel of the same relay.
+/// Opens another tunnel of the relay.
 fn more(rig: &Rig) -> (TcpStream, TcpStream, Arc<Flow>) {
     let ((client, near), (origin, far)) = (pair(), pair());
     for near in [&near, &far] {
@@ -479,7 +479,7 @@ fn a_tunnel_is_stopped_wherever_it_is() {
         for round in 0..300_u64 {
             let (client, origin, flow) = more(&rig);
             thread::scope(|scope| {
-                // It moves from worker to worker all the time, and is stopped in the midst of that.
+                // The tunnel migrates all the time, and is stopped in the midst of it.
                 scope.spawn(|| while (&client).write(&[7; 10_000]).is_ok() {});
                 scope.spawn(|| while (&origin).read(&mut [0; 65_536]).is_ok_and(|bytes| bytes > 0) {});
                 let wanted = round * 1_999;
@@ -494,7 +494,7 @@ fn a_tunnel_is_stopped_wherever_it_is() {
     }
 }
 
-/// An error of a call's, and one that is made of what was seen of a socket, which has no number.
+/// An error of a system call, and one without a number derived from a socket's state.
 #[test]
 fn a_fault_names_the_side_and_what_became_of_it() {
     let why = |direction, error: io::Error| Fault::of_source(direction, error).reason();

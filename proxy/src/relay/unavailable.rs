@@ -1,45 +1,45 @@
-//! Why an engine does not work on a host. What to do about it is `doctor`'s to say, unless the engine had to be asked
-//! for.
+//! Causes of an engine's failure on a host. The remedy is left to `doctor`, except for engines that
+//! must be asked for.
 
 use std::fmt;
 use std::io;
 
 use super::Engine;
 
-/// An engine that did not work on this host, and why.
+/// An engine unable to run on this host, and the cause.
 #[derive(Debug)]
 pub struct EngineUnavailable {
-    /// Which.
+    /// The engine.
     pub engine: Engine,
-    /// What of it did not work.
+    /// Its failing component.
     pub part: Component,
-    /// What the kernel, or the self-test, said.
+    /// Error of the kernel or of the self-test.
     pub error: io::Error,
-    /// What would change that, where it is known.
+    /// Remedy, if known.
     pub hint: Option<String>,
 }
 
-/// What an engine needs.
+/// A component of an engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Component {
-    /// The kernel's description of its types (BTF), which says where a field is that the BPF program reads.
+    /// The kernel's type information (BTF), for the offsets of fields read by the BPF program.
     Types,
-    /// A kernel that outlives a warning.
+    /// A kernel that survives a warning.
     PanicOnWarn,
     /// The BPF maps.
     Maps,
     /// The BPF program.
     Program,
-    /// splice(2), and a pipe for it that is worth having.
+    /// splice(2), and a large enough pipe.
     Splice,
-    /// Its threads and what they wait by: io_uring, epoll(7).
+    /// Worker threads and their pollers: io_uring, epoll(7).
     Threads,
-    /// A tunnel through it, with a prefix and a half-close each way, whose every byte is compared.
+    /// A tunnel through the engine, with a prefix and a half-close each way, compared byte by byte.
     Tunnel,
 }
 
 impl EngineUnavailable {
-    /// What was refused, as the manual pages call it.
+    /// Name of the refused component, as in the manual pages.
     #[must_use]
     pub const fn what(&self) -> &'static str {
         match (self.part, self.engine) {
@@ -59,7 +59,7 @@ impl EngineUnavailable {
         if self.part == Component::PanicOnWarn { "panic_on_warn" } else { cause(&self.error) }
     }
 
-    /// The same once more.
+    /// Makes a copy; `io::Error` has no `Clone`.
     pub(super) fn again(&self) -> Self {
         let kind = || io::Error::new(self.error.kind(), self.error.to_string());
         let error = self.error.raw_os_error().map_or_else(kind, io::Error::from_raw_os_error);
@@ -74,7 +74,7 @@ impl fmt::Display for EngineUnavailable {
     }
 }
 
-/// The `cause` label where the engine works and a tunnel of its own went to another.
+/// The `cause` label of a fallback of one tunnel from a working engine.
 pub(super) fn cause_of_tunnel(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::EOPNOTSUPP) => "half_closed",
@@ -93,7 +93,7 @@ pub(super) fn cause(error: &io::Error) -> &'static str {
         Some(libc::ENOMEM | libc::ENOBUFS | libc::ENOSPC) => "memory",
         _ => match error.kind() {
             io::ErrorKind::QuotaExceeded => "pipe_budget",
-            // Of the workers, none is left.
+            // No worker is left.
             io::ErrorKind::BrokenPipe => "threads",
             io::ErrorKind::TimedOut => "self_test_timeout",
             _ => "self_test",

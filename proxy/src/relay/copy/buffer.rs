@@ -1,28 +1,28 @@
-//! Buffers that a thread keeps for the next burst, bounded for all tunnels together.
+//! Per-thread buffers kept for the next burst, bounded for all tunnels together.
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Bytes read at once. Larger ones gain little and hold more memory for a slow reader.
+/// Bytes per read. Larger reads gain little and hold more memory for a slow reader.
 const BUFFER: usize = 256 << 10;
 
-/// Bytes read at once while [`IN_USE`] is at its limit: stopped readers hold so much each.
+/// Bytes per read while [`IN_USE`] is at its limit: the memory held by each stopped reader.
 const SMALL_BUFFER: usize = 16 << 10;
 
-/// Buffers of the full size that may be in use at once: 64 MiB.
+/// Maximum of full-size buffers in use at once: 64 MiB.
 const MAX_IN_USE: usize = 256;
 
-/// Buffers of the full size that bytes wait in.
+/// Full-size buffers holding waiting bytes.
 static IN_USE: AtomicUsize = AtomicUsize::new(0);
 
-/// Buffers that a thread keeps.
+/// Free buffers kept per thread.
 const KEPT: usize = 8;
 
 thread_local! {
     static FREE: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A buffer, out of the thread's stock if it has one.
+/// A buffer, from the thread's free list if it has one.
 pub(super) struct Buffer {
     pub(super) bytes: Box<[u8]>,
     in_use: &'static AtomicUsize,

@@ -1,4 +1,4 @@
-//! One end of a tunnel: a socket, and what is spoken in it if that is TLS.
+//! One end of a tunnel: a socket, and its TLS session if any.
 
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use crate::sys::raw_io::RawSocketIo;
 use crate::tls::Session;
 
-/// A socket, and the TLS in it.
+/// A socket and its TLS session.
 #[derive(Debug)]
 pub(super) struct End {
     pub(super) socket: TcpStream,
@@ -30,20 +30,20 @@ impl End {
         }
     }
 
-    /// Reads what is there; 0 is the end.
+    /// Reads the available bytes; 0 is the end of the stream.
     pub(super) fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         let Some(tls) = &self.tls else { return self.socket.try_read(buffer) };
         let mut read = || tls.read(&mut RawSocketIo(&self.socket), buffer);
-        // What has been decrypted is not in the socket any more, which may have nothing to report.
+        // Decrypted bytes are no longer in the socket, which may then report nothing.
         let result = if tls.is_ready() { read() } else { self.socket.try_io(Interest::READABLE, read) };
         if tls.wants_write() {
-            // An answer to the peer's TLS, or an alert, as far as there is room just now.
+            // Sends a TLS reply or alert to the peer, as far as there is room now.
             let _ = self.flush(tls);
         }
         result
     }
 
-    /// Sends some of the bytes, and says how many the kernel has taken.
+    /// Sends some of the bytes; returns the number accepted by the kernel.
     pub(super) async fn send(&self, bytes: &[u8]) -> io::Result<usize> {
         let Some(tls) = &self.tls else {
             return self.when_writable(|| self.socket.try_write(bytes)).await;
@@ -53,7 +53,7 @@ impl End {
         Ok(put)
     }
 
-    /// Tells the peer that nothing more comes.
+    /// Signals the end of the stream to the peer.
     pub(super) async fn finish(&self) -> io::Result<()> {
         if let Some(tls) = &self.tls {
             tls.close();

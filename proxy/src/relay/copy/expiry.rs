@@ -1,4 +1,4 @@
-//! Ends of a tunnel whose sockets are both sound: a command, or a time-out.
+//! Ends of a tunnel with two sound sockets: a command or a time-out.
 
 use std::io::ErrorKind;
 use std::sync::Weak;
@@ -13,7 +13,8 @@ use crate::relay::Fault;
 use crate::relay::timeouts::{Expired, Timeouts, Watch};
 use crate::tunnel::ActivitySource;
 
-/// A tunnel as the source of [`Flow::last_activity`](crate::tunnel::Flow::last_activity), which does not keep it alive.
+/// A tunnel as the source of [`Flow::last_activity`](crate::tunnel::Flow::last_activity), without
+/// keeping it alive.
 #[derive(Debug)]
 pub(super) struct Activity(pub(super) Weak<Pair>);
 
@@ -29,22 +30,22 @@ impl Pair {
         self.meter.sample([&self.client, &self.origin]).activity
     }
 
-    /// Notes the last activity while the connections can still tell it.
+    /// Records the last activity while the connections still have their counters.
     pub(super) fn note_last_activity(&self) {
         self.sample().into_iter().for_each(|at| self.flow.note_activity(at));
     }
 
-    /// Waits until the tunnel is stopped or a time-out is over, and samples it meanwhile.
+    /// Waits until the tunnel is stopped or a time-out expires, and samples it meanwhile.
     pub(super) async fn stopped(&self, mut asked: oneshot::Receiver<Reason>) -> Broken {
         let timeouts = Timeouts::of(&self.options);
         let mut ticks = interval_at(time::Instant::now() + timeouts.interval, timeouts.interval);
-        // After a time in which nothing ran there is one tick, not one for each that was missed.
+        // After a suspension there is one tick, not one per missed tick.
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut watch = Watch::new(Instant::now());
         loop {
             match watch.sample([&self.client, &self.origin], &self.meter, &self.flow, timeouts) {
                 Some(Expired::Idle) => return Broken::Stopped(Reason::Idle),
-                // Bytes that the peer sent before still go on.
+                // Bytes sent earlier by the peer are still passed on.
                 Some(Expired::Peer(gone)) => {
                     return Broken::Fault(Fault::of_source(gone, ErrorKind::TimedOut.into()));
                 }

@@ -1,4 +1,4 @@
-//! What is still passed on when a tunnel has broken.
+//! Last bytes of a broken tunnel.
 
 use std::sync::atomic::Ordering;
 
@@ -10,8 +10,8 @@ use crate::sys::tcp;
 use crate::tunnel::Direction;
 
 impl Pair {
-    /// Lets what came before a failure reach the sound side, for a moment; the reset comes when the
-    /// sockets are dropped.
+    /// Lets bytes received before a failure reach the sound side, for a moment; dropping the
+    /// sockets then resets it.
     pub(super) async fn pass_last(&self, direction: Direction, passing: impl Future<Output = Result<(), Fault>>) {
         let (_, sound) = self.ends(direction);
         let arrived = async {
@@ -28,7 +28,7 @@ impl Pair {
             loop {
                 let since = Instant::now();
                 sleep(LAST_BYTES).await;
-                // If the process stood still, the bytes that wait get their time once more.
+                // If the process was suspended, the waiting bytes get their time once more.
                 excused = since.elapsed() > LAST_BYTES * 2 && !excused;
                 let now = acknowledged(&self.flow, direction, sound);
                 if std::mem::replace(&mut before, now) == now && !excused {
@@ -39,8 +39,9 @@ impl Pair {
         tokio::select! { () = arrived => {} () = standstill => {} }
     }
 
-    /// Tells whether the source of a direction, which ended unannounced, had all of the other direction by then, the end
-    /// that came `first` included: then it left a tunnel that was over, and was not cut off.
+    /// Tests if the source of a direction, ending without notice, had received all of the other
+    /// direction by then, including the end that came `first`. Such a peer left a finished tunnel
+    /// and was not cut off.
     pub(super) fn is_answered(&self, direction: Direction, first: Direction) -> bool {
         let (left, _) = self.ends(direction);
         let other = direction.opposite();

@@ -1,7 +1,8 @@
 //! The engine `copy`: read and write on tokio, the portable fallback and the oracle of the tests.
 //!
-//! It shares no code with the splice engine, so that the two agreeing means something. It keeps a
-//! buffer only while bytes are in flight, but those bytes are in this process alone: they die with it.
+//! It shares no code with the splice engine, so agreement between the two means something. It holds
+//! a buffer only while bytes are in flight, but those bytes are in this process alone and die with
+//! it.
 
 use std::future::pending;
 use std::io::{self, ErrorKind};
@@ -31,10 +32,10 @@ use buffer::Buffer;
 use end::End;
 use threads::has_threads;
 
-/// A runtime of its own, so that bulk copying does not hold up handshakes.
+/// The engine with a runtime of its own: bulk copying does not hold up handshakes.
 #[derive(Debug)]
 pub(super) struct Copy {
-    /// Taken when dropped.
+    /// Taken on drop.
     runtime: Option<tokio::runtime::Runtime>,
     options: Arc<Options>,
 }
@@ -79,7 +80,8 @@ impl Copy {
         flow.attach_activity(Arc::new(expiry::Activity(Arc::downgrade(&pair))));
         let (stop, stopped) = oneshot::channel();
         let stop = Mutex::new(Some(stop));
-        // Not kept alive by who may still order: it is closed when its task ends.
+        // A weak reference: the pair is closed when its task ends, even if commands may still
+        // arrive.
         let paced = Arc::downgrade(&pair);
         flow.attach_control(move |command| match command {
             Command::ApplyRate => paced.upgrade().into_iter().for_each(|pair| pair.apply_rate()),
@@ -100,7 +102,7 @@ impl Copy {
 
 impl Drop for Copy {
     fn drop(&mut self) {
-        // A runtime may not be dropped on a thread of another one, where the gateway's may be.
+        // A runtime must not be dropped on a thread of another runtime, such as the gateway's.
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
@@ -109,7 +111,7 @@ impl Drop for Copy {
 
 fn stream(socket: std::net::TcpStream) -> io::Result<TcpStream> {
     socket.set_nonblocking(true)?;
-    // Whatever kills the process in mid-stream must not look like the end of the stream.
+    // A process killed in mid-stream must not look like the end of the stream.
     tcp::reset_on_close(&socket, true)?;
     TcpStream::from_std(socket)
 }
@@ -123,12 +125,12 @@ struct Pair {
     options: Arc<Options>,
     /// The source of a direction ([`Direction::index`]) is known to have failed.
     broken: [AtomicBool; 2],
-    /// The copying of a direction is over, one way or the other.
+    /// The copying of a direction has ended, cleanly or not.
     passed: [AtomicBool; 2],
-    /// Both directions ended well. Otherwise closing the sockets would look like a clean end to a
-    /// peer, whatever became of this task.
+    /// Both directions ended cleanly. Otherwise the sockets are reset: closing them would look like
+    /// a clean end to a peer, even if this task was dropped.
     clean_close: AtomicBool,
-    /// Held by who sets the rate of the sockets.
+    /// Held while the rate of the sockets is set.
     rate_lock: Mutex<()>,
 }
 
@@ -141,16 +143,16 @@ impl Drop for Pair {
     }
 }
 
-/// What ended a tunnel before both its directions had ended.
+/// Cause of a tunnel's end before both its directions had ended.
 enum Broken {
     Fault(Fault),
     Stopped(Reason),
 }
 
 impl Pair {
-    /// Holds both sockets to the rate of the tunnel.
+    /// Applies the tunnel's rate limit to both sockets.
     fn apply_rate(&self) {
-        // Held meanwhile, so that the last word is the newest.
+        // Held meanwhile: the newest rate is then set last.
         let _turn = self.rate_lock.lock().unwrap_or_else(PoisonError::into_inner);
         let rate = self.flow.rate();
         [&self.client, &self.origin].into_iter().for_each(|end| set_rate(end, rate));
@@ -188,10 +190,10 @@ impl Pair {
             let peer = if fault.source_of == Direction::ToOrigin { "client" } else { "origin" };
             tracing::debug!(peer, "TLS ended without close_notify: the other side is reset");
         } else if fault.error.get_ref().is_some() {
-            // Not the kernel's word, but that of the TLS inside.
+            // An error of the TLS session, not of the kernel.
             tracing::info!(error = %fault.error, "TLS error in a tunnel");
         }
-        // A write may have had the error, which the kernel tells only once.
+        // A write may have taken the error, which the kernel reports only once.
         self.broken[fault.source_of.index()].store(true, Ordering::Relaxed);
         let last = match fault.source_of {
             Direction::ToOrigin => up,
@@ -204,8 +206,8 @@ impl Pair {
         }
     }
 
-    /// Waits until both sides have acknowledged all that was passed on to them: sockets closed earlier
-    /// would be orphans, whom the kernel gives up while a reader is only slow.
+    /// Waits until both sides have acknowledged all bytes passed on to them. Sockets closed earlier
+    /// become orphans, and the kernel drops orphans while a reader is merely slow.
     async fn delivered(&self) {
         let mut pause = Duration::from_millis(1);
         while !(tcp::is_delivered(&self.client) && tcp::is_delivered(&self.origin)) {
@@ -221,7 +223,7 @@ impl Pair {
         }
     }
 
-    /// Copies one direction until its end has been passed on, and says so.
+    /// Copies one direction until its end has been passed on, and records the end.
     async fn pass(&self, direction: Direction, prefix: Vec<u8>, first_end: &OnceLock<Direction>) -> Result<(), Fault> {
         let result = self.copy(direction, prefix, first_end).await;
         self.passed[direction.index()].store(true, Ordering::Relaxed);
@@ -244,7 +246,7 @@ impl Pair {
             }
         }
         let _ = first_end.set(direction);
-        // After a failure the end that was read is none to pass on: a reset follows.
+        // An end read after a failure is not passed on: a reset follows.
         match source.socket.take_error() {
             Ok(Some(error)) => Err(lost(error)),
             _ if self.broken[direction.index()].load(Ordering::Relaxed) => Err(lost(ErrorKind::ConnectionReset.into())),
@@ -262,7 +264,7 @@ impl Pair {
         Ok(())
     }
 
-    /// Waits until one of the sockets fails, also while nothing is read from it.
+    /// Waits until one of the sockets fails, even while nothing is read from it.
     async fn failure(&self) -> Fault {
         tokio::select! {
             fault = self.failed(Direction::ToOrigin) => fault,
@@ -275,12 +277,12 @@ impl Pair {
         let error = match socket.ready(Interest::ERROR).await {
             Ok(_) => match socket.take_error() {
                 Ok(Some(error)) | Err(error) => error,
-                // A read or a write had the error already, and tells.
+                // A read or a write has taken the error, and reports it.
                 Ok(None) => pending().await,
             },
             Err(error) => error,
         };
-        // The kernel tells an error once: what reads the socket next finds a plain end.
+        // The kernel reports an error once: the next read of the socket finds a plain end.
         self.broken[direction.index()].store(true, Ordering::Relaxed);
         Fault::of_source(direction, error)
     }

@@ -1,10 +1,10 @@
-//! Whether the host has threads for a runtime.
+//! Check for the threads of a runtime.
 
 use std::io;
 use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread;
 
-/// Whether so many threads can be had at once: where they cannot, the runtime would panic.
+/// Tests if `count` threads can be started at once: if not, the runtime would panic.
 pub(super) fn has_threads(count: usize) -> io::Result<()> {
     let (hold, held) = mpsc::channel::<()>();
     let held = Mutex::new(held);

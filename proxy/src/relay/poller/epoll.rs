@@ -1,5 +1,5 @@
-//! Readiness from epoll(7), for the engine `splice`: edge-triggered, so that a tunnel costs no system
-//! call but those that move its bytes.
+//! Readiness from epoll(7), for the engine `splice`: edge-triggered, so a tunnel costs no system
+//! calls other than those moving its bytes.
 
 use std::io;
 use std::net::TcpStream;
@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use super::{Event, Key, Mask, Poller, WAKE};
 use crate::relay::Engine;
 
-/// Events taken by one system call.
+/// Events per system call.
 const EVENTS: usize = 256;
 
 /// An epoll instance.
@@ -27,7 +27,7 @@ impl Poller for Epoll {
 
     fn new(wake: &OwnedFd) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        // An edge at each write, so that nobody has to read it.
+        // Edge-triggered: each write is an edge and need not be read.
         epoll::add(&epoll, wake, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN | epoll::EventFlags::ET)?;
         Ok(Self { epoll, taken: Vec::with_capacity(EVENTS) })
     }
@@ -43,11 +43,11 @@ impl Poller for Epoll {
     }
 
     fn unwatch(&mut self, socket: &TcpStream, _: Key) {
-        // It was added; that it is gone again is all that is wanted.
+        // The socket was added; an error here means it is already gone, as wanted.
         let _ = epoll::delete(&self.epoll, socket);
     }
 
-    /// Closing the last descriptor of a file takes it out of every instance (epoll(7)).
+    /// Closing the last descriptor of a file removes it from every instance (epoll(7)).
     fn release(&mut self, _: &TcpStream, _: Key) {}
 
     fn wait(&mut self, limit: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()> {

@@ -1,5 +1,5 @@
-//! Where a worker learns what its sockets are ready for: all that the engines `uring` and `splice` differ
-//! in.
+//! Source of a worker's readiness events: the only difference between the engines `uring` and
+//! `splice`.
 
 use std::io;
 use std::net::TcpStream;
@@ -15,53 +15,56 @@ mod uring;
 pub(super) use epoll::Epoll;
 pub(super) use uring::Uring;
 
-/// A source of readiness, on the thread of one worker.
+/// A source of readiness events, on the thread of one worker.
 pub(super) trait Poller: Sized {
-    /// The engine whose workers wait by this.
+    /// The engine using this poller.
     const ENGINE: Engine;
 
-    /// Makes one for the calling thread, that a write to the eventfd `wake` ends the waiting of.
+    /// Creates a poller for the calling thread; a write to the eventfd `wake` ends its wait.
     fn new(wake: &OwnedFd) -> io::Result<Self>;
 
-    /// Has everything reported under `key` that the socket is ready for by now, and then each time that
-    /// it becomes ready again.
+    /// Registers a socket under `key`: reports its present readiness, and then each change to
+    /// ready.
     fn watch(&mut self, socket: &TcpStream, key: Key) -> io::Result<()>;
 
-    /// Has only its end and its failure reported from now on: to be woken by every segment costs a third of the speed.
+    /// Watches only for the end and the failure of a socket from now on: a wake-up by every segment
+    /// costs a third of the throughput.
     fn watch_end(&mut self, socket: &TcpStream, key: Key) -> io::Result<()>;
 
-    /// Ends that. A report that is under way may still come.
+    /// Deregisters a socket. An event under way may still arrive.
     fn unwatch(&mut self, socket: &TcpStream, key: Key);
 
-    /// Ends it for a socket that is closed next, after [`Poller::settle`].
+    /// Deregisters a socket about to be closed, after [`Poller::settle`].
     fn release(&mut self, socket: &TcpStream, key: Key) {
         self.unwatch(socket, key);
     }
 
-    /// Lets the kernel forget the sockets that were released: closing them is the end of them then.
+    /// Makes the kernel drop its references to released sockets, so closing them really closes
+    /// them.
     fn settle(&mut self) {}
 
-    /// Watches the eventfd anew, where its reports may have been lost; those of sockets are watched by their keys.
+    /// Registers the eventfd again after a possible loss of its events; sockets are registered
+    /// again by their keys.
     fn watch_wake_anew(&mut self) -> io::Result<()> {
         Ok(())
     }
 
-    /// Waits until there is something to report, or for as long as `limit` says, and appends it.
+    /// Waits for events, at most for `limit`, and appends them.
     fn wait(&mut self, limit: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()>;
 
-    /// Appends what there is to report already, as cheaply as can be: it is called again and again.
+    /// Appends the pending events, as cheaply as possible: called in a loop while busy polling.
     fn poll_now(&mut self, events: &mut Vec<Event>) -> io::Result<()>;
 }
 
-/// What a report is about: one socket of one tunnel, for as long as one worker has that.
+/// Subject of an event: one socket of one tunnel, for as long as one worker has the tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Key {
-    /// The tunnel's number, from 1.
+    /// The tunnel's id, from 1.
     pub(super) tunnel: u64,
-    /// Counts the workers that the tunnel has been with, so that a late report of an earlier one is not
-    /// taken for a new one.
+    /// Counts the workers of the tunnel so far: a late event of an earlier worker is not mistaken
+    /// for a new one.
     pub(super) generation: u8,
-    /// The direction that the socket is the source of.
+    /// The direction reading from the socket.
     pub(super) direction: Direction,
 }
 
@@ -77,17 +80,17 @@ impl Key {
     }
 }
 
-/// The packed key of the eventfd: no tunnel has the number 0.
+/// The packed key of the eventfd: no tunnel has the id 0.
 const WAKE: u64 = 0;
 
-/// What is reported of a socket.
+/// An event of a socket.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Event {
     pub(super) key: Key,
     pub(super) mask: Mask,
 }
 
-/// What a socket is ready for, in the bits of poll(2), which are those of epoll(7).
+/// Readiness of a socket, in the bits of poll(2), equal to those of epoll(7).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Mask(u32);
 
@@ -98,27 +101,27 @@ impl Mask {
     const ERR: u32 = 0x008;
     const HUP: u32 = 0x010;
     const RDHUP: u32 = 0x2000;
-    /// The socket cannot be watched; no bit of the kernel's.
+    /// The socket cannot be watched; not a bit of the kernel's.
     const LOST: u32 = 1 << 31;
-    /// The watching is over; likewise.
+    /// The watch has ended; not a bit of the kernel's.
     const OVER: u32 = 1 << 30;
 
-    /// What is wanted to know of every socket.
+    /// Events watched on every socket.
     const INTEREST: u32 = Self::IN | Self::PRI | Self::OUT | Self::RDHUP;
 
-    /// What is wanted to know of one that the kernel redirects from; of failures it always tells.
+    /// Events watched on the source of a redirected direction; failures are always reported.
     const END: u32 = Self::RDHUP;
 
     const fn has(self, bits: u32) -> bool {
         self.0 & bits != 0
     }
 
-    /// Reading gives something: bytes, the end, or the error.
+    /// A read returns something: bytes, the end, or the error.
     pub(super) const fn readable(self) -> bool {
         self.has(Self::IN | Self::PRI) || self.read_closed()
     }
 
-    /// Writing takes something, or tells the error.
+    /// A write is accepted, or returns the error.
     pub(super) const fn writable(self) -> bool {
         self.has(Self::OUT | Self::ERR)
     }
@@ -128,7 +131,7 @@ impl Mask {
         self.has(Self::RDHUP | Self::HUP | Self::ERR)
     }
 
-    /// Urgent data is in the stream, perhaps: io_uring says so with every byte.
+    /// Urgent data may be in the stream: io_uring reports this with every byte.
     pub(super) const fn urgent(self) -> bool {
         self.has(Self::PRI)
     }
@@ -143,7 +146,7 @@ impl Mask {
         self.has(Self::LOST)
     }
 
-    /// The kernel watches the socket no longer: it has to be asked again.
+    /// The kernel no longer watches the socket: it has to be registered again.
     pub(super) const fn over(self) -> bool {
         self.has(Self::OVER)
     }

@@ -1,4 +1,4 @@
-//! A poller that works but for what a test does to its reports.
+//! A working poller whose events can be tampered with by a test.
 
 use std::io;
 use std::net::TcpStream;
@@ -8,13 +8,13 @@ use std::time::Duration;
 use super::{Event, Key, Poller};
 use crate::relay::Engine;
 
-/// What is done to the reports of one worker.
+/// Tampering with the events of one worker.
 pub(in crate::relay) trait Tamper: Default {
-    /// Sees what was reported before the worker does; an error is one of the wait.
+    /// Receives the events before the worker does; an error becomes an error of the wait.
     fn tamper(&mut self, events: &mut Vec<Event>) -> io::Result<()>;
 }
 
-/// A poller whose reports pass through a [`Tamper`].
+/// A poller passing its events through a [`Tamper`].
 pub(in crate::relay) struct Tampered<P, T> {
     sound: P,
     tamper: T,

@@ -1,4 +1,4 @@
-//! Both pollers say the same of the same sockets.
+//! Both pollers report the same events for the same sockets.
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -11,7 +11,7 @@ use crate::relay::tests::pair;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// Waits until the events of a socket, taken together, are like this.
+/// Waits until the events of a socket, taken together, meet the condition.
 fn until<P: Poller>(poller: &mut P, key: Key, condition: impl Fn(Mask) -> bool) {
     let (deadline, mut seen) = (Instant::now() + DEADLINE, 0);
     while !condition(Mask(seen)) {
@@ -27,7 +27,7 @@ fn reports<P: Poller>() {
     let mut poller = P::new(&wake).unwrap();
     let (one, mut two) = pair();
     let key = Key { tunnel: 5, generation: 3, direction: Direction::ToClient };
-    // What is so already, then what becomes so.
+    // First the present state, then changes.
     two.write_all(b"x").unwrap();
     poller.watch(&one, key).unwrap();
     until(&mut poller, key, |mask| mask.readable() && mask.writable() && !mask.read_closed());
@@ -41,7 +41,7 @@ fn reports<P: Poller>() {
     crate::sys::tcp::reset(&two).unwrap();
     until(&mut poller, key, |mask| mask.broken() && mask.writable());
 
-    // A second stay: nothing is reported under the key of the first one any longer.
+    // A second generation: no more events arrive under the key of the first.
     let (one, mut two) = pair();
     poller.watch(&one, key).unwrap();
     poller.unwatch(&one, key);

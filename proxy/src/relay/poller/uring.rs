@@ -1,5 +1,5 @@
-//! Readiness from io_uring, for the engine of that name: a multishot poll for each socket, handed over
-//! and waited for by one system call a turn, and looked for by none.
+//! Readiness from io_uring, for the engine `uring`: one multishot poll per socket, submitted and
+//! waited for by one system call per iteration; busy polling needs none.
 
 use std::io;
 use std::net::TcpStream;
@@ -39,11 +39,11 @@ impl Poller for Uring {
     }
 
     fn unwatch(&mut self, _: &TcpStream, key: Key) {
-        // It fails only for want of memory; the poll then ends with the ring.
+        // Fails only without memory; the poll then ends with the ring.
         let _ = self.ring.cancel(key.pack());
     }
 
-    /// A poll holds its file, so that closing a descriptor does not close the socket while there is one.
+    /// A poll holds its file: closing a descriptor does not close the socket while the poll exists.
     fn settle(&mut self) {
         let _ = self.ring.submit();
     }
@@ -71,7 +71,7 @@ impl Poller for Uring {
 
 impl Uring {
     fn watch_wake(&mut self) -> io::Result<()> {
-        // An edge at each write, so that nobody has to read it.
+        // Edge-triggered: each write is an edge and need not be read.
         self.ring.poll(&self.wake, Mask::IN, WAKE)
     }
 
@@ -85,7 +85,7 @@ impl Uring {
             }
             let mask = match polled {
                 Ok(mask) if more => mask,
-                // Where the kernel lacks the memory for a completion it ends the poll by this one
+                // Without memory for a completion the kernel ends the poll with this one
                 // (`io_uring/poll.c`, `io_poll_check_events`).
                 Ok(mask) => mask | Mask::OVER,
                 Err(Errno::CANCELED) => continue,

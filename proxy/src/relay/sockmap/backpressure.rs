@@ -1,4 +1,4 @@
-//! The thread that hears of directions that have become full, and has their workers look at them.
+//! Thread that receives backpressure events from the program and alerts the workers.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use super::Program;
 
-/// The thread; dropped, it has left.
+/// The thread; dropping the handle ends it.
 #[derive(Debug)]
 pub(in crate::relay) struct BackpressureWatch {
     leave: OwnedFd,
@@ -18,10 +18,10 @@ pub(in crate::relay) struct BackpressureWatch {
 }
 
 impl BackpressureWatch {
-    /// Starts it. `tell` is called with the number of each tunnel of which a direction has become full.
+    /// Starts the thread. `tell` is called with the id of each tunnel with a direction over its
+    /// limit.
     ///
-    /// # Errors
-    /// Those of eventfd(2) and of starting a thread.
+    /// # Errors Errors of eventfd(2) and of starting a thread.
     pub(in crate::relay) fn start(program: Arc<Program>, tell: impl Fn(u64) + Send + 'static) -> io::Result<Self> {
         let leave = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let (full, left) = (program.full()?, leave.try_clone()?);
@@ -32,7 +32,8 @@ impl BackpressureWatch {
                 match poll(&mut watched, None) {
                     Ok(_) if watched[1].revents().is_empty() => {}
                     Err(Errno::INTR) => continue,
-                    // Told to leave; or it cannot wait, and the workers' own rounds have to do.
+                    // Asked to exit, or unable to wait. In the latter case the workers' periodic
+                    // sweeps have to do.
                     Ok(_) | Err(_) => return,
                 }
                 program.take_full(&mut tunnels);
@@ -47,7 +48,7 @@ impl Drop for BackpressureWatch {
     fn drop(&mut self) {
         let _ = rustix::io::write(&self.leave, &1_u64.to_ne_bytes());
         if let Some(thread) = self.thread.take() {
-            // It has no work of its own to lose by a panic.
+            // The thread has no work of its own to lose by a panic.
             let _ = thread.join();
         }
     }

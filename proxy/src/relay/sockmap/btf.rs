@@ -1,10 +1,10 @@
-//! Where a field is within a struct of the running kernel, out of its own description of its types (BTF,
+//! Offsets of fields in structs of the running kernel, from its type information (BTF,
 //! `Documentation/bpf/btf.rst`).
 
 use std::fs;
 use std::io;
 
-/// The kernel's description of its types.
+/// The kernel's type information.
 pub(super) const KERNEL: &str = "/sys/kernel/btf/vmlinux";
 
 /// `BTF_MAGIC` (`include/uapi/linux/btf.h`).
@@ -12,11 +12,10 @@ const MAGIC: u16 = 0xeb9f;
 
 const KIND_STRUCT: u32 = 4;
 
-/// The place in bytes of each field, with the struct that it is in, of the running kernel.
+/// Offsets in bytes of `fields`, each a struct and a field name, in the running kernel.
 ///
-/// # Errors
-/// Those of reading the file, as NotFound from a kernel without `CONFIG_DEBUG_INFO_BTF`, and InvalidData where the
-/// field is not in it.
+/// # Errors Errors of reading the file, such as NotFound in a kernel without
+/// `CONFIG_DEBUG_INFO_BTF`; InvalidData for an unknown field.
 pub(super) fn offsets_in_kernel<const N: usize>(fields: [(&str, &str); N]) -> io::Result<[u32; N]> {
     let types = fs::read(KERNEL)?;
     let mut places = [0; N];
@@ -27,8 +26,8 @@ pub(super) fn offsets_in_kernel<const N: usize>(fields: [(&str, &str); N]) -> io
     Ok(places)
 }
 
-/// The place of a field of a struct, in bytes; `None` if there is no such field, it does not begin with a byte, or
-/// the description is not one.
+/// Offset of a field in a struct, in bytes. `None` if there is no such field, the field is not
+/// aligned to a byte, or the BTF is malformed.
 fn offset(btf: &[u8], structure: &str, field: &str) -> Option<u32> {
     let magic = u16::from_ne_bytes(btf.get(..2)?.try_into().ok()?);
     if magic != MAGIC {
@@ -54,7 +53,7 @@ fn offset(btf: &[u8], structure: &str, field: &str) -> Option<u32> {
             let mut members = (0..count).map(|member| rest + member * 12);
             let found = members.find(|at| word(types, *at).is_some_and(|name| is(name, field)))?;
             let place = word(types, found + 8)?;
-            // With the flag the upper byte is the length of a bit field.
+            // With the flag set, the upper byte is the length of a bit field.
             let (bits, length) = if flag { (place & 0xff_ffff, place >> 24) } else { (place, 0) };
             return (bits % 8 == 0 && length == 0).then_some(bits / 8);
         }
@@ -63,7 +62,7 @@ fn offset(btf: &[u8], structure: &str, field: &str) -> Option<u32> {
     None
 }
 
-/// The bytes that follow the description of a type, by its kind.
+/// Number of bytes following a type description, by its kind.
 const fn extra(kind: u32, count: usize) -> Option<usize> {
     Some(match kind {
         // Integers, variables, declaration tags.
@@ -71,10 +70,10 @@ const fn extra(kind: u32, count: usize) -> Option<usize> {
         3 => 12,
         // Structs, unions, 64-bit enumerations.
         4 | 5 | 19 => 12 * count,
-        // Enumerations, parameters of a function.
+        // Enumerations, function prototypes.
         6 | 13 => 8 * count,
         15 => 12 * count,
-        // Pointers, forward declarations, names, qualifiers, functions, floats, type tags.
+        // Pointers, forward declarations, typedefs, qualifiers, functions, floats, type tags.
         2 | 7..=12 | 16 | 18 => 0,
         _ => return None,
     })
@@ -88,7 +87,8 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
 mod tests {
     use super::*;
 
-    /// An integer, then a struct `pair` of `first` and `second`, the latter at a byte or, with a length, among bits.
+    /// An integer, then a struct `pair` with the fields `first` and `second`; `second` lies at a
+    /// byte or, with a length, among bits.
     fn description(place: u32, flag: bool) -> Vec<u8> {
         let names = b"\0pair\0first\0second\0";
         let mut types = Vec::new();

@@ -1,4 +1,4 @@
-//! What a kernel lacks, or a process, that refuses what the engine is made of: in words that name what to change.
+//! Remedies for a kernel or process unable to run the engine, naming the setting to change.
 
 use std::fs;
 use std::io;
@@ -8,15 +8,14 @@ use rustix::io::Errno;
 use super::Component;
 use crate::sys::capabilities::{self, FOR_BPF};
 
-/// Says whether the kernel ends the machine at its first warning (Documentation/admin-guide/sysctl/kernel.rst).
+/// Sysctl: the kernel panics at its first warning (Documentation/admin-guide/sysctl/kernel.rst).
 pub(super) const PANIC_ON_WARN: &str = "/proc/sys/kernel/panic_on_warn";
 
-/// Refuses a kernel that a warning ends, by the text of [`PANIC_ON_WARN`]. Two warnings were seen in the paths of this
-/// engine: in `inet_sock_destruct` (`net/ipv4/af_inet.c`) and, from `tcp_sendmsg_locked`, in a copy from user memory
-/// (`include/linux/ucopysize.h`).
+/// Refuses a kernel set to panic on a warning, by the text of [`PANIC_ON_WARN`]. Two warnings were
+/// seen in the paths of this engine: in `inet_sock_destruct` (`net/ipv4/af_inet.c`) and, from
+/// `tcp_sendmsg_locked`, in a copy from user memory (`include/linux/ucopysize.h`).
 ///
-/// # Errors
-/// That it is set.
+/// # Errors The sysctl is set.
 pub(super) fn outlives_warnings(setting: &str) -> io::Result<()> {
     match setting.trim() {
         "" | "0" => Ok(()),
@@ -24,16 +23,16 @@ pub(super) fn outlives_warnings(setting: &str) -> io::Result<()> {
     }
 }
 
-/// What is known of the host when something was refused.
+/// State of the host after a refusal.
 #[derive(Debug, Default)]
 struct Host {
-    /// Capabilities that this process lacks.
+    /// Capabilities missing in this process.
     missing: Vec<&'static str>,
-    /// `/sys/kernel/security/lockdown` (kernel_lockdown(7)), where the level in force is in brackets.
+    /// `/sys/kernel/security/lockdown` (kernel_lockdown(7)); the level in force is in brackets.
     lockdown: String,
 }
 
-/// What to do about `error`, as far as the host shows what it comes of.
+/// Remedy for `error`, if the state of the host shows its cause.
 pub(super) fn hint(part: Component, error: &io::Error) -> Option<String> {
     let lockdown = fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
     Host { missing: capabilities::missing(FOR_BPF), lockdown }.hint(part, error)
@@ -49,7 +48,7 @@ impl Host {
             (Component::Types, _) if error.kind() == io::ErrorKind::NotFound => {
                 "this kernel has no BTF: it needs CONFIG_DEBUG_INFO_BTF=y".to_owned()
             }
-            // A helper that may not be called is one that does not exist, which is EINVAL.
+            // A helper the process may not call is treated as unknown: EINVAL.
             (Component::Maps, Some(Errno::PERM | Errno::ACCESS))
             | (Component::Program, Some(Errno::PERM | Errno::ACCESS | Errno::INVAL))
                 if !self.missing.is_empty() =>

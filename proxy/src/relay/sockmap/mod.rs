@@ -1,18 +1,21 @@
-//! The engine `sockmap`: the kernel redirects from one socket of a tunnel to the other, by a BPF program and two maps.
+//! The engine `sockmap`: a BPF program and two maps make the kernel redirect from one socket of a
+//! tunnel to the other.
 //!
-//! A tunnel begins as with the engine `splice`, by whose workers it is carried: what the sockets hold already is passed
-//! on by the pump. As soon as nothing is under way there, and unless it is held to a rate
-//! ([`Pump::redirect`](super::pump::Pump::redirect)), the pair goes into the maps ([`Pair::offload`]), and from then on the worker hears only of ends, of failures, and of a destination that does not keep up ([`OffloadedDirection`]).
+//! A tunnel begins as with the engine `splice`, at the same workers: the pump passes on the bytes
+//! already in the sockets. As soon as no bytes are under way there, and unless the tunnel is
+//! rate-limited ([`Pump::redirect`](super::pump::Pump::redirect)), the pair goes into the maps
+//! ([`Pair::offload`]). From then on the worker handles only ends, failures, and destinations that
+//! do not keep up ([`OffloadedDirection`]).
 //!
-//! | file | what is in it |
+//! | file | content |
 //! |---|---|
-//! | `offloaded` | one direction: where its streams are, and its end |
-//! | `offloaded/behind` | what userspace does while its destination does not keep up |
-//! | `offloaded/spill` | the memory that this takes, bounded for all tunnels together |
-//! | `backpressure` | the thread that hears of such directions from the program |
-//! | `btf` | where the program finds what it reads of the kernel's sockets |
-//! | `hint` | what a host lacks that refuses a part of it |
-//! | `selftest` | whether this kernel redirects as the engine needs it |
+//! | `offloaded` | one direction: its position in both streams, and its end |
+//! | `offloaded/behind` | work of userspace while the destination does not keep up |
+//! | `offloaded/spill` | memory for that work, bounded for all tunnels together |
+//! | `backpressure` | thread receiving backpressure events from the program |
+//! | `btf` | offsets of the fields read by the program in the kernel's sockets |
+//! | `hint` | remedies for a host unable to run the engine |
+//! | `selftest` | test of redirection on this kernel, as the engine needs it |
 
 use std::collections::VecDeque;
 use std::io;
@@ -46,24 +49,23 @@ pub(super) use offloaded::send_buffer;
 
 use offloaded::{Ends, OffloadedDirection, SpillBudget};
 
-/// The program, its maps, and who has which slots of theirs.
+/// The program, its maps, and the owners of the slots.
 #[derive(Debug)]
 pub struct Program {
     redirector: Redirector,
-    /// The first slot of each pair that nobody has; those that were given back last come last, so that nothing of the
-    /// tunnel before can still be under way in the kernel.
+    /// First slots of the free pairs. A returned pair goes to the back of the queue, so nothing of
+    /// its last tunnel can still be under way in the kernel when it is used again.
     free: Mutex<VecDeque<u32>>,
-    /// The numbers of the tunnels, by pair.
+    /// Tunnel ids, by pair.
     owners: Box<[AtomicU64]>,
-    /// For what userspace holds of directions whose destinations do not keep up.
+    /// Budget for bytes spilled to userspace while destinations do not keep up.
     budget: Arc<SpillBudget>,
 }
 
 impl Program {
     /// Loads the program, with room for `tunnels`.
     ///
-    /// # Errors
-    /// What of it the kernel refused, and how.
+    /// # Errors The component refused by the kernel, and the error.
     pub(super) fn load(tunnels: usize) -> Result<Self, (Component, io::Error)> {
         let setting = std::fs::read_to_string(hint::PANIC_ON_WARN).unwrap_or_default();
         hint::outlives_warnings(&setting).map_err(|error| (Component::PanicOnWarn, error))?;
@@ -83,12 +85,12 @@ impl Program {
         })
     }
 
-    /// What becomes readable when a direction has become full.
+    /// Descriptor readable when a direction has gone over its limit.
     pub(super) fn full(&self) -> io::Result<OwnedFd> {
         self.redirector.full()
     }
 
-    /// The numbers of those tunnels of which a direction has become full since the last call.
+    /// Appends the ids of tunnels with a direction gone over its limit since the last call.
     pub(super) fn take_full(&self, tunnels: &mut Vec<u64>) {
         let mut slots = Vec::new();
         self.redirector.take_full(&mut slots);
@@ -100,7 +102,7 @@ impl Program {
         );
     }
 
-    /// Bytes redirected of all tunnels that are in the maps, by [`Direction::index`].
+    /// Redirected bytes of all tunnels in the maps, by [`Direction::index`].
     fn redirected(&self) -> [u64; 2] {
         let owned = self.owners.iter().zip((0..).step_by(2)).filter(|(owner, _)| owner.load(Ordering::Relaxed) != 0);
         let directions = self.redirector.directions();
@@ -111,10 +113,9 @@ impl Program {
     }
 }
 
-/// Starts the engine, and tries all that kernels are known to get wrong.
+/// Starts the engine and tests everything kernels are known to get wrong.
 ///
-/// # Errors
-/// What of it did not work, and how.
+/// # Errors The component that failed, and the error.
 pub(super) fn start(options: &Options) -> Result<Workers, (Component, io::Error)> {
     let program = match &options.program {
         Some(Ok(program)) => program.clone(),
@@ -127,25 +128,25 @@ pub(super) fn start(options: &Options) -> Result<Workers, (Component, io::Error)
     Ok(loops)
 }
 
-/// What is wrong with a host that refused a part of the engine.
+/// Describes a host unable to run a component of the engine.
 pub(super) fn unavailable((part, error): (Component, io::Error)) -> EngineUnavailable {
     EngineUnavailable { engine: Engine::Sockmap, part, hint: hint::hint(part, &error), error }
 }
 
-/// More tunnels than that are not redirected at once: the maps are made in one piece.
+/// Maximum number of tunnels redirected at once: the maps are allocated in one piece.
 const MAX_TUNNELS: u32 = 1 << 16;
 
-/// An error of the kernel's with words of its own: its number stays, for what depends on it.
+/// Replaces the text of a kernel error by `detail`, but keeps an error number for later tests.
 fn detailed(error: &io::Error, detail: &str) -> io::Error {
     tracing::debug!(%error, detail, "the kernel's verifier");
     error.raw_os_error().map_or_else(|| io::Error::other(detail.to_owned()), io::Error::from_raw_os_error)
 }
 
-/// A tunnel in the maps, or of which at least one direction is. Dropped, it is out of them.
+/// A tunnel with at least one direction in the maps. Dropping it removes it from them.
 #[derive(Debug)]
 pub(super) struct Pair {
     program: Arc<Program>,
-    /// The slot of the client's socket; that of the origin's is the next.
+    /// The slot of the client's socket; the origin's socket has the next.
     first: u32,
     cookies: [u64; 2],
     directions: [OffloadedDirection; 2],
@@ -153,11 +154,11 @@ pub(super) struct Pair {
 }
 
 impl Pair {
-    /// Puts both sockets of tunnel `id` into the maps. All that was read from them has been given to the other.
+    /// Puts both sockets of tunnel `id` into the maps. All bytes read from either socket have been
+    /// sent to the other.
     ///
-    /// # Errors
-    /// Neither direction is redirected then: EOPNOTSUPP where one has received its peer's end or a reset, ENOSPC where
-    /// every slot is taken, or another error of bpf(2).
+    /// # Errors Neither direction is redirected then: EOPNOTSUPP if a socket has received FIN or a
+    /// reset, ENOSPC if every slot is taken, or another error of bpf(2).
     pub(super) fn offload(
         program: &Arc<Program>,
         id: u64,
@@ -169,7 +170,7 @@ impl Pair {
         let free = || program.free.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
         let first = free().ok_or(Errno::NOSPC)?;
         program.owners[first as usize / 2].store(id, Ordering::Relaxed);
-        // Gives its slots back whatever follows.
+        // Returns its slots on every exit path.
         let mut pair =
             Self { program: program.clone(), first, cookies, directions: Default::default(), flow: flow.clone() };
         let Program { redirector, .. } = &**program;
@@ -197,24 +198,25 @@ impl Pair {
         }
         flow.attach_counter(Arc::new(Counter { directions: redirector.directions().clone(), first }));
         for direction in Direction::BOTH.into_iter().filter(|direction| pair.redirects(*direction)) {
-            // It fails only for what is no TCP socket, which would not have come so far.
+            // Fails only for descriptors other than TCP sockets, which cannot get here.
             let _ = Redirector::kick(sockets[direction.index()]);
         }
         Ok(pair)
     }
 
-    /// Whether the kernel has this direction; otherwise it was refused, and the pump has it.
+    /// Tests if the kernel has this direction; otherwise it was refused, and the pump has it.
     pub(super) const fn redirects(&self, direction: Direction) -> bool {
         self.directions[direction.index()].redirects
     }
 
-    /// Does what there is to do for a direction that is redirected.
+    /// Runs one step of a redirected direction.
     pub(super) fn step(&mut self, direction: Direction, sockets: [&TcpStream; 2], state: State<'_>) -> Step {
         let ends = self.ends(direction, sockets);
         self.directions[direction.index()].step(&ends, self.program.redirector.directions(), &self.flow, state)
     }
 
-    /// All that the source of a direction was redirected, or has left, is in the send buffer of the other side.
+    /// Tests if all bytes of a direction, redirected or left with the source, are in the
+    /// destination's send buffer.
     pub(super) fn is_drained(&self, direction: Direction, sockets: [&TcpStream; 2]) -> bool {
         let ends = self.ends(direction, sockets);
         self.directions[direction.index()].is_drained(&ends, self.program.redirector.directions())
@@ -240,7 +242,7 @@ impl Drop for Pair {
     }
 }
 
-/// The slot of a direction in the pair that begins with `first`: that of the socket that it is read from.
+/// The slot of a direction in the pair starting at `first`: the slot of its source.
 const fn slot_in(first: u32, direction: Direction) -> u32 {
     match direction {
         Direction::ToOrigin => first,
@@ -248,7 +250,7 @@ const fn slot_in(first: u32, direction: Direction) -> u32 {
     }
 }
 
-/// What the worker knows of a direction's source, and lends it.
+/// State of a direction's source, and a buffer, lent by the worker.
 #[derive(Debug)]
 pub(super) struct State<'a> {
     /// The peer has sent FIN or a reset.
@@ -259,7 +261,7 @@ pub(super) struct State<'a> {
     pub(super) now: std::time::Instant,
 }
 
-/// What the program has redirected of one tunnel.
+/// Bytes redirected by the program for one tunnel.
 #[derive(Debug)]
 struct Counter {
     directions: Arc<Directions>,

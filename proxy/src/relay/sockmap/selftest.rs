@@ -1,4 +1,4 @@
-//! Whether this kernel redirects as the engine needs it: everything that kernels were seen to get wrong, tried on it.
+//! Self-test of redirection on this kernel: tests everything kernels were seen to get wrong.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
@@ -17,33 +17,32 @@ use crate::relay::Adopted;
 use crate::sys::tcp;
 use crate::tunnel::{Flow, Tunnel};
 
-/// For each step; a host that needs a tenth of it is slow.
+/// Time limit of each step; a slow host needs a tenth of it.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// Bytes sent each way, besides three times the backlog: more than a stopped reader may cost, which
-/// is the backlog in each of two buffers, 16 MiB of spilled bytes and the buffers of both ends. No
-/// more than that, since with a small backlog userspace copies all of it in small pieces.
+/// Bytes sent each way, besides three times the backlog: more than the cost of a stopped reader.
+/// Such a reader costs the backlog in each of two buffers, 16 MiB of spilled bytes and the buffers
+/// of both ends. Not more: with a small backlog userspace copies all of it in small pieces.
 const LENGTH: usize = 24 << 20;
 
-/// Receive and send buffers of both ends, which autotuning would make any size.
+/// Receive and send buffers of both ends; fixed, because autotuning would vary them.
 const BUFFER: usize = 1 << 20;
 
-/// What is sent each way around the hand-off.
+/// Bytes sent each way around the hand-off.
 const HAND_OFF: usize = 8 << 20;
 
-/// Bytes of it that come from the handshake, and bytes that are there before the tunnel is.
+/// Bytes of the hand-off sent with the handshake, and bytes sent before the tunnel exists.
 const PREFIX: usize = 1_000;
 const EARLY: usize = 100_000;
 
-/// A sender that has sent nothing for so long is held up.
+/// A sender without progress for this long is held up.
 const STALL: Duration = Duration::from_millis(20);
 
-/// Sends bytes each way through a tunnel of `adopt`, some of them before it is adopted, to a FIN each
-/// way; then through a second one past a reader that stops, after which both directions are
-/// redirected again; and resets a third. Takes less than two seconds on an idle host.
+/// Sends bytes each way through a tunnel of `adopt`, some of them before it is adopted, up to a FIN
+/// each way. A second tunnel has a reader that stops; afterwards both directions are redirected
+/// again. A third tunnel is reset. Takes less than two seconds on an idle host.
 ///
-/// # Errors
-/// What was not as it has to be.
+/// # Errors The first difference from the expected behaviour.
 pub(in crate::relay) fn run(program: &Program, backlog: u64, adopt: impl Fn(Tunnel) -> Adopted) -> io::Result<()> {
     hand_off(&adopt)?;
     let length = usize::try_from(backlog).unwrap_or(usize::MAX).saturating_mul(3).saturating_add(LENGTH);
@@ -51,7 +50,7 @@ pub(in crate::relay) fn run(program: &Program, backlog: u64, adopt: impl Fn(Tunn
     reset(&adopt)
 }
 
-/// Both sides send at full rate from before the tunnel is one.
+/// Both sides send at full rate from before the tunnel exists.
 fn hand_off(adopt: &impl Fn(Tunnel) -> Adopted) -> io::Result<()> {
     let ((client, near), (origin, far)) = (pair()?, pair()?);
     let (up, down) = (Pattern::new(1), Pattern::new(7));
@@ -86,12 +85,12 @@ fn stopped_reader(program: &Program, length: usize, adopt: &impl Fn(Tunnel) -> A
         thread::park_timeout(STALL / 100);
     }
     thread::scope(|scope| {
-        // Whatever fails, the threads end with their sockets.
+        // On any failure the threads end with their sockets.
         let _ends = [Ending(&client), Ending(&origin)];
         let sending = Builder::new().spawn_scoped(scope, || up.send(&client, 0..length))?;
-        // Nobody reads at the origin: the client has to be held up before all of it is swallowed.
+        // The origin does not read: the client has to be held up before all bytes are swallowed.
         held_up(&client, &sending)?;
-        // That does not hold up the other way.
+        // The other direction is not held up.
         let other = Builder::new().spawn_scoped(scope, || down.send(&origin, 0..length))?;
         let received = down.expect(&client, 0..length).and_then(|()| up.expect(&origin, 0..length));
         let received =
@@ -100,7 +99,7 @@ fn stopped_reader(program: &Program, length: usize, adopt: &impl Fn(Tunnel) -> A
     })
 }
 
-/// Now that all has arrived, what comes next is redirected again, each way; then both ways end.
+/// Checks each direction to be redirected again now that all bytes have arrived; then ends both.
 fn goes_on(program: &Program, directions: [(&Pattern, &TcpStream, &TcpStream); 2], length: usize) -> io::Result<()> {
     let before = program.redirected();
     let start = Instant::now();
@@ -122,8 +121,8 @@ fn goes_on(program: &Program, directions: [(&Pattern, &TcpStream, &TcpStream); 2
     directions.iter().try_for_each(|(pattern, _, to)| pattern.expect_last(to, place..place))
 }
 
-/// All was `received`, and by the threads too, and the tunnel ends by a FIN each way; or else what was seen of it, and
-/// what it ended as.
+/// Checks that all bytes were received, also by the threads, and that the tunnel ends by a FIN each
+/// way. Otherwise reports the failure and the tunnel's end reason.
 fn ends_whole<'scope>(
     end: &mut Receiver<Reason>,
     received: io::Result<()>,
@@ -140,10 +139,10 @@ fn ends_whole<'scope>(
     }
 }
 
-/// What a tunnel ends as that was ended by both sides.
+/// End reasons of a tunnel closed by both sides.
 const CLOSED: &[Reason] = &[Reason::OriginClosed, Reason::ClientClosed];
 
-/// Waits until a sender has nothing acknowledged for a while, and is not at its end.
+/// Waits until a sender has had no bytes acknowledged for a while with bytes left to send.
 fn held_up(sender: &TcpStream, sending: &ScopedJoinHandle<'_, io::Result<()>>) -> io::Result<()> {
     let start = Instant::now();
     let mut last = (tcp::progress(sender)?.acknowledged, start);
@@ -189,11 +188,11 @@ fn wait_for(end: &mut Receiver<Reason>, wanted: &[Reason]) -> io::Result<()> {
     }
 }
 
-/// Two ends of a connection over the loopback, of which the second is the gateway's.
+/// Two ends of a loopback connection; the second belongs to the gateway.
 fn pair() -> io::Result<(TcpStream, TcpStream)> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    // Paced by bbr, the host's default perhaps, a loopback whose cores are busy needs ten times as
-    // long. Every kernel has reno and lets every process choose it; an accepted socket inherits it.
+    // With bbr, possibly the host's default, a loopback with busy cores needs ten times as long.
+    // Every kernel has reno and lets every process choose it; an accepted socket inherits it.
     let _ = set_tcp_congestion(&listener, "reno");
     let outer = socket2::Socket::new(Domain::IPV4, Type::STREAM, None)?;
     let _ = set_tcp_congestion(&outer, "reno");
@@ -211,7 +210,7 @@ fn pair() -> io::Result<(TcpStream, TcpStream)> {
     Ok((outer, inner))
 }
 
-/// Ends what still waits for a socket.
+/// Ends every wait for a socket when dropped.
 struct Ending<'a>(&'a TcpStream);
 
 impl Drop for Ending<'_> {
@@ -220,8 +219,8 @@ impl Drop for Ending<'_> {
     }
 }
 
-/// A stream that repeats a block of random bytes. The length of the block is a prime, so that no power of two of bytes
-/// lost or repeated goes unseen; comparing it costs a self-test in a debug build no time either.
+/// A stream repeating a block of random bytes. The block length is a prime, so the loss or
+/// repetition of any power of two of bytes is seen. Comparing it is fast even in a debug build.
 struct Pattern(Vec<u8>);
 
 impl Pattern {
@@ -229,7 +228,7 @@ impl Pattern {
 
     fn new(seed: u64) -> Self {
         let words = (1..).map(|place: u64| {
-            // The finalizer of splitmix64: every bit of the place has a part in every bit of the word.
+            // The finalizer of splitmix64: every bit of the place affects every bit of the word.
             let mut bits = (place + (seed << 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
             bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
             bits ^ (bits >> 27)
@@ -240,7 +239,7 @@ impl Pattern {
         Self(block)
     }
 
-    /// What comes at a place, to the end of the block and no more than `most`.
+    /// Bytes from a place to the end of the block, at most `most`.
     fn at(&self, place: usize, most: usize) -> &[u8] {
         let block = &self.0[place % Self::BLOCK..];
         &block[..most.min(block.len())]
@@ -256,7 +255,7 @@ impl Pattern {
         Ok(())
     }
 
-    /// The same, and the end behind it.
+    /// Sends a range and the end of the stream.
     fn send_last(&self, to: &TcpStream, range: Range<usize>) -> io::Result<()> {
         self.send(to, range)?;
         to.shutdown(Shutdown::Write)
@@ -276,7 +275,7 @@ impl Pattern {
         Ok(())
     }
 
-    /// The same, and the end behind it.
+    /// Expects a range and the end of the stream.
     fn expect_last(&self, mut from: &TcpStream, range: Range<usize>) -> io::Result<()> {
         let end = range.end;
         self.expect(from, range)?;

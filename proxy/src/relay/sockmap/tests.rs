@@ -1,4 +1,4 @@
-//! The engine without a gateway around it.
+//! Tests of the engine without a gateway around it.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -15,7 +15,7 @@ use crate::sys::capabilities::{FOR_BPF, missing};
 use crate::sys::tcp;
 use crate::tunnel::Tunnel;
 
-/// Pairs that there is room for, and threads that open tunnels.
+/// Number of pairs in the maps, and of threads opening tunnels.
 const ROOM: usize = 4;
 
 fn engine() -> Option<(Arc<Program>, Workers)> {
@@ -47,7 +47,7 @@ fn open_as(loops: &Workers, flow: Arc<Flow>) -> (TcpStream, TcpStream, tokio::sy
     (client, origin, ended)
 }
 
-/// A slot that is not given back is missed soon: there are four pairs for as many threads.
+/// A leaked slot shows up soon: there are four pairs for four threads.
 #[test]
 fn no_slot_is_lost_however_a_tunnel_ends() {
     let Some((program, loops)) = engine() else { return };
@@ -78,7 +78,7 @@ fn no_slot_is_lost_however_a_tunnel_ends() {
                         }),
                     };
                     let (why, ended) = (why.unwrap(), ended.blocking_recv().unwrap());
-                    // Two ends at the same time may come in either order.
+                    // Two simultaneous ends may arrive in either order.
                     assert!(ended == why || number % 4 == 2 && ended == Reason::OriginClosed, "{number}: {ended:?}");
                 }
             });
@@ -88,7 +88,8 @@ fn no_slot_is_lost_however_a_tunnel_ends() {
     let mut free: Vec<u32> = program.free.lock().unwrap().iter().copied().collect();
     free.sort_unstable();
     assert_eq!(free, [0, 2, 4, 6]);
-    // None of them may have been redirected before its last byte.
+    // A tunnel may have ended before any of its bytes were redirected, so redirection is tested
+    // here.
     let (mut client, mut origin, _ended) = open(&loops);
     let deadline = std::time::Instant::now() + DEADLINE;
     while program.redirected() == [0, 0] {
@@ -98,7 +99,7 @@ fn no_slot_is_lost_however_a_tunnel_ends() {
     }
 }
 
-/// More tunnels than there is room for are carried all the same.
+/// Tunnels without a slot are still carried.
 #[test]
 fn a_tunnel_without_a_slot_is_carried_by_the_pump() {
     let Some((program, loops)) = engine() else { return };
@@ -117,7 +118,7 @@ fn a_tunnel_without_a_slot_is_carried_by_the_pump() {
     assert_eq!(program.redirector.clear(), 0);
 }
 
-/// Redirected it would be copied all the time, since its sender is faster.
+/// Redirected, the tunnel would be copied all the time: its sender is faster.
 #[test]
 fn a_tunnel_is_redirected_as_soon_as_it_is_held_to_no_rate() {
     let Some((program, loops)) = engine() else { return };
@@ -127,14 +128,14 @@ fn a_tunnel_is_redirected_as_soon_as_it_is_held_to_no_rate() {
     let (client, origin, ended) = open_as(&loops, flow.clone());
     (0..100).for_each(|_| hello(&client, &origin));
     assert_eq!(program.redirector.sockets(), 0);
-    // Nothing comes that would give it a turn.
+    // No event arrives to cause a step.
     flow.set_rate(None);
     let deadline = std::time::Instant::now() + DEADLINE;
     while program.redirector.sockets() == 0 {
         assert!(std::time::Instant::now() < deadline, "it is not redirected");
     }
     let slots = redirected(&program, &client, &origin);
-    // What is redirected stays so.
+    // A redirected tunnel stays redirected.
     flow.set_rate(rate);
     let counts = |slot: &u32| program.redirector.directions().counts(*slot).redirected;
     let before: Vec<u64> = slots.iter().map(counts).collect();
@@ -147,7 +148,7 @@ fn a_tunnel_is_redirected_as_soon_as_it_is_held_to_no_rate() {
     assert!(ended.blocking_recv().is_ok());
 }
 
-/// Were they not told, a test that finds none would find none of any.
+/// Control: a search unable to find an entry would let the leak test pass.
 #[test]
 fn what_is_in_the_maps_is_found_there() {
     let Some((program, loops)) = engine() else { return };
@@ -163,7 +164,7 @@ fn what_is_in_the_maps_is_found_there() {
     assert!(found <= 4 && program.redirector.sockets() == 2, "{found}");
 }
 
-/// What cannot be told to be whole does not go on, and both sides hear that it is not.
+/// A stream not known to be complete is not ended by FIN; both sides receive a reset.
 #[test]
 fn a_stream_that_misses_a_byte_is_torn_off() {
     let Some((program, loops)) = engine() else { return };
@@ -180,7 +181,7 @@ fn a_stream_that_misses_a_byte_is_torn_off() {
     }
 }
 
-/// As while the direction against it has more than its source has room for.
+/// As while the opposite direction has more bytes than its source has room for.
 #[test]
 fn a_direction_that_is_kept_with_userspace_goes_on_and_comes_back() {
     let Some((program, loops)) = engine() else { return };
@@ -191,7 +192,8 @@ fn a_direction_that_is_kept_with_userspace_goes_on_and_comes_back() {
     let mut before = counts();
     for redirects in [false, true, false, true] {
         slots.iter().for_each(|slot| directions.enable(*slot, redirects));
-        // What comes next may find something of the turn before that userspace has yet to note as passed on.
+        // The next bytes may meet bytes of the step before, passed to userspace but not yet
+        // recorded.
         hello(&client, &origin);
         let start = counts();
         let deadline = std::time::Instant::now() + DEADLINE;
@@ -210,7 +212,7 @@ fn a_direction_that_is_kept_with_userspace_goes_on_and_comes_back() {
     }
 }
 
-/// A word each way.
+/// Sends a word each way.
 fn hello(client: &TcpStream, origin: &TcpStream) {
     for (mut from, mut to) in [(client, origin), (origin, client)] {
         from.write_all(b"hello").unwrap();
@@ -220,7 +222,7 @@ fn hello(client: &TcpStream, origin: &TcpStream) {
     }
 }
 
-/// Waits until both directions of a new tunnel are redirected, and has their slots.
+/// Waits until both directions of a new tunnel are redirected; returns their slots.
 fn redirected(program: &Program, client: &TcpStream, origin: &TcpStream) -> Vec<u32> {
     let counts = |slot| program.redirector.directions().counts(slot);
     let before = slots().map(counts).collect::<Vec<_>>();
@@ -237,7 +239,8 @@ fn slots() -> std::ops::Range<u32> {
     0..2 * u32::try_from(ROOM).unwrap()
 }
 
-/// As when a tunnel ends on one core and its slot is another's while the program still runs for it on a second core.
+/// As when a tunnel ends on one core and its slot is reused while the program still runs for it on
+/// a second core.
 #[test]
 fn a_segment_never_goes_to_another_tunnel_that_has_the_slot() {
     let Some((program, _loops)) = engine() else { return };
@@ -260,7 +263,7 @@ fn a_segment_never_goes_to_another_tunnel_that_has_the_slot() {
     for wrong in [recycled, half_written] {
         program.redirector.forge(source, wrong);
         client.write_all(b"mine").unwrap();
-        // It stays where userspace reads it.
+        // The segment stays in the socket, where userspace reads it.
         let mut read = [0; 4];
         near.read_exact(&mut read).unwrap();
         assert_eq!(&read, b"mine");

@@ -1,8 +1,9 @@
-//! Periodic samples of both connections of a tunnel: what holds up the sending, when a byte last moved, and whether the
-//! tunnel is idle or a peer gone.
+//! Periodic samples of both connections of a tunnel: limits on sending, last activity, idle
+//! tunnels, vanished peers.
 //!
-//! Both time-outs judge what the peers did, by the counters of TCP, which are read before they are judged: bytes move also
-//! while the worker has nothing to do, out of a socket's buffer, at a paced rate, or by the BPF program.
+//! Both time-outs judge the peers' activity by TCP's counters, read right before. Bytes also move
+//! while the worker has nothing to do: out of a socket's buffer, at a limited rate, or by the BPF
+//! program.
 
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,36 +14,38 @@ use crate::metrics::{self, LimitedBy, LimitedSide};
 use crate::sys::tcp::{self, Limits, Progress, Sample};
 use crate::tunnel::{Direction, Flow};
 
-/// How often a tunnel is sampled, unless a time-out wants it more often.
+/// Sampling interval of a tunnel, unless a time-out needs a shorter one.
 pub(super) const INTERVAL: Duration = Duration::from_secs(5);
 
-/// Bytes that both peers had acknowledged at the last sample, by which an acknowledged byte differs from an answered probe.
+/// Acknowledged bytes of both peers at the last sample: tells an acknowledged byte from an answered
+/// probe.
 #[derive(Debug, Default)]
 pub(super) struct ActivityMeter {
-    /// By [`Direction::index`] of the direction that the leg is the source of, as everything here.
+    /// By [`Direction::index`] of the direction reading from the leg, as everywhere in this module.
     acknowledged: [AtomicU64; 2],
 }
 
-/// Result of [`ActivityMeter::sample`] for both legs; `None` for a connection that is over.
+/// Result of [`ActivityMeter::sample`] for both legs; `None` for a closed connection.
 #[derive(Debug)]
 pub(super) struct Samples {
     legs: [Option<Sample>; 2],
     at: Instant,
-    /// When a peer last sent or acknowledged a byte, as far as that shows.
+    /// Time at which a peer last sent or acknowledged a byte, if known.
     pub(super) activity: Option<Instant>,
 }
 
 impl ActivityMeter {
-    /// Reads the state of both connections, by one getsockopt(2) each. May be called from any thread.
+    /// Reads the state of both connections, by one getsockopt(2) each. May be called from any
+    /// thread.
     pub(super) fn sample(&self, sockets: [&impl AsFd; 2]) -> Samples {
-        // A connection that was reset has lost its counters (`net/ipv4/tcp.c`, `tcp_disconnect`).
+        // A reset connection has lost its counters (`net/ipv4/tcp.c`, `tcp_disconnect`).
         let legs = sockets.map(|socket| tcp::sample(socket).ok().filter(|sample| !sample.progress.closed));
         let at = Instant::now();
         let ages = legs.iter().zip(&self.acknowledged).filter_map(|(leg, acknowledged)| {
             let leg = leg.as_ref()?;
             let now = leg.progress.acknowledged;
             let has_acknowledged = acknowledged.swap(now, Ordering::Relaxed) != now;
-            // A later acknowledgement may be that of a keepalive probe.
+            // A later acknowledgement may belong to a keepalive probe.
             let acknowledged = leg.since_acknowledgement.max(leg.since_all_acknowledged.unwrap_or_default());
             Some(if has_acknowledged { leg.since_data.min(acknowledged) } else { leg.since_data })
         });
@@ -51,7 +54,7 @@ impl ActivityMeter {
     }
 }
 
-/// The time-outs of a tunnel and how often they are looked after.
+/// The time-outs of a tunnel and their sampling interval.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Timeouts {
     /// `--idle-timeout`.
@@ -67,12 +70,12 @@ impl Timeouts {
     }
 }
 
-/// A time-out that is over.
+/// An expired time-out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Expired {
     /// No byte was received from or acknowledged by either peer for the idle time-out.
     Idle,
-    /// The source of this direction has answered nothing for the user time-out although it was asked.
+    /// The source of this direction owed an answer and was silent for the user time-out.
     Peer(Direction),
 }
 
@@ -80,7 +83,7 @@ pub(super) enum Expired {
 #[derive(Debug)]
 pub(super) struct Watch {
     legs: [Leg; 2],
-    /// When the last sample was taken, or the engine took the tunnel over.
+    /// Time of the last sample, or of the hand-off to the engine.
     sampled: Instant,
     /// The last sample came late and was not judged.
     excused: bool,
@@ -91,18 +94,18 @@ struct Leg {
     limits: Limits,
     progress: Progress,
     segments: u32,
-    /// Since when the peer has been seen to owe an answer, and nothing was heard of it.
+    /// Start of the peer's silence while it owes an answer, as seen by the samples.
     owes_since: Option<Instant>,
 }
 
 impl Watch {
-    /// Starts with a tunnel that the engine takes over at `now`.
+    /// Starts with a tunnel handed to the engine at `now`.
     pub(super) fn new(now: Instant) -> Self {
         Self { legs: Default::default(), sampled: now, excused: false }
     }
 
-    /// Samples both connections, counts the limits on their sending, notes the last activity in `flow`, and returns the
-    /// time-out that is over.
+    /// Samples both connections, counts the limits on their sending, records the last activity in
+    /// `flow`, and returns the expired time-out.
     pub(super) fn sample(
         &mut self,
         sockets: [&impl AsFd; 2],
@@ -120,13 +123,14 @@ impl Watch {
         self.judge(&samples, flow.last_moved(), timeouts)
     }
 
-    /// Returns the time-out that is over. A sample that is late by more than its own period ends nothing: the process, or
-    /// the whole host, stood still, and the bytes that the peers sent meanwhile are passed on before the next sample. Of
-    /// two late samples in a row without a byte between them, as on a host that is always late, the second counts.
+    /// Returns the expired time-out. A sample late by more than its own period ends nothing: the
+    /// process, or the whole host, was suspended, and bytes sent by the peers meanwhile are passed
+    /// on before the next sample. Of two late samples in a row without a byte between them, as on a
+    /// host that is always late, the second counts.
     fn judge(&mut self, samples: &Samples, last_activity: Instant, timeouts: Timeouts) -> Option<Expired> {
         let before = std::mem::replace(&mut self.sampled, samples.at);
         let late = samples.at.saturating_duration_since(before) > timeouts.interval * 2;
-        // By the counters, which are exact; times are those of the kernel's ticks.
+        // By the counters, which are exact; the times have the resolution of the kernel's ticks.
         let moved =
             self.legs.iter_mut().zip(&samples.legs).fold(false, |moved, (leg, sample)| leg.has_moved(sample) | moved);
         self.excused = late && (!self.excused || moved);
@@ -163,8 +167,8 @@ impl Leg {
         std::mem::replace(&mut self.progress, now) != now
     }
 
-    /// Time for which the peer has owed an answer and no segment came from it, counted from the first sample that found
-    /// it so; `None` if it owes none.
+    /// Time for which the peer has owed an answer without sending a segment, counted from the first
+    /// sample to find it so; `None` if it owes none.
     fn owes_for(&mut self, sample: &Sample, now: Instant, anew: bool) -> Option<Duration> {
         let heard = std::mem::replace(&mut self.segments, sample.segments) != sample.segments;
         if heard || anew || !sample.unanswered {

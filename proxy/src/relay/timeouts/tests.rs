@@ -1,11 +1,11 @@
-//! The judgement of samples, with a clock of the test's own.
+//! Tests of the judgement of samples, with a clock of their own.
 
 use super::*;
 
 const TIMEOUTS: Timeouts =
     Timeouts { idle: Some(Duration::from_secs(8)), user: Duration::from_secs(4), interval: Duration::from_secs(1) };
 
-/// A watch, and the seconds of a clock that began with the tunnel.
+/// A watch, and a clock in seconds since the start of the tunnel.
 struct Clock {
     watch: Watch,
     start: Instant,
@@ -21,7 +21,7 @@ impl Clock {
         self.start + Duration::from_secs(seconds)
     }
 
-    /// A sample in which the client has sent so many segments so far, and owes an answer or not.
+    /// Takes a sample; `client`: its number of segments so far, and if it owes an answer.
     fn sample(&mut self, seconds: u64, active: u64, client: (u32, bool)) -> Option<Expired> {
         let leg = |(segments, unanswered)| {
             Some(Sample {
@@ -49,7 +49,7 @@ fn a_tunnel_is_idle_at_its_limit_and_not_before() {
     assert_eq!(clock.sample(9, 1, (0, false)), Some(Expired::Idle));
 }
 
-/// A stopped process: the first sample afterwards judges nothing, the second judges what came of the first.
+/// After a suspension the first sample judges nothing; the second judges its consequences.
 #[test]
 fn a_process_that_was_away_looks_once_more() {
     for (active, expected) in [(0, Some(Expired::Idle)), (60, None)] {
@@ -60,7 +60,8 @@ fn a_process_that_was_away_looks_once_more() {
     }
 }
 
-/// Stopped before the first sample, and each time again before the next: what came is passed on in between.
+/// Suspended before the first sample, and again before each next one: received bytes are passed on
+/// in between.
 #[test]
 fn a_process_that_is_away_again_and_again_gives_each_time_what_came_its_chance() {
     let mut clock = Clock::new();
@@ -81,7 +82,7 @@ fn a_host_that_is_always_late_ends_what_is_idle_all_the_same() {
 #[test]
 fn a_peer_is_gone_that_is_asked_and_silent() {
     let mut clock = Clock::new();
-    // Asked nothing it may be silent.
+    // A peer that owes nothing may be silent.
     for second in 0..20 {
         assert_eq!(clock.sample(second, second, (7, false)), None, "{second} s");
     }
@@ -91,16 +92,16 @@ fn a_peer_is_gone_that_is_asked_and_silent() {
     assert_eq!(clock.sample(24, 24, (7, true)), Some(Expired::Peer(Direction::ToOrigin)));
 }
 
-/// A window that stays closed: each probe is answered, whenever the samples fall.
+/// A window stays closed: each probe is answered, at any sampling times.
 #[test]
 fn a_peer_that_answers_is_never_gone() {
     let mut clock = Clock::new();
     for second in 0..100_u32 {
         let at = second.into();
-        // An answer every third second, and something is owed at every sample.
+        // An answer every third second, and one is owed at every sample.
         assert_eq!(clock.sample(at, at, (second / 3, true)), None, "{second} s");
     }
-    // Without an answer, but not asked either between two probes.
+    // No answers, but none owed between two probes either.
     for second in 100..200 {
         assert_eq!(clock.sample(second, second, (33, second % 4 == 0)), None, "{second} s");
     }

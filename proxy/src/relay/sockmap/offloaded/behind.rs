@@ -1,12 +1,14 @@
-//! What userspace does for a direction whose destination does not keep up.
+//! Work of userspace for a direction whose destination does not keep up.
 //!
-//! Past the limit the program leaves every segment with its source, whose window closes. What was left is given to
-//! the destination here, in its order, behind all that was redirected before; when nothing is left and half of the
-//! limit is free the program redirects again ([`sluicegate_ebpf::Direction::judge`]). Of a closed window as much as
-//! possible is given on at once, and only then taken away from the source, which opens the window for what may be
-//! redirected. A sender that is faster than the copying fills it again before that: such a direction goes on here until
-//! the sender pauses, which takes tenths of a second. To give on all that is left before anything is taken away ends it
-//! at once, and was slower by a fifth, since the sender stands still meanwhile.
+//! Over the limit, the program leaves every segment with its source, and the source's window
+//! closes. Userspace passes the remaining bytes to the destination, in order, behind all bytes
+//! redirected before. When nothing remains and half of the limit is free, the program redirects
+//! again ([`sluicegate_ebpf::Direction::judge`]). From a closed window as many bytes as possible
+//! are sent at once and only then taken from the source; taking them opens the window for segments
+//! to be redirected. A sender faster than the copying fills the window again before this; its
+//! direction stays with userspace until the sender pauses, for tenths of a second. Passing on all
+//! remaining bytes before taking any ends this at once, but was slower by a fifth: the sender
+//! stands still meanwhile.
 
 use std::io;
 use std::net::TcpStream;
@@ -25,21 +27,21 @@ use crate::sys::socket::{ReceiveMemory, receive_memory};
 use crate::sys::tcp;
 use crate::tunnel::Flow;
 
-/// The least and the most time until a destination that does not keep up is looked at again.
+/// Minimum and maximum delay until the next check of a destination that does not keep up.
 pub(super) const SOONEST: Duration = Duration::from_micros(200);
 const LATEST: Duration = Duration::from_millis(100);
 
-/// What is taken out of a receive buffer at once that has no room.
+/// Bytes taken at a time out of a receive buffer without room.
 const PIECE: usize = 64 << 10;
 
-/// So much is room for two of the largest segments that there are without options: with less the window may not open.
+/// Room for two of the largest segments without options; with less the window may not open.
 const OPENS: u32 = 128 << 10;
 
-/// How long the kernel's worker is given that has yet to make bytes readable, a clock tick of the slowest kind.
+/// Time for the kernel's worker to make bytes readable: a clock tick of the slowest kind.
 const WORKER: Duration = Duration::from_millis(4);
 
 impl OffloadedDirection {
-    /// Gives the destination what was left with the source.
+    /// Passes the bytes left with the source to the destination.
     pub(super) fn relay(
         &mut self,
         ends: &Ends<'_>,
@@ -65,12 +67,13 @@ impl OffloadedDirection {
                     self.wait(ends, directions, scratch)?;
                     return Ok(Step::RetryAfter(self.put_off(self.acknowledged)));
                 }
-                // A connection that broke took along what was left.
+                // A broken connection took the remaining bytes along.
                 Given::Nothing => return Ok(if broken { Step::Blocked } else { Step::RetryAfter(WORKER) }),
             };
             flow.add(ends.direction, sent.len() as u64, now);
             self.relayed += sent.len() as u64;
-            // First this, since taking it away opens the window for what may be redirected.
+            // Update the count first: taking the bytes opens the window for segments to be
+            // redirected.
             directions.set_relayed(ends.slot, self.relayed);
             match sent {
                 Sent::Spilled(bytes) => self.spill.give_up(bytes),
@@ -81,32 +84,34 @@ impl OffloadedDirection {
             moved += sent.len();
             self.pause = SOONEST;
         }
-        // The sender waits for a window that the next acknowledgement tells of, which may be put off otherwise. For speed
-        // alone.
+        // The sender waits for a window update, carried by the next acknowledgement; without this
+        // the acknowledgement may be delayed. Only for speed.
         let _ = set_tcp_quickack(ends.source, true);
         Ok(Step::Yielded)
     }
 
-    /// How long the destination is left alone, if it has to be.
+    /// Delay before the destination gets more bytes, if it does not keep up.
     fn behind(&mut self, ends: &Ends<'_>, counts: &Counts) -> Result<Option<Duration>, Fault> {
         let of_destination = |error| Fault::of_destination(ends.direction, error);
         let destination = tcp::progress(ends.destination).map_err(of_destination)?;
         let given = counts.redirected + self.relayed;
-        // What was under way when it began may not be acknowledged yet, which makes the difference a negative one.
+        // Bytes under way at the start may not be acknowledged yet, so the difference may be
+        // negative.
         let under_way = given.wrapping_sub(destination.acknowledged.wrapping_sub(self.acknowledged_before));
-        // Half of what the program redirects up to, so that it does when what is given now is on its way.
+        // Half of the program's limit, so the program redirects once these bytes are under way.
         let buffer = socket_send_buffer_size(ends.destination).map_err(|error| of_destination(error.into()))?;
         let enough = self.limit.min(buffer as u64 / 2) / 2;
         let behind = under_way > enough || !self.has_all(ends, counts);
         Ok(behind.then(|| self.put_off(destination.acknowledged)))
     }
 
-    /// Gives the destination a piece of what is next.
+    /// Passes the next piece to the destination.
     fn give(&mut self, ends: &Ends<'_>, counts: &Counts, scratch: &mut [u8]) -> Result<Given, Fault> {
         let of_destination = |error| Fault::of_destination(ends.direction, error);
         let send = |bytes: &[u8]| match send(ends.destination, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
-            // FAULT: where memory for TCP is short the kernel may find less than nothing left, and nothing is sent
-            // (`net/ipv4/tcp.c`, `tcp_wmem_schedule`: what stays with a socket is charged to it unasked).
+            // FAULT: short of memory for TCP, the kernel may compute a negative amount of room and
+            // send nothing (`net/ipv4/tcp.c`, `tcp_wmem_schedule`: bytes left with a socket are
+            // charged to it unasked).
             Err(Errno::AGAIN | Errno::FAULT) => Ok(None),
             sent => sent.map(Some).map_err(|error| of_destination(error.into())),
         };
@@ -122,7 +127,7 @@ impl OffloadedDirection {
         Ok(send(&scratch[..seen])?.map_or(Given::Full, |sent| Given::Bytes(Sent::Seen(sent))))
     }
 
-    /// Sees to it that the other direction goes on while this one waits.
+    /// Keeps the other direction going while this one waits.
     fn wait(&mut self, ends: &Ends<'_>, directions: &Directions, scratch: &mut [u8]) -> Result<(), Fault> {
         if self.make_room(ends.source, scratch).map_err(|error| of_source(ends, error))? {
             self.hold(ends, directions, true);
@@ -130,33 +135,36 @@ impl OffloadedDirection {
         Ok(())
     }
 
-    /// Keeps the direction against this one with userspace, or no longer. What is redirected there stands in one queue
-    /// with what stays here (`net/core/skmsg.c`, `sk_psock_verdict_apply`), and what stands there counts as read, so that
-    /// the window stays open for more than the receive buffer holds in the end.
+    /// Keeps the opposite direction with userspace (`holds`) or returns it to the kernel. Its
+    /// redirected bytes share a queue with the bytes left here (`net/core/skmsg.c`,
+    /// `sk_psock_verdict_apply`). Bytes in the queue count as read, so the window stays open for
+    /// more bytes than the receive buffer finally holds.
     fn hold(&mut self, ends: &Ends<'_>, directions: &Directions, holds: bool) {
         if std::mem::replace(&mut self.holds, holds) != holds {
-            // The slots of a tunnel differ in the lowest bit.
+            // The two slots of a tunnel differ in the lowest bit.
             directions.enable(ends.slot ^ 1, !holds);
         }
     }
 
-    /// Sees to it that the source's receive buffer has room for all that its window had let through before it closed. As
-    /// a rule that is a few segments; where the kernel's worker was late it is more ([`OffloadedDirection::hold`]). So much that the
-    /// window does not open (`net/ipv4/tcp_output.c`, `__tcp_select_window`: until a sixteenth is free).
+    /// Makes room in the source's receive buffer for all bytes its window let through before
+    /// closing: usually a few segments, more if the kernel's worker was late
+    /// ([`OffloadedDirection::hold`]). Makes too little room to open the window
+    /// (`net/ipv4/tcp_output.c`, `__tcp_select_window`: until a sixteenth is free).
     ///
-    /// Unless something was dropped, and this returns true. Then the window may have been taken back, with bytes on their
-    /// way that it had let through. Until it lets them through again every acknowledgement that comes behind them is
-    /// dropped too (`net/ipv4/tcp_input.c`, `tcp_sequence`), and the other direction is at a stand.
+    /// Exception: if segments were dropped, makes more room and returns true. The window may then
+    /// have shrunk with bytes under way that it had let through. Until it lets them through again,
+    /// every acknowledgement behind them is dropped too (`net/ipv4/tcp_input.c`, `tcp_sequence`),
+    /// and the other direction stands still.
     ///
-    /// Where the memory for what is spilled is used up nothing more is taken out: the window stays closed, the sender
-    /// waits, and after a drop the other direction may wait with it.
+    /// If the spill budget is used up, nothing more is taken out: the window stays closed, the
+    /// sender waits, and after a drop the other direction may wait as well.
     fn make_room(&mut self, source: &TcpStream, scratch: &mut [u8]) -> io::Result<bool> {
         let ReceiveMemory { mut taken, buffer, dropped } = receive_memory(source)?;
         let has_dropped = std::mem::replace(&mut self.dropped, dropped) != dropped && taken > buffer - buffer / 16;
         let room = if has_dropped { (buffer / 8).max(OPENS) } else { buffer / 32 };
         let full = buffer.saturating_sub(room);
         while taken > full {
-            // No more than has to be.
+            // As few bytes as possible.
             let wanted = ((taken - full) as usize).clamp(PIECE / 16, PIECE);
             if !self.spill.reserve(wanted, self.limit) {
                 break;
@@ -174,8 +182,9 @@ impl OffloadedDirection {
         Ok(has_dropped)
     }
 
-    /// How long a destination is left alone: for as long as it will take to half of the limit if it goes on as since
-    /// the last look, and ever longer while it takes nothing.
+    /// Delay before the next check of a destination: as long as the destination is expected to take
+    /// to get down to half of the limit at its current rate, and ever longer while it accepts
+    /// nothing.
     pub(super) fn put_off(&mut self, acknowledged: u64) -> Duration {
         let taken = acknowledged.saturating_sub(std::mem::replace(&mut self.acknowledged, acknowledged));
         self.pause = if taken > self.limit / 16 { SOONEST } else { (self.pause * 2).min(LATEST) };
@@ -183,21 +192,21 @@ impl OffloadedDirection {
     }
 }
 
-/// What came of giving the destination something.
+/// Result of passing bytes to the destination.
 enum Given {
     Bytes(Sent),
-    /// Its send buffer is full.
+    /// The destination's send buffer is full.
     Full,
-    /// There is nothing to give that can be had now.
+    /// No bytes are available now.
     Nothing,
 }
 
-/// Bytes that the destination took, by where they came from.
+/// Bytes accepted by the destination, by their origin.
 #[derive(Clone, Copy)]
 enum Sent {
-    /// The memory that they were spilled to.
+    /// From spill memory.
     Spilled(usize),
-    /// The source, from which they have to be taken.
+    /// From the source, where they are still to be discarded.
     Seen(usize),
 }
 
@@ -212,7 +221,7 @@ fn of_source(ends: &Ends<'_>, error: io::Error) -> Fault {
     Fault::of_source(ends.direction, error)
 }
 
-/// Looks at what a source holds next; none if it holds nothing now, or will nevermore.
+/// Peeks at the source's next bytes; 0 if it holds none now or has ended.
 fn look(source: &TcpStream, scratch: &mut [u8]) -> io::Result<usize> {
     match recv(source, scratch, RecvFlags::PEEK | RecvFlags::DONTWAIT) {
         Err(Errno::AGAIN) => Ok(0),
@@ -232,12 +241,12 @@ mod tests {
     use super::*;
     use crate::relay::tests::{DEADLINE, pair};
 
-    /// Four times a receive buffer came in before its window closed: all that has no room is taken out, in its order,
-    /// and no more.
+    /// Four receive buffers of bytes arrive before the window closes: all bytes without room are
+    /// taken out, in order, and no more.
     #[test]
     fn what_has_no_room_is_spilled() {
         let (mut sender, source) = pair();
-        // More than `net.core.rmem_max` may allow, which takes a privilege.
+        // May exceed `net.core.rmem_max`, for which a capability is needed.
         let granted = set_socket_recv_buffer_size_force(&source, 4 << 20);
         if granted.or_else(|_| set_socket_recv_buffer_size(&source, 4 << 20)).is_err()
             || socket_recv_buffer_size(&source).unwrap() < 4 << 20
@@ -252,7 +261,7 @@ mod tests {
         }
         set_socket_recv_buffer_size(&source, 128 << 10).unwrap();
         let mut scratch = vec![0; PIECE];
-        // There is an end to it.
+        // The budget is bounded.
         let mut way = OffloadedDirection::default();
         while way.spill.reserve(PIECE, 0) {
             way.spill.keep(&[0; PIECE]);
@@ -277,7 +286,7 @@ mod tests {
             read += piece;
         }
         assert_eq!(read, spilled);
-        // It has dropped something since, so that the window has to open.
+        // The source has dropped a segment since, so the window has to open.
         set_socket_recv_buffer_size(&source, 96 << 10).unwrap();
         way.dropped = way.dropped.wrapping_sub(1);
         assert!(way.make_room(&source, &mut scratch).unwrap());

@@ -1,5 +1,5 @@
-//! One direction that is redirected: where its streams are, what userspace has to do for it when its destination does
-//! not keep up ([`behind`]), and its end.
+//! One redirected direction: its position in both streams, the work of userspace while its
+//! destination does not keep up ([`behind`]), and its end.
 
 use std::io::{self, ErrorKind};
 use std::net::{Shutdown, TcpStream};
@@ -23,17 +23,17 @@ pub(super) use spill::SpillBudget;
 use behind::SOONEST;
 use spill::Spill;
 
-/// A send buffer holds so many times what may be under way: the kernel counts the memory of what it holds, which is
-/// more than its bytes, and a full one costs its worker a pause of a clock tick (`net/core/skmsg.c`,
-/// `sk_psock_backlog`).
+/// Size of a send buffer in multiples of the bytes that may be under way. The kernel accounts
+/// memory, which exceeds the bytes held, and a full buffer costs the kernel's worker a pause of a
+/// clock tick (`net/core/skmsg.c`, `sk_psock_backlog`).
 const BUFFERS: u64 = 4;
 
-/// The send buffer that a limit wants, in bytes.
+/// Send buffer for a limit, in bytes.
 pub(in crate::relay) fn send_buffer(limit: u64) -> usize {
     usize::try_from(limit.saturating_mul(BUFFERS)).unwrap_or(usize::MAX)
 }
 
-/// The socket that a direction reads from, and the one that it writes to.
+/// The two sockets of a direction: the one it reads from and the one it writes to.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ends<'a> {
     pub(super) direction: Direction,
@@ -45,25 +45,25 @@ pub(super) struct Ends<'a> {
 /// One direction of a tunnel in the maps.
 #[derive(Debug)]
 pub(super) struct OffloadedDirection {
-    /// The kernel has it.
+    /// The kernel redirects this direction.
     pub(super) redirects: bool,
     /// [`tcp::acknowledged_in_the_end`] of the destination before the first byte.
     acknowledged_before: u64,
-    /// [`tcp::read_so_far`] of the source, of what the pump had read.
+    /// [`tcp::read_so_far`] of the source: bytes read by the pump.
     received_before: u64,
     limit: u64,
-    /// Bytes given to the destination here.
+    /// Bytes copied to the destination by userspace.
     relayed: u64,
     spill: Spill,
-    /// Segments that the source had dropped at the last look.
+    /// Segments dropped by the source up to the last check.
     dropped: u32,
-    /// The direction against this one is kept with userspace, see [`OffloadedDirection::hold`].
+    /// The opposite direction is kept with userspace, see [`OffloadedDirection::hold`].
     holds: bool,
-    /// For how long the next look was put off.
+    /// Delay set before the next check.
     pause: Duration,
-    /// Bytes that the destination had acknowledged at the last look.
+    /// Bytes acknowledged by the destination up to the last check.
     acknowledged: u64,
-    /// When it was looked at last.
+    /// Time of the last check.
     seen: Instant,
     userspace: bool,
 }
@@ -88,7 +88,7 @@ impl Default for OffloadedDirection {
 }
 
 impl OffloadedDirection {
-    /// Takes down where both streams are, and gives the sockets the buffers that redirecting wants.
+    /// Records the position in both streams and sets the buffer sizes for redirection.
     pub(super) fn prepare(
         ends: &Ends<'_>,
         directions: &Directions,
@@ -97,7 +97,7 @@ impl OffloadedDirection {
     ) -> io::Result<Self> {
         let acknowledged_before = tcp::acknowledged_in_the_end(ends.destination)?;
         set_send_buffer(ends.destination, send_buffer(limit))?;
-        // What is left with a source is held for a reader that stops, as is what is under way.
+        // Bytes left with a source are held for a stopped reader, as are bytes under way.
         bound_receive_buffer(ends.source, usize::try_from(limit).unwrap_or(usize::MAX))?;
         directions.reset(ends.slot, limit, acknowledged_before);
         Ok(Self {
@@ -128,13 +128,13 @@ impl OffloadedDirection {
         Step::Blocked
     }
 
-    /// See [`super::Pair::is_drained`]. What was left with a source that broke is lost with it.
+    /// See [`super::Pair::is_drained`]. Bytes left with a broken source are lost with it.
     pub(super) fn is_drained(&self, ends: &Ends<'_>, directions: &Directions) -> bool {
         let counts = directions.counts(ends.slot);
         self.has_all(ends, &counts)
     }
 
-    /// Counts the time since the last look.
+    /// Accounts the time since the last check.
     fn note(&mut self, counts: &Counts, now: Instant) {
         let since = std::mem::replace(&mut self.seen, now);
         let carrier = if self.userspace { Carrier::Userspace } else { Carrier::Kernel };
@@ -146,29 +146,30 @@ impl OffloadedDirection {
         self.userspace = userspace;
     }
 
-    /// The destination's send buffer has been given all that went to it. What cannot be told for the moment is not so.
+    /// Tests if all bytes of this direction are in the destination's send buffer; false if unknown.
     fn has_all(&self, ends: &Ends<'_>, counts: &Counts) -> bool {
         let written = tcp::acknowledged_in_the_end(ends.destination);
         written.is_ok_and(|written| written.wrapping_sub(self.acknowledged_before) >= counts.redirected + self.relayed)
     }
 
-    /// Passes the end on once all that came before it is in the destination's send buffer.
+    /// Passes the end on once all bytes before it are in the destination's send buffer.
     fn pass_end(&mut self, ends: &Ends<'_>, directions: &Directions) -> Step {
         let source = match tcp::progress(ends.source) {
             Ok(source) => source,
             Err(error) => return Step::Failed(Fault::of_source(ends.direction, error)),
         };
         let received = source.received.wrapping_sub(self.received_before);
-        // In this order: the kernel tells of the end before the program has seen what came with it, and keeps the socket
-        // until it has (`net/ipv4/tcp_input.c`, `tcp_ofo_queue` within `tcp_data_queue`), which the figures above waited
-        // for.
+        // Read in this order: the kernel reports the end before the program has seen the bytes
+        // arriving with it, and keeps the socket locked until then (`net/ipv4/tcp_input.c`,
+        // `tcp_ofo_queue` within `tcp_data_queue`); the counters above waited for the lock.
         let counts = directions.counts(ends.slot);
         if counts.passed > self.relayed {
             return Step::RetryAfter(SOONEST);
         }
-        // The FIN counts as one. Without it what was received is not all that there was.
+        // The FIN counts as one. Without it bytes are still missing.
         if received != counts.redirected + counts.passed + 1 {
-            // The worker that gives to this socket may have taken the error that said so.
+            // The kernel's worker, writing to this socket, may have taken the error that reported a
+            // reset.
             let reset = || Fault::of_source(ends.direction, ErrorKind::ConnectionReset.into());
             return if source.closed { Step::Failed(reset()) } else { Step::RetryAfter(SOONEST) };
         }

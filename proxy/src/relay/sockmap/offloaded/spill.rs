@@ -1,5 +1,5 @@
-//! Process memory for bytes taken out of the receive buffers of sources whose destinations do not keep up, bounded for
-//! all tunnels together.
+//! Process memory for bytes taken out of the receive buffers of sources whose destinations do not
+//! keep up, bounded for all tunnels together.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -7,22 +7,23 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::metrics;
 
-/// Spilled bytes of a direction, at most. A receive buffer lets through a fraction of its size, as a rule; this is the most
-/// that one stopped reader may cost.
+/// Maximum of spilled bytes per direction. A receive buffer usually lets through a fraction of its
+/// size; this bounds the cost of one stopped reader.
 pub(super) const MAX_BYTES: usize = 16 << 20;
 
-/// Spilled bytes of all directions, at most, in units of the backlog of one direction.
+/// Maximum of spilled bytes of all directions, in multiples of the backlog of one direction.
 const BACKLOGS: usize = 4;
 
-/// Spilled bytes of all tunnels, against their limit.
+/// Budget of spilled bytes for all tunnels.
 #[derive(Debug, Default)]
 pub(in crate::relay::sockmap) struct SpillBudget {
     spilled: AtomicUsize,
 }
 
 impl SpillBudget {
-    /// Grants `bytes` more to a direction that has spilled `held`, unless it would then hold more than is left for all
-    /// others: however many directions there are, one more gets something. `backlog` is the limit of one direction.
+    /// Grants `bytes` more to a direction that has spilled `held`, unless it would then hold more
+    /// than remains for all others: any number of directions leaves something for one more.
+    /// `backlog` is the limit of one direction.
     fn reserve(&self, bytes: usize, held: usize, backlog: u64) -> bool {
         let backlog = usize::try_from(backlog).unwrap_or(usize::MAX).max(MAX_BYTES);
         let most = backlog.saturating_mul(BACKLOGS);
@@ -50,14 +51,14 @@ impl SpillBudget {
     }
 }
 
-/// Bytes taken out of a source's receive buffer and not given on yet, in pieces as they were taken.
+/// Bytes taken out of a source's receive buffer and not passed on yet, in pieces as taken.
 #[derive(Debug, Default)]
 pub(super) struct Spill {
     pieces: VecDeque<Vec<u8>>,
-    /// Bytes of the first piece that were given on.
+    /// Bytes of the first piece already passed on.
     given: usize,
     len: usize,
-    /// Bytes granted by the budget: all of every piece, the given part of the first included.
+    /// Bytes granted by the budget: every piece in full, including the passed-on part of the first.
     reserved: usize,
     budget: Arc<SpillBudget>,
 }
@@ -67,27 +68,27 @@ impl Spill {
         Self { pieces: VecDeque::new(), given: 0, len: 0, reserved: 0, budget }
     }
 
-    /// Reserves memory for a piece, to be filled by [`Spill::keep`] or given back by [`Spill::release`]; false if the budget
-    /// is used up.
+    /// Reserves memory for a piece, to be filled by [`Spill::keep`] or returned by
+    /// [`Spill::release`]; false if the budget is used up.
     pub(super) fn reserve(&mut self, bytes: usize, backlog: u64) -> bool {
         let granted = self.budget.reserve(bytes, self.reserved, backlog);
         self.reserved += if granted { bytes } else { 0 };
         granted
     }
 
-    /// Gives back room that was reserved and is not needed.
+    /// Returns unused reserved memory.
     pub(super) fn release(&mut self, bytes: usize) {
         self.reserved -= bytes;
         self.budget.give_back(bytes);
     }
 
-    /// Keeps a piece, behind all others.
+    /// Appends a piece.
     pub(super) fn keep(&mut self, bytes: &[u8]) {
         self.len += bytes.len();
         self.pieces.push_back(bytes.to_vec());
     }
 
-    /// Next bytes to give on, in one piece; empty if nothing is spilled.
+    /// Next bytes to pass on, in one piece; empty if nothing is spilled.
     pub(super) fn next(&self) -> &[u8] {
         self.pieces.front().map_or(&[], |piece| &piece[self.given..])
     }
@@ -96,7 +97,8 @@ impl Spill {
         self.len
     }
 
-    /// Drops bytes that were given on, at most as many as [`Spill::next`] has. The memory of a piece goes with its last byte.
+    /// Drops bytes already passed on, at most the length of [`Spill::next`]. The memory of a piece
+    /// is freed with its last byte.
     pub(super) fn give_up(&mut self, bytes: usize) {
         self.len -= bytes;
         self.given += bytes;
@@ -123,7 +125,7 @@ mod tests {
 
     const PIECE: usize = 64 << 10;
 
-    /// Takes as much as is granted, a piece at a time.
+    /// Spills as much as granted, a piece at a time.
     fn fill(spill: &mut Spill) {
         while spill.reserve(PIECE, 0) {
             spill.keep(&[7; PIECE]);
@@ -152,7 +154,7 @@ mod tests {
         assert_eq!(budget.spilled(), 0);
     }
 
-    /// While a reader is slow and its sender is not, something is always spilled.
+    /// A slow reader with a fast sender always leaves something spilled.
     #[test]
     fn what_was_given_on_takes_no_memory_where_more_is_spilled() {
         let mut spill = Spill::default();
