@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `engine` | list of the engines |
 //! | `options` | their options at start |
-//! | `workers` | worker threads of `uring`, `splice`, `sockmap`: scheduling, classes, migration, ends |
+//! | `workers` | worker threads of `uring`, `splice`, `sockmap`: scheduling, classes, moves, ends |
 //! | `poller` | source of a worker's readiness events, io_uring or epoll: the only difference |
 //! | `pump` | a worker's work for one tunnel: splice(2) through a pipe, half-close, failure |
 //! | `pipes` | a worker's pool of pipes |
@@ -140,7 +140,8 @@ impl Relay {
     /// Starts the first wanted engine to pass its self-test, and the copy engine as its fallback if
     /// it is wanted after it.
     ///
-    /// # Errors Each engine's own error, if none passed.
+    /// # Errors
+    /// Each engine's own error, if none passed.
     pub fn start(options: &Options) -> Result<Self, Vec<EngineUnavailable>> {
         let mut relay = Self { running: Vec::new(), tls: None, unavailable: Vec::new() };
         for &engine in &options.engines {
@@ -173,7 +174,8 @@ impl Relay {
 
     /// Hands a tunnel to the best engine able to take it.
     ///
-    /// # Errors [`Reason::EngineFailed`] if there is none; the tunnel is then reset.
+    /// # Errors
+    /// [`Reason::EngineFailed`] if there is none; the tunnel is then reset.
     pub fn adopt(&self, mut tunnel: Tunnel) -> Result<RelayedTunnel, Reason> {
         if tunnel.tls.iter().any(Option::is_some) {
             return self.adopt_tls(tunnel);

@@ -1,4 +1,5 @@
-//! The kernel's side of the engine `sockmap`: the program that redirects, its maps, and the state of each direction.
+//! Kernel side of the engine `sockmap`: the redirecting program, its maps, and the state of each
+//! direction.
 
 use std::fmt;
 use std::io;
@@ -15,12 +16,12 @@ mod directions;
 
 pub use directions::{Counts, Directions};
 
-/// The loaded program with its maps. What it does goes on for as long as it exists, or its sockets do.
+/// The loaded program with its maps. It redirects for as long as this value or its sockets exist.
 pub struct Redirector {
     maps: Mutex<Maps>,
     directions: Arc<Directions>,
     full: Mutex<RingBuf<MapData>>,
-    /// Holds the program; it stays attached to the map without.
+    /// Owns the program; it stays attached to the map even without this.
     _program: Ebpf,
 }
 
@@ -30,14 +31,14 @@ struct Maps {
     sources: SockMap<MapData>,
 }
 
-/// Why the program could not be loaded.
+/// Failure to load the program.
 #[derive(Debug)]
 pub struct LoadError {
-    /// What was refused: `map`, `program`, `attach` or `object`.
+    /// The refused component: `map`, `program`, `attach` or `object`.
     pub what: &'static str,
-    /// The kernel's error, if it was the kernel's.
+    /// The kernel's error, if it came from the kernel.
     pub error: io::Error,
-    /// The end of what the kernel's verifier said, if anything.
+    /// Last line of the kernel verifier's log, if any.
     pub detail: String,
 }
 
@@ -51,14 +52,15 @@ impl fmt::Display for LoadError {
 impl std::error::Error for LoadError {}
 
 impl Redirector {
-    /// Loads the program with maps for so many sockets; `offsets` are the places of
-    /// [`sluicegate_ebpf::FIELDS`] within the running kernel, in bytes.
+    /// Loads the program with maps for `sockets` sockets; `offsets` are the offsets of
+    /// [`sluicegate_ebpf::FIELDS`] in the running kernel, in bytes.
     ///
     /// # Errors
-    /// What was refused: EPERM without CAP_BPF and CAP_NET_ADMIN; EINVAL without CAP_PERFMON, under lockdown, or from a
-    /// kernel without the map type or the program type (`CONFIG_BPF_STREAM_PARSER`).
+    /// The refused component: EPERM without CAP_BPF and CAP_NET_ADMIN; EINVAL without CAP_PERFMON,
+    /// under lockdown, or from a kernel without the map type or the program type
+    /// (`CONFIG_BPF_STREAM_PARSER`).
     pub fn load(sockets: u32, offsets: [u32; FIELDS.len()]) -> Result<Self, LoadError> {
-        // An ELF file is read in place, which wants it aligned; so does a fresh allocation.
+        // The ELF file is parsed in place and must be aligned; a fresh allocation is.
         let object = OBJECT.to_vec();
         let mut loader = EbpfLoader::new();
         for map in [DIRECTIONS, SLOTS, DESTINATIONS, SOURCES] {
@@ -85,7 +87,8 @@ impl Redirector {
         };
         let redirect = found.map_err(|error| LoadError::of_program("program", error))?;
         redirect.load().map_err(|error| LoadError::of_program("program", error))?;
-        // Not by a link, which maps of sockets take since Linux 6.10 only, and which a segment costs the same.
+        // Attached without a link: maps of sockets take links only since Linux 6.10, and a link
+        // does not make a segment cheaper.
         let map = maps.sources.fd().try_clone().map_err(|error| LoadError::new("attach", error))?;
         redirect.attach(&map).map_err(|error| LoadError::of_program("attach", error))?;
         Ok(Self { maps: Mutex::new(maps), directions: Arc::new(directions), full: Mutex::new(full), _program: program })
@@ -97,12 +100,12 @@ impl Redirector {
         &self.directions
     }
 
-    /// Makes a socket one that can be redirected to, and its slot that of the direction from it. The cookies are its own
-    /// (`SO_COOKIE`, socket(7)) and that of the socket which it is redirected to.
+    /// Adds a socket as a target of redirection, and assigns the slot to the direction reading from
+    /// it. The cookies are its own (`SO_COOKIE`, socket(7)) and its destination's.
     ///
     /// # Errors
-    /// That of bpf(2): EOPNOTSUPP where its connection is not established, or its end was received already
-    /// (`net/core/sock_map.c`, `sock_map_sk_state_allowed`).
+    /// The error of bpf(2): EOPNOTSUPP if the connection is not established, or its FIN has already
+    /// arrived (`net/core/sock_map.c`, `sock_map_sk_state_allowed`).
     pub fn add_destination(&self, slot: u32, socket: &TcpStream, [cookie, other]: [u64; 2]) -> io::Result<()> {
         self.directions.set_owner(slot, cookie);
         let mut maps = self.maps();
@@ -110,30 +113,31 @@ impl Redirector {
         maps.destinations.insert(cookie, socket.as_raw_fd(), 0).map_err(error_of)
     }
 
-    /// Has the program find this in the place of what it needs of the source with this cookie.
+    /// Replaces the program's entry for the source with this cookie.
     #[cfg(test)]
     pub(crate) fn forge(&self, cookie: u64, entry: [u64; 3]) {
         self.maps().slots.insert(cookie, entry, 0).expect("a map with room");
     }
 
-    /// Has the program judge what a socket receives; it has to be among the destinations already.
+    /// Makes the program judge the segments received by a socket; the socket must already be a
+    /// destination.
     ///
     /// # Errors
-    /// As of [`Redirector::add_destination`].
+    /// As [`Redirector::add_destination`].
     pub fn add_source(&self, slot: u32, socket: &TcpStream) -> io::Result<()> {
         self.maps().sources.set(slot, socket, 0).map_err(error_of)
     }
 
-    /// Has the program look at what a source had received before. Setting `SO_RCVLOWAT` does that
+    /// Runs the program on segments received before. Setting `SO_RCVLOWAT` triggers this
     /// (`net/ipv4/tcp.c`, `tcp_set_rcvlowat`) and reads nothing.
     ///
     /// # Errors
-    /// That of setsockopt(2).
+    /// The error of setsockopt(2).
     pub fn kick(socket: &TcpStream) -> io::Result<()> {
         super::socket::set_low_water(socket, 1)
     }
 
-    /// Takes both sockets of a tunnel out of everything. Those that were closed or reset are out already.
+    /// Removes both sockets of a tunnel from all maps. Closed or reset sockets are removed already.
     pub fn remove(&self, slots: [u32; 2], cookies: [u64; 2]) {
         let mut maps = self.maps();
         for slot in slots {
@@ -145,24 +149,24 @@ impl Redirector {
         }
     }
 
-    /// Sockets that have a slot.
+    /// Number of sockets with a slot.
     #[must_use]
     pub fn sockets(&self) -> usize {
         self.maps().slots.keys().count()
     }
 
-    /// Takes out every socket that is in a map, and says how often that was.
+    /// Removes every socket from the maps; returns the number of removed entries.
     #[cfg(test)]
     pub(crate) fn clear(&self) -> usize {
         let Maps { destinations, sources, .. } = &mut *self.maps();
-        // An array has every index, whether something is there or not; only taking it out tells.
+        // An array has every index, occupied or not; only removal tells which are occupied.
         let slots: Vec<u32> = sources.indices().filter_map(Result::ok).collect();
         let cleared = slots.iter().filter(|slot| sources.clear_index(slot).is_ok()).count();
         let cookies: Vec<u64> = destinations.keys().filter_map(Result::ok).collect();
         cleared + cookies.iter().filter(|cookie| destinations.remove(cookie).is_ok()).count()
     }
 
-    /// Appends the slots of those directions that became full since the last call.
+    /// Appends the slots of directions gone over their limit since the last call.
     pub fn take_full(&self, slots: &mut Vec<u32>) {
         let mut full = self.full.lock().unwrap_or_else(PoisonError::into_inner);
         while let Some(item) = full.next() {
@@ -170,13 +174,14 @@ impl Redirector {
         }
     }
 
-    /// What becomes readable when there is something for [`Redirector::take_full`].
+    /// Descriptor readable when [`Redirector::take_full`] has slots to return.
     ///
     /// # Errors
-    /// That of dup(2).
+    /// The error of dup(2).
     pub fn full(&self) -> io::Result<std::os::fd::OwnedFd> {
         let full = self.full.lock().unwrap_or_else(PoisonError::into_inner);
-        // SAFETY: the ring buffer owns the descriptor and lives while `full` is locked, which is until the copy is made.
+        // SAFETY: the ring buffer owns the descriptor and lives while `full` is locked, which is
+        // until the copy is made.
         unsafe { BorrowedFd::borrow_raw(full.as_raw_fd()) }.try_clone_to_owned()
     }
 
@@ -219,7 +224,7 @@ impl LoadError {
     fn of_program(what: &'static str, error: ProgramError) -> Self {
         match error {
             ProgramError::LoadError { io_error, verifier_log } => {
-                // What it says last is what it stopped at.
+                // The last line names the point where the verifier stopped.
                 let log = verifier_log.to_string();
                 let last = log.lines().rev().find(|line| !line.is_empty() && !line.starts_with("processed"));
                 Self { what, error: io_error, detail: last.unwrap_or_default().to_owned() }

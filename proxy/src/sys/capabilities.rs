@@ -1,4 +1,4 @@
-//! What the process is allowed beyond its user, and how it gives that up (capabilities(7)).
+//! Privileges of the process beyond its user's, and dropping them (capabilities(7)).
 
 use std::io;
 
@@ -7,11 +7,11 @@ use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, set_capabilities, set_keep_capabilities, set_no_new_privs,
 };
 
-/// Gives every capability up but those of `kept` that it has, of the calling thread and of all that it starts from
-/// then on, for good: no program that it might execute gets one back.
+/// Drops every capability except those in `kept`, for good, in the calling thread and all threads
+/// and processes it starts from now on: no program executed later regains any.
 ///
 /// # Errors
-/// Those of capset(2) and prctl(2), as where a seccomp filter refuses them.
+/// The errors of capset(2) and prctl(2), as from a seccomp filter.
 pub fn keep_only(kept: CapabilitySet) -> io::Result<()> {
     set_no_new_privs(true)?;
     let kept = kept & capabilities(None)?.permitted;
@@ -19,7 +19,7 @@ pub fn keep_only(kept: CapabilitySet) -> io::Result<()> {
     Ok(set_capabilities(None, CapabilitySets { effective: kept, permitted: kept, inheritable: none })?)
 }
 
-/// Does `work` with none of the capabilities in effect but those of `kept`, and has the others back afterwards.
+/// Runs `work` with only the capabilities in `kept` in effect, and restores the others afterwards.
 ///
 /// # Errors
 /// The error of capset(2).
@@ -32,7 +32,8 @@ pub fn with_only<T>(kept: CapabilitySet, work: impl FnOnce() -> T) -> io::Result
     Ok(done)
 }
 
-/// Keeps the permitted capabilities when the calling thread becomes another user than root, until [`keep_only`].
+/// Keeps the permitted capabilities when the calling thread changes from root to another user,
+/// until [`keep_only`].
 ///
 /// # Errors
 /// The error of prctl(2).
@@ -40,9 +41,10 @@ pub fn survive_change_of_user() -> io::Result<()> {
     Ok(set_keep_capabilities(true)?)
 }
 
-/// Keeps the memory of the process from other processes of its user, and out of files: no ptrace(2), no
-/// `/proc/PID/mem`, no core dump, also not to a handler of `kernel.core_pattern`, which a limit of zero would
-/// not stop. A change of user undoes a part of it.
+/// Protects the memory of the process from other processes of its user, and from being written to
+/// files: no ptrace(2), no `/proc/PID/mem`, no core dump, not even to a handler of
+/// `kernel.core_pattern`, which a core limit of zero would not stop. A change of user undoes a part
+/// of it.
 ///
 /// # Errors
 /// The error of prctl(2) or setrlimit(2).
@@ -51,7 +53,7 @@ pub fn conceal_memory() -> io::Result<()> {
     Ok(setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?)
 }
 
-/// Cause and remedy where the process runs as root.
+/// Cause and remedy if the process runs as root.
 #[must_use]
 pub fn root_warning() -> Option<(&'static str, &'static str)> {
     let warning =
@@ -59,29 +61,30 @@ pub fn root_warning() -> Option<(&'static str, &'static str)> {
     geteuid().is_root().then_some(warning)
 }
 
-/// Names of those capabilities of `wanted` that the calling thread lacks, by their numbers in `linux/capability.h`.
+/// Names of the capabilities in `wanted` missing in the calling thread, by their numbers in
+/// `linux/capability.h`.
 #[must_use]
 pub fn missing(wanted: &[(&'static str, CapabilitySet)]) -> Vec<&'static str> {
     let has = capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective);
     wanted.iter().filter(|(_, flag)| !has.contains(*flag)).map(|(name, _)| *name).collect()
 }
 
-/// What loading the program of the engine `sockmap` takes; the last for the helper that reads the kernel's memory
-/// (`kernel/bpf/helpers.c`, `bpf_base_func_proto`).
+/// Capabilities for loading the program of the engine `sockmap`; CAP_PERFMON for the helper reading
+/// kernel memory (`kernel/bpf/helpers.c`, `bpf_base_func_proto`).
 pub const FOR_BPF: &[(&str, CapabilitySet)] = &[
     ("CAP_BPF", CapabilitySet::BPF),
     ("CAP_NET_ADMIN", CapabilitySet::NET_ADMIN),
     ("CAP_PERFMON", CapabilitySet::PERFMON),
 ];
 
-/// How a systemd unit gives these (systemd.exec(5)).
+/// The line of a systemd unit granting these (systemd.exec(5)).
 #[must_use]
 pub fn of_unit(wanted: &[(&str, CapabilitySet)]) -> String {
     let names: Vec<_> = wanted.iter().map(|(name, _)| *name).collect();
     format!("AmbientCapabilities={}", names.join(" "))
 }
 
-/// How podman-run(1) and docker give these to a container.
+/// The options of podman-run(1) and docker granting these to a container.
 #[must_use]
 pub fn of_container(wanted: &[(&str, CapabilitySet)]) -> String {
     let names: Vec<_> = wanted.iter().map(|(name, _)| name.trim_start_matches("CAP_")).collect();
@@ -107,7 +110,7 @@ mod tests {
         let left = std::thread::spawn(move || {
             survive_change_of_user().unwrap();
             let user = rustix::process::Uid::from_raw(2_000_000_096);
-            // Of this thread alone.
+            // Changes only this thread's user.
             rustix::thread::set_thread_res_uid(user, user, user).unwrap();
             let effective = |kept| with_only(kept, || capabilities(None).unwrap().effective).unwrap();
             assert_eq!((effective(kept), effective(CapabilitySet::empty())), (kept, CapabilitySet::empty()));

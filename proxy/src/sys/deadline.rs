@@ -1,24 +1,24 @@
-//! Deadlines that a process which stood still does not miss.
+//! Deadlines with a grace period after a suspension of the process.
 //!
-//! A process that was stopped, frozen or starved finds its timers over before its event loop has seen
-//! what peers did meanwhile: epoll_wait(2) is interrupted by SIGCONT and reports nothing. So a deadline
-//! that is noticed late leaves a moment for those events.
+//! After a process was stopped, frozen or starved, its timers expire before its event loop has seen
+//! the peers' events from meanwhile: SIGCONT interrupts epoll_wait(2), which then reports nothing.
+//! A deadline noticed late therefore leaves a moment for those events.
 
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until};
 
-/// A timer that is this late was not held up by other tasks alone.
+/// Lateness of a timer beyond the effect of other tasks.
 const LATE: Duration = Duration::from_millis(200);
 
-/// Time to see what has happened while the process stood still, and to act on it.
+/// Time to receive the events from during a suspension and to act on them.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// Error of what was not done by its deadline.
+/// Error: the deadline has passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Elapsed;
 
-/// Waits for a deadline, and for a second more if that is noticed late.
+/// Waits for a deadline, and for one second more if it is noticed late.
 pub async fn reached(deadline: Instant) {
     sleep_until(deadline).await;
     if deadline.elapsed() >= LATE {
@@ -26,7 +26,7 @@ pub async fn reached(deadline: Instant) {
     }
 }
 
-/// Does `work` until a deadline, as [`reached`] has it.
+/// Runs `work` until a deadline, with the grace period of [`reached`].
 ///
 /// # Errors
 /// [`Elapsed`]; `work` is dropped then.
@@ -38,7 +38,7 @@ pub async fn timeout_at<T>(deadline: Instant, work: impl Future<Output = T>) -> 
     }
 }
 
-/// Does `work` for as long as `limit`, from now on.
+/// Runs `work` for at most `limit` from now.
 ///
 /// # Errors
 /// As [`timeout_at`].

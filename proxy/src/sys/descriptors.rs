@@ -1,8 +1,8 @@
-//! Descriptor table of this process: its limit, and what each purpose leaves of it to others.
+//! Descriptor table of this process: its limit, and the share each purpose leaves to others.
 //!
-//! A new descriptor gets the lowest free number (open(2)), so that its number says at least how many
-//! are in use. Nothing else has to be counted: a purpose that may use the table up to some number
-//! gives back what it gets beyond.
+//! A new descriptor gets the lowest free number (open(2)), so its number is a lower bound of the
+//! descriptors in use. Nothing else has to be counted: a purpose allowed to use the table up to
+//! some number closes any descriptor beyond it.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -11,44 +11,46 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Use of a descriptor that peers of tunnels bring about.
+/// Purpose of a descriptor opened on behalf of a tunnel's peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// Pipe of a tunnel, which is slower without.
+    /// Pipe of a tunnel; without it the tunnel is slower.
     Pipe,
     /// Socket of a client or an origin.
     Socket,
 }
 
-/// Descriptors below the limit that pipes, and sockets, leave alone; of use before [`divide`] too.
+/// Descriptors below the limit left alone by pipes, and by sockets; in force before [`divide`] too.
 static LEFT: [AtomicU64; 2] = [AtomicU64::new(128), AtomicU64::new(32)];
 
-/// Descriptors that were open at the start.
+/// Number of descriptors open at the start.
 static INHERITED: AtomicU64 = AtomicU64::new(0);
 
 /// Limit of this process; 0 until it is read.
 static LIMIT: AtomicU64 = AtomicU64::new(0);
 
-/// Raises the limit of this process to its hard limit, and gives what it is then.
+/// Raises the limit of this process to its hard limit; returns the limit.
 pub fn raise() -> u64 {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    // Raising the soft limit to the hard one is always permitted (getrlimit(2)); if not, the old one stays.
+    // Raising the soft limit to the hard one is always permitted (getrlimit(2)); on failure the old
+    // one stays.
     let _ = setrlimit(Resource::Nofile, raised);
     read_limit()
 }
 
-/// Sets how many descriptors sockets leave to the gateway itself, and how many pipes leave to it and
-/// to connections without a tunnel together.
+/// Sets the number of descriptors left by sockets to the gateway itself, and by pipes to the
+/// gateway and to connections without a tunnel together.
 pub fn divide(sockets_leave: u64, pipes_leave: u64) {
     LEFT[Purpose::Pipe as usize].store(pipes_leave, Ordering::Relaxed);
     LEFT[Purpose::Socket as usize].store(sockets_leave, Ordering::Relaxed);
 }
 
-/// Checks that a new descriptor leaves enough to other purposes; otherwise it is to be closed.
+/// Checks that a new descriptor leaves enough to other purposes; otherwise the caller has to close
+/// it.
 ///
 /// # Errors
-/// `EMFILE`, as if the limit was that much lower.
+/// `EMFILE`, as if the limit were lower by the reserve.
 pub fn admit(descriptor: impl AsFd, purpose: Purpose) -> io::Result<()> {
     let limit = match LIMIT.load(Ordering::Relaxed) {
         0 => read_limit(),
@@ -59,15 +61,15 @@ pub fn admit(descriptor: impl AsFd, purpose: Purpose) -> io::Result<()> {
     if number.saturating_add(left) >= limit { Err(Errno::MFILE.into()) } else { Ok(()) }
 }
 
-/// Counts what is open beyond standard input, output and error before the program opens anything: a
-/// parent process may leave descriptors open (execve(2)).
+/// Counts the open descriptors besides standard input, output and error, before the program opens
+/// any: a parent process may leave descriptors open (execve(2)).
 pub fn count_inherited() {
-    // Without /proc none are known. The descriptor by which the others are listed is the fourth.
+    // Without /proc none are known. The descriptor used to list the others is the fourth.
     let open = std::fs::read_dir("/proc/self/fd").map_or(0, |open| open.count() as u64);
     INHERITED.store(open.saturating_sub(4), Ordering::Relaxed);
 }
 
-/// Descriptors that [`count_inherited`] found.
+/// Number of descriptors found by [`count_inherited`].
 #[must_use]
 pub fn inherited() -> u64 {
     INHERITED.load(Ordering::Relaxed)

@@ -1,6 +1,7 @@
-//! The kernel's side of the gateway: the only place of `unsafe`.
+//! Interface to the kernel: the only place of `unsafe`.
 //!
-//! Borrowed descriptors in, `io::Result` out. What rustix or socket2 can do safely is done by them.
+//! Takes borrowed descriptors and returns `io::Result`. Uses rustix or socket2 where they can do
+//! the work safely.
 
 pub mod bpf;
 pub mod capabilities;

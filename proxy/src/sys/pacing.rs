@@ -1,24 +1,25 @@
-//! The kernel's pacing of what a socket sends.
+//! Pacing of a socket's sends by the kernel.
 
 use std::io;
 use std::os::fd::AsFd;
 
 use super::option::{get, set};
 
-/// Has the kernel send no faster than so many bytes a second, or, by `None`, as fast as the congestion control thinks
-/// (`SO_MAX_PACING_RATE`, socket(7)). TCP holds the segments back itself unless the queueing discipline `fq` does
-/// (`net/ipv4/tcp_output.c`, `tcp_pacing_check`). It counts what segments carry, `fq` their headers as well.
+/// Limits the socket's send rate to `rate` bytes per second; `None` leaves it to the congestion
+/// control (`SO_MAX_PACING_RATE`, socket(7)). TCP delays the segments itself unless the queueing
+/// discipline `fq` does (`net/ipv4/tcp_output.c`, `tcp_pacing_check`). TCP counts the payload of
+/// segments, `fq` their headers as well.
 ///
 /// # Errors
 /// The error of setsockopt(2).
 pub fn set_max_pacing_rate(socket: &impl AsFd, rate: Option<u64>) -> io::Result<()> {
-    // Without a limit all bits are set. The kernel takes as many as an unsigned long has (`net/core/sock.c`,
-    // `sk_setsockopt`), since 5.0; on a machine of 32 bits four gigabytes a second are no limit either.
+    // All bits set: no limit. The kernel takes an unsigned long (`net/core/sock.c`,
+    // `sk_setsockopt`), since 5.0; on a 32-bit machine four gigabytes a second are no limit either.
     let value = rate.map_or(libc::c_ulong::MAX, |rate| libc::c_ulong::try_from(rate).unwrap_or(libc::c_ulong::MAX));
     set(socket, libc::SOL_SOCKET, libc::SO_MAX_PACING_RATE, value)
 }
 
-/// What [`set_max_pacing_rate`] has set, and the kernel holds a socket to.
+/// Reads the rate set by [`set_max_pacing_rate`].
 ///
 /// # Errors
 /// The error of getsockopt(2).

@@ -1,19 +1,19 @@
-//! Pipes as the buffer between two sockets, and the system calls that move bytes through them.
+//! Pipes as the buffer between two sockets, and the system calls moving bytes through them.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with, splice};
 
-/// The size that a pipe should have: 256 KiB costs a quarter of the throughput of four tunnels, and
-/// 4 MiB gains nothing. It is also what `/proc/sys/fs/pipe-max-size` allows anybody by default.
+/// Preferred size of a pipe, in bytes: 256 KiB costs a quarter of the throughput of four tunnels,
+/// and 4 MiB gains nothing. Also the default of `/proc/sys/fs/pipe-max-size`, open to any user.
 pub const WANTED_CAPACITY: usize = 1 << 20;
 
-/// Below this a pipe is not worth having: its owner's pages are used up (`pipe-user-pages-soft`,
-/// pipe(7)) and each system call would move two pages.
+/// Minimum useful size of a pipe, in bytes. A smaller pipe means its owner's pages are used up
+/// (`pipe-user-pages-soft`, pipe(7)), and each system call would move two pages.
 const LEAST_CAPACITY: usize = 64 << 10;
 
-/// A non-blocking pipe that holds bytes on their way from one socket to another.
+/// A non-blocking pipe for bytes on their way from one socket to another.
 #[derive(Debug)]
 pub struct Pipe {
     read: OwnedFd,
@@ -22,15 +22,16 @@ pub struct Pipe {
 }
 
 impl Pipe {
-    /// Makes a pipe as large as the host's budget allows, up to [`WANTED_CAPACITY`].
+    /// Creates a pipe as large as the host's budget allows, up to [`WANTED_CAPACITY`].
     ///
     /// # Errors
-    /// EMFILE or ENFILE when descriptors are used up, also when the user's pages are past
+    /// EMFILE or ENFILE if descriptors are used up, or the user's pages exceed
     /// `pipe-user-pages-hard`.
     pub fn new() -> io::Result<Self> {
         let (read, write) = pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC)?;
         let mut size = WANTED_CAPACITY;
-        // EPERM above the user's budget or the maximum: take the half, until what it has is no less.
+        // EPERM above the user's budget or the maximum: halve the size, until the present size is
+        // no smaller.
         while fcntl_getpipe_size(&write)? < size && fcntl_setpipe_size(&write, size).is_err() {
             size /= 2;
         }
@@ -38,22 +39,23 @@ impl Pipe {
         Ok(Self { read, write, capacity })
     }
 
-    /// The end that bytes go in by, whose number is the higher one: it was made last.
+    /// The write end. Its number is the higher one: it is created last.
     #[must_use]
     pub fn write_end(&self) -> BorrowedFd<'_> {
         self.write.as_fd()
     }
 
-    /// Bytes that fit when every page is full. Small writes take a page each, so that less may fit.
+    /// Capacity in bytes if every page is full. Small writes take a page each, so fewer bytes may
+    /// fit.
     #[must_use]
     pub const fn capacity(&self) -> usize {
         self.capacity
     }
 
-    /// Makes one that is worth having.
+    /// Creates a pipe large enough to be useful.
     ///
     /// # Errors
-    /// Those of [`Pipe::new`], and `QuotaExceeded` for one below [`LEAST_CAPACITY`].
+    /// The errors of [`Pipe::new`], and `QuotaExceeded` for a pipe below [`LEAST_CAPACITY`].
     pub fn worthwhile() -> io::Result<Self> {
         let pipe = Self::new()?;
         if pipe.capacity < LEAST_CAPACITY { Err(pipe.too_small()) } else { Ok(pipe) }
@@ -66,11 +68,12 @@ impl Pipe {
         io::Error::new(io::ErrorKind::QuotaExceeded, said)
     }
 
-    /// Moves up to `most` bytes of what `from` has received into the pipe; `Ok(0)` is the end of the stream.
+    /// Moves up to `most` received bytes from the socket `from` into the pipe; `Ok(0)` is the end
+    /// of the stream.
     ///
     /// # Errors
-    /// `WouldBlock` when nothing is there or the pipe is full; otherwise the socket's error, which
-    /// comes only after the bytes that were received before it.
+    /// `WouldBlock` if the socket is empty or the pipe is full; otherwise the socket's error,
+    /// reported only after all bytes received before it.
     pub fn fill(&self, from: &impl AsFd, most: usize) -> io::Result<usize> {
         Ok(splice(from, None, &self.write, None, most.min(self.capacity), SpliceFlags::NONBLOCK | SpliceFlags::MOVE)?)
     }
@@ -78,7 +81,7 @@ impl Pipe {
     /// Copies bytes into the pipe, as many as it has room for.
     ///
     /// # Errors
-    /// That of write(2), but for a pipe that is full, which takes none.
+    /// The error of write(2), except for a full pipe: `Ok(0)`.
     pub fn write(&self, bytes: &[u8]) -> io::Result<usize> {
         match rustix::io::write(&self.write, bytes) {
             Err(rustix::io::Errno::AGAIN) => Ok(0),
@@ -86,12 +89,12 @@ impl Pipe {
         }
     }
 
-    /// Moves up to `length` bytes out of the pipe to `to`, which must be a non-blocking socket: the
-    /// kernel looks at the socket's own flag, not at the call's (`fs/splice.c`, `splice_to_socket`).
+    /// Moves up to `length` bytes from the pipe to `to`. `to` must be a non-blocking socket: the
+    /// kernel checks the socket's own flag, not the call's (`fs/splice.c`, `splice_to_socket`).
     ///
     /// # Errors
-    /// `WouldBlock` when the send buffer is full; otherwise the socket's error. The pipe keeps what
-    /// was not moved.
+    /// `WouldBlock` if the send buffer is full; otherwise the socket's error. The pipe keeps all
+    /// bytes not moved.
     pub fn drain(&self, to: &impl AsFd, length: usize) -> io::Result<usize> {
         Ok(splice(&self.read, None, to, None, length, SpliceFlags::NONBLOCK | SpliceFlags::MOVE)?)
     }

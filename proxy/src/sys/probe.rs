@@ -1,5 +1,5 @@
-//! Tries what a host may refuse, each by itself, so that the kernel's own error is told. Whatever a try
-//! makes is gone when it returns.
+//! Probes of system calls a host may refuse, each by itself, to report the kernel's own error. A
+//! probe leaves nothing behind.
 
 use std::io::{self, Write};
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
@@ -9,12 +9,12 @@ use std::time::Duration;
 use super::pipe::Pipe;
 use super::ring::Ring;
 
-/// Sets up a ring of io_uring as a loop thread of the engine does.
+/// Sets up a ring of io_uring as a worker thread of the engine does.
 ///
 /// # Errors
-/// EPERM by `kernel.io_uring_disabled`, a security module or a seccomp filter; ENOSYS by a filter or a
-/// kernel without; ENOMEM by `RLIMIT_MEMLOCK`; EMFILE or ENFILE for want of descriptors
-/// (io_uring_setup(2)).
+/// EPERM by `kernel.io_uring_disabled`, a security module or a seccomp filter; ENOSYS by a filter
+/// or a kernel without io_uring; ENOMEM by `RLIMIT_MEMLOCK`; EMFILE or ENFILE without free
+/// descriptors (io_uring_setup(2)).
 pub fn ring() -> io::Result<()> {
     // Set up and entered: a filter may refuse either.
     Ring::new()?.wait(Some(Duration::ZERO))
@@ -23,7 +23,7 @@ pub fn ring() -> io::Result<()> {
 /// Moves a byte from one socket to another by splice(2).
 ///
 /// # Errors
-/// That of the call that was refused; EPERM or ENOSYS for splice(2) itself is a seccomp filter's.
+/// The error of the refused call; EPERM or ENOSYS from splice(2) itself come from a seccomp filter.
 pub fn splice() -> io::Result<()> {
     let (near, mut far) = UnixStream::pair()?;
     near.set_nonblocking(true)?;
@@ -46,21 +46,21 @@ struct MapCreate {
 const BPF_MAP_CREATE: libc::c_int = 0;
 const SOCKHASH: u32 = 18;
 
-/// Makes a map of sockets for eBPF, as an engine that forwards in the kernel needs it.
+/// Creates a BPF map of sockets, as needed by an engine redirecting in the kernel.
 ///
 /// # Errors
 /// EPERM without CAP_BPF and CAP_NET_ADMIN in the first user namespace (`kernel/bpf/syscall.c`,
 /// `map_create`) or by a seccomp filter; EINVAL by a kernel without such maps.
 pub fn sockhash() -> io::Result<()> {
     let attributes = MapCreate { map_type: SOCKHASH, key_size: 8, value_size: 8, max_entries: 1 };
-    // SAFETY: the kernel reads the struct, which outlives the call, up to the size that is given, takes
-    // what lies behind it for zero, and keeps no pointer.
+    // SAFETY: the kernel reads the struct, which outlives the call, up to the given size, takes the
+    // fields behind it for zero, and keeps no pointer.
     let result = unsafe { libc::syscall(libc::SYS_bpf, BPF_MAP_CREATE, &raw const attributes, size_of::<MapCreate>()) };
     if result < 0 {
         return Err(io::Error::last_os_error());
     }
     let descriptor = RawFd::try_from(result).map_err(io::Error::other)?;
-    // SAFETY: the call has just made this descriptor, and nothing else knows it.
+    // SAFETY: the call has just created this descriptor, and nothing else knows it.
     drop(unsafe { OwnedFd::from_raw_fd(descriptor) });
     Ok(())
 }
@@ -76,7 +76,7 @@ mod tests {
                 assert!(error.raw_os_error().is_some(), "{name}: {error}");
             }
         }
-        // Maps of the engine have more entries; a probe of another test has its map for a moment.
+        // Maps of the engine have more entries; a probe in another test holds its map for a moment.
         let is_left = |info: &String| info.contains("map_type:\t18\n") && info.contains("max_entries:\t1\n");
         let infos = || std::fs::read_dir("/proc/self/fdinfo").unwrap().flatten();
         let left = || infos().filter_map(|info| std::fs::read_to_string(info.path()).ok()).filter(is_left).count();

@@ -1,11 +1,11 @@
-//! A socket that is read and written as it is, whoever waits for it.
+//! Direct reads and writes of a socket, independent of any registration.
 
 use std::io;
 use std::os::fd::AsFd;
 
 use rustix::net::{RecvFlags, SendFlags};
 
-/// A socket as TLS reads and writes it: whatever has it registered, and without SIGPIPE.
+/// A socket for the reads and writes of TLS: ignores registrations, and never raises SIGPIPE.
 #[derive(Debug)]
 pub struct RawSocketIo<'a, S>(pub &'a S);
 

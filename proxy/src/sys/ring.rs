@@ -1,7 +1,7 @@
-//! An io_uring that reports readiness: multishot polls in, their completions out.
+//! An io_uring for readiness: multishot polls in, their completions out.
 //!
 //! Bytes do not go through it. IORING_OP_SPLICE is always handed to a kernel worker thread
-//! (`io_uring/splice.c`, `REQ_F_FORCE_ASYNC`), which costs more than the system call that it saves.
+//! (`io_uring/splice.c`, `REQ_F_FORCE_ASYNC`), which costs more than the saved system call.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -12,35 +12,35 @@ use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, cqueue, opcode};
 use rustix::io::Errno;
 
-/// Requests that one system call takes along. Only new and leaving tunnels make any.
+/// Requests per system call. Only new and leaving tunnels submit any.
 const SUBMISSIONS: u32 = 256;
 
-/// Completions that wait in memory; the kernel keeps what is beyond (`IORING_FEAT_NODROP`).
+/// Completions held in memory; the kernel keeps further ones (`IORING_FEAT_NODROP`).
 const COMPLETIONS: u32 = 4096;
 
-/// Calls in which what was handed over is through: one may begin what the next one completes, as the
-/// cancelling of a poll that is about to report. Bounded, since peers may go on making work.
+/// Maximum of calls to process all submissions: one call may start the work completed by the next,
+/// such as cancelling a poll about to report. Bounded, since peers may go on making work.
 const ROUNDS: usize = 4;
 
-/// How long a new ring is tried for that the user has no locked memory left for: the kernel gives back that of a
-/// ring that is closed, as of a gateway that was just stopped, some milliseconds later.
+/// Time of retries for a new ring while the user has no locked memory left: the kernel returns the
+/// memory of a closed ring, as of a gateway just stopped, some milliseconds later.
 const MEMORY: Duration = Duration::from_millis(500);
 
-/// The key of what cancelling itself completes with, which nobody waits for.
+/// The key of completions of cancel requests, which are ignored.
 const NOBODY: u64 = u64::MAX;
 
-/// What was reported of a poll.
+/// A completion of a poll.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Polled {
-    /// The key that the poll was started with.
+    /// The key passed at the start of the poll.
     pub key: u64,
-    /// The poll(2) events of the descriptor, or why it is no longer polled.
+    /// The poll(2) events of the descriptor, or the error that ended the poll.
     pub events: Result<u32, Errno>,
-    /// More will be reported; otherwise the poll is over and has to be started again.
+    /// More events will follow; otherwise the poll is over and has to be started again.
     pub more: bool,
 }
 
-/// A ring of one thread: it is made, used and dropped there.
+/// A ring of one thread: created, used and dropped there.
 pub struct Ring {
     ring: IoUring,
     enter: EnterFlags,
@@ -53,13 +53,13 @@ impl std::fmt::Debug for Ring {
 }
 
 impl Ring {
-    /// Sets a ring up for the calling thread, with completions deferred to its own waiting where the
-    /// kernel can (6.1), and otherwise as it comes.
+    /// Sets up a ring for the calling thread, with completions deferred to its own waits if the
+    /// kernel can (6.1), otherwise without.
     ///
     /// # Errors
-    /// Those of io_uring_setup(2): EPERM where `kernel.io_uring_disabled` or a seccomp filter refuses,
-    /// ENOSYS where a filter or the kernel has none, ENOMEM past RLIMIT_MEMLOCK; EOPNOTSUPP for a
-    /// kernel that is older than 5.13 or loses completions.
+    /// The errors of io_uring_setup(2): EPERM by `kernel.io_uring_disabled` or a seccomp filter,
+    /// ENOSYS by a filter or a kernel without io_uring, ENOMEM past RLIMIT_MEMLOCK; EOPNOTSUPP for
+    /// a kernel older than 5.13 or one that loses completions.
     pub fn new() -> io::Result<Self> {
         let start = Instant::now();
         let ring = loop {
@@ -71,11 +71,12 @@ impl Ring {
             }
         };
         let params = ring.params();
-        // Tagged resources came with 5.13, as multishot polls did, which have no flag of their own.
+        // Tagged resources came with 5.13, as did multishot polls, which have no feature flag.
         if !(params.is_feature_nodrop() && params.is_feature_ext_arg() && params.is_feature_resource_tagging()) {
             return Err(Errno::OPNOTSUPP.into());
         }
-        // Waiting for a peer is no waiting for a disk: an idle gateway must not look like one.
+        // Waiting for a peer is not waiting for a disk: an idle gateway must not show up as I/O
+        // wait.
         let enter = if params.is_feature_no_iowait() { EnterFlags::NO_IOWAIT } else { EnterFlags::empty() };
         Ok(Self { ring, enter })
     }
@@ -95,24 +96,25 @@ impl Ring {
         builder.setup_cqsize(COMPLETIONS).setup_clamp().build(SUBMISSIONS)
     }
 
-    /// Has the events of a descriptor reported under `key`: those that it has now, and then each time
-    /// that one of them occurs again. It begins with the next wait or [`Ring::submit`], until which the
-    /// descriptor has to stay open. `key` is any number but the highest.
+    /// Polls a descriptor and reports its events under `key`: the present ones, and then each new
+    /// one. Starts with the next wait or [`Ring::submit`]; the descriptor has to stay open until
+    /// then. `key` is any number but the highest.
     ///
     /// # Errors
-    /// Those of io_uring_enter(2), when the queue is full and cannot be handed over.
+    /// The errors of io_uring_enter(2), if the queue is full and cannot be submitted.
     pub fn poll(&mut self, descriptor: &impl AsFd, events: u32, key: u64) -> io::Result<()> {
         let descriptor = Fd(descriptor.as_fd().as_raw_fd());
         self.push(&opcode::PollAdd::new(descriptor, events).multi(true).build().user_data(key))
     }
 
-    /// Ends the poll of `key`, from the next wait or [`Ring::submit`] on. Its last report may still come.
+    /// Ends the poll of `key`, at the next wait or [`Ring::submit`]. Its last event may still
+    /// arrive.
     ///
-    /// By IORING_OP_ASYNC_CANCEL: IORING_OP_POLL_REMOVE leaves a poll alone that is about to report
-    /// (EALREADY; `io_uring/poll.c`, `io_poll_disarm`), and nobody would ever end that one.
+    /// Uses IORING_OP_ASYNC_CANCEL: IORING_OP_POLL_REMOVE spares a poll about to report (EALREADY;
+    /// `io_uring/poll.c`, `io_poll_disarm`), and such a poll would never end.
     ///
     /// # Errors
-    /// Those of io_uring_enter(2), when the queue is full and cannot be handed over.
+    /// The errors of io_uring_enter(2), if the queue is full and cannot be submitted.
     pub fn cancel(&mut self, key: u64) -> io::Result<()> {
         self.push(&opcode::AsyncCancel::new(key).build().user_data(NOBODY))
     }
@@ -121,17 +123,18 @@ impl Ring {
         if self.ring.submission().is_full() {
             self.submit()?;
         }
-        // SAFETY: the two operations that get here hold no pointer, so nothing has to outlive them. The
-        // descriptor of a poll is borrowed now and, as its caller promises, open when it is submitted;
-        // from then on the kernel holds the file itself. A descriptor that was closed against that
-        // promise makes an error or a report about another file, and touches no memory of this process.
+        // SAFETY: the two operations used here hold no pointer, so nothing has to outlive them. The
+        // descriptor of a poll is borrowed now and, as promised by its caller, open when submitted;
+        // from then on the kernel holds the file itself. A descriptor closed in breach of the
+        // promise causes an error or an event of another file, and touches no memory of this
+        // process.
         unsafe { self.ring.submission().push(entry) }.map_err(|_| Errno::BUSY.into())
     }
 
-    /// Hands over what was asked for so far, and lets the kernel do what it has deferred, without waiting.
+    /// Submits the queued requests, and lets the kernel run its deferred work, without waiting.
     ///
     /// # Errors
-    /// Those of io_uring_enter(2).
+    /// The errors of io_uring_enter(2).
     pub fn submit(&mut self) -> io::Result<()> {
         for _ in 0..ROUNDS {
             unless_soon(self.ring.submit())?;
@@ -142,17 +145,17 @@ impl Ring {
         Ok(())
     }
 
-    /// Whether [`Ring::submit`] would do anything; to know takes no system call.
+    /// Tests if [`Ring::submit`] would do anything; takes no system call.
     #[must_use]
     pub fn has_deferred(&mut self) -> bool {
         let submissions = self.ring.submission();
         !submissions.is_empty() || submissions.taskrun() || submissions.cq_overflow()
     }
 
-    /// Hands over what was asked for, and waits for a completion, or as long as `limit` says.
+    /// Submits the queued requests and waits for a completion, at most for `limit`.
     ///
     /// # Errors
-    /// Those of io_uring_enter(2); a signal, or the end of the time, is none.
+    /// The errors of io_uring_enter(2), except for a signal or the end of the time.
     pub fn wait(&mut self, limit: Option<Duration>) -> io::Result<()> {
         let limit = limit.map(Timespec::from);
         let arguments = SubmitArgs::new();
@@ -163,7 +166,7 @@ impl Ring {
         unless_soon(self.ring.submitter().submit_with_args_and_flags(1, &arguments, self.enter))
     }
 
-    /// Takes the next completion out of memory. None is reported of cancelling.
+    /// Takes the next completion out of memory, except those of cancel requests.
     pub fn take(&mut self) -> Option<Polled> {
         loop {
             let completion = self.ring.completion().next()?;
@@ -183,8 +186,8 @@ fn polled(completion: &cqueue::Entry) -> Polled {
     }
 }
 
-/// What only means that the next call has to do it: the time is over, a signal came, or completions
-/// have to be taken first.
+/// Ignores results that only mean retry with the next call: the time is over, a signal came, or
+/// completions have to be taken first.
 fn unless_soon(result: io::Result<usize>) -> io::Result<()> {
     match result {
         Ok(_) => Ok(()),
@@ -255,7 +258,7 @@ mod tests {
     fn a_closed_descriptor_is_an_error_of_its_poll() {
         let Some(mut ring) = ring() else { return };
         let (one, _two) = UnixStream::pair().unwrap();
-        // A file that cannot be polled for lack of a descriptor: the kernel says so in the completion.
+        // A closed descriptor cannot be polled: the kernel reports this in the completion.
         ring.poll(&one, IN, 3).unwrap();
         drop(one);
         ring.wait(Some(Duration::from_secs(20))).unwrap();

@@ -1,4 +1,4 @@
-//! Signals before the event loop watches them, and those that never end the process (signal(7)).
+//! Signals before the event loop watches them, and signals ignored for good (signal(7)).
 
 use std::ffi::c_int;
 use std::io;
@@ -7,14 +7,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// The event loop watches SIGTERM, SIGINT and SIGHUP.
 static WATCHED: AtomicBool = AtomicBool::new(false);
 
-/// SIGHUP came before that.
+/// SIGHUP arrived before the event loop watched it.
 static HANGUP: AtomicBool = AtomicBool::new(false);
 
-/// Signals that are ignored, though their default is to end or to stop the process.
+/// Ignored signals that would end or stop the process by default.
 ///
-/// SIGXFSZ: a log file at its size limit loses lines. SIGXCPU: the hard limit of RLIMIT_CPU ends the process
-/// all the same. SIGTTIN and SIGTTOU: a terminal with `tostop` does not stop a gateway in the background.
-/// SIGUSR2 is reserved for a later use.
+/// SIGXFSZ: a log file at its size limit loses lines. SIGXCPU: the hard limit of RLIMIT_CPU ends
+/// the process all the same. SIGTTIN and SIGTTOU: a terminal with `tostop` does not stop a gateway
+/// in the background. SIGUSR2 is reserved for a later use.
 const IGNORED: [c_int; 13] = [
     libc::SIGPIPE,
     libc::SIGXFSZ,
@@ -31,16 +31,17 @@ const IGNORED: [c_int; 13] = [
     libc::SIGTTOU,
 ];
 
-/// Exit status of a start-up that SIGINT ended, as shells have it: 128 and the signal's number.
+/// Exit status of a start-up ended by SIGINT, as in shells: 128 and the signal's number.
 const INTERRUPTED: c_int = 128 + libc::SIGINT;
 
-/// Ignores the signals that must not end a gateway, the real-time ones too. Until [`watched`], SIGTERM ends
-/// the process with status 0, SIGINT with 130, and SIGHUP is kept for [`take_early_hangup`].
+/// Ignores the signals that must not end a gateway, including the real-time ones. Until
+/// [`watched`], SIGTERM ends the process with status 0, SIGINT with 130, and SIGHUP is kept for
+/// [`take_early_hangup`].
 ///
 /// # Errors
 /// The error of sigaction(2).
 pub fn prepare() -> io::Result<()> {
-    // Those between 31 and SIGRTMIN are the C library's own.
+    // The signals between 31 and SIGRTMIN belong to the C library.
     for signal in IGNORED.into_iter().chain(libc::SIGRTMIN()..=libc::SIGRTMAX()) {
         set(signal, libc::SIG_IGN)?;
     }
@@ -51,19 +52,21 @@ pub fn prepare() -> io::Result<()> {
     Ok(())
 }
 
-/// Hands SIGTERM, SIGINT and SIGHUP over to the event loop, which calls the handlers of [`prepare`] as well.
+/// Hands SIGTERM, SIGINT and SIGHUP over to the event loop, which calls the handlers of [`prepare`]
+/// as well.
 pub fn watched() {
     WATCHED.store(true, Ordering::Relaxed);
 }
 
-/// Tells, once, that SIGHUP came before the event loop watched for it.
+/// Returns true, once, if SIGHUP arrived before the event loop watched it.
 #[must_use]
 pub fn take_early_hangup() -> bool {
     HANGUP.swap(false, Ordering::Relaxed)
 }
 
 fn set(signal: c_int, handler: libc::sighandler_t) -> io::Result<()> {
-    // SAFETY: the handler is SIG_IGN or a function below, which does only what signal-safety(7) permits.
+    // SAFETY: the handler is SIG_IGN or a function below, which does only what signal-safety(7)
+    // permits.
     let before = unsafe { libc::signal(signal, handler) };
     if before == libc::SIG_ERR { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

@@ -1,4 +1,4 @@
-//! Options of the sockets of both legs, and what a host says of its own addresses.
+//! Socket options of both legs, and tests of the host's own addresses.
 
 use std::io;
 use std::net::{IpAddr, UdpSocket};
@@ -12,7 +12,8 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use super::option::{get, set};
 
-/// Longest name of a congestion control, without its NUL (`TCP_CA_NAME_MAX`, `include/net/tcp.h`).
+/// Maximum length of a congestion control's name, without its NUL (`TCP_CA_NAME_MAX`,
+/// `include/net/tcp.h`).
 const MAX_ALGORITHM: usize = 15;
 /// Limits of `TCP_KEEPCNT`, and of `TCP_KEEPIDLE` and `TCP_KEEPINTVL` in s (`include/net/tcp.h`).
 const MAX_KEEPALIVE_PROBES: u32 = 127;
@@ -39,22 +40,24 @@ impl Leg {
 /// The TCP options of one leg.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LegOptions {
-    /// The congestion control, such as `cubic`; `None` leaves the host's.
+    /// The congestion control, such as `cubic`; `None` keeps the host's.
     pub congestion_control: Option<String>,
-    /// Silence after which the peer is probed. Neither end of a migration does that itself, and rsync
-    /// is silent for many minutes while it hashes; firewalls forget a silent connection within minutes.
+    /// Silence after which the peer is probed. Neither end of a migration does this itself, and
+    /// rsync is silent for many minutes while it hashes; firewalls forget a silent connection
+    /// within minutes.
     pub keepalive_idle: Duration,
     /// Time between two unanswered probes.
     pub keepalive_interval: Duration,
     /// Unanswered probes after which the kernel gives the peer up.
     pub keepalive_probes: u32,
-    /// How long a peer may owe an answer; zero is the system's own limit. The relay watches for that ([`super::tcp::sample`]),
-    /// since `TCP_USER_TIMEOUT` (tcp(7)) counts window probes that were answered too (`net/ipv4/tcp_timer.c`,
-    /// `tcp_probe_timer`). Here it bounds the pauses after which the kernel asks the peer again.
+    /// Time for which a peer may owe an answer; zero is the system's own limit. The relay enforces
+    /// it ([`super::tcp::sample`]): `TCP_USER_TIMEOUT` (tcp(7)) also counts answered window probes
+    /// (`net/ipv4/tcp_timer.c`, `tcp_probe_timer`). Here it bounds the pauses before the kernel
+    /// asks the peer again.
     pub user_timeout: Duration,
-    /// Small segments leave at once (`TCP_NODELAY`): the gateway does not know better than the ends.
+    /// Sends small segments at once (`TCP_NODELAY`): the gateway knows no better than the ends.
     pub nodelay: bool,
-    /// Bytes of the send buffer ([`set_send_buffer`]); zero lets it grow by itself.
+    /// Size of the send buffer in bytes ([`set_send_buffer`]); zero: autotuning.
     pub send_buffer: usize,
 }
 
@@ -73,14 +76,14 @@ impl Default for LegOptions {
 }
 
 impl LegOptions {
-    /// The options of `leg`, by the values of `--congestion-control` and `--user-timeout`.
+    /// Options of `leg`, from the values of `--congestion-control` and `--user-timeout`.
     ///
-    /// A value is `cubic` for both legs or `client=cubic` or `origin=bbr` for one; the one for a leg
-    /// counts before the one for both. The kernel is asked whether it can.
+    /// A value is `cubic` for both legs, or `client=cubic` or `origin=bbr` for one; a leg's own
+    /// value has precedence over the one for both. The kernel is asked if it supports the
+    /// congestion control.
     ///
     /// # Errors
-    /// A value that says nothing clear, or a congestion control that the kernel refuses, with the
-    /// remedy.
+    /// An ambiguous value, or a congestion control refused by the kernel, with the remedy.
     pub fn new(leg: Leg, congestion_control: &[String], user_timeout: Duration) -> Result<Self, String> {
         let algorithm = algorithm_for(leg, congestion_control)?;
         if let Some(name) = &algorithm {
@@ -89,7 +92,8 @@ impl LegOptions {
         Ok(Self { congestion_control: algorithm, ..Self::default() }.found_within(user_timeout))
     }
 
-    /// Has a silent peer probed in time for the relay; the kernel, which counts probes alone, gives it up later.
+    /// Adjusts keepalive so a silent peer is probed in time for the relay; the kernel, counting
+    /// probes alone, gives the peer up later.
     fn found_within(mut self, user_timeout: Duration) -> Self {
         let seconds = |time: Duration| u32::try_from(time.as_millis().div_ceil(1_000)).unwrap_or(MAX_KEEPALIVE_SECONDS);
         let bounded = |seconds: u32| Duration::from_secs(seconds.clamp(1, MAX_KEEPALIVE_SECONDS).into());
@@ -106,8 +110,8 @@ impl LegOptions {
         Self { user_timeout, ..self }
     }
 
-    /// Asks the kernel once more whether the process may choose the congestion control, as after it has given its
-    /// capabilities up.
+    /// Asks the kernel again if the process may choose the congestion control, as after dropping
+    /// capabilities.
     ///
     /// # Errors
     /// As [`LegOptions::new`].
@@ -116,7 +120,7 @@ impl LegOptions {
     }
 }
 
-/// Which of the values holds for `leg`.
+/// Selects the value for `leg`.
 fn algorithm_for(leg: Leg, values: &[String]) -> Result<Option<String>, String> {
     let mut chosen: [Option<&str>; 3] = [None; 3];
     for value in values {
@@ -141,7 +145,7 @@ fn algorithm_for(leg: Leg, values: &[String]) -> Result<Option<String>, String> 
     Ok(own.or(chosen[0]).map(str::to_owned))
 }
 
-/// Tries a congestion control on a socket that goes nowhere.
+/// Tries a congestion control on an unconnected socket.
 fn try_congestion_control(name: &str) -> Result<(), String> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP));
     let Err(error) = socket.and_then(|socket| socket.set_tcp_congestion(name.as_bytes())) else { return Ok(()) };
@@ -158,7 +162,7 @@ fn try_congestion_control(name: &str) -> Result<(), String> {
     })
 }
 
-/// Sets the options on a TCP socket; one that listens passes them on to what it accepts.
+/// Sets the options on a TCP socket; accepted sockets inherit them from their listener.
 ///
 /// # Errors
 /// The error of setsockopt(2).
@@ -174,7 +178,7 @@ pub fn apply(socket: &impl AsFd, options: &LegOptions) -> io::Result<()> {
         super::tcp::set_longest_pause(&descriptor, options.user_timeout / 2)?;
     }
     socket.set_tcp_nodelay(options.nodelay)?;
-    // Without it a read leaves out a byte that was sent as urgent (SO_OOBINLINE, socket(7)).
+    // Without it a read leaves out a byte sent as urgent (SO_OOBINLINE, socket(7)).
     socket.set_out_of_band_inline(true)?;
     if options.send_buffer > 0 {
         set_send_buffer(&descriptor, options.send_buffer)?;
@@ -185,21 +189,22 @@ pub fn apply(socket: &impl AsFd, options: &LegOptions) -> io::Result<()> {
     }
 }
 
-/// Binds an unconnected socket to a source address without choosing its port: connect(2) does that
-/// with the target in view, so that the ports of one source last for as many connections to *each*
-/// target (`IP_BIND_ADDRESS_NO_PORT`, ip(7); it is an option of this level for IPv6 as well).
+/// Binds an unconnected socket to a source address without choosing its port: connect(2) chooses
+/// the port in view of the target, so the ports of one source last for as many connections to
+/// *each* target (`IP_BIND_ADDRESS_NO_PORT`, ip(7); an option of this level for IPv6 as well).
 ///
 /// # Errors
-/// The error of setsockopt(2) or bind(2); `EADDRNOTAVAIL` means that the host has no such address.
+/// The error of setsockopt(2) or bind(2); `EADDRNOTAVAIL` if the host has no such address.
 pub fn bind_source(socket: &impl AsFd, source: IpAddr) -> io::Result<()> {
     set(socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;
     let descriptor = socket.as_fd();
     SockRef::from(&descriptor).bind(&std::net::SocketAddr::new(source, 0).into())
 }
 
-/// Has the kernel prefer a listener, among those that share its address by `SO_REUSEPORT`, for connections whose
-/// first packet is received on `core` (`SO_INCOMING_CPU`, socket(7); `net/core/sock_reuseport.c`, since 6.2, before
-/// that the choice is by a hash alone). Those of a core that no listener has go to any.
+/// Makes the kernel prefer a listener, among those sharing its address by `SO_REUSEPORT`, for
+/// connections whose first packet is received on `core` (`SO_INCOMING_CPU`, socket(7);
+/// `net/core/sock_reuseport.c`, since 6.2; before, the choice is by a hash alone). Connections of a
+/// core without a listener go to any.
 ///
 /// # Errors
 /// The error of setsockopt(2).
@@ -208,7 +213,7 @@ pub fn prefer_core(listener: &impl AsFd, core: usize) -> io::Result<()> {
     set(listener, libc::SOL_SOCKET, libc::SO_INCOMING_CPU, core)
 }
 
-/// Sets `SO_RCVLOWAT` (socket(7)), upon which the kernel looks at once whether there is something to report.
+/// Sets `SO_RCVLOWAT` (socket(7)); the kernel then checks at once for readable bytes to report.
 ///
 /// # Errors
 /// The error of setsockopt(2).
@@ -216,8 +221,9 @@ pub fn set_low_water(socket: &impl AsFd, bytes: i32) -> io::Result<()> {
     set(socket, libc::SOL_SOCKET, libc::SO_RCVLOWAT, bytes)
 }
 
-/// Gives a socket a send buffer of so many bytes: beyond `net.core.wmem_max` where CAP_NET_ADMIN allows it, otherwise up
-/// to that, unless it would be less than what the kernel lets one grow to by itself. One that is larger stays.
+/// Sets a socket's send buffer to `bytes` bytes: beyond `net.core.wmem_max` if CAP_NET_ADMIN allows
+/// it, otherwise up to this limit, unless the limit is below the size reached by autotuning. A
+/// larger buffer stays.
 ///
 /// # Errors
 /// The error of setsockopt(2) or getsockopt(2).
@@ -225,7 +231,7 @@ pub fn set_send_buffer(socket: &impl AsFd, bytes: usize) -> io::Result<()> {
     if sockopt::socket_send_buffer_size(socket)? >= bytes {
         return Ok(());
     }
-    // The kernel doubles what it is given (socket(7)).
+    // The kernel doubles the given size (socket(7)).
     let half = libc::c_int::try_from(bytes / 2).unwrap_or(libc::c_int::MAX);
     match set(socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, half) {
         Err(error) if Errno::from_io_error(&error) == Some(Errno::PERM) => {}
@@ -236,30 +242,32 @@ pub fn set_send_buffer(socket: &impl AsFd, bytes: usize) -> io::Result<()> {
     if granted * 2 < GROWN { Ok(()) } else { Ok(sockopt::set_socket_send_buffer_size(socket, granted)?) }
 }
 
-/// The memory of a socket's receive buffer (`SO_MEMINFO`, `net/core/sock.c`, `sk_get_meminfo`).
+/// Memory of a socket's receive buffer (`SO_MEMINFO`, `net/core/sock.c`, `sk_get_meminfo`).
 #[derive(Clone, Copy, Debug)]
 pub struct ReceiveMemory {
-    /// What it takes, in bytes.
+    /// Bytes in use.
     pub taken: u32,
-    /// What it may take, in bytes.
+    /// Maximum in bytes.
     pub buffer: u32,
-    /// Segments that the socket has dropped so far, for want of room or because they were out of its window. It wraps.
+    /// Segments dropped by the socket so far, for lack of room or because they were outside its
+    /// window. Wraps around.
     pub dropped: u32,
 }
 
-/// The memory of a socket's receive buffer.
+/// Reads the memory of a socket's receive buffer.
 ///
 /// # Errors
 /// The error of getsockopt(2).
 pub fn receive_memory(socket: &impl AsFd) -> io::Result<ReceiveMemory> {
     let (figures, _) = get::<[u32; 9]>(socket, libc::SOL_SOCKET, libc::SO_MEMINFO)?;
-    // SK_MEMINFO_RMEM_ALLOC, SK_MEMINFO_RCVBUF and SK_MEMINFO_DROPS (`include/uapi/linux/sock_diag.h`).
+    // SK_MEMINFO_RMEM_ALLOC, SK_MEMINFO_RCVBUF and SK_MEMINFO_DROPS
+    // (`include/uapi/linux/sock_diag.h`).
     let [taken, buffer, .., dropped] = figures;
     Ok(ReceiveMemory { taken, buffer, dropped })
 }
 
-/// Gives a socket a receive buffer of up to so many bytes for good, as far as `net.core.rmem_max` lets it; where that is
-/// less than what the kernel lets one grow to by itself where nobody has changed that it is left to grow.
+/// Fixes a socket's receive buffer at up to `bytes` bytes, as far as `net.core.rmem_max` permits.
+/// If this is below the default maximum of autotuning, autotuning is kept.
 ///
 /// # Errors
 /// The error of setsockopt(2).
@@ -270,14 +278,14 @@ pub fn bound_receive_buffer(socket: &impl AsFd, bytes: usize) -> io::Result<()> 
     if granted < RECEIVED { Ok(()) } else { Ok(sockopt::set_socket_recv_buffer_size(socket, granted / 2)?) }
 }
 
-/// The default of the last of `net.ipv4.tcp_rmem`.
+/// Default of the last value of `net.ipv4.tcp_rmem`.
 const RECEIVED: usize = 6 << 20;
 
-/// What a send buffer grows to by itself where nobody has changed the last of `net.ipv4.tcp_wmem`.
+/// Maximum of an autotuned send buffer: the default of the last value of `net.ipv4.tcp_wmem`.
 const GROWN: usize = 4 << 20;
 
-/// What is given without CAP_NET_ADMIN, by its name below `net.core`, as it was when first asked for; zero if it cannot be
-/// read.
+/// The buffer limit without CAP_NET_ADMIN, by its name below `net.core`, as first read; zero if it
+/// cannot be read.
 fn buffer_limit(known: &OnceLock<usize>, name: &str) -> usize {
     *known.get_or_init(|| {
         let text = std::fs::read_to_string(format!("/proc/sys/net/core/{name}"));
@@ -285,11 +293,11 @@ fn buffer_limit(known: &OnceLock<usize>, name: &str) -> usize {
     })
 }
 
-/// Whether `address` is one of this host's: one that a socket can be bound to.
+/// Tests if `address` is one of this host's addresses: if a socket can be bound to it.
 ///
-/// The kernel is asked rather than the interfaces, since it also knows of 127.0.0.0/8 and of local
-/// routes. Where `net.ipv4.ip_nonlocal_bind` is set every address passes for local. An unclear
-/// answer, as for want of descriptors, is a yes: the question is asked to refuse.
+/// Asks the kernel rather than the interfaces: it also knows 127.0.0.0/8 and local routes. With
+/// `net.ipv4.ip_nonlocal_bind` set every address passes for local. An unclear answer, as without
+/// free descriptors, is a yes: callers use this to refuse.
 #[must_use]
 pub fn is_local_address(address: IpAddr) -> bool {
     match UdpSocket::bind((address, 0)) {
@@ -351,7 +359,7 @@ mod tests {
         crate::sys::tcp::longest_pause(&socket).is_some()
     }
 
-    /// The options of a socket, as the kernel tells them.
+    /// Reads the options of a socket from the kernel.
     fn read(socket: &impl AsFd) -> LegOptions {
         let descriptor = socket.as_fd();
         let socket = SockRef::from(&descriptor);
@@ -370,7 +378,7 @@ mod tests {
 
     #[test]
     fn options_hold_for_a_socket_and_for_what_a_listener_accepts() {
-        // Reno is always there: it is built into TCP itself.
+        // Reno is always available: it is built into TCP itself.
         let options = LegOptions::new(Leg::Client, &values(&["reno"]), Duration::from_secs(77)).unwrap();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         apply(&listener, &options).unwrap();
@@ -387,7 +395,7 @@ mod tests {
         let other = LegOptions { user_timeout: Duration::from_secs(8), nodelay: false, ..options };
         apply(&client, &other).unwrap();
         assert_eq!(read(&client), known(&other));
-        // The relay judges who is gone: the kernel would count the probes that were answered.
+        // The relay decides on vanished peers: the kernel would count answered probes.
         assert_eq!(SockRef::from(&client).tcp_user_timeout().unwrap().unwrap_or_default(), Duration::ZERO);
     }
 

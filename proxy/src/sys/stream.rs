@@ -1,7 +1,7 @@
-//! A non-blocking TCP socket that the runtime hears of only when somebody has to wait for it.
+//! A non-blocking TCP socket, registered with the runtime only when a task has to wait for it.
 //!
-//! Most handshakes never wait: the request is there before the connection is accepted, and the answer
-//! fits the send buffer. To register such a socket with the runtime's epoll, and to take it out again
+//! Most handshakes never wait: the request arrives before the connection is accepted, and the
+//! answer fits the send buffer. Registering such a socket with the runtime's epoll, and removing it
 //! before an engine registers it with its own, would be two system calls and two locks for nothing.
 
 use std::io;
@@ -24,7 +24,7 @@ mod listener;
 pub use departure::Departure;
 pub use listener::Listener;
 
-/// The socket, its registration once there is one, and what it speaks TLS by if it does.
+/// The socket, its registration once there is one, and its TLS session if any.
 #[derive(Debug)]
 pub struct Stream {
     /// Dropped before the socket is given away.
@@ -34,23 +34,24 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// Takes a socket, which must be non-blocking.
+    /// Wraps a socket, which must be non-blocking.
     #[must_use]
     pub fn new(socket: TcpStream) -> Self {
         Self::with(socket, None)
     }
 
-    /// Takes a socket whose TLS is established, or that speaks none.
+    /// Wraps a socket with an established TLS session, or without TLS.
     #[must_use]
     pub fn with(socket: TcpStream, tls: Option<Box<Session>>) -> Self {
         Self { registered: None, socket: Arc::new(socket), tls }
     }
 
-    /// Has it speak TLS from here on: what is read and written is what is inside. `early` has come of it already. Gives
-    /// the version.
+    /// Performs the TLS handshake; reads and writes are encrypted afterwards. `early` holds TLS
+    /// bytes already read. Returns the version.
     ///
     /// # Errors
-    /// The error of recv(2) or send(2), of registering, or what is wrong with the peer ([`Session::read`]), who is told.
+    /// The error of recv(2) or send(2), of registering, or a TLS error ([`Session::read`]), which
+    /// is also sent to the peer as an alert.
     pub async fn secure(&mut self, session: Session, early: &[u8]) -> io::Result<&'static str> {
         let mut early = session.take_in(early);
         while !session.is_established() || session.wants_write() {
@@ -62,7 +63,7 @@ impl Stream {
                 }
             };
             if step.is_err() {
-                // As much of an alert as the socket takes.
+                // Sends as much of an alert as the socket accepts.
                 let _ = session.flush(&mut RawSocketIo(&self.socket));
             }
             step?;
@@ -75,7 +76,7 @@ impl Stream {
     /// Reads into the spare capacity of `buffer`; 0 is the end of the stream.
     ///
     /// # Errors
-    /// The error of recv(2), or of registering, or what is wrong with the TLS of the peer ([`Session::read`]).
+    /// The error of recv(2), or of registering, or a TLS error ([`Session::read`]).
     pub async fn read_buf(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize> {
         match self.tls {
             None => self.when(Interest::READABLE, |socket| receive(socket, buffer)).await,
@@ -98,7 +99,7 @@ impl Stream {
         Ok(())
     }
 
-    /// The address that the peer is connected to.
+    /// The local address of the connection.
     ///
     /// # Errors
     /// The error of getsockname(2).
@@ -106,10 +107,10 @@ impl Stream {
         self.socket.local_addr()
     }
 
-    /// The same socket for two who use it at once, one to read and one to write.
+    /// Splits the socket for two concurrent users, one reading and one writing.
     ///
     /// # Errors
-    /// That of registering.
+    /// The error of registering.
     pub fn split(&mut self) -> io::Result<SplitStream<'_>> {
         self.registration()?;
         let tls = self.tls.as_deref();
@@ -119,14 +120,15 @@ impl Stream {
             .ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
-    /// Tells the peer that nothing more will be written.
+    /// Signals the end of the stream to the peer.
     ///
     /// # Errors
     /// The error of shutdown(2).
     pub fn shutdown(&self) -> io::Result<()> {
         if let Some(tls) = &self.tls {
             tls.close();
-            // What a peer has no room for that reads no more is no loss.
+            // Best effort: if the socket has no room for the close_notify, the peer has stopped
+            // reading anyway.
             let _ = tls.flush(&mut RawSocketIo(&self.socket));
         }
         Ok(rustix::net::shutdown(&self.socket, Shutdown::Write)?)
@@ -137,7 +139,7 @@ impl Stream {
     /// # Errors
     /// The error of connect(2), at once or later, or of registering.
     pub async fn connect(&mut self, address: SocketAddr) -> io::Result<()> {
-        // Asked again, connect(2) says what has come of it: a peer on this host has answered already.
+        // A second connect(2) returns the result: a peer on this host has already answered.
         for _ in 0..2 {
             match rustix::net::connect(&self.socket, &address) {
                 Ok(()) | Err(Errno::ISCONN) => return Ok(()),
@@ -150,17 +152,17 @@ impl Stream {
         self.socket.take_error()?.map_or(Ok(()), Err)
     }
 
-    /// Gives the socket back, registered nowhere, and what it speaks TLS by.
+    /// Returns the socket, unregistered, and its TLS session.
     ///
     /// # Errors
-    /// None that is known: nothing else holds the socket.
+    /// None known: nothing else holds the socket.
     pub fn into_parts(self) -> io::Result<(TcpStream, Option<Box<Session>>)> {
         drop(self.registered);
         let socket = Arc::try_unwrap(self.socket).map_err(|_| io::Error::other("the socket is still registered"))?;
         Ok((socket, self.tls))
     }
 
-    /// The same of one that speaks none.
+    /// Returns the socket of a stream without TLS, unregistered.
     ///
     /// # Errors
     /// As [`Stream::into_parts`].
@@ -168,7 +170,7 @@ impl Stream {
         self.into_parts().map(|(socket, _)| socket)
     }
 
-    /// Does `io`, waiting until it can be done.
+    /// Performs `io`, waiting until it is possible.
     async fn when<R>(&mut self, interest: Interest, mut io: impl FnMut(&TcpStream) -> io::Result<R>) -> io::Result<R> {
         if self.registered.is_none() {
             match io(&self.socket) {
@@ -176,7 +178,7 @@ impl Stream {
                 done => return done,
             }
         }
-        // Boxed, so that who does not wait keeps no room for it.
+        // Boxed: a stream without waits reserves no space for the future.
         let registration = self.registration()?;
         Box::pin(registration.async_io(interest, |socket| io(socket))).await
     }
@@ -184,8 +186,8 @@ impl Stream {
     fn registration(&mut self) -> io::Result<&AsyncFd<Arc<TcpStream>>> {
         let new = match self.registered.take() {
             Some(registered) => registered,
-            // SAFETY: the clone keeps the socket open for as long as it is registered, and a TcpStream
-            // behind an Arc has the same descriptor for all its life.
+            // SAFETY: the clone keeps the socket open for as long as it is registered, and a
+            // TcpStream behind an Arc has one descriptor for all its life.
             None => unsafe { AsyncFd::register(Arc::clone(&self.socket)) }?,
         };
         Ok(self.registered.insert(new))
@@ -209,14 +211,14 @@ impl SplitStream<'_> {
             return self.socket.async_io(Interest::READABLE, |socket| receive(socket, buffer)).await;
         };
         let read = match tls.is_ready() {
-            // Not in the socket any more, which may have nothing to report.
+            // Decrypted bytes are no longer in the socket, which may then report nothing.
             true => tls.read_buf(&mut RawSocketIo(self.socket.get_ref()), buffer),
             false => {
                 self.socket.async_io(Interest::READABLE, |socket| tls.read_buf(&mut RawSocketIo(socket), buffer)).await
             }
         };
         if tls.wants_write() {
-            // An answer to the peer's TLS, or an alert, as far as there is room just now.
+            // Sends a TLS reply or alert to the peer, as far as there is room now.
             let _ = tls.flush(&mut RawSocketIo(self.socket.get_ref()));
         }
         read
@@ -233,8 +235,9 @@ impl SplitStream<'_> {
         Ok(())
     }
 
-    /// Writes as many of `bytes` as there is room for, once there is, and returns how many. Dropped before, it has written
-    /// none; of a session some may have been encrypted by then, and go with the next bytes.
+    /// Waits for room, writes as many of `bytes` as fit, and returns their number. If dropped
+    /// before, nothing has been written; a TLS session may have encrypted some of the bytes by
+    /// then, and sends them with the next ones.
     ///
     /// # Errors
     /// As [`SplitStream::write_all`].

@@ -1,4 +1,4 @@
-//! What TCP knows about a connection, and how to end one abruptly.
+//! TCP's own figures of a connection, and its abrupt end.
 
 use std::io;
 use std::mem::{offset_of, size_of};
@@ -16,9 +16,9 @@ use super::option::{Plain, get, set};
 struct Raw {
     bytes: [u8; 8],
     before_rto: [u32; 24],
-    /// Pacing and its most, bytes acknowledged and bytes received.
+    /// Pacing rate and its maximum, bytes acknowledged and bytes received.
     rates: [u64; 4],
-    /// Segments out and in, bytes not sent yet, the least round trip, segments of data in and out.
+    /// Segments out and in, bytes not yet sent, minimum round trip, data segments in and out.
     segments: [u32; 6],
     delivery_rate: u64,
     busy_time: u64,
@@ -27,25 +27,26 @@ struct Raw {
     delivered: [u32; 2],
 }
 
-// SAFETY: integers, at places that leave no padding between them nor at the end (below).
+// SAFETY: integers, at offsets that leave no padding between them nor at the end (below).
 unsafe impl Plain for Raw {}
 
-/// The places of `tcpi_state` and `tcpi_probes` in [`Raw::bytes`].
+/// Indices of `tcpi_state` and `tcpi_probes` in [`Raw::bytes`].
 const STATE: usize = 0;
 const PROBES: usize = 3;
 
-/// Places in [`Raw::before_rto`]: the retransmission time-out in microseconds, segments in flight, and milliseconds since data was last sent (a retransmission counts, a
-/// probe does not), since data last came in, and since an acknowledgement last did.
+/// Indices in [`Raw::before_rto`]: the retransmission time-out in microseconds, segments in flight,
+/// and milliseconds since data was last sent (counting retransmissions but not probes), since data
+/// was last received, and since an acknowledgement was last received.
 const RTO: usize = 0;
 const UNACKED: usize = 4;
 const LAST_DATA_SENT: usize = 9;
 const LAST_DATA_RECV: usize = 11;
 const LAST_ACK_RECV: usize = 12;
 
-/// The place of `tcpi_segs_in` in [`Raw::segments`].
+/// Index of `tcpi_segs_in` in [`Raw::segments`].
 const SEGS_IN: usize = 1;
 
-/// The state of a connection that is over (`include/net/tcp_states.h`).
+/// State of a closed connection (`include/net/tcp_states.h`).
 const TCP_CLOSE: u8 = 7;
 
 // The kernel's offsets: a field added here by mistake would shift everything behind it.
@@ -55,40 +56,41 @@ const _: () = assert!(size_of::<Raw>() == 200);
 /// `include/uapi/asm-generic/sockios.h`; libc has it for some targets only.
 const SIOCATMARK: libc::Ioctl = 0x8905;
 
-/// What held up the sending on a connection, since it began.
+/// Time for which a connection's sending was limited, by cause, since its start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// Time with data to send, whatever held it up.
+    /// Time with data to send, limited or not.
     pub busy: Duration,
     /// Time stalled because the peer's receive window was too small.
     pub receiver: Duration,
     /// Time stalled because the send buffer was too small.
     pub send_buffer: Duration,
-    /// The rate that the socket is held to ([`super::pacing`]) is less than what the congestion control would send.
+    /// The socket's rate limit ([`super::pacing`]) is below the rate of the congestion control.
     pub paced: bool,
 }
 
-/// Reads [`Limits`] out of `TCP_INFO` (tcp(7)).
+/// Reads [`Limits`] from `TCP_INFO` (tcp(7)).
 ///
 /// # Errors
-/// The error of getsockopt(2), as for a socket that is not TCP.
+/// The error of getsockopt(2), as for a socket other than TCP.
 pub fn limits(socket: &impl AsFd) -> io::Result<Limits> {
     Ok(info(socket)?.limits())
 }
 
-/// How far the two streams of a connection have come, in bytes; only differences between two looks mean anything,
-/// since a SYN counts or not by who began.
+/// Positions of both streams of a connection, in bytes. Only differences between two readings are
+/// meaningful: a SYN counts or not depending on the initiator.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Acknowledged by the peer.
+    /// Bytes acknowledged by the peer.
     pub acknowledged: u64,
-    /// Received from the peer, read or not; its FIN is one.
+    /// Bytes received from the peer, read or not; its FIN counts as one.
     pub received: u64,
     /// The connection is over: by a reset, or by a FIN each way.
     pub closed: bool,
 }
 
-/// Reads [`Progress`] out of `TCP_INFO`, which the kernel fills at one moment (`net/ipv4/tcp.c`, `tcp_get_info`).
+/// Reads [`Progress`] from `TCP_INFO`, which the kernel fills at one moment (`net/ipv4/tcp.c`,
+/// `tcp_get_info`).
 ///
 /// # Errors
 /// As [`limits`].
@@ -96,24 +98,25 @@ pub fn progress(socket: &impl AsFd) -> io::Result<Progress> {
     Ok(info(socket)?.progress())
 }
 
-/// One reading of `TCP_INFO`: [`Limits`], [`Progress`], and the signs by which an idle, a slow and a vanished peer differ.
+/// One reading of `TCP_INFO`: [`Limits`], [`Progress`], and the signs telling an idle, a slow and a
+/// vanished peer apart.
 #[derive(Clone, Copy, Debug)]
 pub struct Sample {
-    /// Limits on the sending.
+    /// Limits on sending.
     pub limits: Limits,
-    /// How far both streams have come.
+    /// Positions of both streams.
     pub progress: Progress,
-    /// Time since data last came in from the peer, in order.
+    /// Time since data was last received from the peer, in order.
     pub since_data: Duration,
-    /// Time since the peer last acknowledged anything, a keepalive or window probe included.
+    /// Time since the peer last acknowledged anything, including a keepalive or window probe.
     pub since_acknowledgement: Duration,
-    /// Least time since it acknowledged the last byte that was sent: that took a retransmission time-out
-    /// at most. `None` while bytes are unacknowledged.
+    /// Minimum time since the peer acknowledged the last byte sent: the acknowledgement took a
+    /// retransmission time-out at most. `None` while bytes are unacknowledged.
     pub since_all_acknowledged: Option<Duration>,
-    /// Segments that came in so far, those included that the kernel had no use for. It wraps.
+    /// Segments received so far, including those of no use to the kernel. Wraps around.
     pub segments: u32,
-    /// The peer owes an answer: data, a keepalive probe or a window probe was sent to it after its last segment. Bytes that
-    /// wait behind a closed window ask nothing of the peer between two probes.
+    /// The peer owes an answer: data, a keepalive probe or a window probe was sent after its last
+    /// segment. Bytes waiting behind a closed window ask nothing of the peer between two probes.
     pub unanswered: bool,
 }
 
@@ -126,7 +129,7 @@ pub fn sample(socket: &impl AsFd) -> io::Result<Sample> {
     let age = |place: usize| Duration::from_millis(raw.before_rto[place].into());
     let (since_data, since_acknowledgement) = (age(LAST_DATA_RECV), age(LAST_ACK_RECV));
     let in_flight = raw.before_rto[UNACKED] > 0 && age(LAST_DATA_SENT) < since_data.min(since_acknowledgement);
-    // A peer that loses nothing acknowledges a byte within this.
+    // Time within which a peer on a lossless path acknowledges a byte.
     let patience = Duration::from_micros(raw.before_rto[RTO].into());
     Ok(Sample {
         limits: raw.limits(),
@@ -156,11 +159,13 @@ impl Raw {
     }
 }
 
-/// What [`Progress::acknowledged`] comes to when all is acknowledged that was written so far. What TCP_INFO tells of bytes
-/// sent and sent again does not add up to that: it counts what the device then refused.
+/// Final value of [`Progress::acknowledged`] once all bytes written so far are acknowledged. The
+/// figures of TCP_INFO for bytes sent and retransmitted do not add up to it: they include bytes
+/// then refused by the device.
 ///
 /// # Errors
-/// As [`limits`] and [`unacknowledged`], and `WouldBlock` while acknowledgements come in without a pause.
+/// As [`limits`] and [`unacknowledged`], and `WouldBlock` while acknowledgements arrive without a
+/// pause.
 pub fn acknowledged_in_the_end(socket: &impl AsFd) -> io::Result<u64> {
     // Each acknowledgement moves bytes from one figure to the other.
     let (acknowledged, waiting) =
@@ -168,7 +173,7 @@ pub fn acknowledged_in_the_end(socket: &impl AsFd) -> io::Result<u64> {
     Ok(acknowledged + waiting)
 }
 
-/// Bytes that were received and not read (SIOCINQ, tcp(7)).
+/// Bytes received and not yet read (SIOCINQ, tcp(7)).
 ///
 /// # Errors
 /// The error of ioctl(2).
@@ -176,19 +181,19 @@ pub fn unread(socket: &impl AsFd) -> io::Result<u64> {
     Ok(rustix::io::ioctl_fionread(socket)?)
 }
 
-/// [`Progress::received`] without what has not been read yet.
+/// [`Progress::received`] without the bytes not yet read.
 ///
 /// # Errors
-/// As [`limits`], and `WouldBlock` while bytes come in without a pause.
+/// As [`limits`], and `WouldBlock` while bytes arrive without a pause.
 pub fn read_so_far(socket: &impl AsFd) -> io::Result<u64> {
     let (received, waiting) = at_one_moment(|| Ok(progress(socket)?.received), || unread(socket))?;
     Ok(received - waiting)
 }
 
-/// Two figures of the same moment: the second was read between two looks at the first that agree.
+/// Two figures of one moment: the second is read between two equal readings of the first.
 ///
 /// # Errors
-/// Those of either, and `WouldBlock` when the first did not stand still.
+/// The errors of either, and `WouldBlock` if the first keeps changing.
 fn at_one_moment(first: impl Fn() -> io::Result<u64>, second: impl Fn() -> io::Result<u64>) -> io::Result<(u64, u64)> {
     let mut before = first()?;
     for _ in 0..LOOKS {
@@ -202,27 +207,27 @@ fn at_one_moment(first: impl Fn() -> io::Result<u64>, second: impl Fn() -> io::R
     Err(io::ErrorKind::WouldBlock.into())
 }
 
-/// Looks at most; each takes a microsecond.
+/// Maximum of readings; each takes a microsecond.
 const LOOKS: usize = 1_000;
 
 fn info(socket: &impl AsFd) -> io::Result<Raw> {
     Ok(get(socket, libc::IPPROTO_TCP, libc::TCP_INFO)?.0)
 }
 
-/// Bytes in the send buffer that the peer has not acknowledged (SIOCOUTQ, tcp(7)).
+/// Bytes in the send buffer not acknowledged by the peer (SIOCOUTQ, tcp(7)).
 ///
 /// # Errors
 /// The error of ioctl(2).
 pub fn unacknowledged(socket: &impl AsFd) -> io::Result<usize> {
     let mut bytes: libc::c_int = 0;
-    // SAFETY: TIOCOUTQ, which is SIOCOUTQ on a socket, writes one int to `bytes`, which outlives the
-    // call; the kernel keeps no pointer. The descriptor is borrowed for the call.
+    // SAFETY: TIOCOUTQ, which is SIOCOUTQ on a socket, writes one int to `bytes`, which outlives
+    // the call; the kernel keeps no pointer. The descriptor is borrowed for the call.
     let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
     if result == 0 { Ok(usize::try_from(bytes).unwrap_or(0)) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Whether urgent data is what comes next in the stream (SIOCATMARK, tcp(7)), here or still under way;
-/// false where the kernel does not say.
+/// Tests if urgent data is next in the stream (SIOCATMARK, tcp(7)), received or still under way;
+/// false if the kernel does not tell.
 #[must_use]
 pub fn is_at_mark(socket: &impl AsFd) -> bool {
     let mut at_mark: libc::c_int = 0;
@@ -232,7 +237,7 @@ pub fn is_at_mark(socket: &impl AsFd) -> bool {
     result == 0 && at_mark != 0
 }
 
-/// Whether closing the socket, as the death of the process does, is a reset (`SO_LINGER` 0, socket(7))
+/// Makes closing the socket, also by the death of the process, a reset (`SO_LINGER` 0, socket(7))
 /// or a clean end.
 ///
 /// # Errors
@@ -241,20 +246,21 @@ pub fn reset_on_close(socket: &impl AsFd, reset: bool) -> io::Result<()> {
     Ok(rustix::net::sockopt::set_socket_linger(socket, reset.then_some(Duration::ZERO))?)
 }
 
-/// Whether the peer has acknowledged every byte that was sent; a FIN may still be on its way, which
-/// counts as one ([`unacknowledged`]).
+/// Tests if the peer has acknowledged every byte sent; a FIN, counting as one byte, may still be on
+/// its way ([`unacknowledged`]).
 #[must_use]
 pub fn is_delivered(socket: &impl AsFd) -> bool {
     unacknowledged(socket).is_ok_and(|bytes| bytes <= 1)
 }
 
-/// Ends a connection by a reset, at once, whoever else holds the socket.
+/// Resets a connection at once, even if the socket has other holders.
 ///
-/// `SO_LINGER` 0 and close do that only for the last holder; connect(2) to `AF_UNSPEC` disconnects
-/// the socket itself (`net/ipv4/tcp.c`, `tcp_disconnect`). What the send buffer holds is dropped.
+/// `SO_LINGER` 0 and close do this only for the last holder; connect(2) to `AF_UNSPEC` disconnects
+/// the socket itself (`net/ipv4/tcp.c`, `tcp_disconnect`). The content of the send buffer is
+/// dropped.
 ///
 /// # Errors
-/// The error of connect(2); a connection that is gone already is no error.
+/// The error of connect(2); an already closed connection is no error.
 pub fn reset(socket: &impl AsFd) -> io::Result<()> {
     Ok(rustix::net::connect_unspec(socket)?)
 }
@@ -262,15 +268,16 @@ pub fn reset(socket: &impl AsFd) -> io::Result<()> {
 /// `include/uapi/linux/tcp.h`, since Linux 6.15; libc does not have it yet.
 const TCP_RTO_MAX_MS: libc::c_int = 44;
 
-/// The values that the kernel takes for it.
+/// Range of values accepted by the kernel.
 const RTO_MAX: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(120));
 
-/// Sets the longest pause between two retransmissions, and between two probes of a closed window, to the nearest of 1 to
-/// 120 s. Without it the pauses grow to two minutes each, also while the peer answers (`net/ipv4/tcp_input.c`,
-/// `tcp_ack_probe`). A kernel that does not know the option keeps them.
+/// Sets the longest pause between two retransmissions, and between two probes of a closed window,
+/// to the nearest of 1 to 120 s. Without it the pauses grow to two minutes each, even while the
+/// peer answers (`net/ipv4/tcp_input.c`, `tcp_ack_probe`). A kernel without the option keeps its
+/// own pauses.
 ///
 /// # Errors
-/// The error of setsockopt(2), unless it is that the option is not known.
+/// The error of setsockopt(2), except for an unknown option.
 pub fn set_longest_pause(socket: &impl AsFd, pause: Duration) -> io::Result<()> {
     static UNKNOWN: AtomicBool = AtomicBool::new(false);
     if UNKNOWN.load(Ordering::Relaxed) {
@@ -286,7 +293,7 @@ pub fn set_longest_pause(socket: &impl AsFd, pause: Duration) -> io::Result<()> 
     }
 }
 
-/// See [`set_longest_pause`]; `None` where the kernel has no such option.
+/// See [`set_longest_pause`]; `None` if the kernel has no such option.
 #[cfg(test)]
 pub(super) fn longest_pause(socket: &impl AsFd) -> Option<Duration> {
     let (milliseconds, _) = get::<libc::c_int>(socket, libc::IPPROTO_TCP, TCP_RTO_MAX_MS).ok()?;
@@ -343,7 +350,7 @@ mod tests {
         });
         let limits = limits(&one).unwrap();
         assert!(limits.paced && limits.busy > Duration::from_millis(50), "{limits:?}");
-        // More than loopback ever takes.
+        // More than loopback ever reaches.
         crate::sys::pacing::set_max_pacing_rate(&one, Some(1 << 50)).unwrap();
         (&one).write_all(&[7; 1_000]).unwrap();
         (&two).read_exact(&mut [0; 1_000]).unwrap();
@@ -353,7 +360,7 @@ mod tests {
         }
     }
 
-    /// Waits until a sample is as it has to be.
+    /// Waits until a sample meets the condition.
     fn sampled(socket: &TcpStream, condition: impl Fn(&Sample) -> bool) -> Sample {
         let deadline = Instant::now() + Duration::from_secs(20);
         loop {
@@ -380,7 +387,7 @@ mod tests {
         assert!(received.since_data < quiet.since_data, "{received:?}");
     }
 
-    /// A peer with a closed window is asked again and again, and answers.
+    /// A peer with a closed window is probed again and again, and answers.
     #[test]
     fn a_stopped_reader_leaves_bytes_unacknowledged_and_owes_nothing() {
         let (mut one, two) = pair();

@@ -1,4 +1,4 @@
-//! How the kernel schedules a thread, and where.
+//! Scheduling and CPU affinity of threads.
 
 use std::io;
 use std::thread::available_parallelism;
@@ -6,64 +6,65 @@ use std::thread::available_parallelism;
 use rustix::process::setpriority_process;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 
-/// The cores that this process may run on, where it may use all of each: none where a control group grants it less
-/// time than that, since threads that keep to cores then do so among strangers; and none if there is only one, which
-/// leaves no choice now, and may later.
+/// The cores this process may run on, if it may use each of them fully. Empty if a control group
+/// grants it less time: pinned threads would then compete with foreign ones. Also empty for a
+/// single core, which leaves no choice now but may later.
 #[must_use]
 pub fn unthrottled_cpus() -> Vec<usize> {
     let cores = permitted().unwrap_or_default();
-    // What a quota leaves is counted in (cgroup-v2.rst, `cpu.max`).
+    // The standard library includes the quota (cgroup-v2.rst, `cpu.max`).
     let whole = available_parallelism().is_ok_and(|parallel| parallel.get() == cores.len());
     if whole && cores.len() > 1 { cores } else { Vec::new() }
 }
 
-/// The cores that the calling thread may run on.
+/// The cores the calling thread may run on.
 ///
 /// # Errors
-/// That of sched_getaffinity(2), as where a seccomp filter refuses the call.
+/// The error of sched_getaffinity(2), as from a seccomp filter.
 pub fn permitted() -> io::Result<Vec<usize>> {
     let permitted = sched_getaffinity(None)?;
     Ok((0..CpuSet::MAX_CPU).filter(|core| permitted.is_set(*core)).collect())
 }
 
-/// Has the calling thread, and what it starts from then on, run on these cores only.
+/// Restricts the calling thread, and threads it starts from now on, to these cores.
 ///
 /// # Errors
-/// That of sched_setaffinity(2): none of them is permitted, or a seccomp filter refuses the call.
+/// The error of sched_setaffinity(2): none of the cores is permitted, or a seccomp filter refuses
+/// the call.
 pub fn pin_to_cpus(cores: impl IntoIterator<Item = usize>) -> io::Result<()> {
     let mut set = CpuSet::new();
     cores.into_iter().for_each(|core| set.set(core));
     Ok(sched_setaffinity(None, &set)?)
 }
 
-/// The core that the calling thread runs on.
+/// The core of the calling thread.
 #[must_use]
 pub fn current_cpu() -> usize {
     sched_getcpu()
 }
 
-/// Has the scheduler take the calling thread for one that computes: when it is woken it does not push
-/// another thread off its core, so that it finds more to do at once (`SCHED_BATCH`, sched(7);
-/// `kernel/sched/fair.c`, `check_preempt_wakeup_fair`). Its share of a core stays the same.
+/// Sets the calling thread to `SCHED_BATCH`: on wake-up it does not preempt another thread, so it
+/// finds more work at once (sched(7); `kernel/sched/fair.c`, `check_preempt_wakeup_fair`). Its
+/// share of a core stays unchanged.
 ///
 /// # Errors
-/// That of sched_setscheduler(2), as where a seccomp filter refuses it.
+/// The error of sched_setscheduler(2), as from a seccomp filter.
 pub fn set_sched_batch() -> io::Result<()> {
     let parameters = libc::sched_param { sched_priority: 0 };
-    // SAFETY: the kernel reads the struct, which outlives the call, and keeps no pointer; 0 is the calling
-    // thread itself.
+    // SAFETY: the kernel reads the struct, which outlives the call, and keeps no pointer; 0 is the
+    // calling thread itself.
     let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const parameters) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Gives the calling thread the smallest share of a core, nice 19: 15 parts where another thread has
-/// 1,024 (`kernel/sched/core.c`, `sched_prio_to_weight`).
+/// Gives the calling thread the smallest share of a core, nice 19: 15 parts against 1,024 of
+/// another thread (`kernel/sched/core.c`, `sched_prio_to_weight`).
 ///
-/// Not SCHED_IDLE, whose 3 parts are too few: beside loops that use a whole core, a password hash of
+/// Not SCHED_IDLE, whose 3 parts are too few: beside workers using a whole core, a password hash of
 /// a quarter of a second would take a minute and a half.
 ///
 /// # Errors
-/// That of setpriority(2), as where a seccomp filter refuses it.
+/// The error of setpriority(2), as from a seccomp filter.
 pub fn lowest_priority() -> io::Result<()> {
     // 0 is the calling thread, not its process (setpriority(2), C library/kernel differences).
     Ok(setpriority_process(None, 19)?)

@@ -1,4 +1,4 @@
-//! Another user to run as: looked up, and become for good (credentials(7)).
+//! Change to another user for good, and its lookup (credentials(7)).
 
 use std::ffi::{CStr, CString};
 use std::fmt;
@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use rustix::process::{getgid, getgroups, getuid};
 
-/// A user and its groups, as `--run-as USER[:GROUP]` names them.
+/// A user and its groups, from `--run-as USER[:GROUP]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunAs {
     text: String,
@@ -18,16 +18,16 @@ pub struct RunAs {
     groups: Vec<u32>,
 }
 
-/// Bytes for the strings of an entry; one that needs more is not read.
+/// Bytes for the strings of an entry; a larger entry is not read.
 const ENTRY_BYTES: usize = 64 << 10;
 
-/// Supplementary groups that are read (`NGROUPS_MAX` of Linux).
+/// Maximum of supplementary groups read (`NGROUPS_MAX` of Linux).
 const MAX_GROUPS: usize = 1 << 16;
 
 impl FromStr for RunAs {
     type Err = String;
 
-    /// Looks `USER` up, with all groups of that user, or `USER:GROUP`, with that group alone.
+    /// Looks up `USER`, with all its groups, or `USER:GROUP`, with this group alone.
     fn from_str(text: &str) -> Result<Self, String> {
         let (user, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
         let number = user.parse::<u32>().ok();
@@ -52,30 +52,32 @@ impl FromStr for RunAs {
 }
 
 impl RunAs {
-    /// The user's number.
+    /// User id.
     #[must_use]
     pub const fn uid(&self) -> u32 {
         self.uid
     }
 
-    /// The number of the group that new files belong to.
+    /// Group id of new files.
     #[must_use]
     pub const fn gid(&self) -> u32 {
         self.gid
     }
 
-    /// Makes every thread of the process run as this user, for good. Needs no privilege where it does already.
+    /// Makes every thread of the process run as this user, for good. Needs no privilege if the
+    /// process already runs as this user.
     ///
     /// # Errors
-    /// The call that was refused: EPERM without CAP_SETUID and CAP_SETGID.
+    /// The error of the refused call: EPERM without CAP_SETUID and CAP_SETGID.
     pub fn become_user(&self) -> io::Result<()> {
         let groups =
             || getgroups().is_ok_and(|groups| groups.iter().all(|group| self.groups.contains(&group.as_raw())));
         if (getuid().as_raw(), getgid().as_raw()) == (self.uid, self.gid) && groups() {
             return Ok(());
         }
-        // By the C library, which has every thread do it (nptl(7)); the system calls are of one thread each.
-        // SAFETY: the pointer and the length are those of one slice.
+        // By the C library, which changes every thread (nptl(7)); the system calls change one
+        // thread each.
+        // SAFETY: the pointer and the length belong to one slice.
         check(unsafe { libc::setgroups(self.groups.len(), self.groups.as_ptr()) })?;
         // SAFETY: it takes numbers.
         check(unsafe { libc::setresgid(self.gid, self.gid, self.gid) })?;
@@ -117,18 +119,18 @@ fn entry_of(user: &str, uid: Option<u32>) -> Result<Option<Entry>, String> {
     let mut found = ptr::null_mut();
     let (memory, length) = (strings.as_mut_ptr(), strings.len());
     let code = match uid {
-        // SAFETY: all pointers are to memory of the types and the length that it takes.
+        // SAFETY: all pointers are to memory of the types and the length taken by the call.
         Some(uid) => unsafe { libc::getpwuid_r(uid, entry.as_mut_ptr(), memory, length, &raw mut found) },
-        // SAFETY: the same, and the name ends with NUL.
+        // SAFETY: as above, and the name ends with NUL.
         None => unsafe { libc::getpwnam_r(name.as_ptr(), entry.as_mut_ptr(), memory, length, &raw mut found) },
     };
     looked_up(code, user)?;
     if found.is_null() {
         return Ok(None);
     }
-    // SAFETY: it was filled in, as `found` tells.
+    // SAFETY: filled in by the call, as `found` tells.
     let entry = unsafe { entry.assume_init() };
-    // SAFETY: the name is a string in `strings`, which lives.
+    // SAFETY: the name is a string in `strings`, which is alive.
     let name = unsafe { CStr::from_ptr(entry.pw_name) }.to_owned();
     Ok(Some(Entry { name, uid: entry.pw_uid, gid: entry.pw_gid }))
 }
@@ -139,17 +141,18 @@ fn gid_of(group: &str) -> Result<Option<u32>, String> {
     let mut strings = vec![0; ENTRY_BYTES];
     let mut found = ptr::null_mut();
     let (memory, length) = (strings.as_mut_ptr(), strings.len());
-    // SAFETY: all pointers are to memory of the types and the length that it takes, and the name ends with NUL.
+    // SAFETY: all pointers are to memory of the types and the length taken by the call, and the
+    // name ends with NUL.
     let code = unsafe { libc::getgrnam_r(name.as_ptr(), entry.as_mut_ptr(), memory, length, &raw mut found) };
     looked_up(code, group)?;
     if found.is_null() {
         return Ok(None);
     }
-    // SAFETY: it was filled in, as `found` tells.
+    // SAFETY: filled in by the call, as `found` tells.
     Ok(Some(unsafe { entry.assume_init() }.gr_gid))
 }
 
-/// All groups of a user; the first alone where there are more than a process may have.
+/// All groups of a user; only the first if there are more than a process may have.
 fn groups_of(user: &CStr, gid: u32) -> Vec<u32> {
     let mut groups = vec![0; MAX_GROUPS];
     let mut count = libc::c_int::try_from(groups.len()).unwrap_or(libc::c_int::MAX);

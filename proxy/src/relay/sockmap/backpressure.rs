@@ -21,7 +21,8 @@ impl BackpressureWatch {
     /// Starts the thread. `tell` is called with the id of each tunnel with a direction over its
     /// limit.
     ///
-    /// # Errors Errors of eventfd(2) and of starting a thread.
+    /// # Errors
+    /// Errors of eventfd(2) and of starting a thread.
     pub(in crate::relay) fn start(program: Arc<Program>, tell: impl Fn(u64) + Send + 'static) -> io::Result<Self> {
         let leave = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let (full, left) = (program.full()?, leave.try_clone()?);

@@ -14,8 +14,9 @@ const KIND_STRUCT: u32 = 4;
 
 /// Offsets in bytes of `fields`, each a struct and a field name, in the running kernel.
 ///
-/// # Errors Errors of reading the file, such as NotFound in a kernel without
-/// `CONFIG_DEBUG_INFO_BTF`; InvalidData for an unknown field.
+/// # Errors
+/// Errors of reading the file, such as NotFound in a kernel without `CONFIG_DEBUG_INFO_BTF`;
+/// InvalidData for an unknown field.
 pub(super) fn offsets_in_kernel<const N: usize>(fields: [(&str, &str); N]) -> io::Result<[u32; N]> {
     let types = fs::read(KERNEL)?;
     let mut places = [0; N];

@@ -15,7 +15,8 @@ pub(super) const PANIC_ON_WARN: &str = "/proc/sys/kernel/panic_on_warn";
 /// seen in the paths of this engine: in `inet_sock_destruct` (`net/ipv4/af_inet.c`) and, from
 /// `tcp_sendmsg_locked`, in a copy from user memory (`include/linux/ucopysize.h`).
 ///
-/// # Errors The sysctl is set.
+/// # Errors
+/// The sysctl is set.
 pub(super) fn outlives_warnings(setting: &str) -> io::Result<()> {
     match setting.trim() {
         "" | "0" => Ok(()),

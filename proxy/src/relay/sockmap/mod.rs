@@ -65,7 +65,8 @@ pub struct Program {
 impl Program {
     /// Loads the program, with room for `tunnels`.
     ///
-    /// # Errors The component refused by the kernel, and the error.
+    /// # Errors
+    /// The component refused by the kernel, and the error.
     pub(super) fn load(tunnels: usize) -> Result<Self, (Component, io::Error)> {
         let setting = std::fs::read_to_string(hint::PANIC_ON_WARN).unwrap_or_default();
         hint::outlives_warnings(&setting).map_err(|error| (Component::PanicOnWarn, error))?;
@@ -115,7 +116,8 @@ impl Program {
 
 /// Starts the engine and tests everything kernels are known to get wrong.
 ///
-/// # Errors The component that failed, and the error.
+/// # Errors
+/// The component that failed, and the error.
 pub(super) fn start(options: &Options) -> Result<Workers, (Component, io::Error)> {
     let program = match &options.program {
         Some(Ok(program)) => program.clone(),
@@ -157,8 +159,9 @@ impl Pair {
     /// Puts both sockets of tunnel `id` into the maps. All bytes read from either socket have been
     /// sent to the other.
     ///
-    /// # Errors Neither direction is redirected then: EOPNOTSUPP if a socket has received FIN or a
-    /// reset, ENOSPC if every slot is taken, or another error of bpf(2).
+    /// # Errors
+    /// Neither direction is redirected then: EOPNOTSUPP if a socket has received FIN or a reset,
+    /// ENOSPC if every slot is taken, or another error of bpf(2).
     pub(super) fn offload(
         program: &Arc<Program>,
         id: u64,

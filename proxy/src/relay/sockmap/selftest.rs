@@ -42,7 +42,8 @@ const STALL: Duration = Duration::from_millis(20);
 /// each way. A second tunnel has a reader that stops; afterwards both directions are redirected
 /// again. A third tunnel is reset. Takes less than two seconds on an idle host.
 ///
-/// # Errors The first difference from the expected behaviour.
+/// # Errors
+/// The first difference from the expected behaviour.
 pub(in crate::relay) fn run(program: &Program, backlog: u64, adopt: impl Fn(Tunnel) -> Adopted) -> io::Result<()> {
     hand_off(&adopt)?;
     let length = usize::try_from(backlog).unwrap_or(usize::MAX).saturating_mul(3).saturating_add(LENGTH);

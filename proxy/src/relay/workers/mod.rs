@@ -91,7 +91,8 @@ struct WorkerHandle {
 impl Workers {
     /// Starts the worker threads of the poller's engine.
     ///
-    /// # Errors Failure to create a poller or to start a thread.
+    /// # Errors
+    /// Failure to create a poller or to start a thread.
     pub(super) fn start<P: Poller>(options: &Options) -> io::Result<Self> {
         Self::start_as::<P>(P::ENGINE, None, options)
     }

@@ -1,4 +1,4 @@
-//! The state of every direction, in memory that the kernel's program shares.
+//! State of every direction, in memory shared with the kernel's program.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -9,19 +9,20 @@ use aya::maps::MapData;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use sluicegate_ebpf::{Direction, TORN};
 
-/// The state of every direction, in memory that the kernel's program shares.
+/// State of every direction, in memory shared with the kernel's program.
 #[derive(Debug)]
 pub struct Directions {
     memory: NonNull<Direction>,
     entries: u32,
 }
 
-// SAFETY: the memory is mapped for as long as this exists, is the same from every thread, and every access is atomic.
+// SAFETY: the memory is mapped for as long as this exists, at one address for all threads, and
+// every access is atomic.
 unsafe impl Send for Directions {}
 // SAFETY: as for `Send`.
 unsafe impl Sync for Directions {}
 
-/// What the program has counted of a direction.
+/// Byte counts of a direction, kept by the program.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Bytes redirected.
@@ -35,18 +36,18 @@ impl Directions {
     pub(super) fn map(map: &MapData, entries: u32) -> io::Result<Self> {
         let length = Self::length(entries);
         let access = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: a new mapping, at an address of the kernel's choice, which overlaps nothing.
+        // SAFETY: a new mapping, at an address chosen by the kernel, overlapping nothing.
         let memory = unsafe { mmap(std::ptr::null_mut(), length, access, MapFlags::SHARED, map.fd().as_fd(), 0)? };
         let memory = NonNull::new(memory.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
         Ok(Self { memory, entries })
     }
 
-    /// The bytes of the mapping: whole pages (`kernel/bpf/arraymap.c`, `array_map_mmap`).
+    /// Length of the mapping in bytes: whole pages (`kernel/bpf/arraymap.c`, `array_map_mmap`).
     fn length(entries: u32) -> usize {
         (entries as usize * size_of::<Direction>()).next_multiple_of(rustix::param::page_size())
     }
 
-    /// Makes a direction ready: nothing is counted, and nothing redirected until [`Directions::enable`].
+    /// Resets a direction: zero counts, and no redirection until [`Directions::enable`].
     pub fn reset(&self, slot: u32, limit: u64, acked_before: u64) {
         for field in [Field::Owner, Field::Redirects, Field::Redirected, Field::Passed, Field::Relayed] {
             self.at(slot, field).store(0, Ordering::Relaxed);
@@ -55,67 +56,68 @@ impl Directions {
         self.at(slot, Field::AckedBefore).store(acked_before, Ordering::Release);
     }
 
-    /// Lets the program redirect from now on, or has it leave all to userspace.
+    /// Makes the program redirect from now on, or leave all segments to userspace.
     pub fn enable(&self, slot: u32, redirects: bool) {
         let owner = self.at(slot, Field::Owner);
-        // Userspace alone writes it.
+        // Only userspace writes this field.
         let now = owner.load(Ordering::Relaxed) & !1 | u64::from(redirects);
         owner.store(now, Ordering::Release);
     }
 
-    /// Gives the slot to the source with this cookie: segments of any other are not judged by it.
+    /// Assigns the slot to the source with this cookie: segments of other sources do not use it.
     pub(super) fn set_owner(&self, slot: u32, cookie: u64) {
         self.at(slot, Field::Owner).store(cookie << 1, Ordering::Release);
     }
 
-    /// What the program has counted.
+    /// Reads the program's counts.
     #[must_use]
     pub fn counts(&self, slot: u32) -> Counts {
-        // In this order: whoever sees a segment that was left has to see all that was redirected before it, behind
-        // which it belongs.
+        // In this order: a reader that sees a segment left to userspace must also see all bytes
+        // redirected before it.
         let passed = self.at(slot, Field::Passed).load(Ordering::Acquire);
         let redirected = self.at(slot, Field::Redirected).load(Ordering::Acquire);
         Counts { redirected, passed }
     }
 
-    /// A part of the stream was not to be had, so that nothing goes on any more.
+    /// Tests for a gap in the stream, after which the program passes on nothing more.
     #[must_use]
     pub fn is_torn(&self, slot: u32) -> bool {
         self.at(slot, Field::Redirects).load(Ordering::Relaxed) == TORN
     }
 
-    /// Says how much of what was left to userspace has been given to the destination.
+    /// Tells the program how many of the bytes left to userspace have been sent to the destination.
     pub fn set_relayed(&self, slot: u32, relayed: u64) {
         self.at(slot, Field::Relayed).store(relayed, Ordering::Release);
     }
 
-    /// Has the program miss the byte that comes next.
+    /// Makes the program miss the next byte.
     #[cfg(test)]
     pub(crate) fn lose_a_byte(&self, slot: u32) {
-        // The number that is expected lies in the upper half.
+        // The expected sequence number is in the upper half.
         self.at(slot, Field::WrittenBeforeAndNext).fetch_sub(1 << 32, Ordering::Relaxed);
     }
 
     fn at(&self, slot: u32, field: Field) -> &AtomicU64 {
         assert!(slot < self.entries, "slot {slot} of {}", self.entries);
-        // SAFETY: the slot was just compared with the number of directions that the mapping has room for.
+        // SAFETY: the slot was just checked against the number of directions in the mapping.
         let direction = unsafe { self.memory.add(slot as usize) };
         // SAFETY: every field is within its direction.
         let field = unsafe { direction.cast::<u64>().add(field as usize) };
-        // SAFETY: it is aligned as the page is that the mapping begins with, lives as long as `self`, and is
-        // accessed by nobody in this process but through atomics.
+        // SAFETY: aligned like the page at the start of the mapping, lives as long as `self`, and
+        // is accessed in this process only through atomics.
         unsafe { AtomicU64::from_ptr(field.as_ptr()) }
     }
 }
 
 impl Drop for Directions {
     fn drop(&mut self) {
-        // SAFETY: the mapping was made with this address and length, and no reference into it outlives `self`.
+        // SAFETY: the mapping was made with this address and length, and no reference into it
+        // outlives `self`.
         let _ = unsafe { munmap(self.memory.as_ptr().cast(), Self::length(self.entries)) };
     }
 }
 
-/// The place of a field in [`Direction`], in units of 8 bytes.
+/// Index of a field in [`Direction`], in units of 8 bytes.
 #[derive(Clone, Copy)]
 enum Field {
     Redirected = 0,

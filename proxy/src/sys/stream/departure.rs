@@ -1,4 +1,4 @@
-//! The end of a peer, for whoever waits for something else.
+//! Detection of a peer's departure while a task waits for something else.
 
 use std::io;
 use std::net::TcpStream;
@@ -11,28 +11,28 @@ use tokio::time::timeout;
 
 use super::{RawSocketIo, SplitStream};
 
-/// How a peer left.
+/// A peer's way of leaving.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Departure {
-    /// It reset the connection.
+    /// The peer reset the connection.
     Reset,
-    /// It ended what it sends, and everything before that was read.
+    /// The peer ended its direction, and all bytes before the end were read.
     Closed,
 }
 
-/// How soon a peer with unread bytes is looked at again: no event tells when those have been read.
+/// Interval of checks on a peer with unread bytes: no event reports when they have been read.
 const UNREAD_RECHECK: Duration = Duration::from_millis(250);
 
 impl SplitStream<'_> {
-    /// Waits until the peer has left. A reset counts at once; the end of what it sends counts when
-    /// nothing before it is left to be read and none of its `early` bytes is kept elsewhere, since a peer
-    /// may send all that it has, end its direction and still wait.
+    /// Waits until the peer has left. A reset counts at once. The end of its direction counts when
+    /// no bytes before it are unread and none of its `early` bytes are kept elsewhere: a peer may
+    /// send all its bytes, end its direction and still wait.
     ///
-    /// Polled behind a reader of the same socket it takes nothing from that, so that both may wait in
-    /// one task: bytes of a plain socket stay where they are, and of a session they stay in it.
+    /// Polled after a reader of the socket in one task, it takes nothing from the reader: bytes of
+    /// a plain socket stay in the socket, bytes of a session in the session.
     pub async fn departure(self, early: &AtomicBool) -> Departure {
         while !early.load(Ordering::Relaxed) {
-            // It fails when the runtime ends.
+            // Fails when the runtime ends.
             let Ok(mut guard) = self.socket.ready(Interest::READABLE).await else { return Departure::Reset };
             let socket = self.socket.get_ref();
             let ended = match self.tls {
@@ -43,9 +43,9 @@ impl SplitStream<'_> {
                 Ok(Some(departure)) if !early.load(Ordering::Relaxed) => return departure,
                 Ok(Some(_)) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => guard.clear_ready(),
-                // A session that took in all there was left the socket empty.
+                // The session has consumed all bytes: the socket is empty.
                 Ok(None) if self.tls.is_some_and(|tls| !tls.is_ready()) => guard.clear_ready(),
-                // Unread bytes: the readiness is a reader's to clear.
+                // Unread bytes: only a reader may clear the readiness.
                 Ok(None) => {
                     let reset = self.socket.ready(Interest::ERROR);
                     if timeout(UNREAD_RECHECK, reset).await.is_ok() {
@@ -55,7 +55,7 @@ impl SplitStream<'_> {
                 Err(_) => return Departure::Reset,
             }
         }
-        // It fails when the runtime ends.
+        // Fails when the runtime ends.
         let _ = self.socket.ready(Interest::ERROR).await;
         Departure::Reset
     }

@@ -1,4 +1,4 @@
-//! Listeners, and the connections that they accept.
+//! Listeners and their accepted connections.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -7,7 +7,7 @@ use rustix::net::SocketFlags;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// A listener that the runtime watches; what it accepts is not registered.
+/// A listener watched by the runtime; accepted sockets are not registered.
 #[derive(Debug)]
 pub struct Listener(AsyncFd<TcpListener>);
 
@@ -17,12 +17,12 @@ impl Listener {
     /// # Errors
     /// The error of epoll_ctl(2).
     pub fn new(listener: TcpListener) -> io::Result<Self> {
-        // SAFETY: the listener is owned by the registration, which nothing here gives out for change:
-        // it stays open, with the same descriptor, until both are dropped.
+        // SAFETY: the registration owns the listener, and nothing here gives it out for change: it
+        // stays open, with one descriptor, until both are dropped.
         Ok(Self(unsafe { AsyncFd::register_with_interest(listener, Interest::READABLE) }?))
     }
 
-    /// Waits for a connection: the socket, non-blocking, and the address of its peer.
+    /// Waits for a connection; returns the socket, non-blocking, and the address of its peer.
     ///
     /// # Errors
     /// The error of accept(2).
@@ -30,10 +30,10 @@ impl Listener {
         self.0.async_io(Interest::READABLE, accept).await
     }
 
-    /// The next connection in the queue, without a look at what the runtime knows of it.
+    /// Accepts the next connection in the queue, without checking the runtime's readiness.
     ///
     /// # Errors
-    /// The error of accept(2): `EAGAIN` when the queue is empty.
+    /// The error of accept(2): `EAGAIN` if the queue is empty.
     pub fn accept_now(&self) -> io::Result<(TcpStream, SocketAddr)> {
         accept(self.0.get_ref())
     }
@@ -43,6 +43,6 @@ pub(super) fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAdd
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let (socket, peer) = rustix::net::acceptfrom_with(listener, flags)?;
     let peer = peer.and_then(|peer| peer.try_into().ok());
-    // A listener for IP knows no other peers.
+    // An IP listener has only IP peers.
     peer.map(|peer| (socket.into(), peer)).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
