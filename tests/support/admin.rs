@@ -1,4 +1,5 @@
-//! The admin address and the control socket, asked by hand, so that no library hides what they answer.
+//! Raw requests to the admin address and the control socket, without an HTTP library to hide the
+//! bytes.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -16,26 +17,26 @@ pub(crate) struct Answer {
     pub(crate) body: String,
 }
 
-/// GET, at an address that has to answer.
+/// Sends a GET to an address expected to answer.
 pub(crate) fn get(admin: SocketAddr, path: &str) -> Answer {
     let stream = TcpStream::connect(admin).expect("the admin address accepts");
     stream.set_read_timeout(Some(DEADLINE)).expect("a time-out");
     ask(stream, "GET", path, "")
 }
 
-/// Any request, over the control socket.
+/// Sends a request over the control socket.
 pub(crate) fn control(socket: &Path, method: &str, path: &str, body: &str) -> Answer {
     let stream = UnixStream::connect(socket).expect("the control socket accepts");
     stream.set_read_timeout(Some(DEADLINE)).expect("a time-out");
     ask(stream, method, path, body)
 }
 
-/// PATCH with this body, over the control socket.
+/// Sends a PATCH with this body over the control socket.
 pub(crate) fn patch(socket: &Path, path: &str, body: &str) -> Answer {
     control(socket, "PATCH", path, body)
 }
 
-/// DELETE, likewise.
+/// Sends a DELETE over the control socket.
 pub(crate) fn delete(socket: &Path, path: &str) -> Answer {
     control(socket, "DELETE", path, "")
 }
@@ -43,7 +44,7 @@ pub(crate) fn delete(socket: &Path, path: &str) -> Answer {
 /// Sends a request and reads the answer to its end.
 pub(crate) fn ask(mut stream: impl Read + Write, method: &str, path: &str, body: &str) -> Answer {
     let length = body.len();
-    // A content that is too long may be answered before it has all been sent.
+    // A body over the limit may be answered before it is sent completely.
     let _ = write!(
         stream,
         "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
@@ -57,7 +58,7 @@ pub(crate) fn ask(mut stream: impl Read + Write, method: &str, path: &str, body:
     Answer { status, body: body.to_owned() }
 }
 
-/// The sum of the series of a metric with these label values; an empty value stands for any.
+/// Sums the series of a metric with these label values; an empty value matches any.
 pub(crate) fn metric(text: &str, metric: &Metric, values: &[&str]) -> u64 {
     assert_eq!(metric.labels.len(), values.len(), "the labels of {}", metric.name);
     let wanted: Vec<_> = std::iter::zip(metric.labels, values)
@@ -73,7 +74,8 @@ pub(crate) fn metric(text: &str, metric: &Metric, values: &[&str]) -> u64 {
     samples.sum()
 }
 
-/// The exporter writes counters as whole numbers, and gauges as floats of which ours are whole.
+/// Parses a value: the exporter writes counters as integers and gauges as floats, ours with zero
+/// decimals.
 fn whole(value: &str) -> u64 {
     let (digits, rest) = value.split_once('.').unwrap_or((value, "0"));
     assert!(rest.bytes().all(|digit| digit == b'0'), "{value} is not whole");

@@ -1,4 +1,4 @@
-//! What stands before the gateway.
+//! Clients of the gateway.
 
 use std::fmt::Display;
 use std::io::{Read, Write};
@@ -10,27 +10,27 @@ use base64::prelude::BASE64_STANDARD;
 use super::noise::End;
 use super::origin::patient;
 
-/// The answer behind which the tunnel begins, to the byte.
+/// The complete answer to a CONNECT; the next byte belongs to the tunnel.
 pub(crate) const ESTABLISHED: &str = "HTTP/1.1 200 Connection established\r\n\r\n";
 
-/// A connection to the gateway, without a byte on it.
+/// A connection to the gateway with no byte sent.
 pub(crate) fn dial(gateway: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(gateway).expect("the gateway accepts");
     patient(&stream);
     stream
 }
 
-/// A tunnel to `target` through an open gateway.
+/// Opens a tunnel to `target` through an open gateway.
 pub(crate) fn connect(gateway: SocketAddr, target: impl Display) -> TcpStream {
     established(gateway, &request(target, None), b"")
 }
 
-/// A tunnel of the user `NAME:PASSWORD`.
+/// Opens a tunnel as the user `NAME:PASSWORD`.
 pub(crate) fn connect_as(gateway: SocketAddr, target: impl Display, user: &str) -> TcpStream {
     established(gateway, &request(target, Some(user)), b"")
 }
 
-/// A tunnel whose first bytes come in the segment of the head.
+/// Opens a tunnel with its first bytes in the segment of the request head.
 pub(crate) fn established(gateway: SocketAddr, head: &str, early: &[u8]) -> TcpStream {
     let mut stream = dial(gateway);
     stream.write_all(&[head.as_bytes(), early].concat()).expect("the gateway reads");
@@ -49,14 +49,14 @@ pub(crate) fn basic(user: &str) -> String {
     format!("Basic {}", BASE64_STANDARD.encode(user))
 }
 
-/// The status that these credentials get.
+/// Status for a CONNECT with these credentials.
 pub(crate) fn status(gateway: SocketAddr, target: impl Display, user: &str) -> String {
     let mut stream = dial(gateway);
     stream.write_all(request(target, Some(user)).as_bytes()).expect("it reads");
     read_head(&stream).split(' ').nth(1).unwrap_or_default().to_owned()
 }
 
-/// Reads up to the empty line and not a byte further, so that what is behind it stays on the stream.
+/// Reads to the empty line and no byte further; later bytes stay in the socket.
 pub(crate) fn read_head(mut stream: &TcpStream) -> String {
     let mut head = Vec::new();
     let mut byte = [0];
@@ -68,8 +68,8 @@ pub(crate) fn read_head(mut stream: &TcpStream) -> String {
     String::from_utf8(head).expect("an answer is ASCII")
 }
 
-/// Sends bytes, and reads what is answered until the gateway closes. The client closes after that,
-/// as a client of HTTP does.
+/// Sends bytes and reads the answer until the gateway closes. The client closes last, like an HTTP
+/// client.
 pub(crate) fn ask(gateway: SocketAddr, bytes: &[u8]) -> (SocketAddr, String) {
     let mut stream = dial(gateway);
     let from = stream.local_addr().expect("an address");
@@ -77,19 +77,19 @@ pub(crate) fn ask(gateway: SocketAddr, bytes: &[u8]) -> (SocketAddr, String) {
     (from, answer(stream))
 }
 
-/// Reads to the end, which has to be a clean one.
+/// Reads to the end of the stream, which must be a FIN.
 pub(crate) fn answer(mut stream: TcpStream) -> String {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).expect("an answer and a clean end");
     answer
 }
 
-/// Waits until what was sent has arrived, so that what is sent next is another segment.
+/// Waits until all sent bytes are acknowledged, so that the next bytes travel in another segment.
 pub(crate) fn arrives(stream: &TcpStream) {
     super::eventually("it is acknowledged", || sluicegate::sys::tcp::unacknowledged(stream).expect("a socket") == 0);
 }
 
-/// Sends bytes in two segments, cut there.
+/// Sends bytes in two segments, split at `cut`.
 pub(crate) fn send_cut(mut stream: &TcpStream, bytes: &[u8], cut: usize) {
     stream.set_nodelay(true).expect("a TCP socket");
     let (first, second) = bytes.split_at(cut.min(bytes.len()));
@@ -98,7 +98,7 @@ pub(crate) fn send_cut(mut stream: &TcpStream, bytes: &[u8], cut: usize) {
     stream.write_all(second).expect("the peer reads");
 }
 
-/// Nothing has come that was not read.
+/// Returns true if the stream has no unread bytes.
 pub(crate) fn is_silent(stream: &TcpStream) -> bool {
     stream.set_nonblocking(true).expect("a socket");
     let seen = stream.peek(&mut [0]);
@@ -106,32 +106,32 @@ pub(crate) fn is_silent(stream: &TcpStream) -> bool {
     seen.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
 }
 
-/// The head of a request to switch to `x/1`, with these header lines.
+/// The head of a request to upgrade to `x/1`, with these header lines.
 pub(crate) fn upgrade(target: impl Display, user: Option<&str>, lines: &str) -> String {
     let credentials = user.map(|user| format!("Proxy-Authorization: {}\r\n", basic(user))).unwrap_or_default();
     format!("POST http://{target}/a HTTP/1.1\r\n{credentials}Connection: Upgrade\r\nUpgrade: x/1\r\n{lines}\r\n")
 }
 
-/// What becomes of that head on its way to the origin; the lines that end here are left out of `lines`.
+/// The upgrade head as the origin receives it; `lines` holds only the end-to-end header lines.
 pub(crate) fn upgrade_at_origin(target: impl Display, lines: &str) -> String {
     format!(
         "POST /a HTTP/1.1\r\nHost: {target}\r\n{lines}Via: 1.1 sluicegate\r\nConnection: Upgrade\r\nUpgrade: x/1\r\n\r\n"
     )
 }
 
-/// An origin's 101.
+/// A 101 of an origin.
 pub(crate) const SWITCHING: &str = "HTTP/1.1 101 Switching\r\nConnection: upgrade\r\nA: b\r\nUpgrade: x/1\r\n\r\n";
 
-/// And what the client gets of it.
+/// The 101 as the client receives it.
 pub(crate) const SWITCHED: &str =
     "HTTP/1.1 101 Switching\r\nA: b\r\nVia: 1.1 sluicegate\r\nConnection: Upgrade\r\nUpgrade: x/1\r\n\r\n";
 
-/// Ends a connection by a reset, at once.
+/// Resets a connection at once.
 pub(crate) fn reset(stream: &TcpStream) {
     rustix::net::connect_unspec(stream).expect("a reset");
 }
 
-/// Waits for the end of a stream that has no more bytes to give.
+/// Waits for the end of a stream with no bytes left to read.
 pub(crate) fn end_of(mut stream: &TcpStream) -> End {
     match stream.read(&mut [0]) {
         Ok(0) => End::Clean,
@@ -140,7 +140,7 @@ pub(crate) fn end_of(mut stream: &TcpStream) -> End {
     }
 }
 
-/// Sends bytes through an echo and compares what comes back.
+/// Sends bytes through an echo origin and compares the bytes received.
 pub(crate) fn echoes(stream: &TcpStream, length: usize) {
     let mut noise = super::Noise::new(length as u64 + 1);
     let mut same = noise.clone();
@@ -150,13 +150,13 @@ pub(crate) fn echoes(stream: &TcpStream, length: usize) {
     });
 }
 
-/// Ends a tunnel whose origin passes the end back.
+/// Half-closes a tunnel to an echo origin and waits for its FIN.
 pub(crate) fn hang_up(stream: &TcpStream) {
     stream.shutdown(Shutdown::Write).expect("an open stream");
     assert_eq!(end_of(stream), End::Clean);
 }
 
-/// Ends a tunnel from both its ends, one after the other.
+/// Half-closes a tunnel from each end in turn.
 pub(crate) fn hang_up_both(first: &TcpStream, second: &TcpStream) {
     for (ends, hears) in [(first, second), (second, first)] {
         ends.shutdown(Shutdown::Write).expect("an open stream");

@@ -1,4 +1,4 @@
-//! TCP segments that no kernel would send just so: the same stream, cut elsewhere than before.
+//! Handmade TCP segments: the bytes of a stream, cut as no kernel would cut them.
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
 use std::os::fd::OwnedFd;
@@ -12,20 +12,21 @@ pub(crate) const FIN: u8 = 0x01;
 const PSH: u8 = 0x08;
 const ACK: u8 = 0x10;
 
-/// Sends segments in the name of one end of a connection (raw(7)), which this process has. What the other end
-/// acknowledges of them that end has never sent, and ignores.
+/// Sends segments in the name of the local end of a connection, through raw(7). The kernel at this
+/// end has never sent those bytes, and ignores acknowledgements of them.
 #[derive(Debug)]
 pub(crate) struct Forger {
     raw: OwnedFd,
     from: SocketAddrV4,
     to: SocketAddrV4,
-    /// The number that the other end expects next, and the one that it sends next.
+    /// Next sequence number expected by the other end, and next one sent by it.
     expected: u32,
     next: u32,
 }
 
 impl Forger {
-    /// For the local end of `stream`, over IPv4. The next segment that comes to it has to say where the streams are.
+    /// Forges for the local end of `stream`, over IPv4. The next segment to arrive sets the
+    /// sequence numbers.
     pub(crate) fn of(stream: &TcpStream) -> Self {
         let raw = socket_with(AddressFamily::INET, SocketType::RAW, SocketFlags::NONBLOCK, Some(ipproto::TCP))
             .expect("root may have raw sockets");
@@ -36,7 +37,7 @@ impl Forger {
         Self { raw, from, to, expected: 0, next: 0 }
     }
 
-    /// Waits until the other end has sent a segment, and acknowledged something other than when this was last called.
+    /// Waits for a segment from the other end with a new acknowledgement number.
     pub(crate) fn catch_up(&mut self) {
         let before = self.expected;
         eventually("an acknowledgement", || {
@@ -45,15 +46,16 @@ impl Forger {
         });
     }
 
-    /// Sends bytes that begin so many before what the other end expects, and waits until all are acknowledged.
+    /// Sends bytes starting `before` bytes before the other end's next expected byte, and waits
+    /// until all are acknowledged.
     pub(crate) fn send(&mut self, before: usize, bytes: &[u8], flags: u8) {
         let begin = self.expected.wrapping_sub(u32::try_from(before).expect("a few bytes"));
         self.post(begin, bytes, flags);
         self.wait_for(begin, bytes, flags);
     }
 
-    /// Sends what the other end expects next in segments of so many bytes, the first one last, with the end of the stream
-    /// in the last one, and waits until all are acknowledged.
+    /// Sends the next bytes in segments of `length` bytes, the first segment last and FIN in the
+    /// final one, and waits until all are acknowledged.
     pub(crate) fn send_the_first_last(&mut self, bytes: &[u8], length: usize) {
         let begin = self.expected;
         let at = |place: usize| begin.wrapping_add(u32::try_from(place).expect("a few bytes"));
@@ -79,11 +81,11 @@ impl Forger {
         });
     }
 
-    /// Takes down what the segments say that have come.
+    /// Takes the sequence numbers from the segments received.
     fn hear(&mut self) {
         let mut packet = vec![0; 1 << 16];
         while let Ok((_, length)) = recv(&self.raw, &mut packet[..], RecvFlags::empty()) {
-            // Behind a header of IP (RFC 791, 3.1).
+            // The TCP header follows the IP header (RFC 791, 3.1).
             let tcp = &packet[usize::from(packet[0] & 0xf) * 4..length];
             let short = |at: usize| u16::from_be_bytes([tcp[at], tcp[at + 1]]);
             let long = |at: usize| u32::from_be_bytes([tcp[at], tcp[at + 1], tcp[at + 2], tcp[at + 3]]);
@@ -102,7 +104,7 @@ impl Forger {
         segment.extend(self.to.port().to_be_bytes());
         segment.extend(sequence.to_be_bytes());
         segment.extend(self.next.to_be_bytes());
-        // A header of five words; an open window; no checksum yet, and no urgent data.
+        // A header of five words, an open window, a zero checksum, no urgent data.
         segment.extend([5 << 4, flags, 0xff, 0xff, 0, 0, 0, 0]);
         segment.extend(bytes);
         let sum = checksum(*self.from.ip(), *self.to.ip(), &segment);
@@ -111,7 +113,7 @@ impl Forger {
     }
 }
 
-/// Of a segment whose checksum is zero so far (RFC 9293, 3.1; RFC 1071).
+/// Checksum of a segment with a zero checksum field (RFC 9293, 3.1; RFC 1071).
 fn checksum(from: Ipv4Addr, to: Ipv4Addr, segment: &[u8]) -> u16 {
     let length = u32::try_from(segment.len()).expect("at most 64 KiB").to_be_bytes();
     let pseudo = [&from.octets()[..], &to.octets(), &length, &[0, 0, 0, 6]].concat();

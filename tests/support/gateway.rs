@@ -1,4 +1,4 @@
-//! The binary under test, started with ports of the kernel's choice and killed when dropped.
+//! The binary under test, started on ports of the kernel's choice and killed when dropped.
 
 use std::fs::{Permissions, set_permissions};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -19,32 +19,32 @@ use super::log::{Line, Log};
 use super::process::{Outcome, run};
 use super::{admin, eventually};
 
-/// The program that is tested.
+/// Path of the binary under test.
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_sluicegate");
 
-/// The engines that this process may run: one takes capabilities to start.
+/// Engines this process may run: one of them needs capabilities to start.
 pub(crate) fn engines() -> &'static [Engine] {
     if missing(FOR_BPF).is_empty() { Engine::ALL } else { Engine::AUTO }
 }
 
-/// How a gateway is to be started.
+/// Start parameters of a gateway.
 #[derive(Debug, Default)]
 pub(crate) struct Setup {
     arguments: Vec<String>,
     variables: Vec<(&'static str, String)>,
-    /// A command that runs the command behind it.
+    /// A command prefix; ends by executing the gateway.
     wrapper: Vec<String>,
-    /// Where it listens; loopback if empty.
+    /// Listen address; loopback if empty.
     address: String,
 }
 
 impl Setup {
-    /// With these options of `serve`, and leave to go to loopback, where the tests' origins are.
+    /// These options of `serve`, and permission to dial loopback, where the tests' origins listen.
     pub(crate) fn new(arguments: &[&str]) -> Self {
         Self::bare(arguments).args(["--allow", "127.0.0.0/8:*"])
     }
 
-    /// With these options of `serve` and what every test needs to find the gateway.
+    /// These options of `serve`, and the ones every test needs to find the gateway.
     pub(crate) fn bare(arguments: &[&str]) -> Self {
         Self { arguments: arguments.iter().map(ToString::to_string).collect(), ..Self::default() }
     }
@@ -59,34 +59,34 @@ impl Setup {
         self
     }
 
-    /// Lets in `NAME:PASSWORD`, without showing it on the command line.
+    /// Adds the user `NAME:PASSWORD`, through the environment instead of the command line.
     pub(crate) fn user(self, user: &str) -> Self {
         self.variable("SLUICEGATE_USER", user)
     }
 
-    /// With lines of level debug in the log.
+    /// Logs at level debug.
     pub(crate) fn debug(self) -> Self {
         self.variable("SLUICEGATE_LOG_LEVEL", "debug")
     }
 
-    /// With room for so many descriptors (`ulimit -n`).
+    /// Sets the descriptor limit (`ulimit -n`).
     pub(crate) fn descriptors(self, limit: u32) -> Self {
         self.under(&["sh", "-c", &format!("ulimit -n {limit} && exec \"$@\""), "sh"])
     }
 
-    /// Under a command that becomes the one behind it.
+    /// Runs the gateway under a command prefix, which must end by executing it.
     pub(crate) fn under(mut self, wrapper: &[&str]) -> Self {
         self.wrapper = wrapper.iter().map(ToString::to_string).collect();
         self
     }
 
-    /// Listening at this address of its own, for its admin as well.
+    /// Sets the address for the listeners and the admin listener.
     pub(crate) fn at(mut self, address: &str) -> Self {
         address.clone_into(&mut self.address);
         self
     }
 
-    /// Starts it, and waits until it listens.
+    /// Starts the gateway and waits until it listens.
     pub(crate) fn start(self) -> Gateway {
         let _engines_are_tried = super::ring_sysctl::unchanged();
         let mut gateway = self.spawn();
@@ -100,7 +100,7 @@ impl Setup {
         gateway
     }
 
-    /// Starts it where it has to refuse to run, and waits for that.
+    /// Starts a gateway expected to refuse its configuration, and waits for its exit.
     pub(crate) fn refused(self) -> Outcome {
         let folder = folder_for_all();
         run(self.command(&folder), b"")
@@ -143,7 +143,7 @@ impl Setup {
     }
 }
 
-/// A folder for the control socket, of whatever user the gateway is.
+/// A directory for the control socket, writable by the gateway's user, root or not.
 fn folder_for_all() -> TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     set_permissions(folder.path(), Permissions::from_mode(0o1777)).expect("our own folder");
@@ -154,8 +154,8 @@ fn control_in(folder: &TempDir) -> PathBuf {
     folder.path().join("control.sock")
 }
 
-/// Without the variables that whoever runs the tests may have set for a gateway of their own, and without a control
-/// socket at the default path, which belongs to the host.
+/// Removes inherited SLUICEGATE_ variables and the control socket's default path, which belongs to
+/// the host.
 pub(crate) fn in_clean_environment(command: &mut Command) -> &mut Command {
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("SLUICEGATE_") {
@@ -165,21 +165,21 @@ pub(crate) fn in_clean_environment(command: &mut Command) -> &mut Command {
     command.env("SLUICEGATE_CONTROL", "none")
 }
 
-/// A gateway that runs.
+/// A running gateway.
 #[derive(Debug)]
 pub(crate) struct Gateway {
     child: Child,
-    /// Where it accepts the tests' clients.
-    /// Where clients speak TLS with it.
+    /// Address of the TLS listener.
     pub(crate) secure: Option<SocketAddr>,
+    /// Address of the plain listener.
     pub(crate) address: SocketAddr,
-    /// Everywhere that it accepts clients.
+    /// Addresses of all listeners.
     pub(crate) listeners: Vec<SocketAddr>,
-    /// Where it shows metrics and tunnels.
+    /// Address of the admin listener, for metrics and tunnels.
     pub(crate) admin: SocketAddr,
-    /// Where it shows metrics alone.
+    /// Address of the metrics listener, for metrics only.
     pub(crate) metrics: Option<SocketAddr>,
-    /// Where it is told to change something.
+    /// Path of the control socket.
     pub(crate) control: PathBuf,
     _folder: TempDir,
     pub(crate) log: Arc<Log>,
@@ -187,39 +187,39 @@ pub(crate) struct Gateway {
 }
 
 impl Gateway {
-    /// An open one (`--no-auth`) with these options.
+    /// Starts a gateway without authentication (`--no-auth`) and with these options.
     pub(crate) fn open(arguments: &[&str]) -> Self {
         Setup::new(&["--no-auth"]).args(arguments.iter().copied()).start()
     }
 
-    /// The first line of the log of which this holds, past or to come.
+    /// Waits for the first log line matching the condition, from the start of the log.
     pub(crate) fn log_line(&self, what: &str, condition: impl Fn(&Line) -> bool) -> Line {
         self.log.line(what, condition)
     }
 
-    /// The closing line of this client's tunnel.
+    /// Waits for the closing line of this client's tunnel.
     pub(crate) fn closing_line(&self, client: SocketAddr) -> Line {
         self.log_line("tunnel closed", |line| line.message() == "tunnel closed" && line.is_of(client))
     }
 
-    /// The line that says why this client was refused.
+    /// Waits for the refusal line of this client.
     pub(crate) fn refusal_line(&self, client: SocketAddr) -> Line {
         self.log_line("refused", |line| line.message() == "refused" && line.is_of(client))
     }
 
-    /// The sum of the series of a metric whose labels have these values, in the order of
-    /// [`Metric::labels`]; an empty value stands for any.
+    /// Sums the series of a metric with these label values, in the order of [`Metric::labels`]; an
+    /// empty value matches any.
     pub(crate) fn metric(&self, metric: &Metric, values: &[&str]) -> u64 {
         admin::metric(&admin::get(self.admin, "/metrics").body, metric, values)
     }
 
-    /// Waits until the metric has this value.
+    /// Waits until the metric has the expected value.
     pub(crate) fn wait_for_metric(&self, metric: &Metric, values: &[&str], expected: u64) {
         let what = format!("{}{values:?} is {expected}", metric.name);
         eventually(&what, || self.metric(metric, values) == expected);
     }
 
-    /// The live tunnels, as `/api/tunnels` shows them.
+    /// Live tunnels, from `/api/tunnels`.
     pub(crate) fn tunnels(&self) -> Vec<Value> {
         let answer = admin::get(self.admin, "/api/tunnels");
         serde_json::from_str(&answer.body).expect("an array of tunnels")
@@ -233,7 +233,7 @@ impl Gateway {
         kill_process(self.pid(), signal).expect("the gateway is there to be told");
     }
 
-    /// Waits until it has ended by itself, and until its last line is read.
+    /// Waits until the gateway has exited by itself and its last log line is read.
     pub(crate) fn wait(&mut self) -> ExitStatus {
         let mut status = None;
         eventually("the gateway ends", || {

@@ -1,4 +1,4 @@
-//! What the kernel complains of while a test runs.
+//! Complaints in the kernel log while a test runs.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
@@ -6,10 +6,10 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use super::process::skipped;
 
-/// Words of the kernel's that mean that something is wrong with it.
+/// Words in the kernel log of a kernel bug or warning.
 const COMPLAINTS: &[&str] = &["BUG", "WARNING", "Oops", "seq # bug", "refcount", "KASAN", "hung task", "soft lockup"];
 
-/// The kernel's log from here on (`Documentation/ABI/testing/dev-kmsg`).
+/// The kernel log from the present position on (`Documentation/ABI/testing/dev-kmsg`).
 #[derive(Debug)]
 pub(crate) struct KernelLog(Option<File>);
 
@@ -28,10 +28,10 @@ impl KernelLog {
         }
     }
 
-    /// Nothing came that is a complaint.
+    /// Asserts: the kernel has logged no complaint since.
     pub(crate) fn holds_no_complaint(&mut self) {
         let Some(log) = &mut self.0 else { return };
-        // A record a call.
+        // read(2) returns one record per call.
         let mut record = vec![0; 8192];
         loop {
             match log.read(&mut record) {
@@ -40,7 +40,7 @@ impl KernelLog {
                     assert!(!COMPLAINTS.iter().any(|word| text.contains(word)), "the kernel says: {text}");
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                // Records were lost for those that came after.
+                // The ring buffer has overwritten records: go on with the next one.
                 Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
                 Err(error) => panic!("/dev/kmsg: {error}"),
             }

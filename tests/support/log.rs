@@ -1,4 +1,4 @@
-//! The log of a gateway: every line that it wrote, as it comes.
+//! The log of a gateway, collected line by line.
 
 use std::io::{BufRead, BufReader, Read};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::DEADLINE;
 
-/// One line of JSON, or, as before the log is set up, of words.
+/// One log line: JSON, or plain text before the log is set up.
 #[derive(Clone, Debug)]
 pub(crate) struct Line {
     pub(crate) raw: String,
@@ -30,17 +30,17 @@ impl Line {
         self.text("message")
     }
 
-    /// A field of words; empty when it is absent.
+    /// A string field; empty if absent.
     pub(crate) fn text(&self, field: &str) -> &str {
         self.json[field].as_str().unwrap_or_default()
     }
 
-    /// A field that is a whole number.
+    /// An integer field.
     pub(crate) fn number(&self, field: &str) -> u64 {
         self.json[field].as_u64().unwrap_or_else(|| panic!("no number '{field}' in {}", self.raw))
     }
 
-    /// The status that was answered; "none" when there was no answer.
+    /// HTTP status of the answer; "none" without an answer.
     pub(crate) fn code(&self) -> String {
         match &self.json["code"] {
             Value::Null => "none".to_owned(),
@@ -48,12 +48,12 @@ impl Line {
         }
     }
 
-    /// A field that is a number with decimals.
+    /// A decimal field.
     pub(crate) fn fraction(&self, field: &str) -> f64 {
         self.json[field].as_f64().unwrap_or_else(|| panic!("no number '{field}' in {}", self.raw))
     }
 
-    /// It is about the connection of this client.
+    /// Returns true for a line about this client's connection.
     pub(crate) fn is_of(&self, client: std::net::SocketAddr) -> bool {
         self.text("client") == client.to_string()
     }
@@ -67,7 +67,7 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    /// Takes lines until there are no more; for a thread of its own.
+    /// Collects lines until the end of the stream; runs in its own thread.
     pub(crate) fn collect(&self, from: impl Read) {
         for line in BufReader::new(from).split(b'\n').map_while(Result::ok) {
             self.lock().push(Line::new(String::from_utf8_lossy(&line).into_owned()));
@@ -75,17 +75,17 @@ impl Log {
         }
     }
 
-    /// How many lines there are so far.
+    /// Number of lines so far.
     pub(crate) fn position(&self) -> usize {
         self.lock().len()
     }
 
-    /// The first line of which this holds, past or to come.
+    /// Waits for the first line matching the condition, from the start of the log.
     pub(crate) fn line(&self, what: &str, condition: impl Fn(&Line) -> bool) -> Line {
         self.line_from(0, what, condition)
     }
 
-    /// The first line behind a position of which this holds.
+    /// Waits for the first line at or after `position` matching the condition.
     pub(crate) fn line_from(&self, position: usize, what: &str, condition: impl Fn(&Line) -> bool) -> Line {
         let deadline = Instant::now() + DEADLINE;
         let mut lines = self.lock();
@@ -101,17 +101,17 @@ impl Log {
         }
     }
 
-    /// How many lines there are so far of which this holds.
+    /// Number of lines so far matching the condition.
     pub(crate) fn count(&self, condition: impl Fn(&Line) -> bool) -> usize {
         self.lock().iter().filter(|line| condition(line)).count()
     }
 
-    /// The sum of a number over the lines so far of which this holds.
+    /// Sums a field over the lines so far matching the condition.
     pub(crate) fn sum(&self, field: &str, condition: impl Fn(&Line) -> bool) -> u64 {
         self.lock().iter().filter(|line| condition(line)).map(|line| line.number(field)).sum()
     }
 
-    /// Everything so far, as it was written.
+    /// All lines so far, as written.
     pub(crate) fn text(&self) -> String {
         self.lock().iter().map(|line| format!("{}\n", line.raw)).collect()
     }

@@ -1,22 +1,22 @@
-//! What the tests share: a gateway that runs, origins for it, clients of it, and waiting.
+//! Support for the tests: a running gateway, origins, clients, and waiting.
 //!
-//! | file | what is in it |
+//! | file | contents |
 //! |---|---|
-//! | `forger` | segments that no kernel would send just so |
+//! | `forger` | handmade TCP segments, cut as no kernel would cut them |
 //! | `gateway` | the binary under test, started and watched |
-//! | `kernel_log` | what the kernel complains of |
-//! | `name_server` | a DNS server that answers as a test says |
-//! | `network` | a network of the test's own |
-//! | `log` | its log lines |
-//! | `admin` | its admin address, asked by hand |
-//! | `origin` | what stands behind it |
-//! | `client` | what stands before it |
-//! | `noise` | random bytes that both ends can make |
+//! | `kernel_log` | complaints in the kernel log |
+//! | `name_server` | a DNS server with scripted answers |
+//! | `network` | a pair of network namespaces for one test |
+//! | `log` | log lines of the gateway |
+//! | `admin` | raw requests to the admin address |
+//! | `origin` | origins |
+//! | `client` | clients |
+//! | `noise` | random bytes, reproducible at both ends |
 //! | `ring_sysctl` | `kernel.io_uring_disabled`, changed by one test at a time |
 //! | `pids` | a control group in which no thread can be started |
-//! | `process` | other programs, and what the kernel says of a process |
-//! | `seccomp` | system calls that the kernel refuses |
-//! | `tls` | certificates, and a front that speaks TLS for clients |
+//! | `process` | other programs, and kernel data about a process |
+//! | `seccomp` | system calls refused by the kernel |
+//! | `tls` | certificates, and a TLS front for clients without TLS |
 //! | `stranger` | a user without any privilege |
 
 use std::thread;
@@ -44,8 +44,8 @@ pub(crate) use gateway::{Gateway, Setup, in_clean_environment};
 pub(crate) use noise::Noise;
 pub(crate) use origin::Origin;
 
-/// How long anything that has to happen may take: far longer than it ever takes, so that a loaded
-/// machine does not fail a test, and short enough to see one that hangs.
+/// Time limit for every wait, 30 seconds: long enough for a loaded machine to pass, short enough to
+/// show a hang.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Waits until `condition` holds.

@@ -1,4 +1,4 @@
-//! A DNS server that answers as a test says, and remembers what it was asked.
+//! A DNS server with scripted answers. It records its questions.
 
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
@@ -14,21 +14,21 @@ use super::origin::patient;
 /// Answer to one question.
 #[derive(Clone, Debug)]
 pub(crate) enum Reply {
-    /// Addresses of the family asked for, with this time to live in seconds.
+    /// Addresses of the requested family, with a time to live in seconds.
     Addresses(u32, Vec<IpAddr>),
-    /// No records of that type.
+    /// No records of the requested type.
     NoData,
     /// NXDOMAIN.
     NoSuchName,
     /// SERVFAIL.
     Failure,
-    /// Over UDP an answer that is cut off; these addresses over TCP.
+    /// A truncated answer over UDP; these addresses over TCP.
     Truncated(Vec<IpAddr>),
     /// No answer at all.
     Silence,
 }
 
-/// Question: the name without its final dot, and whether it is about IPv6.
+/// Question: the name without its final dot, and true for an AAAA query.
 type Question = (String, bool);
 
 /// A server that runs until it is dropped.
@@ -40,7 +40,7 @@ pub(crate) struct NameServer {
 }
 
 impl NameServer {
-    /// Answers on port 53 of this address, in the network namespace of the calling thread.
+    /// Answers on port 53 of `address`, in the network namespace of the calling thread.
     pub(crate) fn start(address: IpAddr, answer: impl Fn(&str, bool) -> Reply + Send + 'static) -> Self {
         let udp = UdpSocket::bind((address, 53)).expect("port 53 in a network of the test's own");
         let tcp = TcpListener::bind((address, 53)).expect("port 53 in a network of the test's own");
@@ -59,13 +59,13 @@ impl NameServer {
         Self { asked, _stop: stop, thread: Some(thread) }
     }
 
-    /// The names asked for so far, each once, which are forgotten.
+    /// Takes the names asked for so far, each once, and clears the record.
     pub(crate) fn asked(&self) -> Vec<String> {
         let questions = std::mem::take(&mut *self.asked.lock().expect("no panic"));
         questions.into_iter().map(|question| question.0).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
-    /// How many questions there were since they were forgotten.
+    /// Number of questions since the record was last cleared.
     pub(crate) fn count(&self) -> usize {
         self.asked.lock().expect("no panic").len()
     }
@@ -98,7 +98,7 @@ fn serve(udp: &UdpSocket, tcp: &TcpListener, stopped: &UnixStream, answer: impl 
         }
         if on_tcp && let Ok((mut stream, _)) = tcp.accept() {
             patient(&stream);
-            // One query a connection is enough for these tests.
+            // One query per connection is enough for these tests.
             let mut length = [0; 2];
             let mut query = Vec::new();
             let read = stream.read_exact(&mut length).and_then(|()| {
@@ -115,7 +115,7 @@ fn serve(udp: &UdpSocket, tcp: &TcpListener, stopped: &UnixStream, answer: impl 
     }
 }
 
-/// The only question of a query (RFC 1035, 4.1.2).
+/// Parses the only question of a query (RFC 1035, 4.1.2).
 fn question(query: &[u8]) -> Option<Question> {
     let (mut labels, mut rest) = (Vec::new(), query.get(12..)?);
     loop {
@@ -130,7 +130,7 @@ fn question(query: &[u8]) -> Option<Question> {
     }
 }
 
-/// The answer on the wire (RFC 1035, 4.1), with the question repeated and no compression but of its name.
+/// Encodes the answer (RFC 1035, 4.1): the question repeated, no compression except of its name.
 fn reply(query: &[u8], question: &Question, reply: &Reply, over_tcp: bool) -> Option<Vec<u8>> {
     let end = 12 + question.0.len() + 2 + 4;
     let (ttl, addresses, code, truncated) = match reply {

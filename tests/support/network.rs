@@ -1,4 +1,5 @@
-//! Two network namespaces with a link between them: the gateway in one, its clients and origins in the other.
+//! Two network namespaces joined by a link: the gateway in one, its clients and origins in the
+//! other.
 
 use std::fs::File;
 use std::net::IpAddr;
@@ -14,11 +15,11 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use super::Setup;
 use super::process::{program, run, skipped};
 
-/// The ends of the link (RFC 5737).
+/// Addresses of the two ends of the link (RFC 5737).
 const OUTSIDE: &str = "192.0.2.1";
 const GATEWAY: &str = "192.0.2.2";
 
-/// The two namespaces, which go when this does.
+/// The two namespaces; removed when dropped.
 #[derive(Debug)]
 pub(crate) struct Network {
     gateway: String,
@@ -26,7 +27,7 @@ pub(crate) struct Network {
 }
 
 impl Network {
-    /// `None`, with a word, where this process cannot make any.
+    /// Creates the namespaces. Prints a note and returns `None` if this process may not.
     pub(crate) fn new() -> Option<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         program("ip", "iproute2")?;
@@ -49,7 +50,7 @@ impl Network {
         Some(this)
     }
 
-    /// Drops one of so many packets that come over the link, at either end.
+    /// Drops one in `packets` packets on arrival, at both ends of the link.
     pub(crate) fn lose_one_in(&self, packets: u32) {
         let rules = format!(
             "add table ip loss; add chain ip loss in {{ type filter hook input priority 0; }}; \
@@ -60,7 +61,7 @@ impl Network {
         }
     }
 
-    /// Has nothing arrive at the gateway any more that is sent from a port out here, and nobody told.
+    /// Drops every packet sent from an outside port to the gateway, without notice to either side.
     pub(crate) fn silence(&self, port: u16) {
         let rules = format!(
             "add table ip silence; add chain ip silence in {{ type filter hook input priority 0; }}; \
@@ -69,33 +70,33 @@ impl Network {
         ip(&["netns", "exec", &self.gateway, "nft", &rules]);
     }
 
-    /// The address that clients and origins have.
+    /// Address of the clients and origins.
     pub(crate) fn outside(&self) -> IpAddr {
         OUTSIDE.parse().expect("an address")
     }
 
-    /// A gateway on the other end, which may go to this one.
+    /// A gateway at the other end of the link, allowed to dial the outside address.
     pub(crate) fn setup(&self, arguments: &[&str]) -> Setup {
         let wrapper = ["ip", "netns", "exec", &self.gateway];
         Setup::bare(arguments).args(["--allow", &format!("{OUTSIDE}:*")]).under(&wrapper).at(GATEWAY)
     }
 
-    /// The command that runs another one on the gateway's end, where these files stand in for those of
-    /// the host: the new one and its place.
+    /// A command prefix: runs a command in the gateway's namespace, with each file bind-mounted
+    /// over a path of the host (file, path).
     pub(crate) fn wrapper(&self, files: &[(&Path, &str)]) -> Vec<String> {
         let mounts: String =
             files.iter().map(|(new, place)| format!("mount --bind {} {place} && ", new.display())).collect();
-        // `ip netns exec` has given it a mount namespace of its own.
+        // `ip netns exec` has already created a mount namespace.
         let script = format!("{mounts}exec \"$@\"");
         ["ip", "netns", "exec", &self.gateway, "sh", "-c", &script, "sh"].map(str::to_owned).to_vec()
     }
 
-    /// Adds an address to the end of clients and origins.
+    /// Adds an address to the outside end of the link.
     pub(crate) fn add_outside(&self, address: &str) {
         ip(&["-n", &self.outside, "address", "add", &format!("{address}/24"), "dev", "out"]);
     }
 
-    /// Does something on the end of clients and origins.
+    /// Runs `work` in the outside namespace.
     pub(crate) fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         thread::scope(|scope| {
             let inside = scope.spawn(|| {

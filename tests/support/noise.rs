@@ -1,13 +1,13 @@
-//! Random bytes that both ends can make: the receiver compares each one with what was sent, and can
-//! say at which offset a stream went wrong, which a hash could not.
+//! Random bytes reproducible at both ends: the receiver compares every byte and reports the offset
+//! of the first wrong one, which a hash cannot.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 
-/// Bytes made, sent or compared at once.
+/// Bytes generated, sent or compared at a time, 256 KiB.
 const BLOCK: usize = 256 << 10;
 
-/// A stream of random bytes, the same for the same seed (xorshift64, Marsaglia 2003).
+/// A stream of random bytes, determined by its seed (xorshift64, Marsaglia 2003).
 #[derive(Clone, Debug)]
 pub(crate) struct Noise {
     state: u64,
@@ -15,7 +15,7 @@ pub(crate) struct Noise {
     left: usize,
 }
 
-/// How a stream ended.
+/// End of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
     /// By FIN.
@@ -26,11 +26,11 @@ pub(crate) enum End {
 
 impl Noise {
     pub(crate) const fn new(seed: u64) -> Self {
-        // Near seeds make near first numbers, and zero is the one state that never changes.
+        // Close seeds give close first numbers, and zero is the one state xorshift never leaves.
         Self { state: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1, rest: [0; 8], left: 0 }
     }
 
-    /// The next number, for choices.
+    /// The next random number.
     pub(crate) const fn next(&mut self) -> u64 {
         self.state ^= self.state << 13;
         self.state ^= self.state >> 7;
@@ -43,7 +43,7 @@ impl Noise {
         (self.next() >> 11) % limit
     }
 
-    /// The next bytes of the stream, however it is cut into calls.
+    /// Fills `bytes` with the next bytes of the stream; the split into calls makes no difference.
     pub(crate) fn fill(&mut self, mut bytes: &mut [u8]) {
         while !bytes.is_empty() {
             if self.left == 0 {
@@ -72,7 +72,7 @@ impl Noise {
         bytes
     }
 
-    /// Sends `length` bytes; gives the number that went before the stream broke.
+    /// Sends `length` bytes and returns the number sent before the stream broke.
     pub(crate) fn send(&mut self, mut to: &TcpStream, length: usize) -> usize {
         let mut block = vec![0; BLOCK.min(length)];
         let mut sent = 0;
@@ -92,7 +92,7 @@ impl Noise {
         sent
     }
 
-    /// Sends as much as is taken without waiting; gives the number of bytes.
+    /// Sends until the socket would block and returns the number of bytes sent.
     pub(crate) fn send_what_fits(&mut self, mut to: &TcpStream) -> usize {
         to.set_nonblocking(true).expect("an open stream");
         let mut sent = 0;
@@ -100,7 +100,7 @@ impl Noise {
             let before = self.clone();
             let block = self.take(64 << 10);
             let result = to.write(&block);
-            // What was not taken has to be made again.
+            // Unsent bytes must be generated again.
             *self = before;
             match result {
                 Ok(bytes) => {
@@ -116,7 +116,7 @@ impl Noise {
         }
     }
 
-    /// Reads `from` to its end and compares; gives the number of bytes, all right, and the end.
+    /// Reads `from` to its end and compares; returns the number of bytes, all correct, and the end.
     pub(crate) fn expect(&mut self, from: &TcpStream) -> (usize, End) {
         let mut got = 0;
         loop {
@@ -129,7 +129,7 @@ impl Noise {
         }
     }
 
-    /// Reads and compares exactly so many bytes.
+    /// Reads exactly `length` bytes and compares them.
     pub(crate) fn expect_exactly(&mut self, from: &TcpStream, length: usize) {
         let mut got = 0;
         while got < length {

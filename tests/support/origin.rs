@@ -1,4 +1,4 @@
-//! What stands behind the gateway.
+//! Origins for the gateway's tunnels.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -8,7 +8,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::DEADLINE;
 
-/// A listener, on loopback as a rule, whose connections the test accepts itself.
+/// A listener, usually on loopback. The test accepts its connections itself.
 #[derive(Debug)]
 pub(crate) struct Origin {
     listener: TcpListener,
@@ -20,14 +20,14 @@ impl Origin {
         Self::at(Ipv4Addr::LOCALHOST.into())
     }
 
-    /// At an address that the calling thread can be reached by.
+    /// Listens at an address reachable by the calling thread.
     pub(crate) fn at(address: IpAddr) -> Self {
         let listener = TcpListener::bind((address, 0)).expect("a port");
         let address = listener.local_addr().expect("an address");
         Self { listener, address }
     }
 
-    /// The next connection.
+    /// Waits for the next connection.
     pub(crate) fn accept(&self) -> TcpStream {
         let timeout = Timespec::try_from(DEADLINE).expect("a short time");
         let ready = poll(&mut [PollFd::new(&self.listener, PollFlags::IN)], Some(&timeout)).expect("poll");
@@ -37,7 +37,7 @@ impl Origin {
         stream
     }
 
-    /// Serves each connection by a thread of its own.
+    /// Serves each connection in its own thread.
     pub(crate) fn serve(self, serve: impl Fn(TcpStream) + Clone + Send + 'static) -> Serving {
         let address = self.address;
         let listener = self.listener.try_clone().expect("a descriptor");
@@ -51,15 +51,15 @@ impl Origin {
         Serving { address, listener, thread: Some(thread) }
     }
 
-    /// Sends everything back, the end included.
+    /// Echoes every byte and the FIN.
     pub(crate) fn echo() -> Serving {
         Self::new().serve(|stream| {
-            // A peer that goes away in the middle is the business of its own test.
+            // A peer may vanish in mid-stream: its own test checks that.
             let _ = echo(&stream);
         })
     }
 
-    /// Answers every request with this body, as an HTTP/1.1 server that closes.
+    /// Answers every request with this body, like an HTTP/1.1 server, and closes.
     pub(crate) fn http(body: &'static str) -> Serving {
         Self::new().serve(move |mut stream| {
             let mut head = Vec::new();
@@ -83,13 +83,13 @@ pub(crate) fn echo(mut stream: &TcpStream) -> std::io::Result<()> {
     }
 }
 
-/// Lets nothing wait for ever.
+/// Sets time-outs of [`DEADLINE`] for reads and writes.
 pub(crate) fn patient(stream: &TcpStream) {
     stream.set_read_timeout(Some(DEADLINE)).expect("a time-out");
     stream.set_write_timeout(Some(DEADLINE)).expect("a time-out");
 }
 
-/// An origin that serves itself, until it is dropped.
+/// An origin with its own accept thread; stopped when dropped.
 #[derive(Debug)]
 pub(crate) struct Serving {
     pub(crate) address: SocketAddr,
@@ -99,7 +99,7 @@ pub(crate) struct Serving {
 
 impl Drop for Serving {
     fn drop(&mut self) {
-        // On Linux this ends an accept(2) that waits, in whatever thread.
+        // On Linux, shutdown(2) wakes a blocked accept(2) in any thread.
         let _ = rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both);
         let _ = self.thread.take().map(JoinHandle::join);
     }

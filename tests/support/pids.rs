@@ -1,4 +1,4 @@
-//! A control group that lets a process start no thread.
+//! A control group in which a process can start no thread.
 
 use std::fs;
 use std::path::PathBuf;
@@ -9,15 +9,17 @@ use rustix::process::Pid;
 use super::eventually;
 use super::process::skipped;
 
-/// Places of the pids controller: version 1, version 2 beside it, version 2 alone.
+/// Mount points of the pids controller: version 1, version 2 beside it, version 2 alone.
 const PLACES: [&str; 3] = ["/sys/fs/cgroup/pids", "/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
 
-/// A control group of the pids controller; removed when dropped, which its process has to be before.
+/// A control group of the pids controller. Dropping it removes the group; its process must have
+/// been dropped before.
 #[derive(Debug)]
 pub(crate) struct Pids(PathBuf);
 
 impl Pids {
-    /// Moves a process in; `None`, with a word, where there is no such group to be had.
+    /// Moves a process into a new group. Prints a note and returns `None` if no pids group can be
+    /// made.
     pub(crate) fn of(pid: Pid) -> Option<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("sluicegate-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
@@ -32,7 +34,7 @@ impl Pids {
         None
     }
 
-    /// Permits as many threads as there are.
+    /// Limits the group to its current number of threads.
     pub(crate) fn freeze(&self) {
         let current = fs::read_to_string(self.0.join("pids.current")).expect("a control group of ours");
         self.limit(current.trim());
@@ -50,7 +52,7 @@ impl Pids {
 
 impl Drop for Pids {
     fn drop(&mut self) {
-        // Its last thread is still about to leave for a moment after its process was reaped.
+        // The last thread of a reaped process may still be leaving the group for a moment.
         let gone = || fs::remove_dir(&self.0).is_ok() || !self.0.exists();
         if std::thread::panicking() {
             gone();

@@ -1,4 +1,4 @@
-//! Other programs, and what the kernel says of a process.
+//! Other programs, and kernel data about a process.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -19,7 +19,7 @@ use tempfile::TempDir;
 use super::eventually;
 use super::gateway::{BINARY, in_clean_environment};
 
-/// What a program came to.
+/// Exit code and output of a program.
 #[derive(Debug)]
 pub(crate) struct Outcome {
     pub(crate) code: Option<i32>,
@@ -35,7 +35,7 @@ pub(crate) fn sluicegate<A: AsRef<OsStr>>(arguments: &[A], variables: &[(&str, &
     run(command, b"")
 }
 
-/// Runs a program that has to end by itself, with this on its standard input.
+/// Runs a program to its own end, with `input` on standard input.
 pub(crate) fn run(mut command: Command, input: &[u8]) -> Outcome {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = Killed(command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}")));
@@ -44,7 +44,7 @@ pub(crate) fn run(mut command: Command, input: &[u8]) -> Outcome {
     let mut stderr = child.0.stderr.take().expect("a pipe");
     let mut status = None;
     let (out, err) = thread::scope(|scope| {
-        // A program that does not read its input closes it: no failure of ours.
+        // A program may close its standard input unread: not a failure of the test.
         scope.spawn(move || drop(stdin.write_all(input)));
         let out = scope.spawn(move || text(&mut stdout));
         let err = scope.spawn(move || text(&mut stderr));
@@ -63,8 +63,8 @@ fn text(from: &mut impl Read) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// The program, or `None` with a word about it: a test of it is skipped then. With
-/// `SLUICEGATE_TEST_FULL=1` a missing one is a failure that names the package of Debian that has it.
+/// Returns the program; if it is missing, prints a note and returns `None` so the test can be
+/// skipped. With `SLUICEGATE_TEST_FULL=1` a missing program is a failure naming its Debian package.
 pub(crate) fn program(name: &'static str, package: &str) -> Option<&'static str> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     if std::env::split_paths(&path).any(|directory| directory.join(name).is_file()) {
@@ -76,13 +76,13 @@ pub(crate) fn program(name: &'static str, package: &str) -> Option<&'static str>
     None
 }
 
-/// Says what is not tested here and why, also where the test harness shows nothing of tests that pass.
+/// Prints the reason for a skipped test, even if the harness captures the output of passing tests.
 pub(crate) fn skipped(why: &str) {
     let test = thread::current();
     let _ = writeln!(std::io::stderr(), "skipped in {}: {why}", test.name().unwrap_or("a test"));
 }
 
-/// A child that does not outlive its test.
+/// A child process, killed at the end of its test.
 #[derive(Debug)]
 pub(crate) struct Killed(pub(crate) Child);
 
@@ -93,14 +93,14 @@ impl Drop for Killed {
     }
 }
 
-/// Lets this process have as many descriptors as it may.
+/// Raises the soft descriptor limit of this process to the hard limit.
 pub(crate) fn raise_descriptor_limit() {
     let maximum = getrlimit(Resource::Nofile).maximum;
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).expect("always permitted (getrlimit(2))");
 }
 
-/// Tells whether the descriptors of a gateway can be seen: it is not dumpable, so that its own user cannot
-/// (ptrace(2), "Ptrace access mode checking"). Says so where they cannot.
+/// Reports if /proc/PID/fd of a gateway is readable, and prints a note if not: the gateway is not
+/// dumpable, so its own user cannot read it (ptrace(2), "Ptrace access mode checking").
 pub(crate) fn sees_descriptors() -> bool {
     let is_root = rustix::process::geteuid().is_root();
     if !is_root {
@@ -109,12 +109,12 @@ pub(crate) fn sees_descriptors() -> bool {
     is_root
 }
 
-/// Descriptors that a process holds.
+/// Number of open descriptors of a process.
 pub(crate) fn descriptors(pid: Pid) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).expect("root sees them").count()
 }
 
-/// The most bytes of memory that a process ever occupied (`VmHWM`, proc(5)).
+/// Peak resident memory of a process in bytes (`VmHWM`, proc(5)).
 pub(crate) fn peak_memory(pid: Pid) -> usize {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a process of ours");
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a line of its memory");
@@ -122,7 +122,7 @@ pub(crate) fn peak_memory(pid: Pid) -> usize {
     kibibytes << 10
 }
 
-/// Sockets of a process that are connected to these addresses, in this one's hands too.
+/// Duplicates the sockets of a process connected to these addresses into this process.
 pub(crate) fn sockets_to(pid: Pid, peers: [SocketAddr; 2]) -> [OwnedFd; 2] {
     let open = shared_descriptors(pid);
     peers.map(|peer| {
@@ -134,7 +134,7 @@ pub(crate) fn sockets_to(pid: Pid, peers: [SocketAddr; 2]) -> [OwnedFd; 2] {
     })
 }
 
-/// All of a process but its standard streams, in this one's hands too.
+/// Duplicates every descriptor of a process except its standard streams into this process.
 pub(crate) fn shared_descriptors(pid: Pid) -> Vec<OwnedFd> {
     let process = pidfd_open(pid, PidfdFlags::empty()).expect("a process of ours");
     let open = fs::read_dir(format!("/proc/{pid}/fd")).expect("a process of ours").flatten();
@@ -145,27 +145,28 @@ pub(crate) fn shared_descriptors(pid: Pid) -> Vec<OwnedFd> {
         .collect()
 }
 
-/// Puts another file in the place of the one before, as a whole.
+/// Replaces a file atomically, by rename.
 pub(crate) fn replace(file: &Path, text: &str) {
     let new = file.with_extension("new");
     fs::write(&new, text).expect("a file");
     fs::rename(new, file).expect("it takes the place");
 }
 
-/// HAProxies, whose files are in a directory of theirs.
+/// HAProxy instances with their files in one temporary directory.
 pub(crate) struct Haproxies {
     program: &'static str,
     directory: TempDir,
 }
 
 impl Haproxies {
-    /// `None` where there is none.
+    /// Prints a note and returns `None` if HAProxy is not installed.
     pub(crate) fn new() -> Option<Self> {
         let program = program("haproxy", "haproxy")?;
         Some(Self { program, directory: tempfile::tempdir().expect("a directory") })
     }
 
-    /// Starts one by a name, and what stands in its configuration beside time-outs when it listens on that port.
+    /// Starts an instance by name. `text` gives its configuration, time-outs excepted, for the port
+    /// it is to listen on.
     pub(crate) fn start(&self, name: &str, text: impl Fn(u16) -> String) -> (Process, u16) {
         const DEFAULTS: &str =
             "global\n  maxconn 50\ndefaults\n  timeout connect 5s\n  timeout client 30s\n  timeout server 30s\n";

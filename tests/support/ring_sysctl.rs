@@ -1,5 +1,5 @@
-//! `kernel.io_uring_disabled`, which is the whole machine's: while one test changes it, no other starts a
-//! gateway.
+//! `kernel.io_uring_disabled`, a setting of the whole machine: while one test changes it, no other
+//! test starts a gateway.
 
 use std::cell::Cell;
 use std::fs;
@@ -12,16 +12,16 @@ const FILE: &str = "/proc/sys/kernel/io_uring_disabled";
 static UNCHANGED: RwLock<()> = RwLock::new(());
 
 thread_local! {
-    /// This thread has changed it, and starts gateways for that.
+    /// True on a thread with a changed value; it may start gateways meanwhile.
     static CHANGED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Keeps the sysctl as it is, for as long as a program starts.
+/// Locks the sysctl against change while a program starts.
 pub(crate) fn unchanged() -> Option<RwLockReadGuard<'static, ()>> {
     (!CHANGED.get()).then(|| UNCHANGED.read().unwrap_or_else(PoisonError::into_inner))
 }
 
-/// The sysctl with another value, until this is dropped.
+/// The sysctl with another value; restored when dropped.
 #[derive(Debug)]
 pub(crate) struct Changed {
     before: String,
@@ -29,7 +29,7 @@ pub(crate) struct Changed {
 }
 
 impl Changed {
-    /// `None`, with a word, where it is not for this test to change.
+    /// Prints a note and returns `None` if this test may not change the value.
     pub(crate) fn to(value: u8) -> Option<Self> {
         if std::env::var_os("SLUICEGATE_TEST_FULL").is_none() {
             skipped("changing kernel.io_uring_disabled is for SLUICEGATE_TEST_FULL=1");

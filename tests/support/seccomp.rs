@@ -1,34 +1,35 @@
-//! System calls that the kernel refuses, as it does in a container.
+//! System calls refused by seccomp filters, as in a container.
 
 use std::collections::BTreeMap;
 use std::thread;
 
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
 
-/// Calls, and the error that they are answered with.
+/// System calls, and the error for them.
 pub(crate) type Refused = (&'static [libc::c_long], i32);
 
 const RING: &[libc::c_long] = &[libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register];
 const EBPF: &[libc::c_long] = &[libc::SYS_bpf];
 
-/// What Docker's default profile refuses of the calls that the gateway makes (moby, profiles/seccomp, from
-/// version 25 on).
+/// Calls of the gateway refused by Docker's default profile (moby, profiles/seccomp, version 25 and
+/// later).
 pub(crate) const DOCKER: &[Refused] = &[(RING, libc::EPERM), (EBPF, libc::EPERM)];
 
-/// The same for Podman's (containers/common, pkg/seccomp): what it does not know is said not to exist.
+/// Calls of the gateway refused by Podman's profile (containers/common, pkg/seccomp): unknown calls
+/// give ENOSYS.
 pub(crate) const PODMAN: &[Refused] = &[(RING, libc::ENOSYS), (EBPF, libc::EPERM)];
 
-/// A profile that is stricter than either.
+/// A profile stricter than both.
 pub(crate) const NO_SPLICE: &[Refused] =
     &[(RING, libc::EPERM), (EBPF, libc::EPERM), (&[libc::SYS_splice], libc::EPERM)];
 
-/// Without either of these there is no event loop.
+/// The event loop needs this call.
 pub(crate) const NO_EPOLL: &[Refused] = &[(&[libc::SYS_epoll_create1], libc::EPERM)];
-/// See [`NO_EPOLL`].
+/// The event loop needs this call.
 pub(crate) const NO_EVENTFD: &[Refused] = &[(&[libc::SYS_eventfd2], libc::ENOSYS)];
 
-/// Runs something to whose child processes the kernel refuses these calls: a filter on a thread goes over to
-/// what it starts.
+/// Runs `run` with these calls refused to its child processes: children inherit the filter of a
+/// thread.
 pub(crate) fn refusing<T: Send>(refused: &[Refused], run: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| {
         let thread = scope.spawn(|| {

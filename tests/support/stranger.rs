@@ -1,4 +1,4 @@
-//! A user without any privilege, whom nobody else is.
+//! A user of its own without any privilege.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -14,22 +14,22 @@ use tempfile::TempDir;
 use super::gateway::BINARY;
 use super::process::{program, run, skipped};
 
-/// A user, and a copy of the gateway that this user can run wherever the build is.
+/// A user, and a copy of the gateway executable by this user, wherever the build directory is.
 #[derive(Debug)]
 pub(crate) struct Stranger {
     uid: u32,
     folder: TempDir,
 }
 
-/// User numbers that no system gives away: above those of real and dynamic users and of their subordinates.
+/// First user number, above those of real, dynamic and subordinate users.
 const FIRST: u32 = 2_000_000_000;
 
 impl Stranger {
-    /// `None`, with a word, where this process cannot be another user.
+    /// Prints a note and returns `None` if this process cannot change its user.
     pub(crate) fn new() -> Option<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         program("setpriv", "util-linux")?;
-        // Other runs of these tests have strangers of their own.
+        // Concurrent runs of these tests get other numbers.
         let uid = FIRST + std::process::id() % 10_000_000 * 8 + COUNT.fetch_add(1, Ordering::Relaxed) % 8;
         let folder = tempfile::tempdir().expect("a folder");
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("our own folder");
@@ -52,12 +52,13 @@ impl Stranger {
         [format!("--reuid={}", self.uid), format!("--regid={}", self.uid), "--clear-groups".to_owned()]
     }
 
-    /// The command that runs the gateway as this user, after a line of shell, whatever path of it follows.
+    /// A command prefix: runs a line of shell, then this user's copy of the gateway instead of the
+    /// path following the prefix.
     pub(crate) fn wrapper(&self, line: &str) -> Vec<String> {
         self.wrapper_with(&[], line)
     }
 
-    /// The same, with these capabilities (`CAP_...`) and no others.
+    /// As [`Self::wrapper`], with exactly these capabilities (`CAP_...`).
     pub(crate) fn wrapper_with(&self, capabilities: &[&str], line: &str) -> Vec<String> {
         let binary = self.folder.path().join("sluicegate").to_str().expect("a plain path").to_owned();
         let script = format!("{line}; shift; exec \"$0\" \"$@\"");
@@ -68,10 +69,10 @@ impl Stranger {
         ["setpriv".to_owned()].into_iter().chain(self.prefix()).chain(privileges).chain(shell).collect()
     }
 
-    /// Sets how many processes and threads this user may have, for a process of this user.
+    /// Sets the limit of processes and threads of this user, on a process of this user.
     pub(crate) fn limit_processes(&self, process: Pid, count: u64) {
         let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.uid));
-        // As that user: for root it takes CAP_SYS_RESOURCE, which a container may lack.
+        // Set as this user: root would need CAP_SYS_RESOURCE, which a container may lack.
         let limited = thread::spawn(move || {
             set_thread_res_gid(gid, gid, gid).expect("root can be in any group");
             set_thread_res_uid(uid, uid, uid).expect("root can be anybody");
@@ -81,9 +82,9 @@ impl Stranger {
         limited.join().expect("it does not panic").expect("a user may lower and raise the limit of its processes");
     }
 
-    /// Pipes that use up the budget of this user (`pipe-user-pages-soft`) while they are held; `None` where
-    /// there is no such limit. Pages are counted for who makes the pipe, and a thread can be somebody else
-    /// than its process.
+    /// Opens pipes until this user's budget (`pipe-user-pages-soft`) is used up, and returns them;
+    /// `None` if the host has no such limit. The kernel charges pages to the user of the creating
+    /// thread, and a thread may run as another user than its process.
     pub(crate) fn every_pipe(&self) -> Option<Vec<Pipe>> {
         let uid = Uid::from_raw(self.uid);
         let thread = thread::spawn(move || {

@@ -1,4 +1,4 @@
-//! TLS in tests: certificates by openssl, and a front that speaks TLS to a gateway for clients that do not.
+//! TLS for tests: certificates made by openssl, and a TLS front for clients without TLS.
 
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
@@ -23,28 +23,30 @@ use tempfile::TempDir;
 use super::Setup;
 use super::process::{program, run};
 
-/// A file that the unit tests have: `certificate.pem` and its `key.pem`, and `expired.pem` for the same key.
+/// Path of a file in the unit tests' data: `certificate.pem` with `key.pem`, and `expired.pem` for
+/// the same key.
 pub(crate) fn testdata(name: &str) -> String {
     format!("{}/src/tls/testdata/{name}", env!("CARGO_MANIFEST_DIR"))
 }
 
-/// A certificate for localhost and 127.0.0.1, which nobody else has signed, and its key.
+/// A self-signed certificate for localhost and 127.0.0.1, and its key.
 #[derive(Debug)]
 pub(crate) struct Certificate(pub(crate) TempDir);
 
 impl Certificate {
-    /// Makes it; `None` where there is no openssl.
+    /// Makes a certificate; `None` if openssl is missing.
     pub(crate) fn make() -> Option<Self> {
         let certificate = Self(tempfile::tempdir().expect("a directory"));
         certificate.renew("localhost").then_some(certificate)
     }
 
-    /// Makes another one in its place, for a name beside 127.0.0.1; false where there is no openssl.
+    /// Replaces the certificate by one for `name` and 127.0.0.1. Returns false if openssl is
+    /// missing.
     pub(crate) fn renew(&self, name: &str) -> bool {
         self.renew_as(name, "CA:FALSE")
     }
 
-    /// The same with these basic constraints.
+    /// Replaces the certificate by one with these basic constraints.
     pub(crate) fn renew_as(&self, name: &str, constraints: &str) -> bool {
         let Some(openssl) = program("openssl", "openssl") else { return false };
         let request = self.0.path().join("request.cnf");
@@ -79,7 +81,7 @@ impl Certificate {
         self.key().with_extension("new")
     }
 
-    /// What a gateway needs to show it, at an address of its own.
+    /// Adds a TLS listener with this certificate, at its own address.
     pub(crate) fn shown_by(&self, setup: Setup) -> Setup {
         let (certificate, key) = (self.path(), self.key());
         let [certificate, key] = [&certificate, &key].map(|path| path.to_str().expect("a plain path"));
@@ -87,12 +89,12 @@ impl Certificate {
     }
 }
 
-/// A client's side, which trusts that certificate alone.
+/// A TLS client trusting only this certificate.
 pub(crate) fn client(certificate: &Path, versions: &[&'static SupportedProtocolVersion]) -> ClientConnection {
     client_offering(certificate, versions, &[])
 }
 
-/// A client's side that offers these protocols within TLS (ALPN).
+/// A TLS client offering these ALPN protocols.
 pub(crate) fn client_offering(
     certificate: &Path,
     versions: &[&'static SupportedProtocolVersion],
@@ -108,11 +110,12 @@ pub(crate) fn client_offering(
     ClientConnection::new(Arc::new(config), name).expect("a session")
 }
 
-/// The front's own address, by which the gateway knows to believe it.
+/// Source address of the front; the gateway accepts PROXY headers from it.
 const FRONT: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
-/// Listens for clients, and speaks TLS to a gateway for each, who it says by the PROXY protocol. A half-closed side stays
-/// so, and a reset is passed on when what came before it has arrived.
+/// Accepts clients in the clear and connects to a gateway by TLS for each of them, with the
+/// client's address in a PROXY header. Passes on a half-close at once, and a reset after the bytes
+/// before it have arrived.
 #[derive(Debug)]
 pub(crate) struct Front {
     pub(crate) address: SocketAddr,
@@ -120,7 +123,7 @@ pub(crate) struct Front {
 }
 
 impl Front {
-    /// What a gateway behind one needs.
+    /// Makes the gateway accept PROXY headers from the front.
     pub(crate) fn believed_by(setup: Setup) -> Setup {
         setup.args(["--proxy-protocol-from", "127.0.0.2"])
     }
@@ -167,14 +170,14 @@ struct Pair {
     plain: TcpStream,
     secure: TcpStream,
     connection: ClientConnection,
-    /// The end of what the client sends, and of what the gateway does, was passed on.
+    /// True once the FIN is passed on: from the client, from the gateway.
     ended: [bool; 2],
 }
 
-/// How long there may be no room for what came before a failure.
+/// Longest stall in delivering the bytes before a failure, 1 second.
 const LAST_BYTES: Duration = Duration::from_secs(1);
 
-/// What is read at once.
+/// Bytes per read, 16 KiB.
 const PIECE: usize = 16 << 10;
 
 impl Pair {
@@ -182,7 +185,7 @@ impl Pair {
         [&self.plain, &self.secure].iter().for_each(|socket| socket.set_nonblocking(true).expect("a socket"));
         match self.pass() {
             Ok(()) => {}
-            // Both are reset when what was passed on has arrived, or does not any more.
+            // Reset both sides once the forwarded bytes have arrived or delivery has stalled.
             Err(_) => {
                 let mut last = (self.left(), Instant::now());
                 while last.0 > 0 && last.1.elapsed() < LAST_BYTES {
@@ -200,7 +203,7 @@ impl Pair {
     }
 
     fn pass(&mut self) -> io::Result<()> {
-        // Read from the gateway and not taken by the client yet.
+        // Bytes read from the gateway and not yet written to the client.
         let mut waiting = Vec::new();
         let mut broke = None;
         while self.ended != [true; 2] || self.connection.wants_write() {
@@ -225,7 +228,8 @@ impl Pair {
                     continue;
                 }
                 if !reads && broke.get_or_insert_with(Instant::now).elapsed() < LAST_BYTES {
-                    // What came before the failure is read when there is room for it again, unless there never is.
+                    // Bytes before the failure are read once there is room again; room may never
+                    // come.
                     thread::park_timeout(Duration::from_millis(1));
                 } else if let Some(error) = socket.take_error()? {
                     return Err(error);
@@ -241,7 +245,7 @@ impl Pair {
                 }
             }
             if self.ended[0] && !self.connection.wants_write() {
-                // At the end of what the client sends; a second call does nothing.
+                // Shuts down after the client's FIN; repeated calls have no effect.
                 let _ = self.secure.shutdown(Shutdown::Write);
             }
             if reads_secure && secure_said.intersects(PollFlags::IN | PollFlags::HUP) {
@@ -258,7 +262,7 @@ impl Pair {
         self.secure.shutdown(Shutdown::Write)
     }
 
-    /// Bytes that were not acknowledged yet, or not even sent.
+    /// Bytes not acknowledged, plus those not even sent.
     fn left(&mut self) -> usize {
         while self.connection.wants_write() && self.connection.write_tls(&mut self.secure).is_ok() {}
         let unsent = usize::from(self.connection.wants_write());
@@ -290,7 +294,7 @@ impl Pair {
         loop {
             match self.connection.reader().read(&mut piece) {
                 Ok(0) => {
-                    // Once all before it has been taken.
+                    // Only after all earlier bytes are written.
                     if waiting.is_empty() {
                         self.ended[1] = true;
                         self.plain.shutdown(Shutdown::Write)?;
