@@ -1,4 +1,4 @@
-//! Attackers and bystanders: connections without a tunnel, dials that come to nothing, clients that left.
+//! Attackers and bystanders: connections without a tunnel, dials to nowhere, departed clients.
 
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream};
@@ -20,7 +20,7 @@ use crate::support::{Gateway, Origin, Setup, admin, eventually};
 /// Source of the attackers; bystanders come from 127.0.0.1.
 const ATTACKER: Ipv4Addr = Ipv4Addr::new(127, 66, 66, 66);
 
-/// Longer than any test takes, so that no time-out ends what a departure has to end.
+/// Time-outs of 1 hour, longer than any test, so that only a departure ends a handshake.
 const FOR_EVER: &[&str] = &["--handshake-timeout", "1h", "--dial-timeout", "1h"];
 
 fn dial_from(source: Ipv4Addr, gateway: SocketAddr) -> TcpStream {
@@ -30,7 +30,7 @@ fn dial_from(source: Ipv4Addr, gateway: SocketAddr) -> TcpStream {
     socket.into()
 }
 
-/// Handshakes in progress, whatever they wait for.
+/// Handshakes in progress, at any stage.
 fn handshakes(gateway: &Gateway) -> u64 {
     gateway.metric(&HANDSHAKES, &[""])
 }
@@ -47,17 +47,17 @@ fn silent_connections_of_one_source_shut_nobody_out() {
         let crowd: Vec<_> = (0..silent)
             .map(|_| {
                 let mut stream = dial_from(ATTACKER, gateway.address);
-                // One that had to make room for another takes nothing any more.
+                // An evicted connection accepts no more bytes.
                 let _ = stream.write_all(sent);
                 stream
             })
             .collect();
         let room = gateway.metric(&LIMIT, &["handshakes"]);
         let evicted = || gateway.metric(&CONNECT_REQUESTS, &["none", "handshake_limit"]);
-        // One that has to go counts as a handshake until its task is dropped.
+        // An evicted connection counts as a handshake until its task is dropped.
         eventually("all that are too many had to go", || evicted() >= silent - room);
         eventually("the others are still there", || evicted() + handshakes(&gateway) == silent);
-        // Nobody else notices, the source's own newcomers included.
+        // No other client notices, not even a new one from the same source.
         for source in [Ipv4Addr::LOCALHOST, ATTACKER] {
             let mut stream = dial_from(source, gateway.address);
             stream.write_all(request(origin.address, None).as_bytes()).expect("it reads");
@@ -82,7 +82,7 @@ fn many_sources_share_what_there_is() {
     let origin = Origin::echo();
     let gateway = Setup::new(&["--no-auth"]).descriptors(600).start();
     let room = gateway.metric(&LIMIT, &["handshakes"]);
-    // Each of them has as many as any other, so that their oldest goes.
+    // Each source has an equal number, so the oldest connections are evicted.
     let crowd: Vec<_> = (0..2 * room)
         .map(|number| {
             let host = u8::try_from(number % 200).expect("a small number") + 1;
@@ -95,12 +95,12 @@ fn many_sources_share_what_there_is() {
     drop(crowd);
 }
 
-/// Step at which a client is kept waiting.
+/// A stage of the handshake with a waiting client.
 struct Wait {
     stage: &'static str,
     arguments: Vec<String>,
     head: String,
-    /// Keeps it waiting.
+    /// Keeps the client waiting.
     _held: Vec<Box<dyn std::any::Any>>,
 }
 
@@ -123,7 +123,8 @@ fn waits() -> [Wait; 6] {
         wait("dial", &[], request(target, None), vec![Box::new(full), Box::new(queue)]),
         wait("dial", &["--parent", &url], request("127.0.0.1:443", None), vec![Box::new(parent)]),
         wait("upgrade", &[], upgrade, vec![Box::new(origin)]),
-        // The content of a request is no part of a tunnel, in which an end would be one of two.
+        // The content of a request precedes the tunnel; within a tunnel a FIN would end one
+        // direction only.
         wait("dial", &["--parent", &stalled], with_content(target), vec![Box::new(stalling)]),
         wait("upgrade", &[], with_content(asked.address), vec![Box::new(asked)]),
     ]
@@ -191,7 +192,7 @@ fn a_client_that_ended_its_direction_behind_early_bytes_is_served() {
     stream.shutdown(Shutdown::Write).expect("an open stream");
     let mut at_parent = parent.accept();
     client::read_head(&at_parent);
-    // The end has been there for as long as it takes to be seen.
+    // The gateway has had time to see the FIN.
     client::arrives(&stream);
     gateway.wait_for_metric(&HANDSHAKES, &["dial"], 1);
     at_parent.write_all(b"HTTP/1.1 200 OK\r\n\r\nan answer").expect("it reads");
@@ -202,7 +203,8 @@ fn a_client_that_ended_its_direction_behind_early_bytes_is_served() {
     assert_eq!(client::answer(stream), format!("{}an answer", client::ESTABLISHED));
 }
 
-/// A client sends and a parent answers while the gateway is stopped, for longer than either has time.
+/// A client sends and a parent answers while the gateway is stopped, for longer than both time
+/// limits.
 #[test]
 fn a_handshake_goes_on_where_the_gateway_stood_still() {
     let parent = Origin::new();
@@ -225,7 +227,7 @@ fn a_handshake_goes_on_where_the_gateway_stood_still() {
     assert_eq!(client::read_head(&stream), client::ESTABLISHED);
 }
 
-/// A client that has asked and waits for the gateway is not silent, in a crowd from its own address too.
+/// A client waiting for the gateway's answer is not silent, even in a crowd from its own address.
 #[test]
 fn a_client_that_waits_for_the_gateway_outlives_silent_connections() {
     raise_descriptor_limit();
@@ -251,8 +253,8 @@ fn a_client_that_waits_for_the_gateway_outlives_silent_connections() {
     drop(crowd);
 }
 
-/// The room that is announced is there, whatever else is open: descriptors of a parent process, and a
-/// listener for each address and core.
+/// The announced number of tunnels fits beside everything else: descriptors of a parent process,
+/// and a listener for each address and core.
 #[test]
 fn as_many_tunnels_as_are_announced_can_be_opened() {
     raise_descriptor_limit();
@@ -289,7 +291,7 @@ fn dials_of_one_user_that_come_to_nothing_hold_up_no_other() {
     gateway.wait_for_metric(&HANDSHAKES, &["dial"], most);
     gateway.wait_for_metric(&HANDSHAKES, &["queue"], 300 - most);
     client::echoes(&connect_as(gateway.address, origin.address, bob), 10_000);
-    // They leave, and so do their dials.
+    // The clients leave, and their dials are cancelled.
     drop(dials);
     eventually("nothing is dialled any more", || handshakes(&gateway) == 0);
     client::echoes(&connect_as(gateway.address, origin.address, ann), 10_000);
@@ -310,7 +312,7 @@ fn a_full_gateway_says_so_until_there_is_room() {
 #[test]
 fn an_accept_that_is_forbidden_is_told_once() {
     let mut gateway = refusing(&[(&[libc::SYS_accept4], libc::EPERM)], || {
-        // The admin address cannot accept either.
+        // The admin listener cannot accept either.
         Setup::new(&["--no-auth"]).start()
     });
     let _waiting = TcpStream::connect(gateway.address).expect("it is in the queue");

@@ -1,4 +1,4 @@
-//! Who may see and change something of a running gateway.
+//! Access to a running gateway: views and changes.
 
 use std::fs::{self, Permissions, set_permissions};
 use std::io::{Read, Write};
@@ -23,7 +23,7 @@ fn with_metrics() -> Setup {
     Setup::new(&["--no-auth", "--metrics", "127.0.0.1:0"])
 }
 
-/// An open tunnel and its number.
+/// Opens a tunnel and returns its number too.
 fn tunnel(gateway: &Gateway, origin: SocketAddr) -> (TcpStream, u64) {
     let stream = connect(gateway.address, origin);
     let from = stream.local_addr().expect("an address").to_string();
@@ -72,7 +72,7 @@ fn tcp_only_reads() {
     assert_eq!(client::end_of(&stream), End::Reset);
 }
 
-/// Whatever the umask.
+/// With any umask.
 #[test]
 fn the_socket_is_its_users_alone() {
     for umask in ["0000", "0027"] {
@@ -114,7 +114,7 @@ fn another_user_is_told_apart() {
     let outcome = list();
     assert_eq!(outcome.code, Some(1), "{outcome:?}");
     assert!(outcome.err.contains("belongs to another user: Permission denied"), "{outcome:?}");
-    // The mode is one lock, the peer's credentials are another.
+    // The socket's mode is one lock, the peer's credentials are another.
     set_permissions(&gateway.control, Permissions::from_mode(0o666)).expect("our own socket");
     let outcome = list();
     assert_eq!(outcome.code, Some(1), "{outcome:?}");
@@ -161,7 +161,7 @@ fn nobody_is_shut_out_of_any_listener() {
         let tcp = |address: SocketAddr| {
             let connect = || {
                 let mut stream = TcpStream::connect(address).expect("it accepts");
-                // One that had to make room reads nothing any more.
+                // An evicted connection reads nothing more.
                 let _ = stream.write_all(sent.as_bytes());
                 stream
             };
@@ -198,7 +198,7 @@ fn a_drain_is_asked_for_and_waited_for() {
     assert_eq!(admin::get(gateway.admin, "/readyz").body, "draining\n");
     let line = gateway.log_line("draining", |line| line.message().starts_with("draining"));
     assert_eq!(line.text("command"), "drain", "{}", line.raw);
-    // A second one is no second signal.
+    // A second drain command is not a second signal.
     let again = sluicegate(&["drain", "--control", text(&gateway.control)], &[]);
     assert_eq!((again.code, again.out.as_str()), (Some(0), said), "{again:?}");
     client::echoes(&stream, 10_000);
@@ -215,7 +215,7 @@ fn a_drain_is_asked_for_and_waited_for() {
     assert!(!gateway.control.exists());
 }
 
-/// The answer comes before the process ends, which it does at once.
+/// The answer precedes the end of the process, which follows at once.
 #[test]
 fn a_drain_without_tunnels_ends_the_gateway() {
     for arguments in [&["drain"][..], &["drain", "--wait"]] {
@@ -250,7 +250,7 @@ fn the_socket_of_a_killed_gateway_is_replaced() {
     drop(second);
 }
 
-/// In a folder that stands for the user's own.
+/// In a directory in place of the user's own.
 #[test]
 fn a_default_path_that_cannot_be_had_is_a_warning() {
     let Some(stranger) = Stranger::new() else { return };
@@ -290,7 +290,7 @@ fn an_address_that_others_reach_says_what_it_shows() {
     assert_eq!(line.level(), "WARN");
     assert!(line.message().contains("users, clients, targets") && line.message().contains("--metrics ADDR:PORT"));
     others.log_line("a word", metrics);
-    // The socket is bound before anything listens, so that lines about addresses have been written.
+    // The socket is bound before the listeners, so lines about addresses are already written.
     admin::control(&open.control, "GET", "/healthz", "");
     assert_eq!(open.log.count(|line| shows(line) || metrics(line)), 0);
 }
@@ -308,7 +308,7 @@ fn what_names_no_tunnel_is_explained() {
     assert!(outcome.err.contains("no control socket at /nonexistent/control.sock: "), "{outcome:?}");
 }
 
-/// No request is taken for one of HTTP that is not.
+/// Requests in no valid HTTP are refused.
 #[test]
 fn the_socket_survives_nonsense() {
     let gateway = Gateway::open(&[]);

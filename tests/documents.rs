@@ -1,4 +1,4 @@
-//! The commands that README.md and docs/ print: each is one that the program understands.
+//! Commands in README.md and docs/: the program accepts each of them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ fn documents() -> Vec<(PathBuf, String)> {
     paths.map(|path| (path.clone(), fs::read_to_string(&path).expect("a page"))).collect()
 }
 
-/// The lines of shell in a page: blocks of `sh`, and spans of code that begin with the program's name.
+/// Shell lines of a page: blocks of `sh`, and code spans starting with the program's name.
 fn shell(page: &str) -> String {
     let parts: Vec<_> = page.split("```").collect();
     let blocks = parts.iter().skip(1).step_by(2).filter_map(|block| block.strip_prefix("sh\n")).map(str::to_owned);
@@ -23,7 +23,8 @@ fn shell(page: &str) -> String {
     blocks.chain(spans.filter(whole).map(|span| format!("{span}\n"))).collect()
 }
 
-/// The commands of a script, as words: quotes and continued lines as in sh; redirections end the words.
+/// Splits a script into commands and words: quotes and continuation lines as in sh; a redirection
+/// ends a command's words.
 fn commands(script: &str) -> Vec<Vec<String>> {
     let mut commands = vec![Vec::new()];
     let (mut word, mut quote, mut ignored) = (None::<String>, None, false);

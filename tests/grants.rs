@@ -1,4 +1,5 @@
-//! What each user may: where from, where to, until when, how much; and how that changes while the gateway runs.
+//! Permissions of each user: source addresses, targets, expiry and limits, and their changes in a
+//! running gateway.
 
 use std::fs;
 use std::io::Write;
@@ -17,12 +18,12 @@ use crate::support::process::{replace, sluicegate};
 use crate::support::tls::Certificate;
 use crate::support::{Gateway, Origin, Setup, client, connect_as, eventually};
 
-/// A hash that is made quickly: its cost is not the matter here.
+/// A hash of low cost, for speed: the cost is not tested here.
 fn hash(password: &str) -> String {
     bcrypt::hash(password, 4).expect("a hash")
 }
 
-/// A configuration file of a gateway that lets everybody of its users go to loopback.
+/// A configuration file: its users may all go to loopback.
 struct Configured {
     _directory: tempfile::TempDir,
     file: PathBuf,
@@ -44,7 +45,7 @@ impl Configured {
         Setup::bare(&["--config", self.path()]).debug().start()
     }
 
-    /// Another one takes its place, and counts.
+    /// Replaces the file and waits until it applies.
     fn becomes(&self, gateway: &Gateway, users: &str) {
         let position = gateway.log.position();
         replace(&self.file, &text(users));
@@ -56,7 +57,7 @@ fn text(users: &str) -> String {
     format!("allow = ['127.0.0.0/8:*', 'localhost:*', '*.invalid:*']\n{users}")
 }
 
-/// What a client at that address gets, by the status line.
+/// Status line for a client at this address.
 fn answer(gateway: &Gateway, from: &str, user: &str, target: &str) -> String {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     socket.bind(&SocketAddr::new(from.parse().expect("an address"), 0).into()).expect("an address of loopback");
@@ -99,12 +100,12 @@ fn user_by_source_by_target() {
         ("eve", "127.0.1.1", &first, established.clone()),
         ("eve", "127.0.1.1", &second, established.clone()),
         ("eve", "127.0.1.2", &first, no_source("eve", "127.0.1.2")),
-        // Nobody goes beyond what the gateway permits.
+        // No user may exceed the gateway's own rules.
         ("eve", "127.0.1.1", &outside, format!("403 Forbidden: no --allow rule matches {outside}")),
         ("ann", "127.0.1.1", &outside, format!("403 Forbidden: no --allow rule matches {outside}")),
     ] {
         assert_eq!(answer(&gateway, from, &format!("{user}:pw"), target), expected, "{user} {from} {target}");
-        // `explain` says so beforehand.
+        // `explain` predicts the answer.
         let arguments = ["explain", "--config", configured.path(), "--user", user, "--from", from, target.as_str()];
         let outcome = sluicegate(&arguments, &[]);
         match expected.strip_prefix("403 Forbidden: ") {
@@ -115,7 +116,7 @@ fn user_by_source_by_target() {
             }
         }
     }
-    // Who has the wrong password is not told what a right one would get.
+    // A wrong password gives no hint about the answer to a right one.
     assert!(answer(&gateway, "127.0.0.1", "ann:no", &first).starts_with("407 "), "a wrong password");
 }
 
@@ -165,7 +166,7 @@ fn passwords_are_rotated_and_terms_changed_while_tunnels_live() {
     assert_eq!(status(gateway.address, other.address, "ann:new"), "403");
     client::echoes(&open, 100_000);
 
-    // What `check` would refuse changes nothing, and is said as `check` says it.
+    // A file rejected by `check` changes nothing, and the log repeats the message of `check`.
     for (broken, said) in [
         (user(&["new"], "max_tunnels = 1"), ":4: unknown setting 'max_tunnels' of a user"),
         (format!("max-tunnels = 0\n{}", user(&["worse"], "")), ":2: --max-tunnels 0: 0 would refuse every client"),
@@ -181,7 +182,7 @@ fn passwords_are_rotated_and_terms_changed_while_tunnels_live() {
         assert_eq!([get("new"), get("worse")], ["200", "407"], "{broken}");
     }
 
-    // What needs a new start is named.
+    // Settings in need of a restart are named.
     let position = gateway.log.position();
     replace(&configured.file, &format!("max-tunnels = 5\n{}", text(&user(&["last"], ""))));
     gateway.signal(Signal::HUP);
@@ -191,7 +192,7 @@ fn passwords_are_rotated_and_terms_changed_while_tunnels_live() {
     client::echoes(&open, 100_000);
 }
 
-/// A user who was taken out is out as soon as that can be, whatever stood in the way.
+/// A removed user is out as soon as possible, whatever error delayed the reload.
 #[test]
 fn what_was_refused_for_another_files_sake_is_read_when_that_is_right() {
     let Some(certificate) = Certificate::make() else { return };
@@ -212,7 +213,7 @@ fn what_was_refused_for_another_files_sake_is_read_when_that_is_right() {
     fs::write(certificate.key(), key).unwrap();
     gateway.log.line_from(position, "users reloaded", |line| line.message() == "users reloaded");
     assert_eq!([get("ann:pw"), get("bob:pw")], ["200", "407"]);
-    // What stays wrong is said once.
+    // A persistent error is logged once.
     assert_eq!(gateway.log.count(|line| line.message().starts_with("users not reloaded")), 1);
 }
 
@@ -269,7 +270,7 @@ fn when_a_users_time_is_over_his_tunnels_end_or_stay() {
     assert_eq!(statuses, ["403", "403", "200"]);
     eventually("counted", || gateway.metric(&TUNNELS, &["", "expired"]) == 1);
     assert_eq!(gateway.metric(&CONNECT_REQUESTS, &["403", "user_expired"]), 2);
-    // And comes in again when it has been prolonged.
+    // An extended expiry admits the user again.
     configured.becomes(&gateway, &users(now + Duration::from_secs(3_600)));
     client::echoes(&connect_as(gateway.address, origin.address, "ends:pw"), 100_000);
 }
@@ -315,19 +316,19 @@ fn terms_and_the_users_file_go_together() {
     let checked = sluicegate(&["check", "--config", configured.path()], &[]);
     assert!(checked.code == Some(0) && checked.out.contains("2 users"), "{checked:?}");
     assert!(checked.err.contains(":5: warning: user 'nobody' has no password"), "{checked:?}");
-    // Who is taken out of the users file is out, whatever his terms say.
+    // Removal from the users file overrides the user's policy.
     let position = gateway.log.position();
     replace(&htpasswd, &format!("bob:{}\n", hash("pw")));
     gateway.log.line_from(position, "users reloaded", |line| line.message() == "users reloaded");
     assert_eq!([get("ann:pw"), get("bob:pw")], ["407", "200"]);
-    // Another users file counts from the next start on, as it is said.
+    // The path of another users file takes effect after a restart, and the log says so.
     let position = gateway.log.position();
     let other = directory.path().join("other");
     fs::write(&other, format!("eve:{}\n", hash("pw"))).expect("a file");
     replace(&configured.file, &text(&section(&other, "")));
     let said = |line: &crate::support::log::Line| line.message().contains("after a restart");
     assert_eq!(gateway.log.line_from(position, "what else changed", said).text("settings"), "users-file");
-    // Nobody has passwords in two places.
+    // A user's passwords must be in one place.
     let twice = Configured::new(&section(&htpasswd, &format!("[users.bob]\npasswords = '{}'\n", hash("pw"))));
     let refused = sluicegate(&["check", "--config", twice.path()], &[]);
     assert!(refused.code == Some(2) && refused.err.contains("'bob' is also defined with passwords at"), "{refused:?}");

@@ -1,24 +1,24 @@
 //! The product from outside: the real binary, real sockets, real clients.
 //!
-//! | module | what belongs there |
+//! | module | contents |
 //! |---|---|
-//! | `support` | what the others share: the gateway, origins, clients, waiting |
-//! | `handshake` | everything before the 200: requests, answers, users, limits, and those who mean no good |
-//! | `budgets` | what strangers and users may take from each other: nothing |
-//! | `control` | who may see and change something of a running gateway |
-//! | `policy` | where tunnels may not go |
-//! | `grants` | what each user may: where from, where to, until when, how much |
-//! | `names` | how the names of targets are resolved, and by whose word |
+//! | `support` | support for the tests: the gateway, origins, clients, waiting |
+//! | `handshake` | everything before the 200: requests, answers, users, limits, attackers |
+//! | `budgets` | protection of strangers and users from each other |
+//! | `control` | views and changes of a running gateway |
+//! | `policy` | forbidden targets |
+//! | `grants` | permissions of each user: source addresses, targets, expiry and limits |
+//! | `names` | resolution of target names |
 //! | `parents` | tunnels through parent proxies |
-//! | `proxy_protocol` | who a client is by the word of another proxy |
-//! | `rates` | how fast tunnels may be |
-//! | `engines` | every byte of a tunnel, however it begins, goes on and ends, on every engine |
+//! | `proxy_protocol` | client addresses from the PROXY protocol |
+//! | `rates` | rate limits of tunnels |
+//! | `engines` | every byte of a tunnel, from its start to its end, on every engine |
 //! | `tls` | TLS with clients and with parents |
-//! | `metrics` | what `/metrics` says, as Prometheus reads it |
-//! | `documents` | the commands that README.md and docs/ print |
+//! | `metrics` | output of `/metrics`, as Prometheus reads it |
+//! | `documents` | commands in README.md and docs/ |
 //! | `life` | the life of a gateway, from its configuration to its end |
-//! | `clients` | real programs that go through the gateway |
-//! | `migration` | whole volumes through rsync, stunnel, the gateway and a router, as `cargo xtask demo` shows it |
+//! | `clients` | real programs going through the gateway |
+//! | `migration` | whole volumes through rsync, stunnel, the gateway and a router, as in `cargo xtask demo` |
 
 mod budgets;
 mod clients;

@@ -1,4 +1,4 @@
-//! What `/metrics` says, as Prometheus reads it.
+//! Output of `/metrics`, as Prometheus reads it.
 
 use std::process::Command;
 
@@ -31,13 +31,13 @@ fn promtool_has_nothing_to_say_about_a_gateway_that_has_worked() {
     command.args(["check", "metrics"]);
     let outcome = run(command, answer.body.as_bytes());
     assert_eq!((outcome.code, outcome.out.as_str(), outcome.err.as_str()), (Some(0), "", ""));
-    // Everything that is documented is there, but for a fallback that did not happen.
+    // Every documented metric is present, except fallbacks: none has happened.
     for metric in metrics::ALL.iter().filter(|metric| metric.name != metrics::ENGINE_FALLBACKS.name) {
         assert!(answer.body.contains(&format!("# TYPE {} ", metric.name)), "{}", metric.name);
     }
 }
 
-/// While a tunnel is open as well as after it has ended.
+/// The counters hold while a tunnel is open and after its end.
 #[test]
 fn counters_follow_a_live_tunnel() {
     let gateway = Setup::new(&[]).user(USER).start();

@@ -1,5 +1,5 @@
-//! A Direct Volume Migration with the programs that a real one uses: four volumes at once, each by
-//! its own rsync and stunnel, through the gateway and an SNI router into rsyncd.
+//! A Direct Volume Migration with the programs of a real one: four volumes at once, each with its
+//! own rsync and stunnel, through the gateway and an SNI router into rsyncd.
 
 use std::fs;
 use std::path::Path;
@@ -14,8 +14,8 @@ use crate::support::process::replace;
 const VOLUMES: usize = 4;
 const BYTES: u64 = 12 << 20;
 
-/// False, with a word on what to install, where the programs are missing; where everything has to
-/// run (`cargo xtask test`) that is a failure.
+/// Returns false with an installation hint if a program is missing; a failure where everything has
+/// to run (`cargo xtask test`).
 fn installed() -> bool {
     all_installed(tools::MIGRATION)
 }
@@ -50,7 +50,7 @@ fn four_volumes_arrive_at_once() {
     assert_eq!((verified.files, verified.bytes), (volumes.contents().files, VOLUMES as u64 * BYTES));
     assert_eq!(verified.sparse, VOLUMES as u64, "a file system that keeps no holes cannot run this test: set TMPDIR");
 
-    // One probe and one copy for each volume; both are tunnels to the gateway.
+    // One probe and one copy for each volume; the gateway sees both as tunnels.
     let metrics = route.gateway().metrics_after(2 * VOLUMES).unwrap();
     let established = metrics.sum("sluicegate_connect_requests_total", &["code=\"200\""]);
     assert_eq!(established as usize, 2 * VOLUMES);
@@ -59,15 +59,15 @@ fn four_volumes_arrive_at_once() {
     password_stays_secret(route.gateway());
 }
 
-/// What the log says of each tunnel adds up to what the counters say, and covers every volume.
+/// Asserts: the log lines of the tunnels add up to the counters, and cover every volume.
 fn counts_agree(route: &Route, metrics: &sluicegate_xtask::migration::Metrics) {
     let closed = route.gateway().closed_tunnels();
     let copies: Vec<_> = closed.iter().filter(|line| line["to_origin"].as_u64() >= Some(BYTES)).collect();
     assert_eq!(copies.len(), VOLUMES, "{closed:?}");
     for line in copies {
         assert_eq!(line["user"], USER);
-        // A stunnel that closes before it has read the other's close_notify is a reset to TCP: what was
-        // copied is verified, and no other end is right.
+        // A stunnel closing before it has read the peer's close_notify causes a TCP reset: the copy
+        // is verified, and no other reason for the end is right.
         let ends = ["client_closed", "origin_closed", "client_reset", "origin_reset"];
         assert!(ends.contains(&line["outcome"].as_str().unwrap()), "{line}");
     }
@@ -85,7 +85,8 @@ fn password_stays_secret(gateway: &Gateway) {
     assert!(!gateway.process().output().contains(PASSWORD));
 }
 
-/// The target is behind a second proxy, which the MigrationController cannot be told of, and the gateway is.
+/// The target is behind a second proxy; the MigrationController cannot be configured for it, and
+/// the gateway can.
 #[test]
 fn two_volumes_through_a_parent_with_a_user_of_its_own() {
     if !all_installed(&[tools::MIGRATION, &[tools::SQUID]].concat()) {
@@ -111,7 +112,7 @@ fn two_volumes_through_a_parent_with_a_user_of_its_own() {
     });
 }
 
-/// What an operator hands out for a migration is enough for it, and is nothing more once its time is over.
+/// A user policy for a migration is sufficient, and grants nothing after its expiry.
 #[test]
 fn two_volumes_of_a_user_with_terms() {
     if !installed() {
@@ -165,7 +166,7 @@ fn a_second_run_sends_only_what_changed() {
     let tree = volumes.source(0).join("tree");
     fs::write(tree.join("late arrival"), "written after the first run").unwrap();
     for path in [tree.join("late arrival"), tree] {
-        // In the past, since rsync leaves a time alone that is right to the second.
+        // In the past, since rsync skips a time correct to the second.
         fs::File::open(path).unwrap().set_modified(UNIX_EPOCH + Duration::from_secs(1_100_000_000)).unwrap();
     }
     let error = volumes.verify().unwrap_err().to_string();

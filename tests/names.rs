@@ -1,7 +1,7 @@
-//! Names of targets: absolute, judged as they are looked up, and looked up for each user apart.
+//! Names of targets: absolute, checked after resolution, and resolved separately for each user.
 //!
-//! The gateway is in a network of its own with another `/etc/resolv.conf` and `/etc/hosts` than the
-//! host's; its name server, clients and origins are at the other end.
+//! The gateway runs in its own network namespace, with its own `/etc/resolv.conf` and `/etc/hosts`;
+//! its name server, clients and origins are at the other end of the link.
 
 use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -20,17 +20,17 @@ use crate::support::process::{raise_descriptor_limit, run};
 use crate::support::stranger::Stranger;
 use crate::support::{Gateway, Origin, Setup, eventually};
 
-/// A search list that the gateway must not use, and a name server out there.
+/// A search list the gateway must not use, and a name server at the other end.
 const RESOLV_CONF: &str = "nameserver 192.0.2.1\nsearch secret.corp example\noptions ndots:5\n";
 
-/// The end of clients, in the network of the test.
+/// The clients' end, in the network of the test.
 struct Scene<'a> {
     network: &'a Network,
     files: TempDir,
     origin: Serving,
 }
 
-/// Plays a scene on the end of clients.
+/// Plays a scene at the clients' end.
 fn scene(play: impl FnOnce(&Scene) + Send) {
     let Some(network) = Network::new() else { return };
     network.run(|| {
@@ -63,12 +63,12 @@ impl Scene<'_> {
         self.network.setup(arguments).under(&wrapper)
     }
 
-    /// An open gateway that may go anywhere.
+    /// An open gateway without restrictions on targets.
     fn open(&self, arguments: &[&str]) -> Gateway {
         self.setup(&["--no-auth", "--allow", "*:*"]).args(arguments.iter().copied()).start()
     }
 
-    /// The status line for the origin's port of this host, without the version.
+    /// Status line, without the version, for the origin's port on this host.
     fn status(&self, gateway: &Gateway, host: &str) -> String {
         self.status_of(&dial(gateway.address), host)
     }
@@ -90,7 +90,7 @@ impl Scene<'_> {
 
 const OK: &str = "200 Connection established";
 
-/// Addresses for these names, and no other name.
+/// Answers with these addresses for these names, and with NXDOMAIN for any other.
 fn only(names: &'static [&str], addresses: Vec<IpAddr>) -> impl Fn(&str, bool) -> Reply + Send + 'static {
     move |name, _| match names.contains(&name) {
         true => Reply::Addresses(60, addresses.clone()),
@@ -127,7 +127,7 @@ fn a_name_is_absolute_whatever_the_search_list_says() {
             assert_eq!(server.asked(), ["db"], "{resolver}");
             let said = scene.status(&gateway, "db.secret.corp.");
             assert!(said.starts_with("403 Forbidden: denied by rule --deny *.secret.corp:*"), "{resolver}: {said}");
-            // The hosts file counts, without a dot as well, and localhost is this host.
+            // The hosts file applies, also to names without a dot, and localhost is this host.
             assert_eq!(scene.status(&gateway, "listed"), OK, "{resolver}");
             let said = scene.status(&gateway, "a.localhost");
             assert!(said.contains("is loopback: needs a rule that names it"), "{resolver}: {said}");
@@ -154,12 +154,12 @@ fn a_search_domain_completes_a_name_before_the_rules_see_it() {
         eventually("the tunnel is shown under the completed name", || {
             gateway.tunnels().iter().any(|tunnel| tunnel["target"] == format!("db.b.corp:{port}"))
         });
-        // With a dot, or a final one, or in the hosts file, it is as it was given.
+        // A name with a dot, with a final dot, or in the hosts file stays as given.
         for (name, status) in [("db.", "502"), ("x.y", "502"), ("listed", "200")] {
             assert!(scene.status(&gateway, name).starts_with(status), "{name}");
         }
         assert_eq!(server.asked(), ["db", "x.y"]);
-        // A domain that may have the name ends the search.
+        // A domain with a possible match ends the search.
         let said = scene.status(&gateway, "broken");
         let words = "502 Bad Gateway: broken.a.corp does not resolve: the name server 192.0.2.1 answered SERVFAIL";
         assert_eq!(said, words);
@@ -170,7 +170,7 @@ fn a_search_domain_completes_a_name_before_the_rules_see_it() {
         let words = "nothing.b.corp does not resolve: no such name (NXDOMAIN), nor nothing.a.corp";
         assert_eq!(said, format!("502 Bad Gateway: {words}"));
 
-        // A parent is asked for the completed name, and explain shows it.
+        // The parent receives the completed name, and explain shows it.
         let parent = Origin::at(scene.network.outside());
         let address = parent.address.to_string();
         let url = format!("http://{address} for *.a.corp:*");
@@ -194,7 +194,7 @@ fn a_search_domain_completes_a_name_before_the_rules_see_it() {
     });
 }
 
-/// Connections of one client, each with a request for another name that no server answers.
+/// Connections of one client, each with a request for a different name no server answers.
 fn slow(gateway: SocketAddr, count: usize, credentials: Option<&str>) -> Vec<TcpStream> {
     let ask = |number| {
         let mut stream = dial(gateway);
@@ -228,9 +228,9 @@ fn slow_names_of_one_user_delay_nobody_else_and_are_free_when_the_client_leaves(
             client.write_all(request(target, Some(user)).as_bytes()).expect("it reads");
             read_head(&client)
         };
-        // Bob's name takes a single exchange with the name server: no share of ann's is waited for.
+        // Bob's name takes one exchange with the name server: bob waits for no share of ann's.
         assert_eq!(said("good.example", "bob:b"), ESTABLISHED);
-        // An answer that is known already costs ann nothing either.
+        // A cached answer costs ann nothing either.
         assert_eq!(said("good.example", "ann:a"), ESTABLISHED);
         let refused = said("fresh.example", "ann:a");
         let words = "fresh.example is not looked up: --max-lookups-per-user 150 reached by user ann";
@@ -271,7 +271,7 @@ fn what_a_name_server_says_is_what_the_client_is_told() {
         let server = scene.name_server(move |name, is_ipv6| match name {
             "failing.example" => Reply::Failure,
             "empty.example" => Reply::NoData,
-            // A server for AAAA that never answers.
+            // A server without any answer for AAAA.
             "four.example" if is_ipv6 => Reply::Silence,
             "large.example" => Reply::Truncated(here.clone()),
             "four.example" | "short-lived.example" => Reply::Addresses(0, here.clone()),
@@ -285,7 +285,7 @@ fn what_a_name_server_says_is_what_the_client_is_told() {
         ] {
             assert_eq!(scene.status(&gateway, name), format!("502 Bad Gateway: {name} does not resolve: {why}"));
         }
-        // Both kinds of answer are remembered, for a while at least.
+        // Positive and negative answers are cached, at least for a while.
         server.asked();
         assert!(scene.status(&gateway, "missing2.example").starts_with("502"));
         assert!(scene.status(&gateway, "missing2.example").starts_with("502"));
@@ -325,7 +325,7 @@ fn name_servers_are_asked_in_their_order_and_anew_when_the_file_changes() {
         assert!(scene.status(&gateway, "missing.example").contains("no such name"));
         assert_eq!(second.count(), 0, "the first server knows");
         drop(first);
-        // Nobody listens there now, which the kernel says at once.
+        // Nothing listens there now, and the kernel reports it at once.
         assert_eq!(scene.status(&gateway, "refusing.example"), OK);
         scene.write("nameserver 192.0.2.1\n", "192.0.2.1 short\n");
         eventually("the files are read again", || scene.status(&gateway, "short") == OK);
@@ -335,7 +335,7 @@ fn name_servers_are_asked_in_their_order_and_anew_when_the_file_changes() {
     });
 }
 
-/// A user who may start no further process or thread, as at the limit of a pids cgroup.
+/// A user without room for another process or thread, like a pids cgroup at its limit.
 #[test]
 fn a_look_up_that_gets_no_thread_is_refused_while_that_lasts() {
     let Some(stranger) = Stranger::new() else { return };

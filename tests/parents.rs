@@ -1,4 +1,4 @@
-//! Tunnels through parent proxies: what those are asked, what they answer, and what the client hears of it.
+//! Tunnels through parent proxies: requests to them, their answers, and the answers to the client.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -21,7 +21,7 @@ fn through(parents: &[&str]) -> Gateway {
     Setup::new(&["--no-auth", "--allow", "*:443", "--allow", "*:873"]).args(arguments).start()
 }
 
-/// The head that a parent gets, with what names this gateway, which is another each time, cut out.
+/// The head received by a parent, without the gateway's name in Via, different on every run.
 fn asked(stream: &TcpStream) -> String {
     let head = read_head(stream);
     let (before, pseudonym) = head.split_once("sluicegate-").unwrap_or_else(|| panic!("{head}"));
@@ -30,7 +30,7 @@ fn asked(stream: &TcpStream) -> String {
     format!("{before}sluicegate{after}")
 }
 
-/// Three gateways in a row, each with a user of its own.
+/// Three gateways in a row, each with its own user.
 #[test]
 fn a_chain_of_three() {
     let origin = Origin::echo();
@@ -53,7 +53,7 @@ fn a_chain_of_three() {
         assert_eq!((line.number("to_origin"), line.number("to_client")), (3_000_000, 3_000_000));
     }
     assert_eq!(first.metric(&PARENT_REQUESTS, &[&parent, "established"]), 1);
-    // A target that the last one refuses is one that all refuse, in its words.
+    // A target refused by the last gateway is refused by all, with the last one's message.
     let (_, answer) = client::ask(first.address, request("127.0.0.1:1", Some(USER)).as_bytes());
     let line = answer.lines().next().unwrap();
     assert!(
@@ -68,7 +68,7 @@ fn what_a_parent_is_asked() {
     let own = format!("http://up:str%C3%A4m@{}", parent.address);
     let gateway = through(&[&format!("{own} for *.east.example:443"), "direct for *.example:443", &own]);
     let mut stream = dial(gateway.address);
-    // A name goes on as it is: the parent resolves it.
+    // The name is forwarded unchanged: the parent resolves it.
     let head = "CONNECT A.East.Example.:443 HTTP/1.1\r\nProxy-Authorization: Basic bW92ZXI6czNjcmV0\r\nVia: 1.1 a\r\nVia: 1.0 b (c)\r\n\r\n";
     stream.write_all(head.as_bytes()).unwrap();
     let at_parent = parent.accept();
@@ -78,11 +78,11 @@ fn what_a_parent_is_asked() {
         basic("up:str\u{e4}m")
     );
     assert_eq!(asked(&at_parent), expected);
-    // Nothing is said to the client before the parent has its tunnel.
+    // The client gets no answer before the parent has its tunnel.
     assert!(client::is_silent(&stream));
     (&at_parent).write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
     assert_eq!(read_head(&stream), ESTABLISHED);
-    // An address, for a network.
+    // A parent for a network gets an address.
     let network = through(&[&format!("http://{} for 127.0.0.0/8:*", parent.address)]);
     for target in ["127.0.0.1:443", "localhost:443"] {
         let mut stream = dial(network.address);
@@ -110,7 +110,7 @@ fn a_rule_has_to_permit_a_name_that_a_parent_resolves() {
     }
 }
 
-/// What is loopback to a parent may be loopback here, where the admin address is.
+/// A parent's loopback may be this host's loopback too, with the admin address on it.
 #[test]
 fn localhost_is_left_to_a_parent_by_a_rule_that_spells_it() {
     let parent = Origin::new();
@@ -133,8 +133,8 @@ fn localhost_is_left_to_a_parent_by_a_rule_that_spells_it() {
     }
 }
 
-/// However a parent cuts its answer, whatever it says of content, and with another answer before: what is behind the
-/// head is the tunnel's.
+/// For any split of a parent's answer, any content headers, and an interim answer before it: bytes
+/// after the head belong to the tunnel.
 #[test]
 fn how_parents_say_yes() {
     let parent = Origin::new();
@@ -165,8 +165,8 @@ fn how_parents_say_yes() {
     }
 }
 
-/// One request through a parent that does this with it, at a gateway of its own: the status line, and the reason in log
-/// and metrics.
+/// Sends a request through a parent served by this function, at its own gateway; returns the status
+/// line and the reason in log and metrics.
 fn refused(arguments: &[&str], serve: impl FnOnce(TcpStream) + Send) -> (SocketAddr, String, Reason) {
     let parent = Origin::new();
     let url = format!("http://{}", parent.address);
@@ -194,7 +194,7 @@ fn how_parents_say_no() {
     let long = "x".repeat(20_000);
     let (hops, interim) = ("Bad Gateway: the parent proxy ".repeat(9), "HTTP/1.1 103 Hints\r\n\r\n".repeat(9));
     for (answer, reason, words) in [
-        // Of a phrase that is cut the cause stays, which stands last.
+        // A truncated reason phrase keeps the cause, at its end.
         (
             &*format!("HTTP/1.1 502 {hops}connection refused by 192.0.2.1:443\r\n\r\n"),
             Reason::ParentRefused,
@@ -233,7 +233,7 @@ fn how_parents_say_no() {
         ),
     ] {
         let (parent, status, found) = refused(&[], |mut parent| {
-            // It may have been cut off in the middle.
+            // The gateway may close in the middle of the answer.
             let _ = parent.write_all(answer.as_bytes()).and_then(|()| parent.shutdown(Shutdown::Write));
             let _ = parent.read(&mut [0]);
         });
@@ -266,7 +266,8 @@ fn a_parent_that_is_not_there() {
 
 #[test]
 fn a_request_that_comes_back_is_refused() {
-    // Which port a gateway has is known when it runs, and its parent's before: something between them passes on.
+    // A gateway's port is known only once it runs, its parent's must be known before: a forwarder
+    // in between breaks the circle.
     let between = Origin::new();
     let first = through(&[&format!("http://{}", between.address)]);
     let second = through(&[&format!("http://{}", first.address)]);
@@ -312,7 +313,7 @@ fn an_upgrade_through_a_parent() {
 fn where_a_parent_stands_in_the_configuration() {
     let parent = Origin::echo();
     let url = format!("http://up:s3cret@{}", parent.address);
-    // In the variable several, in a file a list; nothing shows the password.
+    // Several parents in the variable, a list in a file; no output shows the password.
     let variable = format!("direct for a.example:443; {url} for b.example:443");
     let explained = sluicegate(&["explain", "b.example:443"], &[("SLUICEGATE_PARENT", &variable)]);
     let words = format!(
@@ -334,7 +335,7 @@ fn where_a_parent_stands_in_the_configuration() {
     assert!(wrong.err.contains("--parent, number 1: ") && !wrong.err.contains("s3cret"), "{wrong:?}");
 }
 
-/// Without an entry for a target there is no parent for it.
+/// A target without a matching entry has no parent.
 #[test]
 fn a_target_of_no_entry_is_dialled_directly() {
     let (parent, origin) = (Origin::new(), Origin::echo());

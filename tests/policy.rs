@@ -1,5 +1,5 @@
-//! Where tunnels may not go: to the gateway itself, to what only this host should reach, and to
-//! addresses that do not look like what they are.
+//! Forbidden targets: the gateway itself, services meant only for this host, and addresses in
+//! disguise.
 
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 
@@ -9,7 +9,7 @@ use crate::support::client::{ask, request};
 use crate::support::process::skipped;
 use crate::support::{Gateway, Origin, Setup, connect};
 
-/// The status line of the answer, without the version.
+/// Status line of the answer, without the version.
 fn status(gateway: &Gateway, target: &str) -> String {
     let (_, answer) = ask(gateway.address, request(target, None).as_bytes());
     answer.lines().next().unwrap_or_default().trim_start_matches("HTTP/1.1 ").to_owned()
@@ -19,16 +19,16 @@ fn has_ipv6() -> bool {
     TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok()
 }
 
-/// The address that this host would send from, if it has one beside loopback: connecting a UDP socket
-/// sends nothing.
+/// The source address of this host, if it has one besides loopback: connecting a UDP socket sends
+/// nothing.
 fn own_address() -> Option<std::net::IpAddr> {
     let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
     socket.connect("192.0.2.1:9").ok()?;
     Some(socket.local_addr().ok()?.ip()).filter(|address| !address.is_loopback())
 }
 
-/// Even where a rule permits the address: a tunnel to the gateway would be a loop, and one to the admin
-/// address would reach it from wherever the client is.
+/// Even with a rule for the address: a tunnel to the gateway would be a loop, and a tunnel to the
+/// admin address would open it to remote clients.
 #[test]
 fn its_own_listeners_are_refused_by_every_address_of_the_host() {
     let mut arguments = vec!["--listen", "0.0.0.0:0", "--allow", "*:*", "--allow", "[::1]:*", "--allow", "0.0.0.0/8:*"];
@@ -55,7 +55,7 @@ fn its_own_listeners_are_refused_by_every_address_of_the_host() {
         }
     }
     assert_eq!(gateway.metric(&CONNECT_REQUESTS, &["403", "denied"]), refused);
-    // The port beside it is another matter.
+    // The next port is permitted.
     drop(connect(gateway.address, Origin::echo().address));
 }
 
@@ -91,7 +91,7 @@ fn what_only_this_host_should_reach_needs_a_rule_that_names_it() {
     assert_eq!(gateway.metric(&CONNECT_REQUESTS, &["200", "established"]), 0);
 }
 
-/// Ways to write 127.0.0.1 that inet_aton(3), a browser or Unicode would understand.
+/// Spellings of 127.0.0.1 understood by inet_aton(3), browsers or Unicode.
 #[test]
 fn numbers_that_look_like_an_address_reach_nothing() {
     let gateway = Gateway::open(&["--allow", "*:*"]);
@@ -118,8 +118,8 @@ fn numbers_that_look_like_an_address_reach_nothing() {
         let said = status(&gateway, &format!("{host}:{port}"));
         assert!(said.starts_with("400 Bad Request: "), "{host}: {said}");
     }
-    // Full-width digits and an ideographic full stop, which IDNA maps to 127.0.0.1: at best an address
-    // that the policy has seen, as which it is permitted here.
+    // Full-width digits and an ideographic full stop, mapped to 127.0.0.1 by IDNA: at most an
+    // address seen by the policy, and permitted as such here.
     for host in ["１２７.0.0.1", "127。0。0。1", "①27.0.0.1"] {
         let said = status(&gateway, &format!("{host}:{port}"));
         assert!(said.starts_with("400 "), "{host}: {said}");

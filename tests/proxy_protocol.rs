@@ -1,4 +1,5 @@
-//! The PROXY protocol: who a client is by the word of a proxy before, and who it is to a target behind.
+//! The PROXY protocol: client addresses received from a proxy in front, and sent to a target
+//! behind.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -11,7 +12,7 @@ use crate::support::{Gateway, Noise, Origin, eventually};
 
 const LOCAL: [&str; 2] = ["--proxy-protocol-from", "127.0.0.0/8"];
 
-/// A header for a client of that name.
+/// A PROXY header for a client at this address.
 fn from(address: &str, version: Version) -> Vec<u8> {
     header(version, address.parse().unwrap(), "198.51.100.1:3128".parse().unwrap())
 }
@@ -77,7 +78,7 @@ fn who_has_to_send_one_and_does_not_is_closed() {
         assert_eq!((line.text("reason"), line.text("detail")), ("not_proxied", detail));
         assert_eq!(line.code(), "none", "{}", line.raw);
     }
-    // A proxy's own connection, as for a health check, is from where it is from.
+    // A proxy's own connection, as for a health check, keeps its own source address.
     let origin = Origin::echo();
     let mut stream = dial(gateway.address);
     let own = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
@@ -121,7 +122,7 @@ fn targets_are_told_by_rule_before_anything_else() {
     let mut at_origin = origin.accept();
     expect(&mut at_origin, &[&own(&stream, Version::V1)[..], b"first"].concat());
     client::hang_up_both(&stream, &at_origin);
-    // Only the tunnel's own bytes are counted.
+    // Only bytes of the tunnel are counted.
     let line = gateway.closing_line(stream.local_addr().unwrap());
     assert_eq!((line.number("to_origin"), line.number("to_client")), (5, 0), "{}", line.raw);
 
@@ -138,7 +139,8 @@ fn targets_are_told_by_rule_before_anything_else() {
     drop(stream);
 }
 
-/// HAProxy before the gateway, and HAProxy behind it, which answers with the address that it was told.
+/// HAProxy in front of the gateway, and HAProxy behind it; the second one answers with the address
+/// it received.
 #[test]
 fn between_two_haproxies() {
     let Some(haproxies) = Haproxies::new() else { return };

@@ -1,5 +1,5 @@
-//! How fast tunnels may be. What is looked at is what the kernel was told of the gateway's sockets; whether it keeps to
-//! that is measured by `cargo xtask bench`.
+//! Rate limits of tunnels. The tests check the rates set on the gateway's sockets; `cargo xtask
+//! bench` measures the actual rates.
 
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
@@ -18,7 +18,7 @@ const USER: &str = "mover:secret";
 const TUNNEL: u64 = 50 << 20;
 const OF_USER: u64 = 80 << 20;
 
-/// A tunnel, and both sockets of the gateway as the kernel knows them.
+/// A tunnel, with duplicates of both of the gateway's sockets.
 struct Paced {
     client: TcpStream,
     origin: TcpStream,
@@ -41,7 +41,7 @@ impl Paced {
         eventually(&format!("a rate of {rate:?}"), || self.is_held_to(rate));
     }
 
-    /// Lets go of what would keep the gateway's end open.
+    /// Drops the duplicates, which would keep the gateway's sockets open.
     fn into_ends(self) -> (TcpStream, TcpStream) {
         (self.client, self.origin)
     }
@@ -78,7 +78,7 @@ fn every_tunnel_has_its_rate_and_its_share_of_its_users() {
         [&first, &second, &third].iter().for_each(|paced| paced.becomes(Some(OF_USER / 3)));
         eventually("three listed", || gateway.tunnels().len() == 3);
         assert!(gateway.tunnels().iter().all(|tunnel| tunnel["rate"] == OF_USER / 3), "{:?}", gateway.tunnels());
-        // One that is bulk has gone to another loop by then.
+        // A bulk tunnel has moved to another worker by then.
         let bytes = 24 << 20;
         thread::scope(|scope| {
             scope.spawn(|| Noise::new(1).send(&first.client, bytes));
@@ -108,7 +108,7 @@ fn rates_are_changed_while_bytes_flow() {
         let id = gateway.tunnels()[0]["id"].as_u64().unwrap();
         let over = AtomicBool::new(false);
         thread::scope(|scope| {
-            // Too fast to be held up for long, and anything but the same.
+            // Too short for a long delay, and different each time.
             scope.spawn(|| {
                 for round in (0..).take_while(|_| !over.load(Ordering::Relaxed)) {
                     let rate = (1_u64 << 30) + round;

@@ -1,5 +1,5 @@
-//! TLS with clients, who take the gateway for an https proxy, and with parents that are one. That every byte arrives
-//! behind it as well is shown in `engines`.
+//! TLS with clients, for which the gateway is an https proxy, and with https parents. Tests of
+//! every byte through TLS are in `engines`.
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -22,7 +22,7 @@ const USER: &str = "mover:s3cret";
 
 type Secure = StreamOwned<rustls::ClientConnection, TcpStream>;
 
-/// A gateway that shows this certificate.
+/// A gateway with this certificate.
 fn gateway(certificate: &Certificate) -> Gateway {
     certificate.shown_by(Setup::new(&[])).user(USER).debug().start()
 }
@@ -56,7 +56,8 @@ fn both_versions_on_the_copy_engine_and_the_others_as_ever() {
     let (gateway, origin) = (gateway(&certificate), Origin::echo());
     let said = gateway.log_line("what it means", |line| line.message().contains("copied in this process"));
     assert!(said.message().contains("end with it"), "{}", said.raw);
-    // Of TLS 1.2 the one whose keys are never used up, whatever the client would rather have.
+    // For TLS 1.2 the cipher suite without a limit on the use of its keys, whatever the client
+    // prefers.
     for (version, label, suite) in [
         (&TLS12, "TLSv1.2", CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256),
         (&TLS13, "TLSv1.3", CipherSuite::TLS13_AES_128_GCM_SHA256),
@@ -105,14 +106,14 @@ fn curl_by_an_https_proxy() {
     assert_eq!((outcome.code, &*outcome.out), (Some(0), "a document behind an https proxy\n"), "{outcome:?}");
     let refused = fetch("mover:wrong");
     assert!(refused.err.contains("407 Proxy Authentication Required: wrong user name or password"), "{refused:?}");
-    // Who does not trust the certificate leaves.
+    // A client without trust in the certificate closes.
     let mut fetch = Command::new(curl);
     fetch.args(["--silent", "--noproxy", "", "--proxytunnel", "--proxy", &proxy, "http://127.0.0.1:1/"]);
     assert_eq!(run(fetch, b"").code, Some(60), "a certificate that curl does not know");
     eventually("counted", || gateway.metric(&CONNECT_REQUESTS, &["none", "tls_failed"]) == 1);
 }
 
-/// Clients name protocols by mistake, which is no reason to refuse them.
+/// Clients offer other protocols by mistake; the gateway accepts them anyway.
 #[test]
 fn a_client_that_offers_other_protocols_goes_on_without() {
     let Some(certificate) = Certificate::make() else { return };
@@ -134,7 +135,7 @@ fn a_client_that_offers_other_protocols_goes_on_without() {
     }
 }
 
-/// As openssl offers one that no proxy has.
+/// openssl offers a protocol no proxy supports.
 #[test]
 fn openssl_offers_http_1_0() {
     let Some(openssl) = program("openssl", "openssl") else { return };
@@ -161,12 +162,12 @@ fn another_certificate_counts_for_those_who_come_then() {
         stream.write_all(b"and so on").unwrap();
         stream.read_exact(&mut [0; 9]).unwrap();
     }
-    // Whoever knows the first one alone does not come in any more.
+    // A client trusting only the first certificate is no longer admitted.
     let first = certificate.path().with_extension("first");
     fs::write(&first, before).unwrap();
     let mut late = secured(&gateway, tls::client(&first, rustls::ALL_VERSIONS));
     assert!(late.write_all(b"x").is_err());
-    // What cannot be used changes nothing, and is said.
+    // An unusable file changes nothing and is logged.
     for (file, said) in [(certificate.path(), "--tls-cert "), (certificate.key(), "--tls-key ")] {
         let (position, before) = (gateway.log.position(), fs::read(&file).unwrap());
         fs::write(&file, "nothing of the kind\n").unwrap();
@@ -186,7 +187,7 @@ fn an_end_that_was_not_announced_is_a_reset() {
     let (mut stream, from) = tunnel(&gateway, &certificate, origin.address);
     let at_origin = origin.accept();
     stream.write_all(&Noise::new(5).take(100_000)).unwrap();
-    // Somebody on the way could do as much.
+    // An attacker on the path could send this FIN.
     stream.sock.shutdown(Shutdown::Write).unwrap();
     assert_eq!(Noise::new(5).expect(&at_origin), (100_000, End::Reset));
     let line = gateway.closing_line(from);
@@ -194,7 +195,7 @@ fn an_end_that_was_not_announced_is_a_reset() {
     let mut rest = Vec::new();
     assert_eq!(stream.sock.read_to_end(&mut rest).unwrap_err().kind(), ErrorKind::ConnectionReset);
 
-    // A record that somebody has changed is none of the client's.
+    // A modified record never comes from the client.
     let (mut stream, from) = tunnel(&gateway, &certificate, origin.address);
     let at_origin = origin.accept();
     stream.write_all(b"sound").unwrap();
@@ -208,7 +209,7 @@ fn an_end_that_was_not_announced_is_a_reset() {
     assert_eq!(gateway.closing_line(from).text("outcome"), "client_reset");
 }
 
-/// Many clients close without a close_notify when they have what they wanted.
+/// Many clients close without close_notify once they have the answer.
 #[test]
 fn an_end_that_was_not_announced_behind_the_origins_is_no_cut() {
     let Some(certificate) = Certificate::make() else { return };
@@ -225,7 +226,7 @@ fn an_end_that_was_not_announced_behind_the_origins_is_no_cut() {
         stream.read_to_string(&mut answer).expect("the end is announced to the client");
         assert_eq!(answer, "answer");
         stream.sock.shutdown(Shutdown::Write).unwrap();
-        // It could have been cut all the same, for all that the origin knows.
+        // The stream may be truncated, as far as the origin can tell.
         assert_eq!(client::end_of(&at_origin), End::Reset);
         let line = gateway.closing_line(from);
         assert_eq!((line.text("outcome"), line.number("to_client")), ("origin_closed", 6), "{}", line.raw);
@@ -236,7 +237,7 @@ fn an_end_that_was_not_announced_behind_the_origins_is_no_cut() {
     assert_eq!(gateway.log.count(|line| line.message().starts_with("TLS ended without close_notify")), 10);
 }
 
-/// Whether the gateway reads them together with the reset or before.
+/// For bytes read together with the reset and for bytes read before it.
 #[test]
 fn a_reset_comes_behind_the_bytes_before_it() {
     let Some(certificate) = Certificate::make() else { return };
@@ -270,14 +271,14 @@ fn what_is_no_tls_is_told_by_an_alert() {
         stream.write_all(bytes).unwrap();
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).expect("a clean end");
-        // A record with an alert, or nothing at all.
+        // An alert record, or nothing.
         assert!(answer.is_empty() || answer[0] == 21 && answer.len() == 7, "{answer:?}");
         assert_eq!(answer.is_empty(), detail.starts_with("TLS handshake"), "{answer:?}");
         let line = gateway.refusal_line(stream.local_addr().unwrap());
         assert!(line.text("reason") == "tls_failed" && line.text("detail").contains(detail), "{}", line.raw);
     }
     assert_eq!(gateway.metric(&CONNECT_REQUESTS, &["none", "tls_failed"]), 3);
-    // Behind a PROXY header as well.
+    // After a PROXY header too.
     let believing = certificate.shown_by(Setup::new(&arguments)).args(["--proxy-protocol-from", "127.0.0.0/8"]).start();
     let mut stream = dial(believing.secure.unwrap());
     stream.write_all(b"PROXY TCP4 192.0.2.1 192.0.2.2 4711 3129\r\nconnect h:443 HTTP/1.1\r\n\r\n").unwrap();
@@ -285,13 +286,13 @@ fn what_is_no_tls_is_told_by_an_alert() {
     stream.read_to_end(&mut answer).expect("a clean end");
     assert!(answer.len() == 7 && answer[0] == 21, "{answer:?}");
     assert_eq!(believing.refusal_line("192.0.2.1:4711".parse().unwrap()).text("reason"), "tls_failed");
-    // Who looks whether somebody listens has not failed at anything.
+    // A port check is not a failure.
     let probe = dial(secure);
     let from = probe.local_addr().unwrap();
     drop(probe);
     let line = gateway.refusal_line(from);
     assert_eq!((line.text("reason"), line.level()), ("client_gone", "DEBUG"), "{}", line.raw);
-    // Other protocols are named, in the clear.
+    // Other protocols are named in a plaintext answer.
     for (bytes, reason) in [
         (&b"PROXY TCP4 1.2.3.4 1.2.3.4 1 2\r\n"[..], "proxy_header"),
         (b"\x05\x01\0", "socks"),
@@ -301,10 +302,10 @@ fn what_is_no_tls_is_told_by_an_alert() {
         assert!(answer.starts_with("HTTP/1.1 400 Bad Request: "), "{answer}");
         assert_eq!(gateway.refusal_line(from).text("reason"), reason);
     }
-    // And TLS where none is spoken is told so, as ever.
+    // TLS on a plain port is named too.
     let (_, answer) = client::ask(gateway.address, &[0x16, 3, 1, 0, 5, 1, 0, 0, 1, 0]);
     assert!(answer.starts_with("HTTP/1.1 400 Bad Request: TLS on a plain port"), "{answer}");
-    // The gateway is no target of its own, by whatever door.
+    // The gateway refuses itself as a target, through every listener.
     let (_, answer) = client::ask(gateway.address, request(secure, None).as_bytes());
     assert!(answer.contains("is a listener of this gateway"), "{answer}");
 }
@@ -330,7 +331,7 @@ fn what_is_wrong_with_the_files_is_said() {
     }
     let good = [&["check", "--no-auth"][..], &listen, &["--tls-cert", &own, "--tls-key", &key]].concat();
     let outcome = sluicegate(&good, &[]);
-    // And nowhere in the clear.
+    // No plain listener.
     assert!(outcome.code == Some(0) && outcome.out.contains(" tunnels, listening on 127.0.0.1:0."), "{outcome:?}");
 }
 
@@ -351,7 +352,7 @@ fn a_certificate_that_has_expired_is_told_of() {
     gateway.log.line_from(0, "expired", told);
     let until = |seconds| gateway.wait_for_metric(&CERTIFICATE_EXPIRY, &[], seconds);
     until(1_735_689_600);
-    // Another is none to complain of, and that one again is said once more.
+    // A valid certificate causes no warning, and the first one is reported again on its return.
     let position = gateway.log.position();
     put("certificate.pem");
     let read = gateway.log.line_from(position, "re-read", |line| line.message() == "certificate reloaded");
@@ -392,7 +393,8 @@ fn parents_by_tls() {
     }
 }
 
-/// One that speaks TLS for a client, and says by the PROXY protocol who that is; and one that does so for the parent.
+/// HAProxy speaks TLS for a client and sends its address by the PROXY protocol; another HAProxy
+/// speaks TLS for the parent.
 #[test]
 fn between_two_haproxies() {
     let Some(certificate) = Certificate::make() else { return };
@@ -445,7 +447,7 @@ fn a_parent_has_to_be_who_it_is() {
     renamed.renew("another.example");
     let elsewhere = gateway(&renamed);
     let another = elsewhere.secure.unwrap().port();
-    // As `openssl req -x509` makes one unless told otherwise.
+    // The certificate `openssl req -x509` makes by default.
     let authority = Certificate::make().unwrap();
     authority.renew_as("localhost", "CA:TRUE");
     let of_authority = gateway(&authority);
@@ -456,7 +458,7 @@ fn a_parent_has_to_be_who_it_is() {
         (format!("https://localhost:{port}"), &others, unknown),
         (format!("https://localhost:{another}"), &renamed.path(), "not valid for name"),
         (format!("https://localhost:{careless}"), &authority.path(), unfit),
-        // One that speaks none.
+        // A parent without TLS.
         (format!("https://localhost:{}", last.address.port()), &trusted, "received corrupt message"),
     ] {
         let gateway = Gateway::open(&["--parent", &parent, "--parent-ca", trusts.to_str().unwrap()]);
@@ -474,7 +476,7 @@ fn a_parent_has_to_be_who_it_is() {
         let outcome = sluicegate(&[&["check", "--no-auth"][..], &arguments].concat(), &[]);
         assert!(outcome.code == Some(2) && outcome.err.contains(said), "{outcome:?}");
     }
-    // Whom the host trusts, if nobody else is named.
+    // The system's trusted certificates, if the gateway has no others configured.
     let gateway = Setup::new(&["--no-auth", "--parent", &format!("https://localhost:{port}")]);
     let gateway = gateway.variable("SSL_CERT_FILE", trusted.to_str().unwrap()).start();
     let (_, answer) = client::ask(gateway.address, request("127.0.0.1:1", None).as_bytes());

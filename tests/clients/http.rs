@@ -1,4 +1,4 @@
-//! What fetches a document.
+//! Document fetchers.
 
 use super::tls::{DOCUMENT, TlsOrigin};
 use super::{NAME, PASSWORD, command, gateway, succeed, url, went_through};
@@ -41,7 +41,7 @@ fn curl_reads_why_it_was_refused() {
     fetch.args(["--silent", "--verbose", "--proxytunnel", "--proxy", &gateway.address.to_string()]);
     fetch.args(["--proxy-user", "mover:wrong", "http://127.0.0.1:1/"]);
     let outcome = run(fetch, b"");
-    // 56: a failure to receive, which is what curl makes of a refused tunnel.
+    // Exit code 56: failure to receive; curl uses it for a refused tunnel.
     assert_eq!(outcome.code, Some(56), "{outcome:?}");
     assert!(outcome.err.contains("407 Proxy Authentication Required: wrong user name or password"), "{outcome:?}");
 }

@@ -1,4 +1,4 @@
-//! What runs commands in pods, and what talks to them: kubectl, and WebSocket.
+//! Commands in pods and port forwarding: kubectl, and WebSocket.
 
 use std::fs;
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -14,10 +14,11 @@ use crate::support::process::{Killed, program};
 use crate::support::tls::Certificate;
 use crate::support::{Gateway, Noise};
 
-/// A plain one: client-go of old sends a password as it stands in the URL, with its `%3A`.
+/// A password without special characters: old versions of client-go send a URL's password
+/// undecoded, with its `%3A`.
 const PLAIN: &str = "s3cret";
 
-/// A stand-in for an API server behind TLS.
+/// A stand-in for a TLS API server.
 struct Api {
     certificate: Certificate,
     port: u16,
@@ -35,11 +36,11 @@ impl Api {
         Some(Self { certificate, port, _server: server })
     }
 
-    /// kubectl, told of the server by a file and of the gateway by `HTTPS_PROXY`.
+    /// kubectl, with the server in a file and the gateway in `HTTPS_PROXY`.
     fn kubectl(&self, gateway: &Gateway, directory: &Path) -> Option<Command> {
         let kubectl = program("kubectl", "kubernetes-client")?;
         let (certificate, port) = (self.certificate.path(), self.port);
-        // With a dot behind it, since Go takes no proxy to localhost.
+        // With a final dot, since Go uses no proxy for localhost.
         let config = format!(
             "apiVersion: v1\nkind: Config\ncurrent-context: it\n\
              clusters: [{{name: it, cluster: {{server: 'https://localhost.:{port}', tls-server-name: localhost, \
@@ -52,14 +53,14 @@ impl Api {
         let mut kubectl = command(kubectl);
         kubectl.env("HTTPS_PROXY", format!("http://{NAME}:{PLAIN}@{}", gateway.address)).env("HOME", directory);
         kubectl.arg("--kubeconfig").arg(directory.join("config"));
-        // Later ones try WebSocket first.
+        // Later versions try WebSocket first.
         for what in ["REMOTE_COMMAND", "PORT_FORWARD"] {
             kubectl.env(format!("KUBECTL_{what}_WEBSOCKETS"), "false");
         }
         Some(kubectl)
     }
 
-    /// All of it went through the gateway.
+    /// Asserts: every connection went through the gateway.
     fn went_through(&self, gateway: &Gateway, at_least: u64) {
         let target = format!("localhost:{}", self.port);
         let large = |direction| {
@@ -107,7 +108,7 @@ fn kubectl_port_forward() {
 
 #[test]
 fn websocket_in_a_tunnel_and_by_upgrade() {
-    // The one that Debian's package of the library is for.
+    // The interpreter for Debian's package of the library.
     let Some(python) = program("/usr/bin/python3", "python3") else { return };
     if program("/usr/lib/python3/dist-packages/websockets/client.py", "python3-websockets").is_none() {
         return;

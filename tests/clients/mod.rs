@@ -1,15 +1,14 @@
-//! Real programs that go through the gateway, each with a user and a password, to an origin that the
-//! test can tell apart from any other. Programs that are not installed are skipped with a word, or with
-//! `SLUICEGATE_TEST_FULL=1` are a failure.
+//! Real programs with a user and a password, going through the gateway to a distinguishable origin.
+//! A missing program skips its test with a note, or fails it with `SLUICEGATE_TEST_FULL=1`.
 //!
-//! | file | what is in it |
+//! | file | contents |
 //! |---|---|
-//! | `http` | what fetches a document: curl, wget, python, node |
-//! | `stream` | what carries any bytes: ncat, socat, openssl |
+//! | `http` | document fetchers: curl, wget, python, node |
+//! | `stream` | byte streams: ncat, socat, openssl |
 //! | `readme` | the quick start of README.md |
 //! | `rsync` | rsync and its own daemon |
-//! | `kubernetes` | kubectl and WebSocket, which have a server switch protocols |
-//! | `tls` | an origin that speaks TLS, by openssl |
+//! | `kubernetes` | kubectl and WebSocket, both of which switch protocols |
+//! | `tls` | a TLS origin, by openssl |
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -26,7 +25,7 @@ mod tls;
 
 const NAME: &str = "mover";
 const PASSWORD: &str = "s3cret:with:@/%\u{fc}";
-/// The password as it stands in a URL.
+/// The password in its URL encoding.
 const PASSWORD_IN_URL: &str = "s3cret%3Awith%3A%40%2F%25%C3%BC";
 
 fn gateway() -> Gateway {
@@ -42,7 +41,7 @@ fn url(gateway: &Gateway) -> String {
     format!("http://{NAME}:{PASSWORD_IN_URL}@{}", gateway.address)
 }
 
-/// A program that knows of no other proxy than the one that it is told.
+/// A command without inherited proxy settings.
 fn command(program: &str) -> Command {
     let mut command = Command::new(program);
     for variable in
@@ -53,7 +52,7 @@ fn command(program: &str) -> Command {
     command
 }
 
-/// Runs a program that has to succeed.
+/// Runs a program and asserts success.
 fn succeed(command: Command, input: &[u8]) -> Outcome {
     let what = format!("{command:?}");
     let outcome = run(command, input);
@@ -61,7 +60,8 @@ fn succeed(command: Command, input: &[u8]) -> Outcome {
     outcome
 }
 
-/// The gateway carried exactly one tunnel, of our user to this origin, and bytes in both directions.
+/// Asserts: the gateway carried exactly one tunnel, of the test's user to this origin, with bytes
+/// in both directions.
 fn went_through(gateway: &Gateway, origin: SocketAddr) {
     let line = gateway.log_line("tunnel closed", |line| line.message() == "tunnel closed");
     assert_eq!((line.text("user"), line.text("target")), (NAME, origin.to_string().as_str()), "{}", line.raw);

@@ -1,4 +1,5 @@
-//! The quick start of README.md, as printed but for ports and the origin: the test has no way out.
+//! The quick start of README.md as printed, except for ports and the origin: the test has no
+//! Internet access.
 
 use std::process::Command;
 
@@ -8,14 +9,14 @@ use crate::support::{Setup, in_clean_environment};
 
 const README: &str = include_str!("../../README.md");
 
-/// The text of the first fenced block of this language behind the heading.
+/// The first fenced block of this language after the heading.
 fn block<'a>(heading: &str, language: &str) -> &'a str {
     let (_, section) = README.split_once(&format!("\n## {heading}\n")).expect("the heading");
     let (_, block) = section.split_once(&format!("\n```{language}\n")).expect("a block");
     block.split_once("\n```").expect("the end of the block").0
 }
 
-/// The names of the fields of a line in the format text.
+/// Field names of a log line in the text format.
 fn fields(line: &str) -> Vec<&str> {
     line.split_whitespace().filter_map(|word| Some(word.split_once('=')?.0)).collect()
 }

@@ -9,7 +9,7 @@ use super::{NAME, PASSWORD, command, gateway, succeed, went_through};
 use crate::support::process::program;
 use crate::support::{Noise, Origin};
 
-/// Files of a volume: empty, small, on either side of rsync's blocks, large.
+/// File sizes in a volume: empty, small, just below and above rsync's block size, large.
 const SIZES: [usize; 8] = [0, 1, 700, 4_096, 131_071, 131_073, 1 << 20, 24 << 20];
 
 fn path(volume: &Path, number: usize) -> std::path::PathBuf {
@@ -33,7 +33,7 @@ fn compare(volume: &Path) {
     assert!(fs::symlink_metadata(volume.join("link")).expect("a link").is_symlink());
 }
 
-/// rsync's daemon as inetd would start it: the connection is its standard input.
+/// Starts rsync's daemon like inetd, with the connection as its standard input.
 fn daemon(configuration: &Path, connection: std::net::TcpStream) {
     let copy = OwnedFd::from(connection.try_clone().expect("a descriptor"));
     let mut daemon = Command::new("rsync");
@@ -51,7 +51,7 @@ fn a_volume_there_and_back() {
         fs::create_dir(at(name)).unwrap();
     }
     make(&at("source"));
-    // A daemon of root's would change to nobody, and only root may say who else it is to be.
+    // A daemon run by root changes to user nobody by default, and only root may set another user.
     let identity = if rustix::process::geteuid().is_root() { "uid = 0\ngid = 0\n" } else { "" };
     let configuration = at("rsyncd.conf");
     let text = format!(

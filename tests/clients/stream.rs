@@ -1,11 +1,11 @@
-//! What carries any bytes.
+//! Byte streams.
 
 use super::tls::{DOCUMENT, TlsOrigin};
 use super::{NAME, PASSWORD, command, gateway, gateway_with, succeed, went_through};
 use crate::support::Origin;
 use crate::support::process::program;
 
-/// Lines that fill no buffer and lines that do.
+/// Text of many short lines, longer than any buffer.
 fn text() -> String {
     (0..20_000).map(|number| format!("line {number} of what is sent and comes back\n")).collect()
 }
@@ -25,19 +25,19 @@ fn ncat() {
 
 #[test]
 fn socat() {
-    // socat 1.7.4 makes no base64 of what is not ASCII.
+    // socat 1.7.4 does not base64-encode non-ASCII bytes.
     const PASSWORD: &str = "s3cret:with:@/%";
     let Some(socat) = program("socat", "socat") else { return };
     let gateway = gateway_with(PASSWORD);
     let origin = Origin::echo();
     let directory = tempfile::tempdir().unwrap();
-    // In an address of socat's a colon separates; in a file nothing does.
+    // A colon separates parts of a socat address; in a file it needs no quoting.
     let credentials = directory.path().join("credentials");
     std::fs::write(&credentials, format!("{NAME}:{PASSWORD}")).unwrap();
     let (proxy, target) = (gateway.address, origin.address);
     let address = format!("PROXY:{}:{target},proxyport={}", proxy.ip(), proxy.port());
     let mut relay = command(socat);
-    // -t: how long it waits for the other direction after the end of one.
+    // -t: seconds to wait for the other direction after the end of one.
     relay.args(["-t", "30", "-", &format!("{address},proxy-authorization-file={}", credentials.display())]);
     assert_eq!(succeed(relay, text().as_bytes()).out, text());
     went_through(&gateway, origin.address);

@@ -1,4 +1,4 @@
-//! An origin that speaks TLS, by openssl, and serves one document.
+//! A TLS origin by openssl, serving one document.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -12,8 +12,8 @@ use crate::support::tls::Certificate;
 
 pub(super) const DOCUMENT: &str = "a document behind TLS, through the gateway\n";
 
-/// The port that a program names behind these words, at the beginning of a line of its output, which is a pipe. What
-/// it says after that is read as well: it must not stop because nobody listens.
+/// Reads the port after `words` at the start of an output line. Goes on reading the pipe
+/// afterwards, so that the program never blocks on it.
 pub(super) fn port_said_by(program: &mut Killed, words: &str) -> u16 {
     let mut said = BufReader::new(program.0.stdout.take().expect("a pipe"));
     let port = loop {
@@ -35,7 +35,7 @@ pub(super) struct TlsOrigin {
 }
 
 impl TlsOrigin {
-    /// Starts it; `None` where there is no openssl.
+    /// Starts the origin; `None` if openssl is missing.
     pub(super) fn start() -> Option<Self> {
         let (openssl, certificate) = (program("openssl", "openssl")?, Certificate::make()?);
         let directory = certificate.0.path();

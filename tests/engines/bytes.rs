@@ -1,4 +1,4 @@
-//! Streams that arrive whole.
+//! Streams delivered whole.
 
 use std::net::{Shutdown, TcpStream};
 use std::thread;
@@ -11,18 +11,18 @@ use crate::support::{Noise, client, eventually};
 
 const MIB: usize = 1 << 20;
 
-/// Sends a stream and its end.
+/// Sends a stream and its FIN.
 fn send_whole(to: &TcpStream, seed: u64, length: usize) {
     assert_eq!(Noise::new(seed).send(to, length), length);
     to.shutdown(Shutdown::Write).expect("an open stream");
 }
 
-/// Receives exactly that stream and its end.
+/// Receives exactly the expected stream and its FIN.
 fn receive_whole(from: &TcpStream, seed: u64, length: usize) {
     assert_eq!(Noise::new(seed).expect(from), (length, End::Clean));
 }
 
-/// Both ways at once.
+/// Sends in both directions at once.
 fn exchange(ends: &Ends, up: usize, down: usize) {
     let Ends { client, origin, .. } = ends;
     thread::scope(|scope| {
@@ -36,11 +36,12 @@ fn exchange(ends: &Ends, up: usize, down: usize) {
 #[test]
 fn bytes_in_the_segment_of_the_head() {
     each_engine_and_loss(|rig| {
-        // Around the gateway's first read of 1 KiB, its longest head of 16 KiB, and far beyond.
+        // Lengths around the gateway's first read of 1 KiB, its head limit of 16 KiB, and far
+        // beyond.
         for length in [1, 900, 1_024, 5_000, 16 << 10, MIB] {
             let ends = rig.tunnel_with(&Noise::new(7).take(length));
             Noise::new(7).expect_exactly(&ends.origin, length);
-            // And none of them comes twice.
+            // No byte arrives twice.
             client::hang_up_both(&ends.client, &ends.origin);
             rig.settled(&ends, Reason::ClientClosed, length, 0);
         }
@@ -69,7 +70,7 @@ fn not_a_byte() {
     });
 }
 
-/// A client that has nothing to say behind its first words ends its stream before it has its answer.
+/// A client half-closes after its first bytes, before the answer.
 #[test]
 fn the_end_of_the_client_before_its_answer() {
     each_engine_and_loss(|rig| {
@@ -83,7 +84,7 @@ fn the_end_of_the_client_before_its_answer() {
     });
 }
 
-/// The end is there as soon as the bytes are, and both before an engine has the tunnel.
+/// The FIN arrives together with the bytes, and both before the hand-off to an engine.
 #[test]
 fn a_few_words_and_an_end() {
     each_engine_and_loss(|rig| {
@@ -101,7 +102,7 @@ fn many_mebibytes_each_way_at_once() {
         let ends = rig.tunnel();
         exchange(&ends, 64 * MIB, 64 * MIB);
         let line = rig.closing_line(&ends);
-        // Which of the two ended first is chance.
+        // Either direction may end first.
         let why = if line.text("by") == "client" { Reason::ClientClosed } else { Reason::OriginClosed };
         rig.settled(&ends, why, 64 * MIB, 64 * MIB);
     });
@@ -137,8 +138,9 @@ fn a_slow_reader_gets_every_byte() {
         for (up, down) in [(LENGTH, 0), (0, LENGTH)] {
             let ends = rig.tunnel();
             let (sender, reader) = if up > 0 { (&ends.client, &ends.origin) } else { (&ends.origin, &ends.client) };
-            // A window of a few segments (of 64 KiB on loopback; with less TCP waits for timers), read in
-            // small pieces: the gateway has to wait for room again and again.
+            // A window of a few segments (64 KiB segments on loopback; with a smaller window TCP
+            // waits for timers), read in small pieces: the gateway runs out of room again and
+            // again.
             socket2::SockRef::from(reader).set_recv_buffer_size(128 << 10).unwrap();
             thread::scope(|scope| {
                 scope.spawn(|| send_whole(sender, 5, LENGTH));
@@ -161,7 +163,7 @@ fn an_origin_that_stalls_and_goes_on() {
         let ends = rig.tunnel();
         let mut noise = Noise::new(6);
         let mut sent = noise.send_what_fits(&ends.client);
-        // Nothing has moved for a while, though the client has more to send: everything is full.
+        // The client has more to send and the tunnel is quiet: every buffer is full.
         eventually("the tunnel stands still", || {
             sent += noise.send_what_fits(&ends.client);
             rig.is_quiet()

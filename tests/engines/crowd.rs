@@ -1,4 +1,4 @@
-//! Thousands of tunnels that end in any way at any moment, several at a time.
+//! Thousands of concurrent tunnels ending in every way at any moment.
 
 use std::net::{Shutdown, TcpStream};
 use std::thread;
@@ -16,18 +16,18 @@ use crate::support::{Noise, client, eventually};
 const TUNNELS: u64 = 2_000;
 const LARGEST: u64 = 256 << 10;
 
-/// What a side does with its own stream.
+/// End of a side's own stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ending {
-    /// It sends all, and ends.
+    /// Sends everything, then FIN.
     Clean,
-    /// It waits for the other's end, then sends all, and ends.
+    /// Waits for the other side's FIN, then sends everything and FIN.
     Last,
-    /// It sends this much, and resets.
+    /// Sends this many bytes, then resets.
     Reset(usize),
 }
 
-/// What happens in one tunnel; all of it follows from the seed.
+/// Course of one tunnel, determined by its seed.
 #[derive(Clone, Copy, Debug)]
 struct Plan {
     seed: u64,
@@ -51,13 +51,13 @@ impl Plan {
         Self { seed, lengths, endings }
     }
 
-    /// The side that resets.
+    /// The resetting side.
     fn breaks(&self) -> Option<usize> {
         self.endings.iter().position(|ending| matches!(ending, Ending::Reset(_)))
     }
 }
 
-/// What one side saw: bytes of the other's stream, all of them right, and its end.
+/// Received bytes, all correct, and the end of the stream.
 type Seen = (usize, End);
 
 /// Plays one side of the plan.
@@ -78,14 +78,14 @@ fn play(plan: &Plan, side: usize, stream: &TcpStream) -> Seen {
         Ending::Clean => thread::scope(|scope| {
             let sending = scope.spawn(|| send(stream, noise(), length));
             let (got, end) = other.expect(stream);
-            // The kernel tells an error once, to whichever call comes first.
+            // The kernel reports an error once, to the first call.
             let whole = sending.join().expect("it does not panic");
             (got, if whole { end } else { End::Reset })
         }),
     }
 }
 
-/// Sends all, and the end; `false` if the stream broke before that.
+/// Sends everything and FIN; false if the stream broke before.
 fn send(stream: &TcpStream, mut noise: Noise, length: usize) -> bool {
     noise.send(stream, length) == length && stream.shutdown(Shutdown::Write).is_ok()
 }
@@ -94,7 +94,7 @@ fn check(plan: &Plan, rig: &Rig, ends: &Ends, seen: [Seen; 2]) {
     let line = rig.closing_line(ends);
     let counted = ["to_origin", "to_client"].map(|way| usize::try_from(line.number(way)).expect("few bytes"));
     let Some(breaks) = plan.breaks() else {
-        // Each side saw the whole stream of the other.
+        // Each side received the other's whole stream.
         assert_eq!(seen, [(plan.lengths[1], End::Clean), (plan.lengths[0], End::Clean)], "{plan:?}");
         assert_eq!(counted, plan.lengths, "{plan:?} {}", line.raw);
         assert!(["client_closed", "origin_closed"].contains(&line.text("outcome")), "{plan:?} {}", line.raw);
@@ -147,7 +147,7 @@ fn splice_in_a_crowd() {
     crowd(Engine::Splice);
 }
 
-/// Random blasts around the hand-off to the kernel, which is where it was seen to lose bytes.
+/// Random bursts around the hand-off to the kernel, a place of lost bytes in the past.
 #[test]
 fn sockmap_in_a_crowd() {
     if engines().contains(&Engine::Sockmap) {
@@ -162,7 +162,7 @@ fn copy_in_a_crowd() {
     crowd(Engine::Copy);
 }
 
-/// Also when bytes have passed: what an engine borrows for those it gives back.
+/// Also after a transfer: an engine returns its borrowed pipes.
 #[test]
 fn an_idle_tunnel_costs_two_descriptors() {
     const TUNNELS: usize = 200;
@@ -178,8 +178,8 @@ fn an_idle_tunnel_costs_two_descriptors() {
             Noise::new(1).expect_exactly(origin, 100_000);
         }
         let held = || descriptors(rig.gateway.pid());
-        // No more, once the pipes have gone that were kept for the next burst. It may be less: what was there
-        // before can have been an answer of the admin address that was about to close.
+        // The pool of pipes kept for the next burst has shrunk. The count may be lower: an admin
+        // connection about to close may be in the first count.
         eventually("two are held for each tunnel", || held() <= before + 2 * TUNNELS);
         drop(tunnels);
         eventually("all are given back", || held() <= before);

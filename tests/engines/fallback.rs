@@ -1,4 +1,4 @@
-//! What happens where an engine cannot do its work: another does, and it is counted with its cause.
+//! Fallback of an unavailable engine to another one, counted by its cause.
 
 use sluicegate::metrics;
 use sluicegate::reason::Reason;
@@ -12,7 +12,7 @@ use crate::support::seccomp::{DOCKER, NO_SPLICE, PODMAN, Refused, refusing};
 use crate::support::stranger::Stranger;
 use crate::support::{Gateway, Noise, Origin, Setup, client, connect, eventually};
 
-/// Engines that cannot work, in their order, what of each is refused, and the cause that is counted.
+/// Unavailable engines in order of preference: engine, refused component, counted cause.
 type EngineUnavailable = [(&'static str, &'static str, &'static str)];
 
 const NO_RING: &EngineUnavailable = &[("uring", "io_uring", "not_permitted")];
@@ -21,7 +21,8 @@ const NO_MEMORY: &EngineUnavailable = &[("uring", "io_uring", "memory")];
 const NO_SPLICING: &EngineUnavailable = &[("uring", "splice", "not_permitted"), ("splice", "splice", "not_permitted")];
 const NO_PIPES: &EngineUnavailable = &[("uring", "splice", "pipe_budget"), ("splice", "splice", "pipe_budget")];
 
-/// A gateway runs that engine, has logged and counted why it is no better one, and moves bytes by it.
+/// Asserts: the gateway runs `engine`, has logged and counted the cause of each better engine's
+/// failure, and moves bytes.
 fn falls_back(gateway: &Gateway, engine: &str, unavailable: &EngineUnavailable) {
     for (from, what, cause) in unavailable {
         let is_it = |line: &crate::support::log::Line| {
@@ -62,7 +63,7 @@ fn what_the_sysctl_refuses_another_engine_does_without() {
     }
     let Some(stranger) = Stranger::new() else { return };
     let Some(_changed) = Changed::to(1) else { return };
-    // Root has CAP_SYS_ADMIN, and gives it up before it makes a ring.
+    // Root has CAP_SYS_ADMIN, and drops it before creating a ring.
     falls_back(&Gateway::open(&[]), "splice", NO_RING);
     let wrapper = stranger.wrapper(":");
     let wrapper: Vec<&str> = wrapper.iter().map(String::as_str).collect();
@@ -92,11 +93,11 @@ fn an_engine_that_is_asked_for_and_refused_is_no_start() {
     }
 }
 
-/// Tunnels that find no descriptors for a pipe.
+/// Tunnels without descriptors for a pipe.
 const TUNNELS: usize = 30;
 
-/// Descriptors with which a gateway has hardly more than the sockets of those tunnels need: pipes leave alone
-/// what is there for itself and for connections without a tunnel.
+/// A descriptor limit with hardly more room than the sockets of these tunnels need: pipes never
+/// take the descriptors reserved for the gateway itself and for connections without a tunnel.
 fn few_descriptors() -> u32 {
     let has_room = |limit: &u32| divide(None, (*limit).into(), 1).is_ok_and(|division| division.tunnels >= TUNNELS + 5);
     (1..).find(has_room).expect("some limit is enough")
@@ -113,7 +114,7 @@ fn without_pipes_every_byte_still_arrives() {
 fn without_pipes(engine: Engine) {
     let rig = Rig::with(engine, Setup::new(&[]).descriptors(few_descriptors()));
     let tunnels: Vec<Ends> = (0..TUNNELS).map(|_| rig.tunnel()).collect();
-    // Nobody reads, so that a tunnel with a pipe would keep it.
+    // No peer reads, so a tunnel with a pipe would keep it.
     let mut sent: Vec<(Noise, usize)> = tunnels.iter().map(|_| (Noise::new(1), 0)).collect();
     let mut quiet_rounds = 0;
     eventually("hardly a byte is taken any more", || {

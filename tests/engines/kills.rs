@@ -1,4 +1,4 @@
-//! Tunnels that are ended by an operator at any moment: nothing of them is left.
+//! Tunnels killed by an operator at any moment leave nothing behind.
 
 use std::collections::HashMap;
 use std::fs;
@@ -18,26 +18,26 @@ use crate::support::{Noise, admin, eventually};
 
 const TUNNELS: u64 = 1_000;
 
-/// Both sides receive until they hear of the end, and most of them send.
+/// Receives on both sides until the end of the tunnel; most sides also send.
 fn live(ends: &Ends, seed: u64) {
     let sides = [(&ends.client, 2 * seed, 2 * seed + 1), (&ends.origin, 2 * seed + 1, 2 * seed)];
     thread::scope(|scope| {
         for (side, (stream, own, other)) in sides.into_iter().enumerate() {
             let sends = !(seed >> side).is_multiple_of(4);
             if sends {
-                // Until that fails.
+                // Sends until the write fails.
                 scope.spawn(move || Noise::new(own).send(stream, usize::MAX));
             }
             scope.spawn(move || {
                 let (_, end) = Noise::new(other).expect(stream);
-                // The kernel tells an error once, to whichever call comes first.
+                // The kernel reports an error once, to the first call.
                 assert!(sends || end == End::Reset, "seed {seed}");
             });
         }
     });
 }
 
-/// Has both sides end where nobody kills their tunnel, for a test that fails is to end too.
+/// Shuts down both sides if nobody kills their tunnel, so that a failing test ends too.
 struct Cut<'a>(&'a Ends);
 
 impl Drop for Cut<'_> {
@@ -56,21 +56,22 @@ fn kill(rig: &Rig, ends: &Ends, seed: u64) {
         .log
         .line_from(ends.position, "its number", |line| line.message() == "tunnel established" && line.is_of(ends.from));
     let mut random = Noise::new(seed);
-    // From the very beginning to the midst of things; a moment, not a condition, is what is wanted here.
+    // At a random moment from the start of the tunnel to the middle of a transfer; no condition to
+    // wait for.
     thread::park_timeout(Duration::from_micros(random.below(8_000)));
     let answer = admin::delete(&rig.gateway.control, &format!("/api/tunnels/{}", id.number("id")));
     assert_eq!(answer.status, 204, "seed {seed}");
 }
 
-/// The descriptors of a process, and what each is of.
+/// The descriptors of a process and their targets.
 fn descriptors(pid: Pid) -> Vec<(String, String)> {
     let links = fs::read_dir(format!("/proc/{pid}/fd")).expect("a process of ours").flatten();
     let links = links.filter_map(|link| Some((link.file_name(), fs::read_link(link.path()).ok()?)));
     links.map(|(name, to)| (name.to_string_lossy().into_owned(), to.to_string_lossy().into_owned())).collect()
 }
 
-/// Sockets of a process that neither listen (`/proc/PID/net/tcp`, state 0A) nor are its own affair, whether or not they
-/// are still connected.
+/// Connected or formerly connected sockets of a process: neither listeners (`/proc/PID/net/tcp`,
+/// state 0A) nor sockets for its own use.
 fn sockets(pid: Pid) -> usize {
     let table = |name: &str| fs::read_to_string(format!("/proc/{pid}/net/{name}")).unwrap_or_default();
     let column = |text: &str, column: usize| {
@@ -97,14 +98,14 @@ fn sockets(pid: Pid) -> usize {
     inodes.filter(|inode| !of(inode)).count()
 }
 
-/// Polls that the rings of a process have under way (`/proc/PID/fdinfo`, `io_uring/fdinfo.c`), by ring.
+/// Active polls of each io_uring of a process (`/proc/PID/fdinfo`, `io_uring/fdinfo.c`).
 fn polls(pid: Pid) -> Vec<usize> {
     let rings = descriptors(pid).into_iter().filter(|(_, to)| to.ends_with("anon_inode:[io_uring]"));
     let info = rings.map(|(ring, _)| fs::read_to_string(format!("/proc/{pid}/fdinfo/{ring}")).expect("its state"));
     info.map(|info| info.matches("  op=6, ").count()).collect()
 }
 
-/// Pipes of which a process holds both ends.
+/// Number of pipes with both ends in one process.
 fn pipes(pid: Pid) -> usize {
     let mut ends = HashMap::new();
     for (_, to) in descriptors(pid).into_iter().filter(|(_, to)| to.starts_with("pipe:")) {
@@ -119,7 +120,7 @@ fn killed_at_any_moment(engine: Engine) {
     }
     let rig = Rig::new(engine);
     let pid = rig.gateway.pid();
-    // The tunnel of the self-test may be about to leave.
+    // The self-test's tunnel may be closing.
     eventually("each ring polls what wakes it, and nothing else", || {
         let polls = polls(pid);
         polls.iter().sum::<usize>() == polls.len()

@@ -1,17 +1,17 @@
-//! Every byte of a tunnel, however it begins, goes on and ends: the same script for every engine, with
-//! the same bytes, the same end, the same counts and the same log line.
+//! Every byte of a tunnel, from its start to its end: one script for every engine, with equal
+//! bytes, ends, counts and log lines.
 //!
-//! | file | what is in it |
+//! | file | contents |
 //! |---|---|
-//! | `rig` | one gateway with one engine, and what it has to have counted |
-//! | `bytes` | streams that arrive whole |
-//! | `upgrade` | the same where a tunnel begins with an origin's 101 |
-//! | `resets` | streams that are cut off |
-//! | `sockmap` | what one engine has to prove beyond that |
-//! | `crowd` | thousands of tunnels that end in any way at any moment |
-//! | `kills` | thousands of tunnels that an operator ends at any moment |
-//! | `timeouts` | idle tunnels, slow readers, peers that vanish, and a gateway that stands still |
-//! | `fallback` | what happens where an engine cannot do its work |
+//! | `rig` | one gateway with one engine, and its expected counters |
+//! | `bytes` | streams delivered whole |
+//! | `upgrade` | streams of tunnels started by an origin's 101 |
+//! | `resets` | aborted streams |
+//! | `sockmap` | further tests of one engine |
+//! | `crowd` | thousands of tunnels ending in every way at any moment |
+//! | `kills` | thousands of tunnels killed by an operator at any moment |
+//! | `timeouts` | idle tunnels, slow readers, vanished peers, and a stopped gateway |
+//! | `fallback` | unavailable engines |
 
 mod bytes;
 mod crowd;

@@ -1,5 +1,4 @@
-//! Streams that are cut off: the other side hears of it by a reset, never by a clean end, at once, and
-//! behind what was received before.
+//! Aborted streams: the other side sees a reset, never a FIN, at once, and after all earlier bytes.
 
 use std::io::{ErrorKind, Write};
 use std::net::{Shutdown, TcpStream};
@@ -10,12 +9,12 @@ use super::rig::{Ends, each_engine};
 use crate::support::noise::End;
 use crate::support::{Noise, client, eventually};
 
-/// A side of a tunnel: its socket, the other's, and what is said of it when it resets.
+/// For each side of a tunnel: its socket, the other socket, and the reason logged for its reset.
 fn sides(ends: &Ends) -> [(&TcpStream, &TcpStream, Reason); 2] {
     [(&ends.client, &ends.origin, Reason::ClientReset), (&ends.origin, &ends.client, Reason::OriginReset)]
 }
 
-/// Bytes by direction of what the given side sent.
+/// Bytes to the origin and to the client, given the side that sent them.
 fn by_direction(why: Reason, sent: usize) -> (usize, usize) {
     if why == Reason::ClientReset { (sent, 0) } else { (0, sent) }
 }
@@ -28,7 +27,7 @@ fn a_reset_comes_behind_the_bytes_before_it() {
             let ends = rig.tunnel();
             let (breaks, hears, why) = sides(&ends)[side];
             assert_eq!(Noise::new(3).send(breaks, LENGTH), LENGTH);
-            // A reset discards what its sender still has to send; the gateway has to have it all.
+            // A reset discards the sender's unsent bytes: wait until the gateway has all of them.
             eventually("all is acknowledged", || sluicegate::sys::tcp::unacknowledged(breaks).unwrap() == 0);
             client::reset(breaks);
             assert_eq!(Noise::new(3).expect(hears), (LENGTH, End::Reset), "{} {why}", rig.engine);
@@ -55,7 +54,7 @@ fn a_reset_of_a_silent_tunnel() {
 fn a_reset_after_a_half_close() {
     each_engine(|rig| {
         for side in 0..2 {
-            // The side that has ended its own stream resets while it is still being sent to.
+            // A side resets after its own FIN, while bytes still arrive for it.
             let ends = rig.tunnel();
             let (breaks, hears, why) = sides(&ends)[side];
             breaks.shutdown(Shutdown::Write).unwrap();
@@ -68,7 +67,7 @@ fn a_reset_after_a_half_close() {
             assert!(line.number("to_origin") + line.number("to_client") >= 1_000, "{}", line.raw);
             rig.count(&line);
 
-            // The side that is still sending resets, after the other has ended its stream.
+            // A side resets while sending, after the other side's FIN.
             let ends = rig.tunnel();
             let (breaks, hears, why) = sides(&ends)[side];
             hears.shutdown(Shutdown::Write).unwrap();
@@ -83,7 +82,7 @@ fn a_reset_after_a_half_close() {
     });
 }
 
-/// The stream to this side has ended already, so that only a write can tell of a reset.
+/// Waits for a reset on a socket that has received its FIN: only a write can report the reset.
 fn heard_while_sending(mut stream: &TcpStream) {
     eventually("a write fails", || match stream.write(&[0]) {
         Ok(_) => false,
@@ -91,7 +90,7 @@ fn heard_while_sending(mut stream: &TcpStream) {
     });
 }
 
-/// One side sends to another that reads nothing, until every buffer on the way is full.
+/// Sends to a peer that reads nothing, until every buffer on the way is full.
 fn stuff(rig: &super::rig::Rig, sender: &TcpStream) -> usize {
     let mut noise = Noise::new(8);
     let mut sent = 0;
@@ -110,7 +109,7 @@ fn a_reset_of_the_sender_reaches_a_side_that_does_not_read() {
             let (breaks, hears, why) = sides(&ends)[side];
             let sent = stuff(rig, breaks);
             client::reset(breaks);
-            // The tunnel is over before the other side has read a byte.
+            // The tunnel ends before the other side has read a byte.
             let line = rig.ended(&ends, why);
             let moved = usize::try_from(line.number("to_origin") + line.number("to_client")).unwrap();
             let (got, end) = Noise::new(8).expect(hears);

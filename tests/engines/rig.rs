@@ -1,4 +1,4 @@
-//! One gateway with one engine, and what it has to have counted.
+//! One gateway with one engine, and its expected counters.
 
 use std::io::Write;
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -23,7 +23,7 @@ const CREDENTIALS: &str = "mover:s3cret:with:@/%\u{fc}";
 /// A gateway with one user, one engine, and an origin.
 pub(super) struct Rig {
     pub(super) gateway: Gateway,
-    /// What clients come through that speaks TLS for them.
+    /// A TLS front for the clients.
     front: Option<Front>,
     pub(super) engine: Engine,
     origin: Origin,
@@ -31,20 +31,20 @@ pub(super) struct Rig {
     counted: Mutex<(u64, u64)>,
 }
 
-/// One tunnel, both ends in hand.
+/// One tunnel, with both ends in the test.
 pub(super) struct Ends {
     pub(super) client: TcpStream,
     pub(super) origin: TcpStream,
     pub(super) from: SocketAddr,
-    /// Where the log was before: client ports come back, and with them lines that look alike.
+    /// Log position before the tunnel: client ports are reused, and their lines look alike.
     pub(super) position: usize,
 }
 
-/// Tunnels of a crowd that are open at once.
+/// Concurrent tunnels of a crowd.
 const AT_ONCE: usize = 12;
 
-/// Does something so many times, several at a time, with the number of each; whoever does it has an origin
-/// of its own, so that the connection accepted is that of its tunnel.
+/// Runs `one` for each tunnel number, several at a time; each run has its own origin, so that an
+/// accepted connection belongs to its tunnel.
 pub(super) fn crowd(tunnels: u64, one: impl Fn(&Origin, u64) + Sync) {
     let next = AtomicU64::new(0);
     thread::scope(|scope| {
@@ -63,19 +63,20 @@ pub(super) fn crowd(tunnels: u64, one: impl Fn(&Origin, u64) + Sync) {
     });
 }
 
-/// Runs a test with every engine in turn; over a link too where segments have bounds of their own ([`Engine::Sockmap`]
-/// takes them as they come).
+/// Runs a test with every engine in turn and behind TLS; with [`Engine::Sockmap`] also over a link,
+/// since segments there have boundaries of their own and the program takes them as they arrive.
 pub(super) fn each_engine(test: impl Fn(&Rig) + Sync) {
     over_each(test, None);
 }
 
-/// The same, and over a link that loses one of so many packets: a test that rests on each packet, as on a reset, which
-/// comes once, is not for that.
+/// As [`each_engine`], and with [`Engine::Sockmap`] over a link losing 1 % of its packets. Not for
+/// tests resting on a single packet, such as a reset: a lost reset is not repeated.
 pub(super) fn each_engine_and_loss(test: impl Fn(&Rig) + Sync) {
     over_each(test, Some(100));
 }
 
-/// Runs a test with every engine side by side, and behind TLS, each with these options of `serve`: for what takes its time.
+/// Runs a test with every engine side by side, and behind TLS, each with these options of `serve`.
+/// For slow tests.
 pub(super) fn all_engines_with(arguments: &[&str], test: impl Fn(&Rig) + Sync) {
     thread::scope(|scope| {
         for &engine in engines() {
@@ -88,7 +89,7 @@ pub(super) fn all_engines_with(arguments: &[&str], test: impl Fn(&Rig) + Sync) {
     });
 }
 
-/// Runs a test with every engine side by side, on the far side of a link from each.
+/// Runs a test with every engine side by side, across a link from each gateway.
 pub(super) fn all_engines_over_a_link(network: &Network, arguments: &[&str], test: impl Fn(&Rig) + Sync) {
     thread::scope(|scope| {
         for &engine in engines() {
@@ -119,7 +120,7 @@ fn over_each(test: impl Fn(&Rig) + Sync, loss: Option<u32>) {
     }
 }
 
-/// Runs a test on the far side of a link from a gateway with the engine `sockmap`.
+/// Runs a test across a link from a gateway with the engine `sockmap`.
 pub(super) fn over_a_link(network: &Network, arguments: &[&str], test: impl Fn(&Rig) + Sync) {
     network.run(|| {
         let setup = network.setup(arguments).args(["--congestion-control", "reno"]);
@@ -136,7 +137,7 @@ impl Rig {
         Self::before(Origin::new(), engine, setup)
     }
 
-    /// One whose clients speak TLS with the gateway, where other tunnels would have another engine.
+    /// A rig with TLS clients; its other tunnels would use another engine.
     fn behind_tls(certificate: &Certificate) -> Self {
         Self::with_tls(certificate, &[])
     }
@@ -149,19 +150,19 @@ impl Rig {
         Self { gateway, front: Some(front), engine: Engine::Copy, origin: Origin::new(), counted: Mutex::default() }
     }
 
-    /// Whether clients speak TLS, through a front that has buffers of its own.
+    /// Returns true if clients connect through the TLS front, with buffers of its own.
     pub(super) const fn is_behind_tls(&self) -> bool {
         self.front.is_some()
     }
 
-    /// Where clients come in.
+    /// Address for clients.
     fn address(&self) -> SocketAddr {
         self.front.as_ref().map_or(self.gateway.address, |front| front.address)
     }
 
-    /// One whose tunnels lead to that origin.
+    /// A rig with tunnels to this origin.
     pub(super) fn before(origin: Origin, engine: Engine, setup: Setup) -> Self {
-        // Debug, because a clean tunnel without a byte is logged at that level only.
+        // Debug, because the gateway logs a clean tunnel without a byte only at this level.
         let gateway = setup.args(["--engine", engine.label()]).user(CREDENTIALS).debug().start();
         Self { gateway, front: None, engine, origin, counted: Mutex::default() }
     }
@@ -170,17 +171,17 @@ impl Rig {
         self.tunnel_with(b"")
     }
 
-    /// A tunnel whose first bytes come in the segment of the head.
+    /// Opens a tunnel with its first bytes in the segment of the head.
     pub(super) fn tunnel_with(&self, early: &[u8]) -> Ends {
         self.tunnel_to(&self.origin, early)
     }
 
-    /// Another origin where this one's is.
+    /// Another origin at the same IP address.
     pub(super) fn another_origin(&self) -> Origin {
         Origin::at(self.origin.address.ip())
     }
 
-    /// The client's end of a tunnel to an origin that serves itself.
+    /// Opens a tunnel to an origin with its own accept thread; returns the client's end.
     pub(super) fn client_of(&self, origin: SocketAddr) -> TcpStream {
         client::connect_as(self.address(), origin, CREDENTIALS)
     }
@@ -189,7 +190,7 @@ impl Rig {
         self.ends(origin, |gateway, head| client::established(gateway, head, early))
     }
 
-    /// A tunnel whose client ends its stream, behind these bytes, in the segment of the head.
+    /// Opens a tunnel with these bytes and the client's FIN in the segment of the head.
     pub(super) fn tunnel_ended_early(&self, early: &[u8]) -> Ends {
         self.ends(&self.origin, |gateway, head| {
             let mut stream = client::dial(gateway);
@@ -200,8 +201,8 @@ impl Rig {
         })
     }
 
-    /// A tunnel that the origin makes by its 101. Behind the heads come the first bytes of both, and each side sends all
-    /// of that in two segments, cut there.
+    /// Opens a tunnel by an origin's 101. Each side sends its head and first bytes in two segments,
+    /// split at `cut`.
     pub(super) fn upgraded(&self, early: [&[u8]; 2], cut: usize) -> Ends {
         let position = self.gateway.log.position();
         let stream = client::dial(self.address());
@@ -230,8 +231,8 @@ impl Rig {
         Ends { client, origin: origin.accept(), from, position }
     }
 
-    /// The tunnel ended like this, with these bytes in the log line and in the counters, where they
-    /// come on top of all tunnels before. Only for tunnels that end one after the other.
+    /// Asserts the tunnel's end, its bytes in the log line, and the counters as sums over all
+    /// tunnels so far. Only for tunnels ending one after the other.
     pub(super) fn settled(&self, ends: &Ends, why: Reason, to_origin: usize, to_client: usize) {
         let line = self.ended(ends, why);
         let moved = (line.number("to_origin"), line.number("to_client"));
@@ -239,21 +240,23 @@ impl Rig {
         self.count(&line);
     }
 
-    /// Nothing has moved for a while in the only tunnel, which is listed a moment after its client is told of it.
+    /// Returns true if the only tunnel has been quiet for a while. The API lists a tunnel a moment
+    /// after the client's answer.
     pub(super) fn is_quiet(&self) -> bool {
         let tunnels = self.gateway.tunnels();
         tunnels.first().and_then(|tunnel| tunnel["quiet_seconds"].as_f64()).is_some_and(|quiet| quiet > 0.3)
     }
 
     pub(super) fn closing_line(&self, ends: &Ends) -> Line {
-        // By its number: a client that resets gives its port back at once, before its own line is written.
+        // By its number: after a reset the client's port is free at once, before its own line is
+        // written.
         let began = |line: &Line| line.message() == "tunnel established" && line.is_of(ends.from);
         let id = self.gateway.log.line_from(ends.position, "tunnel established", began).number("id");
         let is_it = |line: &Line| line.message() == "tunnel closed" && line.number("id") == id;
         self.gateway.log.line_from(ends.position, "tunnel closed", is_it)
     }
 
-    /// The tunnel ended like this; what it moved is for the caller to look at.
+    /// Asserts the reason for the tunnel's end; the caller checks the bytes.
     pub(super) fn ended(&self, ends: &Ends, why: Reason) -> Line {
         let line = self.closing_line(ends);
         let said = (line.text("outcome"), line.text("by"), line.text("engine"), line.text("user"));
@@ -261,7 +264,7 @@ impl Rig {
         line
     }
 
-    /// The counters say what the lines of all tunnels so far say together, this one included.
+    /// Asserts: the counters equal the sums of all tunnels' lines so far, this one included.
     pub(super) fn count(&self, line: &Line) {
         let mut counted = self.counted.lock().expect("no other test holds it");
         counted.0 += line.number("to_origin");

@@ -1,4 +1,4 @@
-//! What the engine `sockmap` has to prove beyond what every engine has: each test names the trap that it holds shut.
+//! Further tests of the engine `sockmap`, each named for one pitfall.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -23,10 +23,10 @@ use crate::support::{Gateway, Noise, Origin, Setup, client, connect, eventually}
 
 const MIB: usize = 1 << 20;
 
-/// Directions that userspace took over for a while, because the other side did not keep up.
+/// Directions copied by userspace for a while because of a slow reader.
 const TAKEN_OVER: &[&str] = &["sockmap", "copy", "backlog"];
 
-/// Whether this process may start the engine.
+/// Returns true if this process may start the engine.
 fn possible() -> bool {
     let missing = missing(FOR_BPF);
     if !missing.is_empty() {
@@ -35,7 +35,8 @@ fn possible() -> bool {
     missing.is_empty()
 }
 
-/// A byte each way, and then the kernel has the tunnel: its loop waits for no more than the ends of both sockets.
+/// Sends a byte each way and waits for the hand-off to the kernel: the worker then waits only for
+/// the ends of both sockets.
 fn redirected(rig: &Rig, ends: &Ends) {
     for (from, to) in [(&ends.client, &ends.origin), (&ends.origin, &ends.client)] {
         Noise::new(3).send(from, 1);
@@ -58,16 +59,16 @@ fn with_backlog(backlog: &str) -> Rig {
     Rig::with(Engine::Sockmap, Setup::new(&["--sockmap-backlog", backlog]))
 }
 
-/// How a side reads.
+/// Speed of a reader.
 #[derive(Clone, Copy)]
 enum Pace {
-    /// All at once, in pieces of any size, with a rest now and then.
+    /// Everything at once, in pieces of any size, with an occasional pause.
     Sprint,
     /// A few bytes at a time.
     Crawl,
 }
 
-/// Receives a stream and its end, every byte of it compared.
+/// Receives a stream and its FIN, comparing every byte.
 fn receive(from: &TcpStream, seed: u64, length: usize, pace: Pace) {
     let (mut noise, mut random, mut left) = (Noise::new(seed), Noise::new(seed ^ 0x5eed), length);
     while left > 0 {
@@ -79,14 +80,14 @@ fn receive(from: &TcpStream, seed: u64, length: usize, pace: Pace) {
         noise.expect_exactly(from, piece);
         left -= piece;
         if random.below(4) == 0 {
-            // No waiting for anything: a reader that rests is what is tested.
+            // Not a wait for a condition: a pausing reader is the subject of the test.
             thread::park_timeout(Duration::from_micros(random.below(2_000)));
         }
     }
     assert_eq!(client::end_of(from), End::Clean);
 }
 
-/// Sends a stream in pieces of any size, and its end.
+/// Sends a stream in pieces of any size, and its FIN.
 fn send(mut to: &TcpStream, seed: u64, length: usize) {
     let (mut noise, mut random, mut left) = (Noise::new(seed), Noise::new(seed ^ 0xb1a5), length);
     while left > 0 {
@@ -98,7 +99,7 @@ fn send(mut to: &TcpStream, seed: u64, length: usize) {
     to.shutdown(Shutdown::Write).expect("an open stream");
 }
 
-/// Both ways at once, each with a reader of its own pace.
+/// Sends in both directions at once, each to a reader of its own speed.
 fn exchange(ends: &Ends, seed: u64, lengths: [usize; 2], paces: [Pace; 2]) {
     let Ends { client, origin, .. } = ends;
     thread::scope(|scope| {
@@ -109,7 +110,8 @@ fn exchange(ends: &Ends, seed: u64, lengths: [usize; 2], paces: [Pace; 2]) {
     });
 }
 
-/// No back-pressure; and bytes lost, repeated or out of order where a direction changes hands.
+/// Guards against missing backpressure, and against lost, repeated or reordered bytes at a change
+/// between kernel and userspace.
 #[test]
 fn a_direction_changes_hands_two_thousand_times_and_every_byte_arrives() {
     if !possible() {
@@ -135,8 +137,8 @@ fn a_direction_changes_hands_two_thousand_times_and_every_byte_arrives() {
     kernel.holds_no_complaint();
 }
 
-/// A reader that stops swallows a gigabyte; and one side that does not read holds up the other way too, since the kernel
-/// queues both behind each other.
+/// Guards against a stopped reader swallowing a gigabyte, and against one stopped reader blocking
+/// both directions, since the kernel queues both one behind the other.
 #[test]
 fn a_reader_that_stops_costs_little_and_does_not_hold_up_the_other_way() {
     if !possible() {
@@ -146,7 +148,7 @@ fn a_reader_that_stops_costs_little_and_does_not_hold_up_the_other_way() {
     for stops in [0, 1] {
         let ends = rig.tunnel();
         let (stopped, sender) = if stops == 0 { (&ends.client, &ends.origin) } else { (&ends.origin, &ends.client) };
-        // What the ends hold themselves is not the gateway's.
+        // Small buffers at the peers: their contents do not count for the gateway.
         set_socket_recv_buffer_size(stopped, 64 << 10).expect("a small buffer");
         set_socket_send_buffer_size(sender, 64 << 10).expect("a small buffer");
         sender.set_nonblocking(true).expect("a socket");
@@ -154,7 +156,7 @@ fn a_reader_that_stops_costs_little_and_does_not_hold_up_the_other_way() {
         let mut sent = Vec::new();
         let mut total = 0;
         let mut quiet = 0;
-        // Until nothing was taken for as long as anything that the gateway does could take.
+        // Until the sender stalls for longer than any action of the gateway takes.
         while quiet < 300 {
             if sent.is_empty() {
                 sent = noise.take(MIB);
@@ -174,7 +176,7 @@ fn a_reader_that_stops_costs_little_and_does_not_hold_up_the_other_way() {
             assert!(total <= 64 * MIB, "{total} bytes were swallowed for a reader that stopped");
         }
         sender.set_nonblocking(false).expect("a socket");
-        // The other way, far beyond the backlog, while this one stands still.
+        // The other direction, far beyond the backlog, while this one is stopped.
         thread::scope(|scope| {
             scope.spawn(|| send(stopped, 7, 80 * MIB));
             receive(sender, 7, 80 * MIB, Pace::Sprint);
@@ -191,7 +193,7 @@ fn a_reader_that_stops_costs_little_and_does_not_hold_up_the_other_way() {
     }
 }
 
-/// A block that is sent again and again; its length is a prime.
+/// A block sent repeatedly; its length is prime.
 struct Repeated(Vec<u8>);
 
 impl Repeated {
@@ -203,7 +205,8 @@ impl Repeated {
         &self.0[place % self.0.len()..]
     }
 
-    /// Sends until nothing is taken for as long as anything that the gateway does could take, and says how much was.
+    /// Sends until the socket accepts nothing for longer than any action of the gateway takes;
+    /// returns the number of bytes sent.
     fn send_what_is_taken(&self, mut to: &TcpStream) -> usize {
         let (mut sent, mut quiet) = (0, 0);
         to.set_nonblocking(true).expect("a socket");
@@ -233,7 +236,7 @@ impl Repeated {
     }
 }
 
-/// Each has a share of the process memory, and where that is used up its sender waits.
+/// Each tunnel has a share of the process memory; once the share is used up, its sender waits.
 #[test]
 fn many_stopped_readers_cost_no_more_memory_than_their_bound() {
     const READERS: usize = 24;
@@ -259,7 +262,7 @@ fn many_stopped_readers_cost_no_more_memory_than_their_bound() {
         most / MIB
     );
     assert!(now > 0 && now <= BOUND, "{now} bytes are spilled");
-    // What it has besides does not depend on the readers.
+    // The rest of its memory does not depend on the readers.
     assert!(most < (BOUND as usize) * 2, "{most} bytes of memory");
     thread::scope(|scope| {
         for (ends, sent) in tunnels.iter().zip(&sent) {
@@ -276,7 +279,8 @@ fn many_stopped_readers_cost_no_more_memory_than_their_bound() {
     assert_eq!(spilled(), 0);
 }
 
-/// So many mebibytes, a piece at a time: past the backlog a side that does not keep up is userspace's.
+/// Sends 30 MiB each way, one at a time: beyond the backlog, userspace takes over the direction of
+/// a slow reader.
 fn thirty_each_way(ends: &Ends) {
     for round in 0..30 {
         for (from, to) in [(&ends.client, &ends.origin), (&ends.origin, &ends.client)] {
@@ -288,7 +292,7 @@ fn thirty_each_way(ends: &Ends) {
     }
 }
 
-/// The only engine that goes on while the gateway does not.
+/// Only this engine continues while the gateway is stopped.
 #[test]
 fn bytes_go_on_while_the_gateway_stands_still() {
     if !possible() {
@@ -304,7 +308,7 @@ fn bytes_go_on_while_the_gateway_stands_still() {
     rig.settled(&ends, Reason::ClientClosed, 30 * MIB + 1, 30 * MIB + 1);
 }
 
-/// And that goes on without it, where another process holds its sockets and maps.
+/// The engine continues even without the gateway, while another process holds its sockets and maps.
 #[test]
 fn bytes_go_on_when_the_gateway_is_killed() {
     if !possible() {
@@ -317,14 +321,14 @@ fn bytes_go_on_when_the_gateway_is_killed() {
     rig.gateway.signal(Signal::KILL);
     rig.gateway.wait();
     thirty_each_way(&ends);
-    // They are what it hangs by.
+    // These descriptors keep the redirection alive.
     drop(held);
     for end in [&ends.client, &ends.origin] {
         client::end_of(end);
     }
 }
 
-/// A half-read segment is replayed as a whole, with the credentials in it.
+/// Guards against replay of a half-read segment as a whole, with the credentials in it.
 #[test]
 fn credentials_never_reach_an_origin() {
     if !possible() {
@@ -346,7 +350,7 @@ fn credentials_never_reach_an_origin() {
     });
 }
 
-/// Live counts are those of the program, which nobody tells the gateway of.
+/// Live counts come from the BPF program; the gateway is not told of redirected bytes.
 #[test]
 fn what_is_redirected_is_counted_while_it_is() {
     if !possible() {
@@ -368,7 +372,8 @@ fn what_is_redirected_is_counted_while_it_is() {
     eventually("its time is counted", || by("kernel") > 0);
 }
 
-/// Capabilities are given up when the program is loaded, by every thread, and whoever has none is told what to do.
+/// Every thread drops its capabilities once the program is loaded, and a gateway without the
+/// capabilities names the remedy.
 #[test]
 fn capabilities_are_gone_and_without_them_it_says_which() {
     if !possible() {
@@ -408,7 +413,7 @@ fn capabilities_are_gone_and_without_them_it_says_which() {
     assert_eq!(other.metric(&metrics::ENGINE_FALLBACKS, &["sockmap", "splice", "not_permitted"]), 1);
 }
 
-/// Packets that are lost come again, in both directions of both legs.
+/// TCP repeats lost packets, in both directions of both legs.
 #[test]
 fn over_a_link_that_loses_packets_every_byte_arrives() {
     if !possible() {
@@ -437,8 +442,8 @@ fn over_a_link_that_loses_packets_every_byte_arrives() {
     kernel.holds_no_complaint();
 }
 
-/// Whole segments are redirected, those too of which the kernel had had a part: a sender that repeats what was not
-/// acknowledged cuts it as it likes (RFC 9293, 3.8).
+/// The program redirects whole segments, even partly received ones: a sender may cut a
+/// retransmission anywhere (RFC 9293, 3.8).
 #[test]
 fn what_comes_twice_goes_on_once() {
     if !possible() {
@@ -456,7 +461,7 @@ fn what_comes_twice_goes_on_once() {
         read.expect_exactly(&ends.origin, sent);
         forger.catch_up();
         let mut at = sent;
-        // The last ones are longer than what the program can take off at once.
+        // The last lengths exceed the program's limit for bytes removed at once.
         for (old, new) in
             [(1, 1), (100, 900), (900, 1), (1, 900), (4_095, 1), (4_096, 100), (40_000, 1_000), (50_000, 9_000)]
         {
@@ -464,11 +469,11 @@ fn what_comes_twice_goes_on_once() {
             read.expect_exactly(&ends.origin, new);
             at += new;
         }
-        // The client itself has sent less, and repeats what is there.
+        // The client's own kernel has sent less, and repeats known bytes.
         (&ends.client).write_all(&stream[sent..]).expect("the gateway reads");
         read.expect_exactly(&ends.origin, stream.len() - at);
         forger.catch_up();
-        // Nothing new but the end.
+        // Only the FIN is new.
         forger.send(1_000, &stream[stream.len() - 1_000..], FIN);
         assert_eq!(client::end_of(&ends.origin), End::Clean);
         client::hang_up_both(&ends.client, &ends.origin);
@@ -476,7 +481,8 @@ fn what_comes_twice_goes_on_once() {
     });
 }
 
-/// What fills a hole brings all behind it along, the end too, which is told of before the program has seen a byte of it.
+/// A segment filling a hole delivers everything behind it, FIN included; the FIN is reported before
+/// the program has seen a byte of that data.
 #[test]
 fn an_end_behind_a_hole_comes_behind_what_fills_it() {
     const SEGMENT: usize = 100;
@@ -488,7 +494,7 @@ fn an_end_behind_a_hole_comes_behind_what_fills_it() {
         for seed in 0..100 {
             let ends = rig.tunnel();
             redirected(rig, &ends);
-            // The other stream has ended, so that this end is that of the connection.
+            // The other stream has ended, so this FIN ends the connection.
             ends.origin.shutdown(Shutdown::Write).expect("an open stream");
             assert_eq!(client::end_of(&ends.client), End::Clean);
             let mut forger = Forger::of(&ends.client);
@@ -502,7 +508,7 @@ fn an_end_behind_a_hole_comes_behind_what_fills_it() {
     });
 }
 
-/// A peer that vanishes sends neither FIN nor reset.
+/// A vanished peer sends neither FIN nor reset.
 #[test]
 fn a_peer_that_vanishes_is_found() {
     if !possible() {
@@ -519,7 +525,8 @@ fn a_peer_that_vanishes_is_found() {
     });
 }
 
-/// Redirected it would be copied all the time, since its sender is faster; and it may not begin before it has its rate.
+/// A redirected direction with a rate limit would be copied all the time, since its sender is
+/// faster; and it must not start before its rate is set.
 #[test]
 fn what_is_held_to_a_rate_is_not_redirected() {
     if !possible() {

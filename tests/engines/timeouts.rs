@@ -1,5 +1,5 @@
-//! Time-outs judge what the peers did, whichever part of the host moved the bytes: an idle tunnel, a slow reader and a
-//! vanished peer are told apart with every engine.
+//! Time-outs depend on the peers alone, with every engine: an idle tunnel, a slow reader and a
+//! vanished peer are told apart.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -15,7 +15,7 @@ use crate::support::network::Network;
 use crate::support::noise::End;
 use crate::support::{Noise, client};
 
-/// Lets time pass that is what is tested.
+/// Waits for `time`, in tests of elapsed time.
 fn pause(time: Duration) {
     let end = Instant::now() + time;
     while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
@@ -23,7 +23,7 @@ fn pause(time: Duration) {
     }
 }
 
-/// A byte each way.
+/// Sends a byte in each direction.
 fn exchange(ends: &Ends) {
     for (from, to) in [(&ends.client, &ends.origin), (&ends.origin, &ends.client)] {
         Noise::new(3).send(from, 1);
@@ -31,17 +31,19 @@ fn exchange(ends: &Ends) {
     }
 }
 
-/// The side that reads slowly, and the other. The front that speaks TLS would buffer for its client.
+/// The slow reader and the other side. The TLS front would buffer for its client, so behind TLS the
+/// origin is the slow reader.
 fn slow_and_fast<'a>(rig: &Rig, ends: &'a Ends) -> (&'a TcpStream, &'a TcpStream) {
     if rig.is_behind_tls() { (&ends.origin, &ends.client) } else { (&ends.client, &ends.origin) }
 }
 
-/// Seconds for which the only tunnel has been quiet, as the API tells.
+/// Seconds without activity of the only tunnel, from the API.
 fn quiet(rig: &Rig) -> f64 {
     rig.gateway.tunnels()[0]["quiet_seconds"].as_f64().expect("a number")
 }
 
-/// All is in the gateway's send buffer at once, and the end behind it: for a while the engine has nothing to do.
+/// The gateway's send buffer holds all bytes and the FIN at once: for a while the engine has
+/// nothing to do.
 #[test]
 fn a_reader_that_never_pauses_keeps_its_tunnel() {
     const LENGTH: usize = 1 << 20;
@@ -65,7 +67,7 @@ fn a_reader_that_never_pauses_keeps_its_tunnel() {
     });
 }
 
-/// A byte comes between two samples of the gateway, and shortly before the limit.
+/// A byte arrives between two samples of the gateway, shortly before the limit.
 #[test]
 fn a_byte_before_the_limit_keeps_a_tunnel_and_its_age_is_told() {
     let between = Duration::from_millis(3_200);
@@ -80,7 +82,7 @@ fn a_byte_before_the_limit_keeps_a_tunnel_and_its_age_is_told() {
             pause(between);
             let asked = Instant::now();
             let quiet = quiet(rig);
-            // The acknowledgement may be put off.
+            // TCP may delay the acknowledgement.
             let least = asked.duration_since(after).as_secs_f64() - 0.3;
             let most = before.elapsed().as_secs_f64() + 0.01;
             assert!(least <= quiet && quiet <= most, "{}: {quiet} is not in {least}..{most}", rig.engine);
@@ -90,7 +92,7 @@ fn a_byte_before_the_limit_keeps_a_tunnel_and_its_age_is_told() {
     });
 }
 
-/// Both peers answer a probe every second.
+/// Both peers answer a keepalive probe every second.
 #[test]
 fn an_answered_probe_is_no_activity() {
     all_engines_with(&["--idle-timeout", "3s", "--user-timeout", "1s"], |rig| {
@@ -103,7 +105,7 @@ fn an_answered_probe_is_no_activity() {
     });
 }
 
-/// The bytes came long before the limit, which was over when the gateway was let go on.
+/// The bytes arrive long before the limit; the limit passes before the gateway continues.
 #[test]
 fn a_gateway_that_stood_still_passes_on_what_came_meanwhile() {
     all_engines_with(&["--idle-timeout", "1s"], |rig| {
@@ -125,7 +127,8 @@ fn a_gateway_that_stood_still_passes_on_what_came_meanwhile() {
     });
 }
 
-/// A tunnel has broken, its last bytes wait for their reader, and the time that they have is over when the gateway goes on.
+/// A tunnel is reset with bytes left for a slow reader, and their time limit passes before the
+/// gateway continues.
 #[test]
 fn last_bytes_have_their_time_although_the_gateway_stood_still() {
     const LENGTH: usize = 3 << 20;
@@ -139,20 +142,20 @@ fn last_bytes_have_their_time_although_the_gateway_stood_still() {
         Noise::new(4).send(&ends.origin, LENGTH);
         client::arrives(&ends.origin);
         client::reset(&ends.origin);
-        // A moment for the gateway to hear of it, less than the second that the last bytes have.
+        // Time for the gateway to see the reset, less than the second allowed for the last bytes.
         pause(Duration::from_millis(100));
         rig.gateway.signal(Signal::STOP);
         pause(Duration::from_millis(2_500));
         rig.gateway.signal(Signal::CONT);
-        // Its own time is over first, before the reader goes on.
+        // The gateway's limit passes first, then the reader continues.
         pause(Duration::from_millis(100));
         assert_eq!(Noise::new(4).expect(&ends.client), (LENGTH, End::Reset), "{}", rig.engine);
         rig.ended(&ends, Reason::OriginReset);
     });
 }
 
-/// A window is closed until the kernel probes it seldom, and then opens for less than a segment: between two probes nothing
-/// comes from a reader that is alive.
+/// The window stays closed until the kernel probes rarely, then opens by less than a segment: a
+/// live reader sends nothing between two probes.
 #[test]
 fn a_live_reader_with_a_small_window_is_never_given_up() {
     const READERS: usize = 4;
@@ -161,10 +164,11 @@ fn a_live_reader_with_a_small_window_is_never_given_up() {
         let readers = || tunnels.iter().map(|ends| slow_and_fast(rig, ends));
         let block = Noise::new(1).take(1 << 20);
         for (slow, fast) in readers() {
-            // Less than the window that the gateway knows already, so that its segments are larger.
+            // Less than the window already advertised to the gateway, so that its segments are
+            // larger.
             set_socket_recv_buffer_size(slow, 2 << 10).expect("a small buffer");
             [slow, fast].iter().for_each(|socket| socket.set_nonblocking(true).expect("a socket"));
-            // As much as is taken.
+            // Fill the buffers.
             while { fast }.write(&block).is_ok() {}
         }
         for round in 0..2 {
@@ -191,7 +195,7 @@ fn a_live_reader_with_a_small_window_is_never_given_up() {
     });
 }
 
-/// Behind a window that was closed for a while, and one that was asked nothing.
+/// Two tunnels: one with a window closed for a while, one without traffic.
 #[test]
 fn a_peer_that_vanishes_is_found_whatever_it_owed() {
     let Some(network) = Network::new() else { return };

@@ -1,4 +1,4 @@
-//! A tunnel that begins with an origin's 101: what came behind the heads comes first, and once.
+//! Tunnels started by an origin's 101: bytes after the heads arrive first, and once.
 
 use std::net::{Shutdown, TcpStream};
 use std::thread;
@@ -10,7 +10,7 @@ use super::rig::each_engine;
 use crate::support::noise::End;
 use crate::support::{Noise, client};
 
-/// The longer of the two heads with what comes behind it is shorter.
+/// Upper bound for the longer head together with the bytes after it.
 const LONGEST: usize = 200;
 
 #[test]

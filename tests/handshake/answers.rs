@@ -1,4 +1,4 @@
-//! What belongs to every answer.
+//! Properties of every answer.
 
 use std::io::{Read, Write};
 
@@ -20,7 +20,7 @@ fn an_established_tunnel_has_not_a_byte_more_than_its_answer() {
     assert_eq!(gateway.metric(&CONNECT_REQUESTS, &["200", "established"]), 1);
 }
 
-/// To close a socket with unread bytes is a reset, which destroys an answer that is not read yet.
+/// Closing a socket with unread bytes sends a reset, and a reset destroys an unread answer.
 #[test]
 fn a_client_that_goes_on_sending_reads_its_whole_answer() {
     let gateway = Gateway::open(&[]);
@@ -46,7 +46,7 @@ fn after_a_refusal_nothing_more_is_served() {
 #[test]
 fn who_leaves_before_the_request_is_complete_is_counted_and_not_answered() {
     let gateway = Setup::new(&["--no-auth"]).debug().start();
-    // A port check, which is nothing to write home about, and a request that was cut off.
+    // A port check, logged at debug level only, and a truncated request.
     for (bytes, level) in [(&b""[..], "DEBUG"), (b"CONNECT 127.0.0.1:443 HT", "INFO")] {
         let mut stream = dial(gateway.address);
         stream.write_all(bytes).unwrap();
@@ -59,7 +59,7 @@ fn who_leaves_before_the_request_is_complete_is_counted_and_not_answered() {
     assert_eq!(gateway.metric(&CONNECT_REQUESTS, &["none", "client_gone"]), 2);
 }
 
-/// As Go's pool of connections and browsers do that connect ahead of need: an answer would belong to no request.
+/// Go's connection pool and browsers connect ahead of need: an answer would belong to no request.
 #[test]
 fn a_client_that_never_sends_a_byte_is_closed_without_an_answer() {
     let arguments = ["--no-auth", "--handshake-timeout", "300ms"];
@@ -79,7 +79,7 @@ fn a_client_that_never_sends_a_byte_is_closed_without_an_answer() {
         let said = (line.level(), &*line.code(), line.text("reason"), line.text("detail"));
         assert_eq!(said, ("DEBUG", "none", "silent", detail.as_str()), "{}", line.raw);
     }
-    // One that said whom it is for, and then nothing, has sent no part of a request either.
+    // A PROXY header alone is not part of a request either.
     let mut stream = dial(behind.address);
     stream.write_all(b"PROXY TCP4 203.0.113.9 198.51.100.1 40000 3128\r\n").unwrap();
     assert_eq!(client::answer(stream), "");
@@ -88,7 +88,7 @@ fn a_client_that_never_sends_a_byte_is_closed_without_an_answer() {
     assert_eq!(gateway.metric(&CONNECT_REQUESTS, &["none", "silent"]), 2);
 }
 
-/// The client writes half of its request, and the rest when it likes.
+/// The client sends half of its request, and the rest any time later.
 #[test]
 fn a_request_may_come_in_any_number_of_pieces() {
     let gateway = Gateway::open(&[]);

@@ -1,4 +1,4 @@
-//! Clients that are slow, or send anything, by the thousand.
+//! Thousands of slow or garbage-sending clients.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -26,7 +26,7 @@ fn slow_clients_do_not_hold_up_a_good_one() {
         client::echoes(&connect(gateway.address, origin.address), 1_000);
     }
     assert_eq!(gateway.metric(&CONNECT_REQUESTS, &["200", "established"]), 20);
-    // And they are not worse off for being slow.
+    // Slow clients get their tunnels like any other.
     for stream in slow.iter_mut().step_by(100) {
         stream.write_all(&head.as_bytes()[20..]).unwrap();
         assert_eq!(client::read_head(stream), client::ESTABLISHED);
@@ -35,7 +35,7 @@ fn slow_clients_do_not_hold_up_a_good_one() {
 
 #[test]
 fn garbage_costs_a_bounded_buffer() {
-    /// Far below what they send, and above a head of 16 KiB and a task for each.
+    /// Far below the bytes sent, and above a head of 16 KiB and a task for each client, in bytes.
     const ALLOWED: usize = 32 << 20;
     const GARBAGE: usize = 64 << 10;
     raise_descriptor_limit();
@@ -43,7 +43,7 @@ fn garbage_costs_a_bounded_buffer() {
     let origin = Origin::echo();
     client::echoes(&connect(gateway.address, origin.address), 1_000);
     let before = peak_memory(gateway.pid());
-    // Letters, which might yet become a method or a header, and bytes that never will.
+    // Letters, a possible prefix of a method or header, and bytes that can never become one.
     let letters = vec![b'A'; GARBAGE];
     let noise = Noise::new(1).take(GARBAGE);
     let crowd: Vec<TcpStream> = (0..CROWD)

@@ -1,4 +1,5 @@
-//! The exchange before a 101 is no way around a tunnel: bounded in bytes and time, listed, counted, held to rates and ended.
+//! The exchange before a 101 is no bypass around a tunnel: bounded in bytes and time, listed,
+//! counted, rate-limited and killable.
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -18,10 +19,10 @@ use crate::support::{Gateway, Noise, Origin, Setup, admin, eventually};
 
 const USER: &str = "mover:s3cret";
 
-/// Content that fits, to the byte.
+/// Largest permitted content, 1 MiB.
 const MOST: usize = 1 << 20;
 
-/// Both ends of an exchange of the user's with these lines, of which the origin has read the head.
+/// Starts an exchange with these header lines and returns both ends; the origin has read the head.
 fn asking(gateway: &Gateway, user: Option<&str>, lines: &str) -> (TcpStream, TcpStream) {
     let origin = Origin::new();
     let mut stream = dial(gateway.address);
@@ -31,7 +32,7 @@ fn asking(gateway: &Gateway, user: Option<&str>, lines: &str) -> (TcpStream, Tcp
     (stream, at_origin)
 }
 
-/// Reads to the reset that has to come, and returns how many bytes came before.
+/// Reads until the expected reset; returns the number of bytes before it.
 fn read_to_reset(mut stream: &TcpStream) -> usize {
     let mut came = Vec::new();
     let error = stream.read_to_end(&mut came).expect_err("a reset, not an end");
@@ -39,7 +40,7 @@ fn read_to_reset(mut stream: &TcpStream) -> usize {
     came.len()
 }
 
-/// Sends until the gateway takes no more.
+/// Sends until the gateway accepts no more.
 fn send_for_ever(mut stream: &TcpStream) {
     let bytes = vec![b'x'; 64 << 10];
     while stream.write_all(&bytes).is_ok() {}
@@ -64,7 +65,7 @@ fn an_answer_beyond_its_bound_is_cut() {
             read_head(&stream);
             read_to_reset(&stream)
         });
-        // A reset takes along what was still on its way.
+        // A reset discards bytes still in flight.
         assert!(came <= MOST, "{head:?}: {came}");
         let line = gateway.refusal_line(from);
         assert_eq!((line.text("reason"), line.code().as_str()), ("answer_too_long", "none"), "{}", line.raw);
@@ -73,7 +74,7 @@ fn an_answer_beyond_its_bound_is_cut() {
         assert!((MOST as u64..(MOST + 200) as u64).contains(&counted), "{}", line.raw);
     }
     assert_eq!(gateway.metric(&CONNECT_REQUESTS, &["none", Reason::AnswerTooLong.label()]), 3);
-    // What fits does.
+    // Content within the limit passes.
     for head in ["HTTP/1.1 200 OK\r\n\r\n".to_owned(), format!("HTTP/1.1 200 OK\r\nContent-Length: {MOST}\r\n\r\n")] {
         let (stream, mut at_origin) = asking(&gateway, None, "");
         let content = thread::scope(|scope| {
@@ -96,10 +97,10 @@ fn request_content_beyond_its_bound_is_refused() {
     let answer = client::answer(stream);
     let line = "HTTP/1.1 413 Content Too Large: the content of an Upgrade is longer than 1048576 bytes; use CONNECT";
     assert!(answer.starts_with(line), "{answer}");
-    // The origin cannot take it for a whole request.
+    // The origin sees no complete request.
     assert!(reading.join().unwrap() <= MOST);
     assert_eq!(gateway.refusal_line(from).text("reason"), "content_too_large");
-    // What is announced beyond it is refused before anything is dialled.
+    // A Content-Length over the limit is refused before any dial.
     let head = upgrade("127.0.0.1:1", None, "Content-Length: 1048577\r\n");
     let (from, answer) = client::ask(gateway.address, head.as_bytes());
     assert!(answer.starts_with(line), "{answer}");
@@ -117,7 +118,7 @@ fn eight_interim_answers_may_come_first() {
     }
     assert_eq!(read_head(&stream), SWITCHED);
     client::hang_up_both(&stream, &at_origin);
-    // One more is too many, as is one without an end.
+    // One byte over the limit is too many, and so is content without an end.
     let (stream, mut at_origin) = asking(&gateway, None, "");
     let from = stream.local_addr().unwrap();
     let answer = thread::scope(|scope| {
@@ -130,7 +131,7 @@ fn eight_interim_answers_may_come_first() {
     assert_eq!(gateway.refusal_line(from).text("reason"), "bad_answer");
 }
 
-/// A byte now and then buys no time, whoever sends it, and the slot is free then.
+/// Occasional bytes from either side extend no deadline, and the slot is free afterwards.
 #[test]
 fn there_is_one_deadline_for_all_of_it() {
     let gateway = Gateway::open(&["--handshake-timeout", "1s", "--max-tunnels", "1"]);
@@ -149,7 +150,7 @@ fn there_is_one_deadline_for_all_of_it() {
         thread::scope(|scope| {
             let mut drip = &drip;
             scope.spawn(move || {
-                // Ten times a second, for as long as it is not over.
+                // Ten times a second, until the exchange ends.
                 while ended
                     .recv_timeout(Duration::from_millis(100))
                     .is_err_and(|error| error != std::sync::mpsc::RecvTimeoutError::Disconnected)
@@ -169,7 +170,7 @@ fn there_is_one_deadline_for_all_of_it() {
     }
 }
 
-/// What an operator sees of it, and how it ends.
+/// Lists, counts and kills an exchange.
 #[test]
 fn it_is_listed_counted_and_killed_as_a_tunnel_is() {
     let gateway = Setup::new(&[]).user(USER).start();
@@ -223,7 +224,7 @@ fn a_tunnel_takes_its_place_under_the_same_number() {
     Noise::new(2).expect_exactly(&at_origin, 5_000);
     client::hang_up_both(&stream, &at_origin);
     let line = gateway.closing_line(stream.local_addr().unwrap());
-    // The tunnel's own bytes; those of the exchange are counted beside them.
+    // Bytes of the tunnel; the bytes of the exchange are counted separately.
     assert_eq!((line.number("to_origin"), &before["id"]), (5_000, &line.number("id").into()), "{}", line.raw);
     let exchanged = gateway.metric(&BYTES, &["to_origin", "exchange"]);
     assert!((1_100..1_300).contains(&exchanged), "{exchanged}");
@@ -269,14 +270,14 @@ fn it_counts_among_the_tunnels_of_its_user() {
     let (stream, at_origin) = asking(&gateway, Some(USER), "");
     let (_, answer) = client::ask(gateway.address, upgrade("127.0.0.1:1", Some(USER), "").as_bytes());
     assert!(answer.starts_with("HTTP/1.1 503 Service Unavailable: --max-tunnels-per-user 1 reached"), "{answer}");
-    // Its slot is free as soon as its client has left, whatever the origin does.
+    // The slot is free as soon as the client has left, whatever the origin does.
     drop(stream);
     let echo = Origin::echo();
     eventually("the slot is free", || client::status(gateway.address, echo.address, USER) == "200");
     assert_eq!(client::end_of(&at_origin), End::Reset);
 }
 
-/// One that leaves in the midst of an answer, which nobody continues.
+/// A client leaves during an exchange: the origin gets a reset.
 #[test]
 fn a_client_that_leaves_ends_it() {
     let gateway = Gateway::open(&["--handshake-timeout", "10min"]);
@@ -332,7 +333,8 @@ fn it_is_held_to_the_rate_of_a_tunnel() {
     client::hang_up_both(&stream, &at_origin);
 }
 
-/// As curl sends a file by POST: nothing of it goes further than the bound, and the tunnel after it is not disturbed.
+/// Like curl with POST of a file: no byte beyond the limit reaches the origin, and the next tunnel
+/// is not disturbed.
 #[test]
 fn an_endless_upload_is_cut() {
     let gateway = Gateway::open(&[]);

@@ -1,16 +1,16 @@
 //! Everything before the 200.
 //!
-//! | file | what is in it |
+//! | file | contents |
 //! |---|---|
 //! | `reasons` | each reason for a refusal once: status line, metric, log line |
-//! | `scenes` | the situations in which those come about that no bytes alone bring about |
-//! | `answers` | what belongs to every answer, to the byte |
-//! | `requests` | what the known clients send |
-//! | `no_auth_from` | clients that cannot send a password, let in by their network |
-//! | `passwords` | password checks under attack and under shortage, and the forms that credentials come in |
-//! | `upgrade` | requests to switch protocols, and what origins answer to those |
-//! | `exchange` | what bounds, counts and ends the exchange before a 101 |
-//! | `crowds` | clients that are slow, or send anything, by the thousand |
+//! | `scenes` | scenes for refusals not caused by request bytes alone |
+//! | `answers` | properties of every answer, to the byte |
+//! | `requests` | requests of well-known clients |
+//! | `no_auth_from` | clients without a password, admitted by their network |
+//! | `passwords` | password checks under attack and under shortage, and forms of credentials |
+//! | `upgrade` | requests to switch protocols, and the answers of origins |
+//! | `exchange` | limits, counters and the end of the exchange before a 101 |
+//! | `crowds` | thousands of slow or garbage-sending clients |
 
 mod answers;
 mod crowds;

@@ -1,4 +1,4 @@
-//! Clients that cannot send a password, let in by the network that they come from.
+//! Clients without a password, admitted by their network.
 
 use std::fs;
 use std::io::Write;
@@ -12,7 +12,7 @@ use crate::support::origin::{Serving, patient};
 use crate::support::process::sluicegate;
 use crate::support::{Gateway, Origin, Setup, client};
 
-/// A gateway whose users are ann and the clients of two networks, one with a policy of its own.
+/// A gateway with the users ann and the clients of two networks, one network with its own policy.
 struct Rig {
     _folder: tempfile::TempDir,
     file: String,
@@ -60,7 +60,7 @@ fn a_client_without_credentials_is_the_user_of_its_network() {
     assert_eq!(answer, "200 Connection established");
     client::echoes(&open, 1_000);
     assert_eq!(rig.gateway.tunnels()[0]["user"], "127.7.0.0/16");
-    // The policy of that user, and of no other.
+    // The policy of this network's user only.
     assert_eq!(rig.ask("127.7.0.2", None).1, "503 Service Unavailable: max-tunnels 1 of user 127.7.0.0/16 reached");
     let elsewhere = request("127.0.0.2:9", None);
     let refused = "403 Forbidden: no rule of user 127.7.0.0/16 matches 127.0.0.2:9";
@@ -68,7 +68,7 @@ fn a_client_without_credentials_is_the_user_of_its_network() {
     assert!(rig.send("127.7.7.7", &elsewhere).1.starts_with("502 "), "the narrowest network counts");
     let (narrow, answer) = rig.ask("127.7.7.7", None);
     assert_eq!(answer, "200 Connection established");
-    // UserSource credentials are needed, and those that are sent are checked.
+    // Clients of other networks need credentials, and credentials sent are checked.
     assert_eq!(rig.ask("127.8.0.1", None).1, "407 Proxy Authentication Required: proxy credentials are needed");
     let wrong = "407 Proxy Authentication Required: wrong user name or password";
     for user in ["ann:no", "127.7.0.0/16:", "127.7.0.0/16:x"] {

@@ -1,4 +1,5 @@
-//! Password checks under attack and under shortage: the right password is served within its own limit.
+//! Password checks under attack and under shortage: a right password is served within its own
+//! limit.
 
 use std::fs;
 use std::io::Write;
@@ -17,7 +18,7 @@ use crate::support::pids::Pids;
 use crate::support::process::raise_descriptor_limit;
 use crate::support::{Gateway, Origin, Setup, client};
 
-/// A users file with alice, whose password is `right`, at this cost of bcrypt.
+/// A users file with alice, password `right`, at this bcrypt cost.
 struct Users {
     _folder: TempDir,
     path: String,
@@ -36,7 +37,7 @@ impl Users {
     }
 }
 
-/// A connection from this address of loopback, with a request on it.
+/// Connects from this loopback address and sends a request.
 fn send_from(source: Ipv4Addr, gateway: &Gateway, request: &str) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     socket.bind(&SocketAddr::new(IpAddr::V4(source), 0).into()).expect("an address of loopback");
@@ -47,7 +48,7 @@ fn send_from(source: Ipv4Addr, gateway: &Gateway, request: &str) -> TcpStream {
     stream
 }
 
-/// ca-3: the hash is dear enough for the guesses to keep the queue full.
+/// ca-3: the hash is slow enough for the guesses to keep the queue full.
 #[test]
 fn a_right_password_is_served_beside_guessers_from_sixteen_networks() {
     raise_descriptor_limit();
@@ -62,12 +63,12 @@ fn a_right_password_is_served_beside_guessers_from_sixteen_networks() {
     let right = send_from(Ipv4Addr::LOCALHOST, &gateway, &request(origin.address, Some("alice:right")));
     assert_eq!(read_head(&right), client::ESTABLISHED);
     client::echoes(&right, 1_000);
-    // What was verified once is let in without a hash, also from among the guessers.
+    // A verified password needs no second hash, even from an address of the guessers.
     let again = send_from(Ipv4Addr::new(127, 1, 0, 1), &gateway, &request(origin.address, Some("alice:right")));
     assert_eq!(read_head(&again), client::ESTABLISHED);
 }
 
-/// A migration with a wrong password: its retries get a 407 each, as long as nobody else waits.
+/// A migration with a wrong password: each retry gets a 407 as long as no other client waits.
 #[test]
 fn whoever_fails_often_is_told_so_each_time() {
     let users = Users::new(4);
@@ -78,11 +79,11 @@ fn whoever_fails_often_is_told_so_each_time() {
     assert_eq!(status(gateway.address, Origin::echo().address, "alice:right"), "200", "nobody is locked out");
 }
 
-/// th-1: no thread can be started while passwords are checked.
+/// th-1: no thread can be started during password checks.
 #[test]
 fn passwords_are_checked_where_no_thread_can_be_started() {
     let users = Users::new(4);
-    // Before the gateway, so that it is dropped after it.
+    // Declared before the gateway, so dropped after it.
     let pids;
     let mut gateway = users.setup().start();
     let origin = Origin::echo();
@@ -125,7 +126,7 @@ fn credentials_in_latin1_are_the_same_as_in_utf8() {
     }
 }
 
-/// au-2: tinyproxy as a child sends its own credentials and the client's.
+/// au-2: tinyproxy as a child proxy sends its own credentials and the client's.
 #[test]
 fn identical_credentials_may_come_twice_and_different_ones_may_not() {
     let gateway = Setup::new(&[]).user("ann:a").start();
@@ -142,7 +143,7 @@ fn identical_credentials_may_come_twice_and_different_ones_may_not() {
     );
 }
 
-/// au-3: the variable of a container that is filled from a mounted file.
+/// au-3: a container's variable filled from a mounted file.
 #[test]
 fn the_line_end_of_a_mounted_secret_is_no_part_of_the_password() {
     let origin = Origin::echo();
@@ -155,15 +156,15 @@ fn the_line_end_of_a_mounted_secret_is_no_part_of_the_password() {
     assert!(refused.err.contains("the password contains a control character"), "{}", refused.err);
 }
 
-/// Processor time of a process so far, in clock ticks.
+/// Processor time used by a process, in clock ticks.
 fn processor_ticks(gateway: &Gateway) -> u64 {
     let stat = fs::read_to_string(format!("/proc/{}/stat", gateway.pid())).expect("a process of ours");
-    // Fields 14 and 15 (proc_pid_stat(5)); the second ends at the last parenthesis.
+    // Fields 14 and 15 (proc_pid_stat(5)); the second field ends at the last parenthesis.
     let fields = stat.rsplit_once(')').expect("a name").1.split_whitespace().skip(11).take(2);
     fields.map(|ticks| ticks.parse::<u64>().expect("a number")).sum()
 }
 
-/// ca-2: no hash is made for a client that has reset its connection.
+/// ca-2: no hash is computed for a client after its reset.
 #[test]
 fn a_wrong_password_costs_nothing_after_its_sender_has_reset() {
     let users = Users::new(6);
@@ -171,7 +172,7 @@ fn a_wrong_password_costs_nothing_after_its_sender_has_reset() {
     let before = processor_ticks(&gateway);
     assert_eq!(status(gateway.address, "127.0.0.1:9", "alice:first"), "407");
     let one_hash = processor_ticks(&gateway) - before;
-    // The threads have work until the others have left.
+    // Keeps the threads busy until the other clients have left.
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let guess =
         |name: &str| send_from(Ipv4Addr::LOCALHOST, &gateway, &request("127.0.0.1:9", Some(&format!("alice:{name}"))));
@@ -184,7 +185,7 @@ fn a_wrong_password_costs_nothing_after_its_sender_has_reset() {
         assert!(read_head(&stream).starts_with("HTTP/1.1 407 "));
     }
     let ticks = processor_ticks(&gateway) - before;
-    // Each that stays, one that may have been begun on each thread, and as much again for all else.
+    // The remaining guesses, one started hash per thread, and the same again for everything else.
     let most = one_hash * 4 * (threads as u64 + 1);
     assert!(ticks < most, "{ticks} ticks, where a hash takes {one_hash} and 60 take {}", 60 * one_hash);
 }

@@ -1,5 +1,5 @@
-//! Each reason for a refusal once: bytes in, then the whole status line, one more in the metric, and a
-//! line in the log with the same reason and words.
+//! Each reason for a refusal once: request bytes in, then the complete status line, one more in the
+//! metric, and a log line with equal reason and message.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -10,7 +10,7 @@ use sluicegate::reason::Reason;
 use super::scenes;
 use crate::support::{Gateway, Setup, client};
 
-/// What came of one request.
+/// Outcome of one refused request.
 #[derive(Debug)]
 pub(super) struct Refused {
     pub(super) from: SocketAddr,
@@ -19,7 +19,7 @@ pub(super) struct Refused {
 
 const USER: &str = "alice:s3cret";
 
-/// Refusals that follow from the bytes alone, at a gateway with one user and `--allow 127.0.0.0/8:*`.
+/// Refusals determined by the bytes alone, at a gateway with one user and `--allow 127.0.0.0/8:*`.
 const BY_BYTES: &[(Reason, &str, &str)] = &[
     (Reason::Malformed, "EHLO\0", "400 Bad Request: not an HTTP request"),
     (Reason::Malformed, "SSH-2.0-OpenSSH_9.2p1\r\n", "400 Bad Request: SSH instead of an HTTP request"),
@@ -130,7 +130,7 @@ const BY_BYTES: &[(Reason, &str, &str)] = &[
     ),
 ];
 
-/// The others, each with the scene that plays it and checks it with [`check`].
+/// The other reasons, each with a scene to provoke it and check it with [`check`].
 const BY_SCENE: &[(Reason, fn())] = &[
     (Reason::HeadTooLarge, scenes::head_too_large),
     (Reason::HandshakeTimeout, scenes::handshake_timeout),
@@ -177,13 +177,13 @@ fn refusals_by_bytes() {
 
 #[test]
 fn refusals_by_scene() {
-    // Each is played, so that one run tells of all that fail.
+    // All scenes run, so one run reports every failure.
     let failed: Vec<_> = BY_SCENE.iter().filter_map(|(reason, scene)| Some((reason, failure(*scene)?))).collect();
     let list: String = failed.iter().map(|(reason, why)| format!("\n{reason}: {why}")).collect();
     assert!(failed.is_empty(), "{} of {} scenes failed:{list}", failed.len(), BY_SCENE.len());
 }
 
-/// The words of the panic that a scene ends with, if it does.
+/// Message of a scene's panic; `None` if it returns.
 fn failure(scene: fn()) -> Option<String> {
     let panic = std::panic::catch_unwind(scene).err()?;
     let words = panic.downcast_ref::<String>().cloned();
@@ -196,7 +196,7 @@ fn a_scene_that_fails_tells_why() {
     assert_eq!(failure(|| panic!("not {}", "200")), Some("not 200".to_owned()));
 }
 
-/// The one refusal of its reason at this gateway came about as it should.
+/// Checks the only refusal with this reason at this gateway.
 pub(super) fn check(gateway: &Gateway, reason: Reason, line: &str, refused: &Refused) {
     check_with(gateway, reason, line, refused, 1);
 }
@@ -219,7 +219,7 @@ fn check_with(gateway: &Gateway, reason: Reason, line: &str, refused: &Refused, 
     assert_eq!(log.level(), level, "{}", log.raw);
 }
 
-/// Exactly the header lines that belong to an answer.
+/// The exact header lines of an answer.
 fn headers(reason: Reason, length: usize) -> String {
     let own = match reason.status().map(|status| status.0) {
         Some(407) => "Proxy-Authenticate: Basic realm=\"sluicegate\", charset=\"UTF-8\"\n",

@@ -1,4 +1,4 @@
-//! What the known clients send, byte for byte.
+//! Requests of well-known clients, byte for byte.
 
 use std::io::Write;
 
@@ -7,8 +7,8 @@ use crate::support::{Origin, Setup, client};
 
 const USER: &str = "mover:s3cret:with:@/%\u{fc}";
 
-/// stunnel with `protocol = connect`: credentials without being asked, the scheme in lower case, each
-/// line in a segment of its own.
+/// stunnel with `protocol = connect`: unsolicited credentials, the scheme in lower case, each line
+/// in its own segment.
 #[test]
 fn stunnel() {
     let gateway = Setup::new(&[]).user(USER).start();
@@ -30,7 +30,7 @@ fn stunnel() {
     assert_eq!((tunnels.len(), &tunnels[0]["user"]), (1, &"mover".into()));
 }
 
-/// rsync with `RSYNC_PROXY`: HTTP/1.0, and no Host.
+/// rsync with `RSYNC_PROXY`: HTTP/1.0 without Host.
 #[test]
 fn rsync() {
     let gateway = Setup::new(&[]).user(USER).start();
@@ -39,7 +39,8 @@ fn rsync() {
     client::echoes(&client::established(gateway.address, &head, b""), 100_000);
 }
 
-/// corkscrew ends its request line by LF alone; others write lines as `printf` makes them, or a minor version to come.
+/// corkscrew ends its request line with LF alone; other clients use the line ends of `printf`, or a
+/// future minor version.
 #[test]
 fn lines_that_end_in_lf_and_versions_above_1_1() {
     let gateway = Setup::new(&[]).user(USER).start();
@@ -51,7 +52,7 @@ fn lines_that_end_in_lf_and_versions_above_1_1() {
         format!("CONNECT {target} HTTP/1.2\r\nProxy-Authorization: {credentials}\r\n\r\n"),
         format!("CONNECT {target} HTTP/1.9\r\nProxy-Authorization: {credentials}\r\n\r\n"),
     ] {
-        // What comes behind the head is the tunnel's, however it begins.
+        // Bytes after the head belong to the tunnel, whatever they are.
         let mut stream = client::established(gateway.address, &head, b"\n\r\nPOST ");
         let mut back = [0; 8];
         std::io::Read::read_exact(&mut stream, &mut back).unwrap();
@@ -60,7 +61,7 @@ fn lines_that_end_in_lf_and_versions_above_1_1() {
     }
 }
 
-/// client-go, as kubectl and the migration controller use it.
+/// client-go, as used by kubectl and the migration controller.
 #[test]
 fn client_go() {
     let gateway = Setup::new(&[]).user(USER).start();
@@ -73,7 +74,7 @@ fn client_go() {
     client::echoes(&client::established(gateway.address, &head, b""), 100_000);
 }
 
-/// All the volumes of a migration at once, of which each first asks whether the port is open.
+/// All volumes of a migration at once, each with a port check first.
 #[test]
 fn a_burst() {
     const VOLUMES: usize = 200;
@@ -86,6 +87,6 @@ fn a_burst() {
     let closed = |line: &crate::support::log::Line| line.message() == "tunnel closed";
     volumes.iter().for_each(client::hang_up);
     volumes.iter().for_each(|volume| drop(gateway.closing_line(volume.local_addr().unwrap())));
-    // A tunnel without a byte is none that anybody wants to read of.
+    // A tunnel without a byte is not logged at the default level.
     assert_eq!(gateway.log.count(closed), VOLUMES);
 }

@@ -1,4 +1,4 @@
-//! The situations in which those refusals come about that no bytes alone bring about.
+//! Scenes for refusals not caused by request bytes alone.
 
 use std::fs;
 use std::io::Write as _;
@@ -17,13 +17,13 @@ use crate::support::process::skipped;
 use crate::support::tls::Certificate;
 use crate::support::{Gateway, Origin, Setup, client, connect, connect_as, eventually};
 
-/// Sends a request that has to be refused.
+/// Sends a request and expects a refusal.
 fn refused(gateway: &Gateway, bytes: &[u8]) -> Refused {
     let (from, answer) = ask(gateway.address, bytes);
     Refused { from, answer }
 }
 
-/// What the one that a log line is about was answered; the others hang up then.
+/// Returns the answer to the client of a log line; the other clients hang up.
 fn refused_of(streams: Vec<TcpStream>, line: &Line) -> Refused {
     let from = |stream: &TcpStream| stream.local_addr().expect("an address");
     let (refused, _others): (Vec<_>, Vec<_>) = streams.into_iter().partition(|stream| line.is_of(from(stream)));
@@ -44,7 +44,7 @@ pub(super) fn handshake_timeout() {
     check(&gateway, Reason::HandshakeTimeout, line, &refused(&gateway, b"CONNECT 127.0.0.1:443 HTTP/1.1\r\nHo"));
 }
 
-/// Answered in the clear, as the request came.
+/// The answer to a plaintext request is plaintext.
 pub(super) fn plain_http() {
     let Some(certificate) = Certificate::make() else { return };
     for request in
@@ -57,11 +57,11 @@ pub(super) fn plain_http() {
     }
 }
 
-/// A hash that takes long enough for a queue, also on a machine that is busy: bcrypt of cost 15, of a password that
-/// nobody tries.
+/// A hash slow enough for a queue even on a busy machine: bcrypt of cost 15, of a password no test
+/// sends.
 const DEAR: &str = "alice:$2y$15$abcdefghijklmnopqrstuuJvGdVLmYoFdYv7F1mJ5W6oSgYbR0hyS\n";
 
-/// Credentials of one source that wait to be hashed, at most.
+/// Most unverified credentials per source in the queue.
 const UNVERIFIED: usize = 64;
 
 pub(super) fn auth_busy() {
@@ -69,7 +69,7 @@ pub(super) fn auth_busy() {
     let users = directory.path().join("users");
     fs::write(&users, DEAR).expect("a file");
     let gateway = Setup::new(&["--users-file", users.to_str().expect("a plain path")]).start();
-    // More guesses than there is room for, all different, so that no two are one.
+    // More guesses than the queue has room for, all different, so that no two share a hash.
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let mut guesses: Vec<TcpStream> = Vec::new();
     let turned_away = || gateway.metric(&CONNECT_REQUESTS, &["503", "auth_busy"]) == 1;
@@ -96,10 +96,10 @@ pub(super) fn resolve_failed() {
     check(&gateway, Reason::ResolveFailed, &line, &refused);
 }
 
-/// A gateway whose name server never answers, which is what the test gets besides: it sees another
-/// `/etc/resolv.conf` than everybody else.
+/// A gateway with a silent name server, and the server's socket: the gateway runs with its own
+/// `/etc/resolv.conf`.
 fn with_silent_name_server(options: &[&str]) -> Option<(Gateway, UdpSocket)> {
-    // resolv.conf names no port, so that an address has to be found on which nobody else has 53.
+    // resolv.conf has no port: find a loopback address with port 53 free.
     let free = (1..=254).find_map(|last| UdpSocket::bind((Ipv4Addr::new(127, 213, 77, last), 53)).ok());
     let Some(silent) = free else {
         assert!(!rustix::process::geteuid().is_root(), "root can listen on port 53 of a loopback address");
@@ -114,7 +114,7 @@ fn with_silent_name_server(options: &[&str]) -> Option<(Gateway, UdpSocket)> {
     let in_namespace = ["unshare", "--mount", "sh", "-c", &script, "sh"];
     let possible = Command::new(in_namespace[0]).args(&in_namespace[1..]).arg("true").status();
     assert!(possible.is_ok_and(|status| status.success()), "root can make a mount namespace");
-    // The gateway has read the file once it listens.
+    // The gateway has read the file by the time it listens.
     Some((Setup::new(options).under(&in_namespace).start(), silent))
 }
 
@@ -144,7 +144,7 @@ pub(super) fn connect_refused() {
     check(&gateway, Reason::ConnectRefused, &line, &refused);
 }
 
-/// A listener whose queue is full drops what knocks (`net.ipv4.tcp_abort_on_overflow` is off).
+/// A listener with a full queue drops new connections (`net.ipv4.tcp_abort_on_overflow` is off).
 pub(super) fn connect_timeout() {
     let gateway = Gateway::open(&["--dial-timeout", "300ms"]);
     let (full, _queue) = full_listener();
@@ -167,7 +167,7 @@ pub(crate) fn full_listener() -> (socket2::Socket, Vec<TcpStream>) {
     (listener, queue)
 }
 
-/// A request through a parent that answers so, and what came of it; it has thrice that time for it.
+/// Sends a request through a parent with this answer, within three times `time`.
 fn through_parent(answer: &'static [u8], time: &str) -> (Gateway, Origin, Refused) {
     let parent = Origin::new();
     let url = format!("http://{}", parent.address);
@@ -190,7 +190,7 @@ pub(super) fn parent_refused() {
     check(&gateway, Reason::ParentRefused, &line, &refused);
 }
 
-/// A parent that answers TLS in the clear.
+/// A parent answers TLS in plaintext.
 pub(super) fn parent_tls() {
     let Some(certificate) = Certificate::make() else { return };
     let parent = Origin::http("no TLS\n");
@@ -211,7 +211,7 @@ pub(super) fn parent_timeout() {
     check(&gateway, Reason::ParentTimeout, &format!("504 Gateway Timeout: {words}"), &refused);
 }
 
-/// Whoever shows a gateway the name that it goes by to its parents has been one of them.
+/// A request with the gateway's own name in Via has come through one of its parents.
 pub(super) fn comes_back() {
     let parent = Origin::new();
     let url = format!("http://{}", parent.address);
@@ -231,7 +231,7 @@ pub(super) fn tunnel_limit() {
     let open = connect(gateway.address, origin.address);
     let refused = refused(&gateway, request(origin.address, None).as_bytes());
     check(&gateway, Reason::TunnelLimit, "503 Service Unavailable: --max-tunnels 1 reached", &refused);
-    // The one that is open is not disturbed, and makes room by ending.
+    // The open tunnel is not disturbed, and its end makes room.
     client::echoes(&open, 1_000);
     client::hang_up(&open);
     gateway.closing_line(open.local_addr().expect("an address"));
@@ -249,7 +249,7 @@ pub(super) fn user_limit() {
     client::echoes(&connect_as(gateway.address, origin.address, bob), 1_000);
 }
 
-/// A gateway of which one user is said more than the name.
+/// A gateway with a policy for one user.
 fn with_terms(terms: &str) -> (tempfile::TempDir, Gateway) {
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("sluicegate.toml");
@@ -279,7 +279,7 @@ pub(super) fn source_limit() {
     check(&gateway, Reason::SourceLimit, "503 Service Unavailable: --max-tunnels-per-source 1 reached", &refused);
 }
 
-/// A gateway whose descriptors are taken away once a client is there.
+/// A gateway loses its descriptors after a client has connected.
 pub(super) fn exhausted() {
     let origin = Origin::echo();
     let gateway = Setup::new(&["--no-auth"]).start();
@@ -301,7 +301,7 @@ fn rlimit(current: u64) -> Rlimit {
     Rlimit { current: Some(current), maximum: getrlimit(Resource::Nofile).maximum }
 }
 
-/// A user with one dial under way, at a target that does not answer.
+/// A user with one dial in progress, to a target that does not answer.
 pub(super) fn dial_limit() {
     let (full, _queue) = full_listener();
     let target = full.local_addr().expect("an address").as_socket().expect("an IP address");

@@ -1,4 +1,4 @@
-//! Requests to switch protocols, and what origins answer to those instead of a 101.
+//! Requests to switch protocols, and answers of origins other than 101.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -11,11 +11,11 @@ use super::reasons::{Refused, check};
 use crate::support::client::{self, SWITCHED, SWITCHING, dial, read_head, upgrade, upgrade_at_origin};
 use crate::support::{Gateway, Noise, Origin, Setup};
 
-/// What a client sends behind its head without waiting, which only a tunnel may carry.
+/// Bytes sent right after the head; only a tunnel may carry them.
 const EARLY: &[u8] = b"CONNECT smuggled:1 HTTP/1.1\r\n\r\n";
 
-/// One request and its answer: the origin answers once it has the head and these bytes of content, and then hears
-/// nothing more.
+/// One request and its answer: the origin answers after the head and these bytes of content, and
+/// must then receive nothing more.
 fn exchange(gateway: &Gateway, lines: &str, content: &[u8], answer: &[u8]) -> (SocketAddr, String) {
     let origin = Origin::new();
     let mut stream = dial(gateway.address);
@@ -36,7 +36,7 @@ fn exchange(gateway: &Gateway, lines: &str, content: &[u8], answer: &[u8]) -> (S
     (from, answer)
 }
 
-/// Both ends of a request with these lines, of which the origin has read the head.
+/// Sends a request with these header lines and returns both ends; the origin has read the head.
 fn asking(gateway: &Gateway, lines: &str) -> (TcpStream, TcpStream) {
     let origin = Origin::new();
     let mut stream = dial(gateway.address);
@@ -63,7 +63,7 @@ fn an_answer_other_than_101_is_passed_on_whole_and_there_is_no_tunnel() {
             "200 OK\r\nTransfer-Encoding: chunked",
             "2;x=y\r\nno\r\n0\r\nT: 1\r\n\r\n",
         ),
-        // What nobody asked for behind an answer goes nowhere.
+        // Extra bytes after an answer are discarded.
         ("HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\nHTTP/1.1 101 x\r\n\r\n", "500 Oops\r\nContent-Length: 0", ""),
         ("HTTP/1.1 204 No Content\r\n\r\nmore", "204 No Content", ""),
         (
@@ -98,7 +98,7 @@ fn interim_answers_come_before() {
     assert_eq!(exchange(&gateway, "", b"", sent.as_bytes()).1, expected);
 }
 
-/// A 1xx ends at its empty line, and white space before a colon is left out.
+/// A 1xx ends at its empty line; white space before a colon is removed.
 #[test]
 fn answers_with_fields_that_mean_nothing() {
     let gateway = Gateway::open(&[]);
@@ -132,7 +132,7 @@ fn answers_with_fields_that_mean_nothing() {
     }
 }
 
-/// curl up to 8.20 names the scheme of a WebSocket.
+/// curl up to 8.20 sends the WebSocket scheme in the request target.
 #[test]
 fn a_websocket_by_its_own_scheme() {
     let gateway = Gateway::open(&[]);
@@ -156,7 +156,7 @@ fn an_answer_to_head_has_no_content() {
     stream.write_all(head.as_bytes()).unwrap();
     let mut at_origin = origin.accept();
     assert!(read_head(&at_origin).starts_with("HEAD /a HTTP/1.1\r\n"));
-    // It stays open: the end is known by the method alone.
+    // The origin stays open: the method alone determines the end of the answer.
     at_origin.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n").unwrap();
     let expected = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nVia: 1.1 sluicegate\r\nConnection: close\r\n\r\n";
     assert_eq!(client::answer(stream), expected);
@@ -180,7 +180,7 @@ fn the_content_of_a_request_is_carried_first() {
     ] {
         let (_, answer) = exchange(&gateway, lines, content, b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
         assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
-        // And so it is before a tunnel, of which the rest is.
+        // The same holds before a tunnel; later bytes belong to the tunnel.
         let origin = Origin::new();
         let mut stream = dial(gateway.address);
         let head = upgrade(origin.address, None, lines);
@@ -198,7 +198,7 @@ fn the_content_of_a_request_is_carried_first() {
     }
 }
 
-/// Bytes of the tunnel that come with the last of the content, and the end of the client behind them.
+/// Tunnel bytes arrive together with the last content, followed by the client's FIN.
 #[test]
 fn a_client_may_end_its_direction_of_the_tunnel_before_the_101() {
     let gateway = Gateway::open(&[]);
@@ -215,7 +215,7 @@ fn a_client_may_end_its_direction_of_the_tunnel_before_the_101() {
     assert_eq!(client::answer(stream), format!("{SWITCHED}down"));
 }
 
-/// A 101 does not cut off a request of which a part is still to come.
+/// A 101 does not cut off an unfinished request.
 #[test]
 fn a_101_before_the_content_is_whole_waits_for_it() {
     let gateway = Gateway::open(&[]);
@@ -243,7 +243,7 @@ fn a_client_that_waits_for_a_100_gets_one_before_it_sends_its_content() {
     assert_eq!(read_head(&stream), SWITCHED);
 }
 
-/// The client has the answer although nobody reads what it sends.
+/// The client gets the answer although the origin does not read the content.
 #[test]
 fn an_answer_comes_before_the_content_is_whole() {
     let gateway = Gateway::open(&[]);
@@ -253,11 +253,11 @@ fn an_answer_comes_before_the_content_is_whole() {
     assert!(answer.starts_with("HTTP/1.1 413 Too Large\r\n") && answer.ends_with("\r\n\r\nbig"), "{answer}");
 }
 
-/// Closed with something unread the connection would be reset, and what is still on its way lost with it.
+/// Closing with unread bytes would reset the connection and lose the bytes in flight.
 #[test]
 fn a_client_that_sends_all_before_it_reads_gets_the_whole_answer() {
     let gateway = Gateway::open(&[]);
-    // Content that the origin did not wait for, and what would have been the tunnel's.
+    // Content the origin did not wait for, and bytes meant for the tunnel.
     for lines in ["Content-Length: 1000000\r\n", ""] {
         let (mut stream, mut at_origin) = asking(&gateway, lines);
         let from = stream.local_addr().unwrap();
@@ -275,7 +275,7 @@ fn a_client_that_sends_all_before_it_reads_gets_the_whole_answer() {
     }
 }
 
-/// The log tells it from a CONNECT, however far it came.
+/// The log tells an upgrade from a CONNECT at every stage.
 #[test]
 fn what_was_asked_for_is_logged_of_what_is_refused() {
     let gateway = Setup::new(&[]).user("mover:s3cret").debug().start();
@@ -288,7 +288,7 @@ fn what_was_asked_for_is_logged_of_what_is_refused() {
     }
 }
 
-/// What a client may not take for all of an answer ends in a reset, or before its announced end.
+/// An answer a client must not take for complete ends in a reset, or before its announced length.
 #[test]
 fn an_answer_that_breaks_off_is_cut_for_the_client_too() {
     let gateway = Gateway::open(&[]);
@@ -305,7 +305,7 @@ fn an_answer_that_breaks_off_is_cut_for_the_client_too() {
             stream.read_exact(&mut [0; 4]).unwrap();
             client::reset(&at_origin);
         } else {
-            // An answer that is wrong in itself is cut before it ends: then this comes too late.
+            // The gateway cuts an invalid answer before its end; then this FIN comes too late.
             let _ = at_origin.shutdown(Shutdown::Write);
         }
         let mut rest = Vec::new();
@@ -317,7 +317,7 @@ fn an_answer_that_breaks_off_is_cut_for_the_client_too() {
     assert_eq!(gateway.metric(&CONNECT_REQUESTS, &["none", Reason::AnswerCut.label()]), 3);
 }
 
-/// What an origin did not take of a request would be the beginning of its tunnel.
+/// Content not read by the origin would become the start of its tunnel.
 #[test]
 fn a_101_of_an_origin_that_has_not_taken_the_content_makes_no_tunnel() {
     let gateway = Gateway::open(&[]);
@@ -326,7 +326,7 @@ fn a_101_of_an_origin_that_has_not_taken_the_content_makes_no_tunnel() {
         at_origin.write_all(SWITCHING.as_bytes()).unwrap();
         client::arrives(&at_origin);
         client::reset(&at_origin);
-        // It breaks off when the client is answered.
+        // The write fails once the client has its answer.
         let _ = stream.write_all(&vec![7; 1_000_000]);
         let answer = read_head(&stream);
         assert!(answer.starts_with("HTTP/1.1 502 Bad Gateway: "), "{answer}");
@@ -334,7 +334,8 @@ fn a_101_of_an_origin_that_has_not_taken_the_content_makes_no_tunnel() {
     assert_eq!(gateway.metric(&CONNECT_REQUESTS, &["101", "established"]), 0);
 }
 
-/// Nobody may take for whole what is not, nor for the gateway's answer what is a part of the origin's.
+/// A partial message must not pass for a complete one, nor a part of the origin's answer for the
+/// gateway's own.
 #[test]
 fn a_client_that_does_not_read_is_cut_off() {
     let gateway = Gateway::open(&["--handshake-timeout", "300ms"]);
@@ -377,7 +378,7 @@ fn content_that_is_none_is_refused() {
         assert!(answer.starts_with(&format!("HTTP/1.1 {line}")) || line.is_empty() && answer.is_empty(), "{answer}");
         let reason = if line.is_empty() { "client_gone" } else { "malformed" };
         assert_eq!(gateway.refusal_line(from).text("reason"), reason);
-        // A part of a request ends by a reset.
+        // A partial request ends in a reset.
         let mut carried = Vec::new();
         let error = at_origin.read_to_end(&mut carried).expect_err("not the end of it");
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
@@ -385,7 +386,7 @@ fn content_that_is_none_is_refused() {
     }
 }
 
-/// Sends an upgrade to an origin that does this with it.
+/// Sends an upgrade to an origin served by this function.
 fn refused(gateway: &Gateway, serve: impl FnOnce(TcpStream) + Send) -> Refused {
     let origin = Origin::new();
     let mut stream = dial(gateway.address);
@@ -402,7 +403,7 @@ fn refused(gateway: &Gateway, serve: impl FnOnce(TcpStream) + Send) -> Refused {
 }
 
 pub(super) fn bad_answer() {
-    // Each of these at a gateway of its own: `check` counts to one.
+    // Each case needs its own gateway: `check` expects a count of one.
     for (answer, why) in [
         ("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", "two different lengths"),
         ("HTTP/1.1 200 OK\r\nA: b\r\n c: d\r\n\r\n", "it is not HTTP/1.1"),

@@ -1,4 +1,4 @@
-//! `check`: every error in one run, warnings, and both for programs.
+//! `check`: every error in one run, warnings, and JSON output.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -14,7 +14,7 @@ use crate::support::tls::testdata;
 
 const HASH: &str = "$2y$04$s3nEBtS7Qzw9ctn.NRIzs.IQt8.B7mCW1RaVx4LMDuSuTuhtnSTGa";
 
-/// A folder with files of a configuration.
+/// A directory with files of a configuration.
 struct Files(TempDir);
 
 impl Files {
@@ -33,7 +33,7 @@ impl Files {
         self.0.path().join(name).to_str().unwrap().to_owned()
     }
 
-    /// Output of `check`, with the folder called DIR.
+    /// Output of `check`, with the directory's path replaced by DIR.
     fn check(&self, arguments: &[&str]) -> Outcome {
         let outcome = sluicegate(&[&["check"], arguments].concat(), &[]);
         let plain = |text: &str| text.replace(self.0.path().to_str().unwrap(), "DIR");
@@ -104,7 +104,7 @@ fn every_error_is_told_in_one_run_with_its_place() {
         assert!(outcome.err.contains(said), "{said}\n{}", outcome.err);
     }
     assert_eq!(outcome.err.matches("congestion-control").count(), 1, "each is told once: {}", outcome.err);
-    // The same for programs.
+    // The JSON output lists the findings too.
     let outcome = files.check(&[&arguments[..], &["--json"]].concat());
     assert_eq!((outcome.code, outcome.err.as_str()), (Some(2), ""), "{outcome:?}");
     let mut all = findings(&outcome);
@@ -114,7 +114,7 @@ fn every_error_is_told_in_one_run_with_its_place() {
     assert_eq!((&rate["file"], &rate["line"]), (&"DIR/gateway.toml".into(), &4.into()));
     assert_eq!(rate["message"], "--rate fast: not a rate");
     assert!(rate["remedy"].as_str().unwrap().starts_with("write it as 100MiB"));
-    // And `serve` says the same.
+    // `serve` prints the same errors.
     let serve = sluicegate(&[&["serve"], &arguments[..]].concat(), &[]);
     let check = sluicegate(&[&["check"], &arguments[..]].concat(), &[]);
     let errors: Vec<_> = check.err.lines().filter(|line| !line.contains("warning: ")).collect();
@@ -169,7 +169,7 @@ fn addresses_that_clash_are_all_named() {
     }
 }
 
-/// Dates of the certificate of the unit tests, the other way round.
+/// The unit tests' certificate with its two dates exchanged.
 fn reversed_certificate() -> String {
     let pem = fs::read_to_string(testdata("certificate.pem")).unwrap();
     let body: String = pem.lines().filter(|line| !line.starts_with("---")).collect();
@@ -258,7 +258,7 @@ fn what_is_probably_not_meant_is_a_warning_and_strict_refuses_it() {
             arguments.extend(["--listen", "127.0.0.1:0"]);
         }
         let check = |more: &[&str]| files.check(&[&arguments[..], more].concat());
-        // What is said of the one who runs the tests is not looked for here.
+        // Ignore warnings about the user running the tests.
         let of_others =
             |text: &str| text.lines().filter(|line| !line.contains("--run-as")).collect::<Vec<_>>().join("\n");
         let plain = check(&[]);
@@ -278,7 +278,7 @@ fn what_is_probably_not_meant_is_a_warning_and_strict_refuses_it() {
         assert!(strict.code == Some(2) && strict.err.contains(said), "{strict:?}");
         assert_eq!(check(&["--strict", "--json"]).code, Some(2));
     }
-    // In a file, where it stands.
+    // In a file, with the position.
     files.put("open.toml", "listen = '0.0.0.0:0'\nno-auth = true\n", 0o644);
     let outcome = files.check(&["--config", &files.path("open.toml")]);
     assert!(outcome.err.contains("sluicegate: DIR/open.toml:2: warning: --no-auth: every client"), "{outcome:?}");

@@ -1,4 +1,4 @@
-//! `doctor` says beforehand what `serve` does then, in every environment.
+//! `doctor` predicts the behaviour of `serve` in every environment.
 
 use std::process::Command;
 
@@ -11,29 +11,29 @@ use crate::support::process::{Outcome, raise_descriptor_limit, run, sluicegate};
 use crate::support::seccomp::{DOCKER, NO_EPOLL, NO_EVENTFD, NO_SPLICE, PODMAN, Refused, refusing};
 use crate::support::stranger::Stranger;
 
-/// The engine of `auto` where nothing is refused, and what `doctor` exits with.
+/// Engine chosen by `auto` with nothing refused, and exit code of `doctor`.
 const BEST: (Option<&str>, i32) = (Some("uring"), 0);
 
-/// The same where io_uring is refused.
+/// Engine and exit code without io_uring.
 const WITHOUT_RING: (Option<&str>, i32) = (Some("splice"), 1);
 
-/// The same where splice(2) is refused, which every engine but this one moves bytes by.
+/// Engine and exit code without splice(2), the basis of every engine but this one.
 const WITHOUT_SPLICE: (Option<&str>, i32) = (Some("copy"), 1);
 
 /// The best engine, but degraded.
 const DEGRADED: (Option<&str>, i32) = (BEST.0, 1);
 
-/// Nothing runs.
+/// No engine runs.
 const NOTHING: (Option<&str>, i32) = (None, 2);
 
-/// Where both commands are run.
+/// Environment for both commands.
 #[derive(Debug, Default)]
 struct Environment {
-    /// System calls that are refused.
+    /// Refused system calls.
     refused: &'static [Refused],
-    /// A command that runs the command behind it.
+    /// A command prefix; ends by executing the command after it.
     wrapper: Vec<String>,
-    /// Options of both.
+    /// Options for both commands.
     options: &'static [&'static str],
 }
 
@@ -62,15 +62,15 @@ impl Environment {
         refusing(self.refused, || run(command, b""))
     }
 
-    /// What `doctor` says, and its exit code.
+    /// Report and exit code of `doctor`.
     fn asked(&self) -> (Value, Option<i32>) {
         let outcome = self.run(&["doctor", "--json"]);
         let json = serde_json::from_str(&outcome.out).unwrap_or_else(|error| panic!("{error}: {outcome:?}"));
         (json, outcome.code)
     }
 
-    /// The engine that `serve` logs that it runs, if it starts; it has to log of every engine that failed
-    /// what `doctor` says of it.
+    /// Engine logged by `serve`, if it starts. Asserts: for every failed engine, `serve` logs the
+    /// cause reported by `doctor`.
     fn served(&self, report: &Value) -> Option<String> {
         if report["engine"].is_null() {
             let serve = ["serve", "--no-auth", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
@@ -81,7 +81,7 @@ impl Environment {
         let wrapper: Vec<_> = self.wrapper.iter().map(String::as_str).collect();
         let setup = Setup::new(&["--no-auth"]).args(self.options.iter().copied()).under(&wrapper);
         let gateway = refusing(self.refused, || setup.start());
-        // What comes behind the first engine that works is not tried.
+        // `serve` tries no engine after the first working one.
         let engines = report["engines"].as_array().expect("a list").iter();
         let failed = engines.take_while(|engine| engine["passed"] == false).collect::<Vec<_>>();
         for engine in &failed {
@@ -95,12 +95,12 @@ impl Environment {
         Some(gateway.log_line("listening", |line| line.message() == "listening").text("engine").to_owned())
     }
 
-    /// Runs both and compares: with each other, with what is to be expected, and one row of the table by its
-    /// state and what was found.
+    /// Runs both and compares them with each other, with the expected result, and with one row of
+    /// the report by state and detail.
     fn agrees(&self, expected: (Option<&str>, i32), row: (&str, &str, &str)) {
         let (report, code) = self.asked();
         let (check, state, found) = row;
-        // The gateways of other tests use the same budget, of which root is free.
+        // The gateways of other tests share the budget; root is exempt from it.
         let is_crowded = !getuid().is_root() && check_of(&report, "pipes")["degrades"] == true;
         let expected = (expected.0, if is_crowded { expected.1.max(1) } else { expected.1 });
         assert_eq!((report["engine"].as_str(), code), (expected.0, Some(expected.1)), "{self:?}: {report:#}");

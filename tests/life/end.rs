@@ -14,7 +14,7 @@ use crate::support::noise::End;
 use crate::support::process::sluicegate;
 use crate::support::{DEADLINE, Gateway, Origin, Setup, admin, client, connect, eventually};
 
-/// Tells a gateway with an open tunnel to stop, and waits until it lets nobody in.
+/// Starts a drain of a gateway with an open tunnel, and waits until it accepts no connection.
 fn drain(gateway: &Gateway) {
     gateway.signal(Signal::TERM);
     let line = gateway.log_line("draining", |line| line.message().starts_with("draining"));
@@ -40,7 +40,7 @@ fn a_drain_waits_for_open_tunnels() {
     assert_eq!(gateway.log.count(|line| line.message() == "stopped"), 1);
 }
 
-/// Several times, since the runtime may hear of the queue in time.
+/// Repeated, since the runtime may see the queue in time.
 #[test]
 fn whoever_is_in_the_queue_when_a_drain_begins_is_served() {
     let origin = Origin::echo();
@@ -48,7 +48,7 @@ fn whoever_is_in_the_queue_when_a_drain_begins_is_served() {
     let cores = unthrottled_cpus();
     for _ in 0..8 {
         let mut gateway = Gateway::open(&["--listen", "[::1]:0"]);
-        // It does not get the processor for a moment.
+        // Stops the gateway for a moment.
         gateway.signal(Signal::STOP);
         let dial = |number: usize| {
             if let Some(core) = cores.get(number % cores.len().max(1)) {
@@ -97,7 +97,7 @@ fn without_tunnels_a_drain_is_over_at_once() {
     }
 }
 
-/// The tunnel that was open when the gateway was ended: reset on both sides, and accounted for.
+/// Asserts: the tunnel open at the gateway's end is reset on both sides and accounted for.
 fn was_reset(gateway: &mut Gateway, client: &TcpStream, origin: &TcpStream) {
     assert_eq!(client::end_of(client), End::Reset);
     assert_eq!(client::end_of(origin), End::Reset);
@@ -106,7 +106,7 @@ fn was_reset(gateway: &mut Gateway, client: &TcpStream, origin: &TcpStream) {
     assert_eq!((line.text("outcome"), line.text("by")), ("shutdown", "operator"), "{}", line.raw);
 }
 
-/// A tunnel with a byte in it, so that its closing line is not at debug level.
+/// Opens a tunnel and sends a byte, so that the closing line is not at debug level.
 fn tunnel(gateway: &Gateway) -> (TcpStream, TcpStream) {
     let origin = Origin::new();
     let client = connect(gateway.address, origin.address);
@@ -151,7 +151,8 @@ fn one_tunnel_is_killed_and_another_lives_on() {
     assert_eq!((&of_killed["bytes_to_origin"], &of_killed["user"]), (&1.into(), &Value::Null));
     let id = of_killed["id"].to_string();
 
-    // In a table as well, by the variable that also starts the gateway and by its admin address.
+    // The table too, through the environment variable that also starts the gateway and through the
+    // admin address.
     for table in [
         sluicegate(&["tunnels"], &[("SLUICEGATE_CONTROL", control)]),
         sluicegate(&["tunnels", "--admin", &admin], &[("SLUICEGATE_CONTROL", "/nonexistent/control.sock")]),

@@ -1,4 +1,4 @@
-//! `explain`: what a client would be told, said beforehand, with the rule and the addresses.
+//! `explain`: the answer a client would get, in advance, with the matching rule and the addresses.
 
 use crate::support::process::sluicegate;
 

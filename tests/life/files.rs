@@ -1,4 +1,5 @@
-//! Files that are replaced by what cannot be read: each is named, the old one stays, and nothing waits.
+//! Files replaced by unreadable ones: each is named, the old content stays in force, and nothing
+//! blocks.
 
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
@@ -12,7 +13,7 @@ use crate::support::process::{replace, skipped};
 use crate::support::tls::Certificate;
 use crate::support::{Gateway, Origin, Setup, admin, client, connect_as, eventually};
 
-/// Puts something that is no file of text in the place of one.
+/// Replaces a file by something other than a text file.
 struct Spoiled(&'static str, fn(&Path), &'static str);
 
 const SPOILED: &[Spoiled] = &[
@@ -39,7 +40,7 @@ fn user(name: &str) -> String {
     format!("{name}:{}\n", bcrypt::hash("one", 4).expect("a hash"))
 }
 
-/// A gateway with every file that is re-read, and the paths of those.
+/// A gateway with every re-read file, and the paths of the files.
 fn gateway(certificate: &Certificate) -> (Gateway, [PathBuf; 4]) {
     let at = |name: &str| certificate.0.path().join(name);
     let (config, users) = (at("gateway.toml"), at("users"));
@@ -63,21 +64,21 @@ fn a_file_that_cannot_be_read_is_named_and_the_old_one_stays() {
             let name = file.to_str().unwrap();
             remove(file);
             spoil(file);
-            // A look in between may find nothing there.
+            // The gateway may look between removal and replacement and find no file.
             let error = |line: &Line| line.text("error").contains(name) && line.text("error").contains(said);
             let named = |line: &Line| line.level() == "ERROR" && error(line);
             gateway.log.line_from(position, &format!("{name} is a {what}"), named);
             assert_eq!(admin::get(gateway.admin, "/healthz").status, 200);
             client::echoes(&open, 1_000);
             client::echoes(&connect_as(gateway.address, origin.address, "alice:one"), 1_000);
-            // Mended, it is read again.
+            // A repaired file is read again.
             let position = gateway.log.position();
             remove(file);
             replace(file, &text);
             gateway.log.line_from(position, "re-read", |line| line.message().ends_with(" reloaded"));
         }
     }
-    // An unchanged file is not complained of at each look.
+    // An unchanged file is not reported at every look.
     let errors = gateway.log.count(|line| line.level() == "ERROR");
     assert!(errors <= 3 * files.len() * SPOILED.len(), "{errors} errors");
     client::hang_up(&open);
@@ -85,15 +86,15 @@ fn a_file_that_cannot_be_read_is_named_and_the_old_one_stays() {
     assert_eq!(gateway.wait().code(), Some(0));
 }
 
-/// A file system that never answers: nothing serves what is mounted here.
+/// A hung file system: no server answers for this mount.
 struct Hung {
     over: PathBuf,
-    /// Closing it ends the file system.
+    /// Closing it aborts the file system.
     _device: File,
 }
 
 impl Hung {
-    /// `None`, with a word, where this process may not mount.
+    /// Prints a note and returns `None` if this process may not mount.
     fn mount(over: &Path) -> Option<Self> {
         use std::os::fd::AsRawFd;
         let device = File::options().read(true).write(true).open("/dev/fuse");
@@ -138,13 +139,13 @@ fn a_file_system_that_does_not_answer_holds_nothing_up() {
         client::echoes(&open, 1_000);
         client::echoes(&connect_as(gateway.address, origin.address, "alice:one"), 1_000);
     }
-    // It comes back, with another file.
+    // The mount returns, with another file.
     let position = gateway.log.position();
     drop(hung);
     replace(&users, &user("bob"));
     gateway.log.line_from(position, "re-read", |line| line.message() == "users reloaded");
     client::echoes(&connect_as(gateway.address, origin.address, "bob:one"), 1_000);
-    // Hung again, it ends when it is told to.
+    // The gateway ends on request even while the mount hangs again.
     let position = gateway.log.position();
     let Some(_hung) = Hung::mount(&mount) else { return };
     gateway.log.line_from(position, "hung", |line| line.level() == "ERROR");

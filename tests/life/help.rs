@@ -25,7 +25,7 @@ fn help_comes_on_standard_output_and_shows_no_value_of_a_variable() {
     }
 }
 
-/// Runs a line of the help in a shell that knows the program by its name.
+/// Runs a line of the help in a shell with the program in its PATH.
 fn shell(line: &str, folder: &std::path::Path) -> crate::support::process::Outcome {
     let mut command = Command::new("sh");
     let line = format!("PASSWORD=s3cret; sluicegate() {{ \"$BINARY\" \"$@\"; }}; {line}");

@@ -1,4 +1,4 @@
-//! A log that nobody reads: it holds nothing up, and ends nothing.
+//! A log without a reader: it blocks nothing and ends nothing.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::support::gateway::BINARY;
 use crate::support::{client, in_clean_environment};
 
-/// More refusals than the lines of the log that a pipe holds.
+/// More refusals than a pipe has room for in log lines.
 const REFUSALS: usize = 1_000;
 
 struct Unread {
@@ -53,7 +53,7 @@ fn a_log_that_is_not_read_holds_nobody_up() {
     assert!(gateway.log.is_some(), "the pipe is open, and full");
 }
 
-/// Programs read these lines: one flat object, its fields in this order, with numbers as numbers.
+/// Programs parse these lines: one flat object, fields in this order, numbers as numbers.
 #[test]
 fn a_line_is_one_flat_object_with_its_fields_in_order() {
     let mut gateway = Unread::start();

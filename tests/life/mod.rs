@@ -1,18 +1,18 @@
 //! The life of a gateway, from its configuration to its end.
 //!
-//! | file | what is in it |
+//! | file | contents |
 //! |---|---|
-//! | `start` | what is refused before anything is opened |
+//! | `start` | settings refused before anything is opened |
 //! | `check` | every error of a configuration, and warnings |
-//! | `doctor` | what the host can do, asked beforehand, and that it then does it |
-//! | `files` | files that are replaced by what cannot be read |
-//! | `explain` | the rules, asked beforehand |
+//! | `doctor` | abilities of the host, reported in advance and then used |
+//! | `files` | files replaced by unreadable ones |
+//! | `explain` | the rules, tested in advance |
 //! | `help` | help, man pages and completions |
-//! | `log` | a log that nobody reads |
+//! | `log` | a log without a reader |
 //! | `end` | signals, draining, killing one tunnel |
-//! | `privileges` | privileges that are left once it listens |
-//! | `signals` | signals that end nothing, and those before it listens |
-//! | `users` | the users file that changes, and passwords that are nowhere to be seen |
+//! | `privileges` | privileges of the gateway once it listens |
+//! | `signals` | ignored signals, and signals before it listens |
+//! | `users` | changes of the users file, and passwords kept out of every output |
 
 mod check;
 mod doctor;

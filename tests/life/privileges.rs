@@ -1,4 +1,4 @@
-//! Privileges that are left once the gateway listens.
+//! Privileges of the gateway once it listens.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,7 +12,7 @@ use crate::support::gateway::engines;
 use crate::support::process::{replace, skipped};
 use crate::support::{Gateway, Origin, Setup, client, connect, connect_as};
 
-/// A user and a group of numbers that no system gives away.
+/// User and group numbers outside every range in use.
 const USER: u32 = 2_000_000_099;
 const GROUP: u32 = 2_000_000_098;
 
@@ -27,7 +27,7 @@ fn is_root() -> bool {
     getuid().is_root()
 }
 
-/// What proc(5) shows of every thread, without those values that are the same.
+/// Distinct values of a field of proc(5) over all threads.
 fn of_threads(gateway: &Gateway, field: &str) -> BTreeSet<String> {
     let threads = fs::read_dir(format!("/proc/{}/task", gateway.pid())).unwrap().flatten();
     let status = threads.filter_map(|thread| fs::read_to_string(thread.path().join("status")).ok());
@@ -39,7 +39,7 @@ fn all(value: &str) -> BTreeSet<String> {
     [value.to_owned()].into()
 }
 
-/// Those of the capabilities that the gateway was started with, as proc(5) shows them.
+/// The given capabilities, limited to the ones the gateway starts with, in the format of proc(5).
 fn set(numbers: &[u32]) -> BTreeSet<String> {
     let own = u64::from_str_radix(&own_status("CapPrm:"), 16).unwrap();
     all(&format!("{:016x}", numbers.iter().fold(0_u64, |set, number| set | own & 1 << number)))
@@ -50,7 +50,7 @@ fn own_status(field: &str) -> String {
     own.lines().find_map(|line| line.strip_prefix(field)).expect("a field").trim().to_owned()
 }
 
-/// `CAP_SYS_RESOURCE`, for pipes beyond a user's budget.
+/// `CAP_SYS_RESOURCE`, for pipes beyond the user's budget.
 const PIPES: &[u32] = &[24];
 
 #[test]
@@ -75,7 +75,7 @@ fn every_engine_runs_as_an_unprivileged_user() {
             assert_eq!(of_threads(&gateway, field), set(&[]), "{engine} {field}");
         }
         assert_eq!(of_threads(&gateway, "NoNewPrivs:"), all("1"), "{engine}");
-        // No filter is in force that the tests are not under themselves.
+        // The gateway adds no seccomp filter to the filters of the tests.
         assert_eq!(of_threads(&gateway, "Seccomp:"), all(&own_status("Seccomp:")), "{engine}");
         let line = gateway.log_line("privileges", |line| line.message() == "privileges dropped");
         assert_eq!((line.number("uid"), line.number("gid")), (USER.into(), GROUP.into()));
@@ -103,7 +103,8 @@ fn root_is_warned_of_and_keeps_no_capability_that_is_not_used() {
     let limits = fs::read_to_string(format!("/proc/{}/limits", gateway.pid())).unwrap();
     let core = limits.lines().find_map(|line| line.strip_prefix("Max core file size")).unwrap();
     assert_eq!(core.split_whitespace().take(2).collect::<Vec<_>>(), ["0", "0"], "{core}");
-    // As it is not dumpable, its files belong to root whoever runs it; that is seen of another user's.
+    // The process is not dumpable, so its /proc files belong to root under any user; tested with
+    // another user's process.
     let other = Gateway::open(&["--engine", "copy", "--run-as", &run_as()]);
     let memory = fs::metadata(format!("/proc/{}/mem", other.pid())).unwrap();
     assert_eq!(std::os::unix::fs::MetadataExt::uid(&memory), 0);
@@ -162,7 +163,8 @@ fn files_are_re_read_as_that_user_or_refused_at_the_start() {
     client::echoes(&connect_as(gateway.address, origin.address, "bob:one"), 1_000);
 }
 
-/// The file of the setting is hidden behind another in a mount namespace: to set it would be dangerous.
+/// A bind mount hides the file of the sysctl in a mount namespace: changing the sysctl itself would
+/// be dangerous.
 #[test]
 fn sockmap_is_refused_where_a_warning_ends_the_machine() {
     if !is_root() {

@@ -1,4 +1,4 @@
-//! Signals that end nothing, and those that come before the gateway listens.
+//! Ignored signals, and signals before the gateway listens.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -31,7 +31,7 @@ fn signals_without_a_meaning_end_nothing() {
     assert_eq!(gateway.wait().code(), Some(0));
 }
 
-/// A gateway that waits for its configuration, which comes through a pipe.
+/// A gateway blocked on its configuration, a pipe.
 fn starting() -> Killed {
     let mut command = Command::new(BINARY);
     command.args(["serve", "--config", "/dev/stdin", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
@@ -40,7 +40,7 @@ fn starting() -> Killed {
     eventually("it handles signals", || {
         let status = fs::read_to_string(format!("/proc/{}/status", gateway.0.id())).unwrap();
         let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
-        // SIGINT is set last: 2.
+        // The handler of SIGINT (2) is installed last.
         u64::from_str_radix(caught.trim(), 16).unwrap() & 1 << (2 - 1) != 0
     });
     gateway
@@ -77,7 +77,7 @@ fn a_hangup_before_the_start_is_complete_re_reads_afterwards() {
         let mut stdin = gateway.0.stdin.take().unwrap();
         stdin.write_all(format!("[users.bob]\npasswords = '{hash}'\n").as_bytes()).unwrap();
         drop(stdin);
-        // What came through a pipe is not there any more.
+        // A pipe's content cannot be read twice.
         let line = log.line("re-read", |line| line.message().starts_with("users not reloaded"));
         assert!(line.text("error").contains("/dev/stdin: cannot be read: a FIFO"), "{}", line.raw);
         tell(&gateway.0, Signal::TERM);

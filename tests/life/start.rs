@@ -1,4 +1,4 @@
-//! What is refused before anything is opened: cause and remedy in one line, and exit code 2.
+//! Settings refused before anything is opened: cause and remedy in one line, and exit code 2.
 
 use std::fs;
 
@@ -19,7 +19,7 @@ fn check_accepts_what_serve_would() {
     let outcome = sluicegate(&["check", "--no-auth", "--max-tunnels", "7", "--listen", "127.0.0.1:3128"], &[]);
     let said = "The configuration is valid: no authentication, up to 7 tunnels, listening on 127.0.0.1:3128.\n";
     assert_eq!((outcome.code, outcome.out.as_str()), (Some(0), said));
-    // Only root is warned, of being root.
+    // The only warning, for root, is about running as root.
     assert!(outcome.err.lines().all(|line| line.contains("--run-as")), "{outcome:?}");
     let outcome = sluicegate(&["check", "--max-tunnels", "7"], &[("SLUICEGATE_USER", "alice:s3cret")]);
     assert!(outcome.code == Some(0) && outcome.out.contains(": 1 user, "), "{outcome:?}");
@@ -50,7 +50,7 @@ fn check_and_serve_refuse_the_same_in_the_same_words() {
     ] {
         let [check, serve] = ["check", "serve"].map(|command| refused(&[&[command], arguments].concat(), 2));
         assert!(check.contains(said), "{arguments:?}: {check}");
-        // What is only a warning is said by `check`.
+        // `check` alone prints warnings.
         let errors: Vec<_> = check.lines().filter(|line| !line.contains("warning: ")).collect();
         assert_eq!(errors, serve.lines().collect::<Vec<_>>(), "{arguments:?}");
         assert!(!check.contains("s3cret"), "{check}");

@@ -1,4 +1,4 @@
-//! The users file that changes while the gateway runs, and passwords that are nowhere to be seen.
+//! Changes of the users file in a running gateway, and passwords kept out of every output.
 
 use std::fs;
 
@@ -9,7 +9,7 @@ use crate::support::client::{ask, basic, request, status};
 use crate::support::process::{replace, sluicegate};
 use crate::support::{Origin, Setup, admin, client, connect_as};
 
-/// A line of a users file, made quickly: the cost of a hash is not the matter here.
+/// A line of a users file with a cheap hash: its cost is not tested here.
 fn line(name: &str, password: &str) -> String {
     format!("{name}:{}\n", bcrypt::hash(password, 4).expect("a hash"))
 }
@@ -28,7 +28,7 @@ fn the_users_file_is_read_again_when_asked_and_when_it_changes() {
     assert_eq!([get("alice:one"), get("bob:two")], ["200", "407"]);
     let open = connect_as(gateway.address, origin.address, "alice:one");
 
-    // Seen without being asked.
+    // Noticed without a signal.
     let mut position = gateway.log.position();
     let read = |position, users| {
         let read = gateway.log.line_from(position, "users reloaded", |line| line.message() == "users reloaded");
@@ -40,12 +40,12 @@ fn the_users_file_is_read_again_when_asked_and_when_it_changes() {
     let said = gateway.log.line_from(position, "users reloaded", |line| line.message() == "users reloaded");
     assert_eq!(["added", "removed", "changed"].map(|field| said.text(field)), ["bob", "alice", ""], "{}", said.raw);
 
-    // Asked, though nothing has changed.
+    // On SIGHUP, even without a change.
     position = gateway.log.position();
     gateway.signal(Signal::HUP);
     read(position, 1);
 
-    // A file about no user changes nothing, and says so.
+    // A file without users is refused and logged.
     position = gateway.log.position();
     replace(&users, "# being written\n");
     let kept = gateway.log.line_from(position, "kept", |line| line.message().starts_with("users not reloaded"));
@@ -53,7 +53,7 @@ fn the_users_file_is_read_again_when_asked_and_when_it_changes() {
     assert_eq!([get("alice:one"), get("bob:two")], ["407", "200"]);
     gateway.wait_for_metric(&CONFIG_RELOAD_SUCCESSFUL, &[], 0);
 
-    // A bad line is named, its user is out, and the rest of the file counts.
+    // A bad line is logged, its user is out, and the rest of the file applies.
     position = gateway.log.position();
     replace(&users, &format!("{}bob:{{SHA}}abc=\n", line("alice", "one")));
     read(position, 1);
@@ -62,7 +62,7 @@ fn the_users_file_is_read_again_when_asked_and_when_it_changes() {
     assert_eq!([get("alice:one"), get("bob:two")], ["200", "407"]);
     gateway.wait_for_metric(&CONFIG_RELOAD_SUCCESSFUL, &[], 0);
 
-    // Two passwords at once while they are rotated.
+    // Two passwords of a user during rotation.
     position = gateway.log.position();
     replace(&users, &format!("{}{}", line("alice", "three"), line("bob", "two")));
     read(position, 2);
@@ -72,7 +72,7 @@ fn the_users_file_is_read_again_when_asked_and_when_it_changes() {
     assert!(gateway.metric(&CONFIG_RELOAD_TIME, &[]) > started);
     assert_eq!([get("alice:one"), get("alice:three"), get("bob:two")], ["407", "200", "200"]);
 
-    // Whoever was let in stays in.
+    // Open tunnels stay open.
     client::echoes(&open, 100_000);
 }
 
@@ -96,7 +96,7 @@ fn a_bad_line_keeps_its_user_out_and_nobody_else_and_check_refuses_it() {
     assert!(outcome.code == Some(2) && outcome.out.is_empty(), "{outcome:?}");
     assert!(outcome.err.contains(&format!("{path}:2: 'bob': unknown kind of hash")), "{outcome:?}");
 
-    // For nobody it does not start, and names every line.
+    // The gateway does not start without users, and logs every bad line.
     fs::write(&users, "bob:plain\n\neve:\n").unwrap();
     let refused = Setup::new(&["--users-file", path]).refused();
     assert_eq!(refused.code, Some(2));
@@ -116,7 +116,7 @@ fn no_password_is_shown_anywhere() {
     let mut answers = Vec::new();
     for bytes in [
         request(origin.address, Some(&wrong)),
-        // A password where none belongs, and one that comes with another mistake.
+        // A password in the wrong place, and one together with another mistake.
         format!("CONNECT {wrong}@{} HTTP/1.1\r\n\r\n", origin.address),
         request("192.0.2.1:443", Some(&right)),
         format!("GET http://{right}@host/ HTTP/1.1\r\nProxy-Authorization: {}\r\n\r\n", basic(&right)),
