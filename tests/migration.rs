@@ -59,7 +59,7 @@ fn four_volumes_arrive_at_once() {
     password_stays_secret(route.gateway());
 }
 
-/// Asserts: the log lines of the tunnels add up to the counters, and cover every volume.
+/// Asserts that the log lines of the tunnels add up to the counters, and cover every volume.
 fn counts_agree(route: &Route, metrics: &sluicegate_xtask::migration::Metrics) {
     let closed = route.gateway().closed_tunnels();
     let copies: Vec<_> = closed.iter().filter(|line| line["to_origin"].as_u64() >= Some(BYTES)).collect();

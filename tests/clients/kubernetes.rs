@@ -60,7 +60,7 @@ impl Api {
         Some(kubectl)
     }
 
-    /// Asserts: every connection went through the gateway.
+    /// Asserts that every connection went through the gateway.
     fn went_through(&self, gateway: &Gateway, at_least: u64) {
         let target = format!("localhost:{}", self.port);
         let large = |direction| {

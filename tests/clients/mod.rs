@@ -60,7 +60,7 @@ fn succeed(command: Command, input: &[u8]) -> Outcome {
     outcome
 }
 
-/// Asserts: the gateway carried exactly one tunnel, of the test's user to this origin, with bytes
+/// Asserts that the gateway carried exactly one tunnel, of the test's user to this origin, with bytes
 /// in both directions.
 fn went_through(gateway: &Gateway, origin: SocketAddr) {
     let line = gateway.log_line("tunnel closed", |line| line.message() == "tunnel closed");

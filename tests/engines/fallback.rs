@@ -21,7 +21,7 @@ const NO_MEMORY: &EngineUnavailable = &[("uring", "io_uring", "memory")];
 const NO_SPLICING: &EngineUnavailable = &[("uring", "splice", "not_permitted"), ("splice", "splice", "not_permitted")];
 const NO_PIPES: &EngineUnavailable = &[("uring", "splice", "pipe_budget"), ("splice", "splice", "pipe_budget")];
 
-/// Asserts: the gateway runs `engine`, has logged and counted the cause of each better engine's
+/// Asserts that the gateway runs `engine`, has logged and counted the cause of each better engine's
 /// failure, and moves bytes.
 fn falls_back(gateway: &Gateway, engine: &str, unavailable: &EngineUnavailable) {
     for (from, what, cause) in unavailable {

@@ -264,7 +264,7 @@ impl Rig {
         line
     }
 
-    /// Asserts: the counters equal the sums of all tunnels' lines so far, this one included.
+    /// Asserts that the counters equal the sums of all tunnels' lines so far, this one included.
     pub(super) fn count(&self, line: &Line) {
         let mut counted = self.counted.lock().expect("no other test holds it");
         counted.0 += line.number("to_origin");

@@ -180,7 +180,7 @@ fn the_content_of_a_request_is_carried_first() {
     ] {
         let (_, answer) = exchange(&gateway, lines, content, b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
         assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
-        // The same holds before a tunnel; later bytes belong to the tunnel.
+        // An upgrade to a tunnel behaves alike; bytes after the content belong to the tunnel.
         let origin = Origin::new();
         let mut stream = dial(gateway.address);
         let head = upgrade(origin.address, None, lines);

@@ -97,7 +97,7 @@ fn without_tunnels_a_drain_is_over_at_once() {
     }
 }
 
-/// Asserts: the tunnel open at the gateway's end is reset on both sides and accounted for.
+/// Asserts that the tunnel open at the gateway's end is reset on both sides and accounted for.
 fn was_reset(gateway: &mut Gateway, client: &TcpStream, origin: &TcpStream) {
     assert_eq!(client::end_of(client), End::Reset);
     assert_eq!(client::end_of(origin), End::Reset);

@@ -28,7 +28,7 @@ impl KernelLog {
         }
     }
 
-    /// Asserts: the kernel has logged no complaint since.
+    /// Asserts that the kernel has logged no complaint since.
     pub(crate) fn holds_no_complaint(&mut self) {
         let Some(log) = &mut self.0 else { return };
         // read(2) returns one record per call.
