@@ -108,7 +108,7 @@ fn rates_are_changed_while_bytes_flow() {
         let id = gateway.tunnels()[0]["id"].as_u64().unwrap();
         let over = AtomicBool::new(false);
         thread::scope(|scope| {
-            // Too short for a long delay, and different each time.
+            // Rates too high to delay the tunnel for long, and all different.
             scope.spawn(|| {
                 for round in (0..).take_while(|_| !over.load(Ordering::Relaxed)) {
                     let rate = (1_u64 << 30) + round;

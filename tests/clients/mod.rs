@@ -60,8 +60,8 @@ fn succeed(command: Command, input: &[u8]) -> Outcome {
     outcome
 }
 
-/// Asserts that the gateway carried exactly one tunnel, of the test's user to this origin, with bytes
-/// in both directions.
+/// Asserts that the gateway carried exactly one tunnel, of the test's user to this origin, with
+/// bytes in both directions.
 fn went_through(gateway: &Gateway, origin: SocketAddr) {
     let line = gateway.log_line("tunnel closed", |line| line.message() == "tunnel closed");
     assert_eq!((line.text("user"), line.text("target")), (NAME, origin.to_string().as_str()), "{}", line.raw);

@@ -139,7 +139,7 @@ fn a_file_system_that_does_not_answer_holds_nothing_up() {
         client::echoes(&open, 1_000);
         client::echoes(&connect_as(gateway.address, origin.address, "alice:one"), 1_000);
     }
-    // The mount returns, with another file.
+    // The file system is back, with another file.
     let position = gateway.log.position();
     drop(hung);
     replace(&users, &user("bob"));
