@@ -63,7 +63,8 @@ impl<P: Poller> Worker<P> {
     fn move_to(&mut self, class: Class, id: u64) {
         let Some(mut carried) = self.carried.remove(&id) else { return };
         self.deregister(&mut carried);
-        // A place in this worker's queue is none in the other's; an event there gives it one.
+        // The place in the queue does not carry over; an event at the other worker queues the
+        // tunnel.
         carried.queued = false;
         match self.pool.hand(class, carried) {
             Ok(()) => {

@@ -278,7 +278,8 @@ impl WorkerPool {
 
     fn tell_all(&self, message: impl Fn() -> Message) {
         for handle in self.loops.iter().flatten() {
-            // An exited thread has no tunnels; its channel tells a caller waiting for one.
+            // An exited worker has no tunnels; a task awaiting the end of one learns of it by its
+            // channel.
             let _ = handle.inbox.tell(message());
         }
     }

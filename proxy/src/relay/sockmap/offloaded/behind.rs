@@ -148,13 +148,13 @@ impl OffloadedDirection {
 
     /// Makes room in the source's receive buffer for all bytes its window let through before
     /// closing: usually a few segments, more if the kernel's worker was late
-    /// ([`OffloadedDirection::hold`]). Makes too little room to open the window
+    /// ([`OffloadedDirection::hold`]). The room stays too small to open the window
     /// (`net/ipv4/tcp_output.c`, `__tcp_select_window`: until a sixteenth is free).
     ///
-    /// Exception: if segments were dropped, makes more room and returns true. The window may then
-    /// have shrunk with bytes under way that it had let through. Until it lets them through again,
-    /// every acknowledgement behind them is dropped too (`net/ipv4/tcp_input.c`, `tcp_sequence`),
-    /// and the other direction stands still.
+    /// Exception: if segments were dropped, makes more room and returns true. The drop may have
+    /// shrunk the window below bytes already under way. Until the window covers them again, every
+    /// acknowledgement behind them is dropped too (`net/ipv4/tcp_input.c`, `tcp_sequence`), and the
+    /// other direction stands still.
     ///
     /// If the spill budget is used up, nothing more is taken out: the window stays closed, the
     /// sender waits, and after a drop the other direction may wait as well.
