@@ -18,7 +18,7 @@
 //! | `documents` | commands in README.md and docs/ |
 //! | `life` | the life of a gateway, from its configuration to its end |
 //! | `clients` | real programs going through the gateway |
-//! | `migration` | whole volumes by rsync through stunnel, gateway and router (`cargo xtask demo`) |
+//! | `migration` | volumes by rsync through stunnel, gateway and router (`cargo xtask demo`) |
 
 mod budgets;
 mod clients;

@@ -21,7 +21,7 @@ fn through(parents: &[&str]) -> Gateway {
     Setup::new(&["--no-auth", "--allow", "*:443", "--allow", "*:873"]).args(arguments).start()
 }
 
-/// The head received by a parent, without the gateway's name in Via, different on every run.
+/// The head received by a parent, without the random suffix of the gateway's name in Via.
 fn asked(stream: &TcpStream) -> String {
     let head = read_head(stream);
     let (before, pseudonym) = head.split_once("sluicegate-").unwrap_or_else(|| panic!("{head}"));

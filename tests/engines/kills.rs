@@ -70,8 +70,8 @@ fn descriptors(pid: Pid) -> Vec<(String, String)> {
     links.map(|(name, to)| (name.to_string_lossy().into_owned(), to.to_string_lossy().into_owned())).collect()
 }
 
-/// Connected or formerly connected sockets of a process: neither listeners (`/proc/PID/net/tcp`,
-/// state 0A) nor sockets for its own use.
+/// Number of sockets of a process, connected or not, except listeners (`/proc/PID/net/tcp`, state
+/// 0A) and Unix sockets.
 fn sockets(pid: Pid) -> usize {
     let table = |name: &str| fs::read_to_string(format!("/proc/{pid}/net/{name}")).unwrap_or_default();
     let column = |text: &str, column: usize| {

@@ -35,7 +35,7 @@ fn slow_clients_do_not_hold_up_a_good_one() {
 
 #[test]
 fn garbage_costs_a_bounded_buffer() {
-    /// Bound on memory growth: far below the bytes sent, above a head of 16 KiB and a task per client.
+    /// Bound on memory growth: far below the bytes sent, above a 16 KiB head and a task per client.
     const ALLOWED: usize = 32 << 20;
     const GARBAGE: usize = 64 << 10;
     raise_descriptor_limit();

@@ -69,8 +69,8 @@ impl Environment {
         (json, outcome.code)
     }
 
-    /// Engine logged by `serve`, if it starts. Asserts: for every failed engine, `serve` logs the
-    /// cause reported by `doctor`.
+    /// Engine logged by `serve`, if it starts. Asserts that `serve` logs, for every failed engine,
+    /// the cause reported by `doctor`.
     fn served(&self, report: &Value) -> Option<String> {
         if report["engine"].is_null() {
             let serve = ["serve", "--no-auth", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];

@@ -245,7 +245,8 @@ impl Gateway {
     }
 }
 
-/// The name, the state and the kernel's stack of each thread of a process, to tell a slow one from one that hangs.
+/// Name, state and kernel stack of each thread of a process, to tell a slow process from a hung
+/// one.
 fn threads_of(pid: Pid) -> String {
     let folders = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let texts = folders.map(|folder| {

@@ -228,8 +228,7 @@ impl Pair {
                     continue;
                 }
                 if !reads && broke.get_or_insert_with(Instant::now).elapsed() < LAST_BYTES {
-                    // Bytes before the failure are read once there is room again; room may never
-                    // come.
+                    // Wait for room to read the bytes before the failure; room may never come.
                     thread::park_timeout(Duration::from_millis(1));
                 } else if let Some(error) = socket.take_error()? {
                     return Err(error);
