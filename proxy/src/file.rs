@@ -1,8 +1,9 @@
-//! The one reader of files that an operator names: bounded in size and in time.
+//! Reading of files named by an operator, bounded in size and in time.
 //!
-//! A thread of its own asks the file system, since stat(2), open(2) and read(2) on a network file system
-//! that does not answer return to nobody, not even to a signal. Who asks waits for [`TIMEOUT`] at most and
-//! gets an error that names the file. The thread is started once, so that a later look at a file needs none.
+//! A thread of its own makes the system calls, since stat(2), open(2) and read(2) on a network file
+//! system that does not answer never return, not even for a signal. The caller waits for
+//! [`TIMEOUT`] at most and gets an error with the name of the file. The thread is started once, so
+//! a later look at a file needs no new thread.
 
 use std::fmt;
 use std::fs::{File, Metadata, OpenOptions};
@@ -21,8 +22,8 @@ use thread::Reader;
 
 mod thread;
 
-/// Largest configuration file, certificate chain, key or bundle of certificate authorities, in bytes. The
-/// bundle of Debian has some 220 KiB.
+/// Largest configuration file, certificate chain, key or bundle of certificate authorities, in
+/// bytes. The bundle of Debian has some 220 KiB.
 pub const MAX_CONFIG_BYTES: u64 = 1 << 20;
 
 /// Largest users file, in bytes: some 200,000 users.
@@ -46,16 +47,17 @@ pub enum ReadError {
     Kind(&'static str),
     /// More bytes than this limit.
     TooLarge(u64),
-    /// A pipe that was closed before the first byte.
+    /// A pipe closed before the first byte.
     Empty,
-    /// A pipe whose other end stays silent, or that nobody opens to write.
+    /// A pipe with a silent writer, or without a writer.
     Silent,
-    /// The file system that holds this file does not answer.
+    /// The file system of this file does not answer.
     Stuck(PathBuf),
 }
 
 impl ReadError {
-    /// What to do; `None` where the file system itself refused, which the caller knows more about.
+    /// Returns the remedy; `None` for an error of the file system itself, because the caller has a
+    /// better one.
     #[must_use]
     pub const fn remedy(&self) -> Option<&'static str> {
         match self {
@@ -67,7 +69,7 @@ impl ReadError {
         }
     }
 
-    /// Gives the cause and what to do; `remedy` where there is none of its own.
+    /// Returns the cause and the remedy; `remedy` applies if the error has none of its own.
     #[must_use]
     pub fn with_remedy(&self, remedy: &str) -> String {
         format!("{self}; {}", self.remedy().unwrap_or(remedy))
@@ -98,11 +100,10 @@ impl From<io::Error> for ReadError {
     }
 }
 
-/// Reads a whole file of at most `limit` bytes. Only regular files are read, and until [`serving`] pipes as
-/// well, as in `--config <(sops -d gateway.toml)`.
+/// Reads a whole file of at most `limit` bytes. Only regular files are read, and until [`serving`]
+/// pipes as well, as in `--config <(sops -d gateway.toml)`.
 ///
-/// # Errors
-/// The cause, within [`TIMEOUT`] and a moment.
+/// # Errors The cause, within [`TIMEOUT`] and a moment.
 pub fn read(path: &Path, limit: u64) -> Result<Zeroizing<Vec<u8>>, ReadError> {
     let own = path.to_owned();
     with_deadline(path, move || read_now(&own, limit, TIMEOUT))?
@@ -126,10 +127,11 @@ pub fn try_to_read(path: &Path) -> Result<(), ReadError> {
     Ok(with_deadline(path, move || open(&own).map(drop))??)
 }
 
-/// Does `work`, which may block on the file system of `path`, on the reader's thread, and waits for it.
+/// Runs `work`, which may block on the file system of `path`, on the reader's thread, and waits for
+/// it.
 ///
-/// # Errors
-/// [`ReadError::Stuck`], also while the thread waits for another file; no thread can be started.
+/// # Errors [`ReadError::Stuck`], also while the thread waits for another file; no thread can be
+/// started.
 pub fn with_deadline<T: Send + 'static>(
     path: &Path,
     work: impl FnOnce() -> T + Send + 'static,
@@ -141,15 +143,14 @@ pub fn with_deadline<T: Send + 'static>(
         }
         reader.as_ref().expect("just started").request(path, work)?
     };
-    // Longer than what is waited for at a pipe, whose error says more.
+    // Longer than the wait for a pipe, whose error is more specific.
     request.wait(TIMEOUT + Duration::from_secs(1))
 }
 
-/// Ends start-up: starts the reader's thread anew, with the privileges that the calling thread has now, and
-/// refuses pipes from now on.
+/// Ends start-up: starts the reader's thread again, with the current privileges of the calling
+/// thread, and refuses pipes from now on.
 ///
-/// # Errors
-/// The error of starting a thread.
+/// # Errors The error of starting a thread.
 pub fn serving() -> io::Result<()> {
     SERVING.store(true, Ordering::Relaxed);
     let mut reader = reader();
@@ -165,7 +166,8 @@ fn reader() -> MutexGuard<'static, Option<Reader>> {
 }
 
 fn open(path: &Path) -> io::Result<File> {
-    // Neither opening a FIFO nor reading from it waits then, and no terminal becomes the process's own.
+    // With these flags neither open(2) nor read(2) blocks on a FIFO, and no terminal becomes the
+    // process's controlling one.
     let flags = (OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC).bits();
     let flags = i32::try_from(flags).expect("flags of open(2) fit an int");
     OpenOptions::new().read(true).custom_flags(flags).open(path)
@@ -223,7 +225,7 @@ fn wait_until_readable(pipe: &File, deadline: Instant) -> Result<(), ReadError> 
     }
 }
 
-/// Tells whether a writer has come and gone since the FIFO was opened here: otherwise one may still come
+/// Tells if a writer has come and gone since the FIFO was opened here: otherwise one may still come
 /// (`fs/pipe.c`, `pipe_poll`).
 fn had_writer(pipe: &File) -> Result<bool, ReadError> {
     let mut polled = [PollFd::new(pipe, PollFlags::IN)];

@@ -1,9 +1,9 @@
-//! The PROXY protocol, versions 1 and 2 (HAProxy's `doc/proxy-protocol.txt`): whom a connection comes from, said by the
-//! proxy before, in a header before its first byte.
+//! The PROXY protocol, versions 1 and 2 (HAProxy's `doc/proxy-protocol.txt`): a header before the
+//! first byte of a connection, by the proxy in front, with the address of the client.
 //!
-//! Whoever may say so is believed: the address is the client's from then on, for limits, log and API. So a header is
-//! read from the networks of `--proxy-protocol-from` alone, and those have to send one; from anybody else it is a request
-//! that is none. Pure: bytes in, an address out, and the other way round.
+//! The address in a header replaces the peer's for limits, log and API. So a header is read only
+//! from the networks of `--proxy-protocol-from`, and is mandatory there; from any other peer it is
+//! a malformed request. Pure: bytes in, an address out, and the reverse.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -12,30 +12,30 @@ use std::str::FromStr;
 use crate::policy::Rule;
 use crate::target::{Host, Target};
 
-/// The longest header that is read, in bytes. Version 1 has no more than 107, and version 2 has room for what else it may
-/// say (2.2: certificates and the like), which nobody needs here.
+/// Longest accepted header, in bytes. Version 1 has at most 107 bytes; version 2 also has room for
+/// other fields (2.2: certificates and the like), unused here.
 pub const MAX_HEADER: usize = 16 + 2_048;
 
 /// The longest line of version 1 (2.1).
 const MAX_LINE: usize = 107;
 
-/// How version 2 begins.
+/// Signature at the start of version 2.
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 
-/// How version 1 begins.
+/// Start of version 1.
 const LINE: &[u8; 6] = b"PROXY ";
 
-/// A header that is complete.
+/// A complete header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// Where the connection comes from and where it went; `None` if it is the sender's own, or of a kind that has no such
-    /// addresses.
+    /// Source and destination of the connection; `None` for a connection of the sender's own, or of
+    /// a family without such addresses.
     pub addresses: Option<(SocketAddr, SocketAddr)>,
     /// The length of the header in bytes.
     pub len: usize,
 }
 
-/// What is no header, with the words that say why.
+/// A malformed header; the text holds the reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BadHeader(&'static str);
 
@@ -47,11 +47,10 @@ impl fmt::Display for BadHeader {
 
 impl std::error::Error for BadHeader {}
 
-/// Reads the header at the start of `bytes`, which are all that came so far; `None` means that more are needed, which is
-/// never the answer to [`MAX_HEADER`] bytes.
+/// Parses the header at the start of `bytes`, the bytes received so far; `None` means more are
+/// needed, and never occurs with [`MAX_HEADER`] bytes.
 ///
-/// # Errors
-/// The bytes are no header, whatever comes.
+/// # Errors The bytes are not a header, regardless of later bytes.
 pub fn parse(bytes: &[u8]) -> Result<Option<Header>, BadHeader> {
     if bytes.starts_with(SIGNATURE) {
         return parse_binary(bytes);
@@ -120,7 +119,7 @@ fn parse_binary(bytes: &[u8]) -> Result<Option<Header>, BadHeader> {
     Ok(Some(Header { addresses, len }))
 }
 
-/// The addresses of a block of version 2, of which they take so many bytes.
+/// Reads the addresses of a block of version 2; they take `needed` bytes.
 fn addresses(block: &[u8], needed: usize) -> Option<(SocketAddr, SocketAddr)> {
     let port = |at: usize| Some(u16::from_be_bytes(block.get(at..at + 2)?.try_into().ok()?));
     let v4 = |at: usize| Some(IpAddr::from(<[u8; 4]>::try_from(block.get(at..at + 4)?).ok()?));
@@ -141,7 +140,7 @@ pub enum Version {
     V2,
 }
 
-/// The header that says so.
+/// Encodes the header.
 #[must_use]
 pub fn header(version: Version, from: SocketAddr, to: SocketAddr) -> Vec<u8> {
     // Of one family: a connection of IPv4 is one also where IPv6 sockets carry it.
@@ -178,7 +177,8 @@ const fn v6(address: IpAddr) -> IpAddr {
     }
 }
 
-/// One value of `--proxy-protocol-to`: targets that are told whom a tunnel is for, `v1 for RULE` or `v2 for RULE`.
+/// One value of `--proxy-protocol-to`, `v1 for RULE` or `v2 for RULE`: targets that receive a
+/// header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProxyProtocolRule {
     version: Version,
@@ -201,7 +201,8 @@ impl FromStr for ProxyProtocolRule {
     }
 }
 
-/// How a target is greeted, by the first of these that is about its name, or the address that it has been reached at.
+/// Returns the version of the header for a target, by the first rule for its name or for its
+/// dialled address.
 #[must_use]
 pub fn version_for(
     proxy_protocol_rules: &[ProxyProtocolRule],

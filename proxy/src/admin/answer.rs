@@ -18,7 +18,8 @@ use crate::account::{Change, Unknown};
 pub(super) type Answer = Response<Full<Bytes>>;
 
 const PAGE: &str = include_str!("page.html");
-/// What the page may do: run what it brings along and ask the gateway it came from, nothing else.
+/// Content security policy of the page: run its own inline scripts, connect to the gateway that
+/// served it, nothing else.
 const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; \
                            connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 const HTML: &str = "text/html; charset=utf-8";
@@ -28,11 +29,12 @@ const JSON: &str = "application/json";
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// Most bytes of a change: some thousand users.
 const MAX_CHANGE_BYTES: usize = 256 << 10;
-/// How long the answer to a POST of a drain waits for the listeners to close, which takes a moment.
+/// Longest time for the answer to a POST of a drain to wait for the listeners to close, which takes
+/// a moment.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Admin {
-    /// Answers a request, whose content is read if it changes something.
+    /// Answers a request; reads its content if the request changes something.
     pub(super) async fn respond(&self, connection: &Connection, request: Request<Incoming>) -> Answer {
         let answer = self.answer(connection, request).await;
         connection.set_complete();
@@ -172,7 +174,7 @@ impl Admin {
 
 /// Number of a tunnel in a path.
 fn number(id: &str) -> Result<u64, String> {
-    // u64's parser takes a leading '+', which no tunnel's number has.
+    // u64's parser accepts a leading '+', never part of a tunnel's number.
     let number = id.bytes().all(|digit| digit.is_ascii_digit()).then(|| id.parse().ok()).flatten();
     number.ok_or_else(|| "the id of a tunnel is a number, as in /api/tunnels/17".to_owned())
 }

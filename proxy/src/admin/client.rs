@@ -1,5 +1,5 @@
-//! The other end of the control socket and of the admin address: what `sluicegate tunnels`, `kill`, `rates` and `drain`
-//! ask with.
+//! Client of the control socket and of the admin address, for `sluicegate tunnels`, `kill`, `rates`
+//! and `drain`.
 
 use std::fmt;
 use std::io;
@@ -22,7 +22,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// More than the JSON of 100,000 tunnels.
 const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
 
-/// Listener of a gateway that is to be asked.
+/// Listener of the gateway to ask.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Endpoint {
     /// The control socket at this path.
@@ -40,7 +40,7 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// A gateway that did not answer, in words for the user.
+/// The gateway did not answer; the text is for the user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AskError {
     /// Nothing accepts there.
@@ -57,10 +57,9 @@ impl From<AskError> for String {
     }
 }
 
-/// Asks the gateway that listens on `endpoint`, and returns its status and content.
+/// Sends a request to the gateway listening on `endpoint`, and returns its status and content.
 ///
-/// # Errors
-/// The cause and the remedy, for the user.
+/// # Errors The cause and the remedy, for the user.
 pub async fn ask(
     endpoint: &Endpoint,
     method: Method,
@@ -87,7 +86,7 @@ pub async fn ask(
                     let remedy = "is it running? name its address with --admin";
                     AskError::NotRunning(format!("no gateway answers on {admin}: {why}; {remedy}"))
                 })?;
-            // The address rather than the name, by which the API is not read.
+            // Sends the address as `Host`: the API refuses a name.
             within(endpoint, exchange(stream, request(address.to_string())?)).await
         }
     }
@@ -124,7 +123,7 @@ async fn within(
     })
 }
 
-/// Connects to the first address that takes it, as `localhost` may be two.
+/// Connects to the first address to accept, as `localhost` may have two.
 async fn connect(admin: &str) -> Result<(TcpStream, SocketAddr), String> {
     let mut failed = "the name has no address".to_owned();
     for address in lookup_host(admin).await.map_err(|error| error.to_string())? {
@@ -149,8 +148,8 @@ where
         let content = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await;
         Ok((status, content.map_err(|error| error.to_string())?.to_bytes()))
     };
-    // The connection does nothing unless it is polled beside the request. When it ends first, either
-    // the answer is complete or the connection knows better than the request what went wrong.
+    // The connection makes progress only if polled beside the request. If it ends first, the answer
+    // is complete or the connection has a better error than the request.
     tokio::pin!(answer, connection);
     tokio::select! {
         answer = &mut answer => answer,

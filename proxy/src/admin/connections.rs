@@ -20,23 +20,24 @@ use tracing::warn;
 use super::control::may_control;
 use super::{Access, Admin};
 
-/// Most connections of each listener. A further one takes the place of the oldest whose request is not
-/// complete, or, where all are being answered, of the oldest.
+/// Most connections of each listener. A further one replaces the oldest with an incomplete request,
+/// or, if all are being answered, the oldest.
 pub const MAX_CONNECTIONS: usize = 64;
 
 /// Most bytes of a request head; hyper answers 431 past it.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
 
-/// First and longest pause after a failed accept: the cause, such as too many open files, is not over at once.
+/// First and longest pause after a failed accept, because the cause, such as too many open files,
+/// lasts for a while.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 
-/// How long answers that are under way may take once the gateway ends.
+/// Longest time to finish answers in progress once the gateway ends.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
 const DEADLINES: Deadlines =
     Deadlines { head: Duration::from_secs(5), content: Duration::from_secs(5), whole: Duration::from_secs(30) };
 
-/// Time that a connection may take, from its accept on.
+/// Time limits of a connection, from its accept on.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Deadlines {
     /// Until its request head is complete.
@@ -50,7 +51,7 @@ pub(super) struct Deadlines {
 /// A listener of [`Admin`].
 #[derive(Debug)]
 pub enum Listener {
-    /// A TCP address, and the access that it gives.
+    /// A TCP address, and its access.
     Tcp(TcpListener, Access),
     /// The control socket.
     Control(UnixListener),
@@ -71,7 +72,7 @@ impl Connection {
         Self { access, permitted, deadlines, complete: Arc::default() }
     }
 
-    /// Notes that the request has been read as a whole.
+    /// Notes a completely read request.
     pub(super) fn set_complete(&self) {
         self.complete.store(true, Ordering::Relaxed);
     }
@@ -85,7 +86,7 @@ impl Connection {
 #[derive(Debug, Default)]
 struct Connections {
     tasks: JoinSet<()>,
-    /// The same in the order of their accepts.
+    /// Connections in the order of their accepts.
     order: VecDeque<(AbortHandle, Connection)>,
 }
 
@@ -109,7 +110,7 @@ impl Connections {
         }
     }
 
-    /// Lets answers that are under way be written, and ends the rest.
+    /// Finishes writing the answers in progress, and ends the other connections.
     async fn finish(mut self) {
         self.order.iter().filter(|(_, connection)| !connection.is_complete()).for_each(|(task, _)| task.abort());
         let _ = timeout(LAST_ANSWERS, async { while self.tasks.join_next().await.is_some() {} }).await;
@@ -117,7 +118,7 @@ impl Connections {
 }
 
 impl Admin {
-    /// Serves `listener` until `stopping` is true, and until the answers that are under way then are written.
+    /// Serves `listener` until `stopping` is true, then finishes the answers in progress.
     pub async fn run(self, listener: Listener, stopping: watch::Receiver<bool>) {
         self.run_with(listener, stopping, DEADLINES).await;
     }
@@ -136,8 +137,8 @@ impl Admin {
                 Ok(accepted) => {
                     (pause, failing) = (BACK_OFF.0, None);
                     self.start(accepted, deadlines, &mut connections);
-                    // The request of this one may have come already: it is read before more are accepted,
-                    // which could otherwise take its place at once.
+                    // The request of this connection may have arrived already: read it before
+                    // accepting more, because one of those could otherwise replace it at once.
                     yield_now().await;
                 }
                 Err(error) => {
@@ -188,7 +189,7 @@ impl Admin {
     }
 }
 
-/// A connection that no request has come on yet.
+/// A connection without a request so far.
 enum Accepted {
     Tcp(TcpStream, Access),
     Control(UnixStream),

@@ -19,21 +19,21 @@ use tokio::net::{UnixListener, UnixStream};
 /// The socket's mode: its user alone.
 const MODE: u32 = 0o600;
 
-/// Mode of its folder where that has to be made, whatever the umask. Others may look in, so that a
-/// gateway that has become another user (`--run-as`) reaches its socket; the socket's own mode
-/// keeps them out.
+/// Mode of a newly made folder of the socket, regardless of the umask. Other users may search the
+/// folder, so a gateway running as another user (`--run-as`) reaches its socket; the socket's own
+/// mode keeps other users out.
 const FOLDER_MODE: u32 = 0o755;
 
-/// Connections that wait to be accepted. More would not be served sooner.
+/// Connections waiting for accept. More would not be served sooner.
 const BACKLOG: i32 = 128;
 
-/// How long another gateway may take to bind in the same folder.
+/// Longest time for another gateway to bind in the same folder.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A bound control socket, whose file goes when this is dropped.
+/// A bound control socket; dropping it removes its file.
 #[derive(Debug)]
 pub struct ControlSocket {
-    // Dropped before the file, which is removed only if nothing listens on it.
+    // Dropped before the file, because the file is removed only without a listener.
     listener: StdListener,
     file: SocketFile,
 }
@@ -42,7 +42,7 @@ pub struct ControlSocket {
 #[derive(Debug)]
 pub(crate) struct SocketFile(PathBuf);
 
-/// A control socket that could not be bound: the path, the cause and the remedy.
+/// Failure to bind a control socket: the path, the cause and the remedy.
 #[derive(Debug)]
 pub struct BindError {
     path: PathBuf,
@@ -58,8 +58,8 @@ impl fmt::Display for BindError {
 
 impl std::error::Error for BindError {}
 
-/// Path of the control socket where none is named: `/run/sluicegate/control.sock` for root, else
-/// `sluicegate/control.sock` in `$XDG_RUNTIME_DIR`, and nothing where that is not set.
+/// Returns the default path of the control socket: `/run/sluicegate/control.sock` for root, else
+/// `sluicegate/control.sock` in `$XDG_RUNTIME_DIR`; `None` if that variable is not set.
 #[must_use]
 pub fn default_path() -> Option<PathBuf> {
     default_path_of(geteuid().is_root(), std::env::var_os("XDG_RUNTIME_DIR").as_deref())
@@ -71,9 +71,9 @@ fn default_path_of(is_root: bool, runtime_folder: Option<&OsStr>) -> Option<Path
     folder.filter(|folder| folder.is_absolute()).map(|folder| folder.join("sluicegate").join("control.sock"))
 }
 
-/// The peer is root or the user that this process is.
+/// Tells if the peer is root or the user of this process.
 ///
-/// The kernel notes who it is when it connects (`SO_PEERCRED`, unix(7)).
+/// The kernel records the peer's user at connect (`SO_PEERCRED`, unix(7)).
 pub(super) fn may_control(stream: &UnixStream) -> bool {
     let Ok(peer) = stream.peer_cred() else { return false };
     let permitted = peer.uid() == 0 || peer.uid() == geteuid().as_raw();
@@ -84,10 +84,10 @@ pub(super) fn may_control(stream: &UnixStream) -> bool {
 }
 
 impl ControlSocket {
-    /// Binds `path`, in the place of a socket that nothing listens on any more, and makes its folder if there is none.
+    /// Binds `path`, replacing a socket without a listener, and makes its folder if necessary.
     ///
-    /// # Errors
-    /// A socket that something listens on, a file that is no socket, and the errors of the system calls.
+    /// # Errors A socket with a listener, a file other than a socket, and the errors of the system
+    /// calls.
     pub fn bind(path: &Path) -> Result<Self, BindError> {
         let failed = |(cause, remedy): (String, &'static str)| BindError { path: path.to_owned(), cause, remedy };
         Self::bind_in(folder(path), path).map_err(failed)
@@ -96,10 +96,10 @@ impl ControlSocket {
     fn bind_in(folder: &Path, path: &Path) -> Result<Self, (String, &'static str)> {
         let of_folder = |error: io::Error| (format!("{}: {error}", folder.display()), remedy(&error));
         make_folder(folder).map_err(of_folder)?;
-        // A live socket is named even to a user that may not make a lock here.
+        // Reports a live socket even to a user without permission to make a lock here.
         look(path)?;
-        // Held until the new socket listens: of two gateways that see the same dead socket, one would remove what the
-        // other has just put in its place.
+        // Held until the new socket listens: of two gateways replacing the same dead socket, one
+        // would remove the other's new socket.
         let _lock = Lock::of(path)?;
         match look(path)? {
             Found::Nothing => {}
@@ -118,18 +118,16 @@ impl ControlSocket {
         &self.file.0
     }
 
-    /// Gives the socket's file to another user, for a gateway that is about to become that user.
+    /// Changes the owner of the socket's file, before the gateway changes to that user.
     ///
-    /// # Errors
-    /// Those of lchown(2).
+    /// # Errors Those of lchown(2).
     pub fn give_to(&self, uid: u32, gid: u32) -> io::Result<()> {
         std::os::unix::fs::lchown(&self.file.0, Some(uid), Some(gid))
     }
 
-    /// The listener, and the file, which goes when that is dropped.
+    /// Returns the listener and the file; dropping the file removes it.
     ///
-    /// # Errors
-    /// Those of epoll_ctl(2).
+    /// # Errors Those of epoll_ctl(2).
     pub(crate) fn into_parts(self) -> io::Result<(UnixListener, SocketFile)> {
         Ok((UnixListener::from_std(self.listener)?, self.file))
     }
@@ -140,7 +138,7 @@ impl Drop for SocketFile {
     fn drop(&mut self) {
         let Ok(_lock) = Lock::of(&self.0) else { return };
         if let Ok(Found::Dead) = look(&self.0) {
-            // Not permitted to a gateway that has become another user; the next one takes its place.
+            // Fails with EPERM after a change of user; the next gateway replaces the file.
             let _ = fs::remove_file(&self.0);
         }
     }
@@ -153,7 +151,7 @@ fn folder(path: &Path) -> &Path {
     }
 }
 
-/// Makes a folder and those above it. The mode of those that are made is set explicitly: the umask
+/// Makes a folder and its missing parents. The mode of new folders is set explicitly: the umask
 /// would keep the user of `--run-as` out.
 fn make_folder(folder: &Path) -> io::Result<()> {
     if folder.as_os_str().is_empty() || folder.is_dir() {
@@ -167,10 +165,10 @@ fn make_folder(folder: &Path) -> io::Result<()> {
     }
 }
 
-/// A file beside the socket, locked against other gateways (flock(2)) while this lives, and removed
-/// with it.
+/// A file beside the socket, locked against other gateways (flock(2)) until dropped, and then
+/// removed.
 ///
-/// The folder itself would not do: any user who can read it can lock it.
+/// Locking the folder itself would not do: any user with read access can lock it.
 #[derive(Debug)]
 struct Lock {
     path: PathBuf,
@@ -213,8 +211,8 @@ impl Drop for Lock {
     }
 }
 
-/// Opens the file of a lock, or makes it. One that is there is opened without O_CREAT, which root
-/// itself is denied for files of others in a folder like /tmp (`fs.protected_regular`).
+/// Opens the file of a lock, or makes it. An existing file is opened without O_CREAT, because even
+/// root may not use O_CREAT on files of other users in a folder like /tmp (`fs.protected_regular`).
 fn open_lock(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).mode(MODE).custom_flags(libc::O_NOFOLLOW);
@@ -230,10 +228,10 @@ fn is_at(file: &File, path: &Path) -> bool {
     matches!((&fs::symlink_metadata(path), &file.metadata()), (Ok(found), Ok(own)) if same(found, own))
 }
 
-/// What is at the path that may be replaced.
+/// State of a path before its replacement.
 enum Found {
     Nothing,
-    /// A socket that nothing listens on.
+    /// A socket without a listener.
     Dead,
 }
 
@@ -272,8 +270,9 @@ fn socket() -> Result<rustix::fd::OwnedFd, Errno> {
 
 /// Binds and listens.
 ///
-/// The mode is set before the file is there: bind(2) gives the file the mode of the socket, less the umask
-/// (`net/unix/af_unix.c`, `unix_bind_bsd`), so that at no moment another user can connect, whatever the umask.
+/// The mode is set before bind(2), because the file gets the mode of the socket, less the umask
+/// (`net/unix/af_unix.c`, `unix_bind_bsd`). So no other user can connect at any moment, regardless
+/// of the umask.
 fn bind(path: &Path) -> Result<StdListener, Errno> {
     let socket = socket()?;
     rustix::fs::fchmod(&socket, Mode::from_raw_mode(MODE))?;
@@ -337,7 +336,7 @@ mod tests {
         drop(listener);
         assert!(path.exists());
         let second = ControlSocket::bind(&path).unwrap();
-        // The first one leaves alone what is the second one's.
+        // The first file leaves the second one's socket alone.
         drop(file);
         assert!(path.exists());
         drop(second);
@@ -365,7 +364,7 @@ mod tests {
         }
     }
 
-    /// Waits until nothing listens at a path: a child that another test starts has a copy of every
+    /// Waits until a path has no listener: a child started by another test has a copy of every
     /// listener between fork(2) and execve(2).
     fn refuses(path: &Path) {
         let deadline = Instant::now() + Duration::from_secs(20);
@@ -375,7 +374,7 @@ mod tests {
         }
     }
 
-    /// Any user who may read the folder can lock it.
+    /// Any user with read access to the folder can lock it.
     #[test]
     fn a_lock_on_the_folder_is_no_hindrance_and_none_stays_behind() {
         let directory = tempfile::tempdir().unwrap();

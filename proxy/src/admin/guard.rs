@@ -1,6 +1,6 @@
-//! Web pages are kept from reading the API through an operator's browser.
+//! Protects the API from web pages in an operator's browser.
 //!
-//! What changes something needs the control socket, which no browser connects to. Metrics and health are open to any
+//! Changes need the control socket, out of reach of a browser. Metrics and health are open to any
 //! `Host`, since Prometheus scrapes by the name of a service.
 
 use hyper::HeaderMap;
@@ -12,7 +12,7 @@ use super::routes::{Resource, Route};
 /// `Sec-Fetch-Site` (W3C Fetch Metadata, 2.4): the browser's word on where a request comes from.
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// Passes a request that reads, or says why not.
+/// Allows a request to read, or returns the reason against it.
 pub(super) fn may_read(access: Access, route: &Route, headers: &HeaderMap) -> Result<(), &'static str> {
     match route.resource {
         _ if access == Access::Control => Ok(()),
@@ -24,8 +24,8 @@ pub(super) fn may_read(access: Access, route: &Route, headers: &HeaderMap) -> Re
 }
 
 /// `Sec-Fetch-Site` and `Origin` stop a foreign page. A page can make its own name resolve to this
-/// address (DNS rebinding), which makes its request look like one from the same origin: hence the
-/// `Host` must be an address or `localhost`, which no such page can have for a name.
+/// address (DNS rebinding), so its request looks same-origin: hence the `Host` must be an address
+/// or `localhost`, never the name of such a page.
 fn is_own_page_or_tool(headers: &HeaderMap) -> Result<(), &'static str> {
     let host = has_local_host(headers)?;
     let same_site = |value: &[u8]| matches!(value, b"same-origin" | b"none");

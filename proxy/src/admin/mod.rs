@@ -1,26 +1,30 @@
 //! Metrics, health, the live tunnels, rates and a status page, over plain HTTP/1.
 //!
-//! There are up to three listeners, and [`routes`] is the one table of what each of them has:
+//! There are up to three listeners, and [`routes`] is the one table of their paths:
 //!
 //! | listener | option | serves |
 //! |---|---|---|
 //! | [`Access::Metrics`] | `--metrics ADDR:PORT` | `/metrics`, `/healthz` and `/readyz` alone |
-//! | [`Access::Read`] | `--admin ADDR:PORT` | those, the status page and everything that reads the API |
-//! | [`Access::Control`] | `--control PATH` | all of that, and what changes something, for the gateway's own user and root |
+//! | [`Access::Read`] | `--admin ADDR:PORT` | those, the status page and all reads of the API |
+//! | [`Access::Control`] | `--control PATH` | all of it, and changes, for the gateway's user and root |
 //!
 //! | path | methods | answer |
 //! |---|---|---|
 //! | `/` | GET | the status page |
 //! | `/metrics` | GET | Prometheus text, its series in a fixed order |
 //! | `/healthz` | GET | 200 while the process lives |
-//! | `/readyz` | GET | 200, or 503 and why no new tunnel is taken |
-//! | `/api/tunnels` | GET | every live tunnel, as a JSON array of [`crate::account::TunnelView`] |
+//! | `/readyz` | GET | 200, or 503 and the reason for taking no new tunnel |
+//! | `/api/tunnels` | GET | every live tunnel, as a JSON array of [`TunnelView`] |
 //! | `/api/tunnels/ID` | GET, DELETE | one of them; DELETE ends it and answers 204 |
-//! | `/api/rates` | GET, PATCH | how fast tunnels may be, as a [`crate::account::RatesView`]; PATCH takes a [`crate::account::Change`] |
-//! | `/api/drain` | GET, POST | how far a drain is, as a [`DrainView`]; POST starts one, as SIGTERM does |
+//! | `/api/rates` | GET, PATCH | the rates of tunnels, as a [`RatesView`]; PATCH takes a [`Change`] |
+//! | `/api/drain` | GET, POST | progress of a drain, as a [`DrainView`]; POST starts one, as SIGTERM does |
 //!
-//! One request a connection: scrapes are seconds apart, so keeping connections alive would only mean
-//! more to bound.
+//! One request a connection: scrapes are seconds apart, so keeping connections alive would only
+//! mean more to bound.
+//!
+//! [`TunnelView`]: crate::account::TunnelView
+//! [`RatesView`]: crate::account::RatesView
+//! [`Change`]: crate::account::Change
 
 mod answer;
 pub mod client;
@@ -45,15 +49,15 @@ pub use control::{BindError, ControlSocket, default_path};
 pub use readiness::{Readiness, Ready};
 pub use recorder::{build, recorder};
 
-/// How often the recorder moves histogram samples into buckets, so that none pile up between scrapes.
+/// Interval for moving histogram samples into buckets, so none pile up between scrapes.
 const UPKEEP: Duration = Duration::from_secs(5);
 
-/// Access that a listener gives to those who reach it.
+/// Access of a listener's clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Access {
     /// Metrics and health: `--metrics`.
     Metrics,
-    /// Everything that can be read: `--admin`.
+    /// All reads: `--admin`.
     Read,
     /// Everything: `--control`.
     Control,
@@ -84,7 +88,7 @@ pub struct DrainView {
     pub handshakes: usize,
 }
 
-/// Content of the listeners, which serve it in tasks of their own ([`Admin::run`]).
+/// Content of the listeners; each is served in tasks of its own ([`Admin::run`]).
 #[derive(Clone, Debug)]
 pub struct Admin {
     registry: Arc<Registry>,
@@ -93,7 +97,7 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// A server that shows `registry` and `readiness`, and the metrics of [`recorder`].
+    /// Makes a server for `registry`, `readiness` and the metrics of [`recorder`].
     #[must_use]
     pub const fn new(registry: Arc<Registry>, readiness: Arc<Readiness>, metrics: PrometheusHandle) -> Self {
         Self { registry, readiness, metrics }

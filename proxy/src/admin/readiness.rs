@@ -1,10 +1,10 @@
-//! Whether the gateway takes new tunnels, and requests to take no more.
+//! Readiness of the gateway for new tunnels, and the state of a drain.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use tokio::sync::{Notify, watch};
 
-/// Whether the gateway takes new tunnels.
+/// Readiness of the gateway for new tunnels.
 #[derive(Debug, Default)]
 pub struct Readiness {
     state: AtomicU8,
@@ -20,9 +20,9 @@ pub enum Ready {
     Starting = 0,
     /// Taking tunnels.
     Ready = 1,
-    /// Taking no more until some of those that are open end: `--max-tunnels`.
+    /// Taking no more until an open tunnel ends: `--max-tunnels`.
     Full = 3,
-    /// Taking no more, and waiting for those that are open.
+    /// Taking no more, and waiting for the open tunnels to end.
     Draining = 2,
 }
 
@@ -52,7 +52,7 @@ impl Readiness {
         self.drain.notified().await;
     }
 
-    /// Notes that the listeners for clients are closed.
+    /// Notes the close of the listeners for clients.
     pub fn set_closed(&self) {
         self.closed.send_replace(true);
     }

@@ -17,7 +17,7 @@ pub fn recorder() -> PrometheusHandle {
     handle
 }
 
-/// A recorder that is not installed.
+/// Makes a recorder without installing it.
 #[must_use]
 pub fn build() -> PrometheusRecorder {
     let histograms = metrics::ALL.iter().filter_map(|metric| match metric.kind {
@@ -32,15 +32,16 @@ pub fn build() -> PrometheusRecorder {
         .build_recorder()
 }
 
-/// The text of all metrics, sorted by name and labels.
+/// Returns the text of all metrics, sorted by name and labels.
 ///
-/// The exporter collects metrics and series in a new `HashMap` for each scrape, whose order is random.
+/// The exporter collects metrics and series in a new `HashMap` for each scrape, in random order.
 pub(super) fn render(handle: &PrometheusHandle) -> String {
     sorted(&handle.render())
 }
 
 fn sorted(text: &str) -> String {
-    // The exporter ends each metric by an empty line; in label values and help a line feed is escaped.
+    // The exporter ends each metric with an empty line; a line feed in label values and help is
+    // escaped.
     let mut metrics: Vec<Vec<&str>> = text
         .split("\n\n")
         .map(|metric| metric.lines().filter(|line| !line.is_empty()).collect())
@@ -53,7 +54,7 @@ fn sorted(text: &str) -> String {
             lines.sort_by_key(|line| if line.starts_with('#') { "" } else { line });
         }
     }
-    // By the line of its type, which every metric has.
+    // Sorts by the line of the type, present in every metric.
     metrics.sort_by_key(|lines| lines.iter().find_map(|line| line.strip_prefix("# TYPE ")).unwrap_or_default());
     let metrics = metrics.iter().map(|lines| lines.iter().map(|line| format!("{line}\n")).collect::<String>());
     metrics.collect::<Vec<_>>().join("\n")

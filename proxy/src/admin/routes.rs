@@ -1,10 +1,10 @@
-//! The table of what each listener serves.
+//! The table of the paths on each listener.
 
 use hyper::Method;
 
 use super::Access;
 
-/// A thing that is served.
+/// A route of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Resource {
     Page,
@@ -23,9 +23,9 @@ pub(super) struct Route {
     /// The path; a last segment `ID` stands for any.
     pub(super) path: &'static str,
     pub(super) resource: Resource,
-    /// Least access that reads it.
+    /// Least access for reading it.
     pub(super) access: Access,
-    /// Method that changes it, with [`Access::Control`] alone.
+    /// Method for changing it, with [`Access::Control`] alone.
     change: Option<Method>,
 }
 
@@ -51,7 +51,7 @@ pub(super) enum Action {
 }
 
 impl Route {
-    /// The route of a path with this access, and the last segment where that is an id.
+    /// Returns the route of a path with this access, and the last segment if it is an id.
     pub(super) fn find(access: Access, path: &str) -> Option<(&'static Self, &str)> {
         ROUTES.iter().filter(|route| route.access <= access).find_map(|route| Some((route, route.matches(path)?)))
     }
@@ -63,7 +63,7 @@ impl Route {
         }
     }
 
-    /// The paths that can be read with this access, for people.
+    /// Lists the readable paths with this access, for people.
     pub(super) fn paths(access: Access) -> String {
         let routes = ROUTES.iter().filter(|route| route.access <= access);
         routes.map(|route| route.path).collect::<Vec<_>>().join(" ")
@@ -84,7 +84,7 @@ impl Route {
         ["GET", "HEAD"].into_iter().chain(change.map(Method::as_str)).collect::<Vec<_>>().join(", ")
     }
 
-    /// A part of the API, which takes only what it knows.
+    /// Tells if the route is a part of the API; the API refuses unknown parameters.
     pub(super) fn is_api(&self) -> bool {
         self.path.starts_with("/api/")
     }

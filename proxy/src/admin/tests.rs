@@ -26,10 +26,10 @@ trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
-/// No answer takes this long on any machine that is worth a test.
+/// No answer takes this long on any useful machine.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Deadlines that no test waits for.
+/// Deadlines too long for any test.
 const NEVER: Deadlines = Deadlines {
     head: Duration::from_secs(3_600),
     content: Duration::from_secs(3_600),
@@ -80,11 +80,12 @@ impl Scene {
         }
     }
 
-    /// Sends bytes as they are, and returns all that comes back until the server closes.
+    /// Sends bytes as they are, and returns the received bytes until the server closes.
     async fn raw_to(&self, access: Access, request: impl AsRef<[u8]>) -> String {
         let exchange = async {
             let mut stream = self.connect(access).await;
-            // The server may have answered and closed before it saw all of a request that is too long.
+            // The server may have answered and closed before it received all of an oversized
+            // request.
             let _ = stream.write_all(request.as_ref()).await;
             let mut answer = Vec::new();
             let _ = stream.read_to_end(&mut answer).await;
@@ -114,7 +115,7 @@ impl Scene {
         self.send(Access::Control, method, path, "").await
     }
 
-    /// A live tunnel, and what its engine is told.
+    /// A live tunnel, and the command to its engine.
     fn tunnel(&self) -> (Account, Arc<Flow>, Arc<Mutex<Option<tunnel::Command>>>) {
         let told = Arc::new(Mutex::new(None));
         let flow = Arc::new(Flow::default());
@@ -373,7 +374,7 @@ async fn a_half_closed_tool_gets_its_answer_and_one_request_is_all() {
     assert_eq!(body(&answer), "ok\n");
 }
 
-/// Neither silence nor a request that never ends nor an answer that its peer does not read holds a place for good.
+/// Silence, an endless request and an unread answer hold no place for good.
 #[tokio::test]
 async fn slow_peers_are_cut() {
     let scene = Scene::new().await;
@@ -402,7 +403,7 @@ async fn nobody_is_shut_out_by_idle_connections_and_unfinished_requests() {
             let mut crowd = Vec::new();
             for _ in 0..3 * MAX_CONNECTIONS {
                 let mut stream = scene.connect(access).await;
-                // One that had to make room reads nothing any more.
+                // A replaced connection reads no more.
                 let _ = stream.write_all(sent.as_bytes()).await;
                 crowd.push(stream);
             }
@@ -480,7 +481,7 @@ async fn every_metric_is_rendered_as_what_it_is() {
     let answer = scene.ask("GET", "/metrics").await;
     let text = body(&answer);
     let types: HashSet<_> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
-    // What no code of this module writes shows up with its first use.
+    // Names written outside this module's code show up at their first use.
     let written =
         |name: &str| text.contains(&format!("\n# TYPE {name} ")) || text.starts_with(&format!("# TYPE {name} "));
     for metric in ALL.iter().filter(|metric| written(metric.name)) {
@@ -497,7 +498,7 @@ async fn every_metric_is_rendered_as_what_it_is() {
     check_with_promtool(text);
 }
 
-/// Silent is all that promtool is when it likes the metrics.
+/// promtool is silent if the metrics are valid.
 fn check_with_promtool(text: &str) {
     let spawned = Command::new("promtool")
         .args(["check", "metrics"])

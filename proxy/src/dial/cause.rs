@@ -1,4 +1,4 @@
-//! What a client is told when no address of its target could be reached.
+//! The refusal sent to a client when no address of its target could be reached.
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,18 +9,18 @@ use rustix::io::Errno;
 use crate::reason::{Reason, Refusal};
 use crate::target::{Host, Target};
 
-/// An attempt that came to nothing.
+/// A failed attempt.
 #[derive(Debug)]
 pub(super) struct Failure {
     pub(super) address: SocketAddr,
     pub(super) error: io::Error,
 }
 
-/// The reasons, the most telling first: a host that refuses is there; one that is silent may be; for
-/// a family without a route, or without a source address, there was never a chance.
+/// Reasons, the most specific first: a host that refuses exists; a silent host may exist; a family
+/// without a route or a source address never had a chance.
 const TELLING: [Reason; 4] = [Reason::ConnectRefused, Reason::ConnectTimeout, Reason::Unreachable, Reason::Exhausted];
 
-/// The refusal for a target of which every attempt failed.
+/// Returns the refusal for a target after every attempt has failed.
 pub(super) fn refusal(target: &Target, failures: &[Failure], timeout: Duration) -> Refusal {
     let rank = |failure: &&Failure| TELLING.iter().position(|reason| *reason == reason_of(&failure.error));
     let Some(Failure { address, error }) = failures.iter().min_by_key(rank) else {
@@ -46,13 +46,13 @@ pub(super) fn refusal(target: &Target, failures: &[Failure], timeout: Duration) 
     Refusal::new(reason, cause + &name + &others)
 }
 
-/// The refusal where a target could not be told by the PROXY protocol whom a tunnel is for.
+/// Returns the refusal for a target to which the PROXY header could not be sent.
 pub(super) fn of_preamble(address: SocketAddr, error: &io::Error) -> Refusal {
     let reason = if error.kind() == io::ErrorKind::TimedOut { Reason::ConnectTimeout } else { Reason::Unreachable };
     Refusal::new(reason, format!("cannot send the PROXY header to {address}: {error}"))
 }
 
-/// What a failed connect(2), or a step before it, counts as.
+/// Reason for a failed connect(2), or for a failed step before it.
 fn reason_of(error: &io::Error) -> Reason {
     if error.kind() == io::ErrorKind::TimedOut {
         return Reason::ConnectTimeout;

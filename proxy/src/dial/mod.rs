@@ -1,11 +1,14 @@
-//! The way to a target: resolve its name, then connect to the first permitted address that answers.
+//! Dialling a target: name resolution, then a connection to the first permitted address that
+//! answers.
 //!
-//! [`Dialer::dial`] takes a [`Permit`] and nothing else, so no socket is opened to an address that the
-//! policy has not seen. A name is resolved once, before the policy judges its addresses.
+//! [`Dialer::dial`] takes a [`Permit`] and nothing else, so no socket is opened to an address
+//! before the policy has judged it. A name is resolved once, before the policy judges its
+//! addresses.
 //!
-//! Where `--parent` says so the way leads through another proxy, which is asked for a tunnel before the client is told
-//! of one. An entry for names leaves the name to it; one for networks is about the addresses that the policy has judged,
-//! and one of those is what the parent is asked for.
+//! `--parent` can route a target through another proxy. The gateway asks that proxy for a tunnel
+//! before it answers the client. An entry for names leaves name resolution to the parent. An entry
+//! for networks applies to the addresses judged by the policy, and the gateway asks the parent for
+//! one of those addresses.
 
 mod cause;
 mod parent;
@@ -44,14 +47,14 @@ use resolve::Resolver;
 /// All addresses of a target together have so many times the time of one.
 const TOTAL: u32 = 3;
 
-/// How origins are dialled.
+/// Connects to origins, directly or through parents.
 #[derive(Clone, Debug)]
 pub struct Options {
     timeout: Duration,
     source: Vec<IpAddr>,
     leg: LegOptions,
     parents: Parents,
-    /// Whom parents that speak TLS are believed to be; there where one does.
+    /// CA certificates for verifying parents by TLS; `None` without such a parent.
     trust: Option<RootStore>,
     resolver: ResolverKind,
     search: Vec<SearchDomain>,
@@ -59,18 +62,17 @@ pub struct Options {
 }
 
 impl Options {
-    /// The options of the sockets that are dialled.
+    /// Options of the dialled sockets.
     #[must_use]
     pub const fn leg(&self) -> &LegOptions {
         &self.leg
     }
 
-    /// `timeout` is for one address; all of a target's together have three times that. `source` are
-    /// the local addresses to dial from, one a family at most; a family without one is left to the
-    /// kernel. `leg` are the options of the origin's socket.
+    /// `timeout` limits the attempt at one address; all addresses of a target together have three
+    /// times that. `source` holds the local addresses to dial from, at most one per family; the
+    /// kernel chooses for a family without one. `leg` holds the options of the origin's socket.
     ///
-    /// # Errors
-    /// Two sources of a family, or one that this host does not have.
+    /// # Errors Two source addresses of one family, or an address not configured on this host.
     pub fn new(timeout: Duration, source: &[IpAddr], leg: LegOptions) -> Result<Self, Vec<String>> {
         let source: Vec<_> = source.iter().map(IpAddr::to_canonical).collect();
         let mut errors = Vec::new();
@@ -97,23 +99,24 @@ impl Options {
         })
     }
 
-    /// Resolves names by `resolver`, completes those without a dot by `search`, and lets each user, or
-    /// source without a user, have `each` look-ups in progress.
+    /// Sets name resolution: `resolver` looks names up, `search` completes names without a dot, and
+    /// each user, or source address without a user, may have `each` look-ups in progress.
     #[must_use]
     pub fn resolving(self, resolver: ResolverKind, search: Vec<SearchDomain>, each: usize) -> Self {
         Self { resolver, search, lookups_each: each, ..self }
     }
 
-    /// The proxies that are dialled through.
+    /// The configured parent proxies.
     #[must_use]
     pub const fn parents(&self) -> &Parents {
         &self.parents
     }
 
-    /// The same, through these; those that speak TLS are believed to be whom the roots of a file say, or of this host.
+    /// Sets the parent proxies. `roots` is a file of CA certificates for parents by TLS; without
+    /// it, the roots of this host verify them.
     ///
-    /// # Errors
-    /// When TLS is spoken to one and nobody is trusted, or the file is of no use, with the remedy.
+    /// # Errors A parent by TLS without any CA certificate, or an unusable file; the text includes
+    /// the remedy.
     pub fn through(self, parents: Parents, roots: Option<&Path>) -> Result<Self, String> {
         let trust = match (parents.speak_tls(), roots) {
             (true, None) => Some(RootStore::of_host().map_err(|error| format!("--parent https://: {error}"))?),
@@ -134,7 +137,7 @@ pub struct Dialer {
     /// Of [`DIAL_DURATION`], looked up at the first dial.
     duration: OnceLock<Histogram>,
     resolver: Resolver,
-    /// How this gateway calls itself to parents, so that it knows what has come back to it.
+    /// Name of this gateway in `Via` to parents, for detecting loops.
     pseudonym: String,
 }
 
@@ -146,19 +149,20 @@ impl Dialer {
         Self { options, duration: OnceLock::new(), resolver, pseudonym: pseudonym() }
     }
 
-    /// The way to a target whose name has not been resolved.
+    /// Route to a target before its name is resolved.
     #[must_use]
     pub fn route(&self, named: &Named) -> Route {
         self.options.parents.route(named.target())
     }
 
-    /// The name is left to a parent; otherwise it has to be resolved here, and its addresses judged.
+    /// The name is left to a parent; otherwise it is resolved here, and the policy judges its
+    /// addresses.
     #[must_use]
     pub fn leaves_name_to_parent(&self, named: &Named) -> bool {
         matches!((&named.target().host, self.route(named)), (Host::Name(_), Route::Parent(_)))
     }
 
-    /// How a target is dialled that may be.
+    /// Chooses the parent or direct route for a permitted target.
     #[must_use]
     pub fn choose(&self, permit: Permit) -> DialPlan {
         let (parent, network) = self.options.parents.choose(permit.target(), permit.addresses());
@@ -169,10 +173,9 @@ impl Dialer {
         DialPlan { parent, permit }
     }
 
-    /// Refuses a request that has come through these proxies if this gateway is one of them.
+    /// Refuses a request if `via`, the proxies it came through, contains this gateway.
     ///
-    /// # Errors
-    /// [`Reason::Loop`].
+    /// # Errors [`Reason::Loop`].
     pub fn refuse_loop(&self, via: &str) -> Result<(), Refusal> {
         if via.split([',', ' ']).any(|word| word == self.pseudonym) {
             return Err(Refusal::new(
@@ -183,12 +186,12 @@ impl Dialer {
         Ok(())
     }
 
-    /// Connects to the first permitted address that answers, by Happy Eyeballs (RFC 8305), or has a parent do so. `via`
-    /// are the proxies that the request came through.
+    /// Connects to the first permitted address that answers, by Happy Eyeballs (RFC 8305), or
+    /// through a parent. `via`: the proxies before this gateway.
     ///
-    /// # Errors
-    /// The most telling failure of all: `ConnectRefused`, `ConnectTimeout`, `Unreachable` or
-    /// `Exhausted`; of the way to a parent these, or that its name does not resolve; and what the parent answers.
+    /// # Errors The most specific failure of all attempts: `ConnectRefused`, `ConnectTimeout`,
+    /// `Unreachable` or `Exhausted`. On the route to a parent: these, a failed resolution of the
+    /// parent's name, and the parent's own refusal.
     pub async fn dial(&self, plan: &DialPlan, via: &str) -> Result<Upstream, Refusal> {
         let began = Instant::now();
         let (target, addresses) = (plan.permit.target(), plan.permit.addresses());
@@ -247,7 +250,7 @@ impl Dialer {
     }
 }
 
-/// The value of the `outcome` label of a tunnel that a parent opened.
+/// Value of the `outcome` label for a tunnel opened by a parent.
 const ESTABLISHED: &str = "established";
 
 /// Puts the series of look-ups and of each parent at zero.
@@ -261,7 +264,7 @@ pub fn register_series(parents: &Parents) {
 /// One of a kind, since several gateways may stand behind each other.
 fn pseudonym() -> String {
     let mut bytes = [0; 8];
-    // Without random bytes it is known by its process, which is enough on one host.
+    // Without random bytes the process id identifies the gateway, which is enough on one host.
     let number = getrandom::fill(&mut bytes).map_or(u64::from(std::process::id()), |()| u64::from_ne_bytes(bytes));
     format!("sluicegate-{number:016x}")
 }
@@ -282,8 +285,8 @@ async fn connect(options: &Options, address: SocketAddr) -> io::Result<TcpStream
     }
 }
 
-/// Whether the kernel has chosen the target's own port as the source and so joined the socket to
-/// itself, which TCP's simultaneous open allows (RFC 9293, 3.5): nobody listens there.
+/// Tells if the kernel chose the target's own port as the source port and so connected the socket
+/// to itself, by TCP's simultaneous open (RFC 9293, 3.5): the target has no listener.
 fn is_self_connected(stream: &TcpStream, dialled: SocketAddr) -> io::Result<bool> {
     let own = stream.local_addr()?;
     // The peer is asked for only then, since it may have another address than was dialled: 0.0.0.0.

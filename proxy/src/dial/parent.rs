@@ -1,4 +1,4 @@
-//! A tunnel through a parent proxy: what it is asked, and what it answers.
+//! A tunnel through a parent proxy: the request and the answer.
 
 use std::borrow::Cow;
 use std::io;
@@ -13,22 +13,22 @@ use crate::sys::deadline::timeout;
 use crate::sys::stream::Stream;
 use crate::tls::RootStore;
 
-/// The longest part of a parent's reason phrase that goes into ours, in characters.
+/// Longest part of a parent's reason phrase to copy into the gateway's own, in characters.
 const MAX_PHRASE_CHARS: usize = 160;
 
-/// Characters of the beginning that stay of a longer one. The rest is its end: in a chain of gateways each puts its own
-/// words in front, so that the cause stands last.
+/// Characters kept from the beginning of a longer phrase; the remaining length is kept from its
+/// end. In a chain of gateways each puts its own words in front, so the cause stands last.
 const PHRASE_START_CHARS: usize = 40;
 
 /// Stands where characters were left out.
 const LEFT_OUT: &str = " ... ";
 
-/// Asks for a tunnel to `authority`, and returns what came behind the answer, which is the tunnel's.
+/// Asks for a tunnel to `authority`, and returns the bytes after the answer's head, which belong to
+/// the tunnel.
 ///
-/// `via` are the proxies that the request has come through, this one included.
+/// `via`: the proxies of the request, including this gateway.
 ///
-/// # Errors
-/// [`Reason::ParentRefused`], [`Reason::ParentTimeout`], or [`Reason::BadAnswer`].
+/// # Errors [`Reason::ParentRefused`], [`Reason::ParentTimeout`], or [`Reason::BadAnswer`].
 pub(super) async fn ask(
     parent: &Parent,
     stream: &mut Stream,
@@ -67,10 +67,9 @@ pub(super) async fn ask(
     })
 }
 
-/// Agrees on TLS with a parent, who has to prove to be `name` to whoever is trusted.
+/// Performs the TLS handshake with a parent and verifies its certificate for `name`.
 ///
-/// # Errors
-/// [`Reason::ParentTls`].
+/// # Errors [`Reason::ParentTls`].
 pub(super) async fn secure(
     parent: &Parent,
     stream: &mut Stream,
@@ -136,7 +135,8 @@ fn shortened(phrase: &str) -> String {
     [start.trim_end(), LEFT_OUT, end.trim_start()].concat()
 }
 
-/// Reads the head at the start of what came; whatever it says of content, a 2xx has none (RFC 9110, 9.3.6).
+/// Reads the head at the start of the received bytes. A 2xx answer to CONNECT has no content,
+/// despite any header about content (RFC 9110, 9.3.6).
 fn parse(bytes: &[u8]) -> Result<Option<Answer>, Cow<'static, str>> {
     message::answer(bytes, |head| Answer {
         status: head.status,

@@ -1,4 +1,4 @@
-//! Parent proxies, and which of them a target is dialled through.
+//! Parent proxies, and the choice of one for a target.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -26,12 +26,12 @@ struct Entry {
     rule: Option<Rule>,
 }
 
-/// A proxy that is asked by CONNECT.
+/// A proxy to ask by CONNECT.
 #[derive(Debug)]
 pub struct Parent {
     /// Where it is.
     pub target: Target,
-    /// What it has to prove to be, if TLS is spoken to it.
+    /// Name for verifying the parent's certificate; `None` for a parent without TLS.
     pub(super) tls: Option<ServerName<'static>>,
     /// The value of `Proxy-Authorization` for it.
     pub(super) authorization: Option<Secret>,
@@ -39,22 +39,22 @@ pub struct Parent {
     pub label: Arc<str>,
 }
 
-/// How a target is dialled.
+/// Route to a target, as far as its name decides it.
 #[derive(Clone, Debug)]
 pub enum Route {
     /// By its own address.
     Direct,
     /// Through this one.
     Parent(Arc<Parent>),
-    /// That depends on the addresses of its name.
+    /// The addresses of the name decide the route.
     ByAddress,
 }
 
 impl Parents {
-    /// Reads the values of `--parent`: `http[s]://[USER:PASSWORD@]HOST:PORT` or `direct`, alone or with ` for RULE`.
+    /// Reads the values of `--parent`: `http[s]://[USER:PASSWORD@]HOST:PORT` or `direct`, alone or
+    /// with ` for RULE`.
     ///
-    /// # Errors
-    /// Each that is wrong and how, without a word of it: it may hold a password.
+    /// # Errors One text for each invalid value, without quoting it: it may hold a password.
     pub fn new(values: &[Secret]) -> Result<Self, Vec<String>> {
         let entry = |(place, value): (usize, &Secret)| {
             let text = std::str::from_utf8(value.expose()).map_err(|_| "it is not UTF-8".to_owned());
@@ -65,7 +65,7 @@ impl Parents {
         if errors.is_empty() { Ok(Self(entries.into_iter().flatten().collect())) } else { Err(errors) }
     }
 
-    /// The way to a target whose name has not been resolved, by the first entry that is about it.
+    /// Returns the route of the first entry for this target, before the target's name is resolved.
     #[must_use]
     pub fn route(&self, target: &Target) -> Route {
         match self.first(target, None) {
@@ -74,7 +74,8 @@ impl Parents {
         }
     }
 
-    /// The parent for a target with these addresses, and the network that the entry is about, if it is about one.
+    /// Returns the parent for a target with these addresses, and the network of the matching entry,
+    /// if it names one.
     #[must_use]
     pub fn choose(&self, target: &Target, addresses: &[SocketAddr]) -> (Option<Arc<Parent>>, Option<IpNet>) {
         let entry = self.first(target, Some(addresses)).ok().flatten();
@@ -100,7 +101,7 @@ impl Parents {
         Ok(None)
     }
 
-    /// Whether TLS is spoken to one of them.
+    /// Tells if at least one parent uses TLS.
     #[must_use]
     pub fn speak_tls(&self) -> bool {
         self.0.iter().filter_map(|entry| entry.parent.as_ref()).any(|parent| parent.tls.is_some())
@@ -116,7 +117,7 @@ impl Parents {
     }
 }
 
-/// It depends on addresses that are not known.
+/// The route depends on unknown addresses.
 struct ByAddress;
 
 const NO_RULE: &str =
@@ -128,7 +129,8 @@ impl Entry {
         let (first, of, rule, more) = (words.next(), words.next(), words.next(), words.next());
         let rule = match (of, rule, more) {
             (None, ..) => None,
-            // Without the rule's own words, which quote it: an unescaped blank in a password would be taken for this place.
+            // Omits the error of the rule, because it quotes the rule: with an unescaped blank,
+            // part of a password would be parsed here.
             (Some("for"), Some(rule), None) => Some(rule.parse::<Rule>().map_err(|_| NO_RULE)?),
             _ => return Err(NO_RULE.into()),
         };
@@ -167,7 +169,7 @@ impl Parent {
 }
 
 impl Parent {
-    /// Where it is and what it speaks, without who it is told that this is.
+    /// Scheme, host and port, without the credentials.
     #[must_use]
     pub fn url(&self) -> String {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
@@ -251,7 +253,7 @@ mod tests {
             ("10.1.2.3:443", None, "two.example:8080"),
             ("192.0.2.1:443", None, "direct"),
             ("192.0.2.1:6443", None, "[2001:db8::3]:3"),
-            // What a network is about is known when the name is resolved.
+            // Entries for networks apply once the name is resolved.
             ("b.example:443", None, "by address"),
             ("b.example:443", Some(&["192.0.2.1:443", "10.0.0.1:443"][..]), "two.example:8080 10.0.0.1"),
             ("b.example:443", Some(&["192.0.2.1:443"][..]), "direct 192.0.2.1"),
@@ -287,7 +289,7 @@ mod tests {
         assert!(!format!("{parents:?} {parent}").contains("s3cret") && !format!("{parents:?}").contains("bW92"));
     }
 
-    /// A variable that is filled from a mounted file.
+    /// A variable filled from a mounted file.
     #[test]
     fn the_line_end_of_a_mounted_secret_is_no_part_of_the_url() {
         for end in ["\n", "\r\n"] {

@@ -1,4 +1,4 @@
-//! A way to a target: the one that is meant, and the one that stands.
+//! A plan for dialling a target, and the connection made by it.
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
@@ -12,45 +12,44 @@ use crate::sys::deadline::timeout;
 use crate::sys::stream::Stream;
 use crate::tls::Session;
 
-/// How a target is dialled: made of a [`Permit`] by [`Dialer::choose`] alone.
+/// Plan for dialling a target: [`Dialer::choose`] alone makes one, from a [`Permit`].
 #[derive(Debug)]
 pub struct DialPlan {
-    /// The parent that is asked, if not the target itself.
+    /// The parent to dial; `None` to dial the target itself.
     pub parent: Option<Arc<Parent>>,
-    /// For those addresses that are meant; none if the name is left to the parent.
+    /// Permit for the addresses to dial; without addresses if the name is left to the parent.
     pub(super) permit: Permit,
 }
 
 impl DialPlan {
-    /// What is dialled, and where.
+    /// Description of the target or parent and its address.
     #[must_use]
     pub const fn permit(&self) -> &Permit {
         &self.permit
     }
 }
 
-/// A way to a target that stands.
+/// An established connection to a target, or through a parent.
 #[derive(Debug)]
 pub struct Upstream {
     /// Non-blocking.
     pub socket: TcpStream,
-    /// What the parent speaks TLS by, if it does.
+    /// TLS session with the parent, if it uses TLS.
     pub tls: Option<Box<Session>>,
     /// Where it leads: to the target, or to the parent.
     pub address: SocketAddr,
     /// The target's own address, unless its name was left to the parent.
     pub target: Option<SocketAddr>,
-    /// What came behind the parent's answer.
+    /// Bytes received after the parent's answer.
     pub leftover: Vec<u8>,
     /// The parent, by its place.
     pub parent: Option<Arc<str>>,
 }
 
 impl Upstream {
-    /// The same, when it has been sent these bytes, before any of the tunnel's.
+    /// Sends `bytes` before any bytes of the tunnel, and returns the upstream.
     ///
-    /// # Errors
-    /// `ConnectTimeout` or `Unreachable`.
+    /// # Errors `ConnectTimeout` or `Unreachable`.
     pub async fn send_preamble(self, bytes: &[u8], limit: Duration) -> Result<Self, Refusal> {
         let Self { socket, tls, address, .. } = self;
         let mut stream = Stream::with(socket, tls);

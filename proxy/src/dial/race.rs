@@ -1,5 +1,5 @@
-//! Happy Eyeballs (RFC 8305): addresses are tried one after the other, a little apart, and the first
-//! that answers wins.
+//! Happy Eyeballs (RFC 8305): attempts at the addresses start one after the other, a little apart,
+//! and the first connection wins.
 
 use std::future::poll_fn;
 use std::io;
@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 use super::cause::Failure;
 use crate::sys::deadline::{reached, timeout};
 
-/// How long the next address waits for an answer of the ones before (RFC 8305, 8).
+/// Delay between the starts of two attempts, unless the earlier one fails sooner (RFC 8305, 8).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
 /// The addresses with the families in turn, the first one's first, and otherwise in their order
@@ -30,14 +30,13 @@ pub(super) fn interleave(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
     mixed
 }
 
-/// Connects to the first address that answers; the attempts that lose are dropped.
+/// Connects to the first address to answer, and drops the losing attempts.
 ///
-/// An attempt starts when the one before failed or has been out for [`ATTEMPT_DELAY`]. It has `each`
-/// to succeed, and all together have `total`.
+/// An attempt starts when the one before failed or has been in progress for [`ATTEMPT_DELAY`]. Each
+/// attempt may take `each`, and all together `total`.
 ///
-/// # Errors
-/// What became of every attempt, when all are over; of those still out at `total`, or never begun, a
-/// time-out for the first.
+/// # Errors The failure of every attempt. If attempts are still in progress or not yet started
+/// after `total`, one time-out is added for the first of them.
 pub(super) async fn race<T, C, F>(
     addresses: &[SocketAddr],
     each: Duration,
@@ -88,7 +87,7 @@ async fn first<F: Future>(attempts: &mut Vec<Pin<Box<F>>>) -> F::Output {
     .await
 }
 
-/// Adds the time-out of the first address that has not failed otherwise.
+/// Adds a time-out for the first address without a failure.
 fn with_time_out(addresses: &[SocketAddr], mut failures: Vec<Failure>) -> Vec<Failure> {
     let is_over = |address: &SocketAddr| failures.iter().any(|failure| failure.address == *address);
     if let Some(&address) = addresses.iter().find(|address| !is_over(address)) {
@@ -109,7 +108,7 @@ mod tests {
         texts.iter().map(|text| text.parse().unwrap()).collect()
     }
 
-    /// What an address does, after how many milliseconds.
+    /// Outcome of an attempt at an address, after a number of milliseconds.
     #[derive(Clone, Copy)]
     enum Does {
         Answer(u64),
@@ -123,7 +122,7 @@ mod tests {
         /// When each attempt began.
         starts: Vec<(SocketAddr, u64)>,
         took: u64,
-        /// Attempts whose connection or future is still held.
+        /// Attempts with a connection or future still held.
         held: usize,
     }
 

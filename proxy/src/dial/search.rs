@@ -1,5 +1,5 @@
-//! Where a target is: names without a dot, which `--search-domain` completes before the rules judge
-//! them, and the look-up of the completed name.
+//! Locating a target: completion of names without a dot by `--search-domain`, before the rules
+//! judge them, and the look-up of the completed name.
 
 use std::net::SocketAddr;
 use std::str::FromStr;
@@ -29,7 +29,7 @@ impl FromStr for SearchDomain {
     }
 }
 
-/// The targets that `target` may mean, in the order in which they are tried; never none.
+/// Returns the candidates for `target`, in the order of trial; at least one.
 fn complete(domains: &[SearchDomain], target: Target, is_in_hosts: impl Fn(&str) -> bool) -> Vec<Target> {
     match &target.host {
         Host::Name(name) if !target.absolute && !name.contains('.') && !domains.is_empty() && !is_in_hosts(name) => {
@@ -40,16 +40,17 @@ fn complete(domains: &[SearchDomain], target: Target, is_in_hosts: impl Fn(&str)
     }
 }
 
-/// The targets that a request may mean: the first is judged at once, the others if it does not exist.
+/// Candidates for the target of a request: the first is judged at once, each further one only if
+/// the candidate before it does not exist.
 #[derive(Debug)]
 pub struct Candidates {
-    /// The target that is meant if it exists.
+    /// The first candidate.
     pub first: Target,
     /// The others, in their order.
     pub others: vec::IntoIter<Target>,
 }
 
-/// Where a target is, so far as that is known before it is dialled.
+/// The location of a target, as far as it is known before dialling.
 #[derive(Debug)]
 pub enum Location {
     /// A parent proxy resolves the name.
@@ -59,8 +60,8 @@ pub enum Location {
 }
 
 impl Dialer {
-    /// Completes a target. A name is as it was given if it has a dot, or a final dot, or `/etc/hosts`
-    /// lists it, or there is no `--search-domain`.
+    /// Completes a target. A name stays as given if it has a dot or a final dot, if `/etc/hosts`
+    /// lists it, or without any `--search-domain`.
     #[must_use]
     pub fn candidates(&self, target: Target) -> Candidates {
         let fallback = target.clone();
@@ -69,12 +70,12 @@ impl Dialer {
         Candidates { first: others.next().unwrap_or(fallback), others }
     }
 
-    /// Resolves a target, unless its name is left to a parent. If it does not exist the next candidate
-    /// takes its place: it is judged by `policy` before it is looked up, and `judging` is told of it.
+    /// Resolves a target, unless its name is left to a parent. If the target does not exist, the
+    /// next candidate replaces it: `policy` judges that candidate before its look-up, and `judging`
+    /// is called with it.
     ///
-    /// # Errors
-    /// Those of [`Dialer::resolve`], and `Denied` for a candidate that the rules refuse, which ends the
-    /// search: what a name means must not depend on who asks.
+    /// # Errors Those of [`Dialer::resolve`], and `Denied` for a candidate refused by the rules.
+    /// That ends the search: the meaning of a name must not depend on the client.
     pub async fn locate(
         &self,
         policy: &Policy,
@@ -114,8 +115,8 @@ impl Dialer {
         Ok(addresses)
     }
 
-    /// Reads `/etc/resolv.conf` and `/etc/hosts` again if they have changed, or if that is `asked` for;
-    /// waits for the file system.
+    /// Reads `/etc/resolv.conf` and `/etc/hosts` again if they have changed or if `asked` is set.
+    /// Blocks on the file system.
     pub fn reread(&self, asked: bool) {
         self.resolver.reread(asked);
     }

@@ -40,7 +40,7 @@ async fn addresses(dialer: &Dialer, target: &Target) -> Vec<SocketAddr> {
     dialer.look_up(target, &Principal::Gateway).await.unwrap()
 }
 
-/// An address that is taken, so that nobody else listens there, and where nobody listens.
+/// A bound socket and its address, without a listener: no other process can listen there.
 fn closed_port() -> (Socket, SocketAddr) {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();

@@ -1,4 +1,4 @@
-//! The thread that asks the file system.
+//! The thread for file system calls.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 
 use super::{ReadError, TIMEOUT};
 
-/// Work for the thread, and the file that it is about.
+/// Work for the thread, and its file.
 type Job = (PathBuf, Box<dyn FnOnce() + Send>);
 
-/// The file that the thread is busy with, and since when.
+/// The file of the work in progress, and the start of that work.
 type Busy = Arc<Mutex<Option<(PathBuf, Instant)>>>;
 
-/// A thread that does one piece of work after the other.
+/// A thread with a queue of jobs, run one after the other.
 #[derive(Debug)]
 pub(super) struct Reader {
     jobs: Sender<Job>,
@@ -23,7 +23,7 @@ pub(super) struct Reader {
     thread: JoinHandle<()>,
 }
 
-/// Work that was asked for.
+/// A requested job.
 #[derive(Debug)]
 pub(super) struct Request<T> {
     path: PathBuf,
@@ -52,10 +52,9 @@ impl Reader {
         Ok(Self { jobs, busy, thread })
     }
 
-    /// Has the thread do `work`, which is about `path`.
+    /// Runs `work`, about the file `path`, on the thread.
     ///
-    /// # Errors
-    /// The file that the thread has waited for longer than [`TIMEOUT`].
+    /// # Errors The file that has blocked the thread for longer than [`TIMEOUT`].
     pub(super) fn request<T: Send + 'static>(
         &self,
         path: &Path,
@@ -64,7 +63,7 @@ impl Reader {
         self.request_after(path, TIMEOUT, work)
     }
 
-    /// As [`Reader::request`], with another limit on what the thread is busy with.
+    /// As [`Reader::request`], with another limit on the work in progress.
     pub(super) fn request_after<T: Send + 'static>(
         &self,
         path: &Path,
@@ -76,7 +75,7 @@ impl Reader {
         }
         let (give, result) = channel();
         let work = move || {
-            // Nobody waits for it any more: no failure.
+            // A send without a receiver is no failure: the caller has stopped waiting.
             let _ = give.send(work());
         };
         let gone = |_| ReadError::Io(io::Error::other("the thread that reads files has ended"));
@@ -84,7 +83,7 @@ impl Reader {
         Ok(Request { path: path.to_owned(), result, busy: Arc::clone(&self.busy) })
     }
 
-    /// Ends the thread, unless it is stuck, and waits for that.
+    /// Ends the thread, unless it is stuck, and joins it.
     pub(super) fn end(self) {
         let Self { jobs, busy, thread } = self;
         drop(jobs);
@@ -97,8 +96,7 @@ impl Reader {
 impl<T> Request<T> {
     /// Waits for the result.
     ///
-    /// # Errors
-    /// [`ReadError::Stuck`] after `timeout`, with the file that the thread is busy with.
+    /// # Errors [`ReadError::Stuck`] after `timeout`, with the file of the work in progress.
     pub(super) fn wait(self, timeout: Duration) -> Result<T, ReadError> {
         self.result.recv_timeout(timeout).map_err(|error| match error {
             RecvTimeoutError::Timeout => ReadError::Stuck(get(&self.busy).map_or(self.path, |(path, _)| path)),

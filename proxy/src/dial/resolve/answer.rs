@@ -1,11 +1,12 @@
-//! What a look-up comes to.
+//! The result of a look-up.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::reason::{Reason, Refusal};
 
-/// Addresses of a name, with port 0, or why there are none, and how long that holds.
+/// Addresses of a name, with port 0, or the cause of their absence, and the time to live of the
+/// result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Answer {
     pub(super) outcome: Result<Vec<SocketAddr>, LookupError>,
@@ -16,20 +17,20 @@ pub(super) struct Answer {
 /// Why a name has no addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::dial) enum LookupError {
-    /// The name does not exist, or has no address; the words say which.
+    /// The name does not exist, or has no address; the text names the case.
     NotFound(String),
-    /// Its existence is unknown: the words say what went wrong.
+    /// The existence of the name is unknown; the text holds the cause.
     Failed(String),
     /// No answer came within this time.
     Timeout(Duration),
     /// The requester's share or all look-ups are in use.
     Limited(String),
-    /// The gateway lacks what a look-up needs.
+    /// The gateway lacks a resource for the look-up.
     Exhausted(String),
 }
 
 impl LookupError {
-    /// The refusal for a client that asked for `name`.
+    /// Returns the refusal for a client asking for `name`.
     pub(in crate::dial) fn refusal(&self, name: &str) -> Refusal {
         match self {
             Self::NotFound(why) | Self::Failed(why) => {

@@ -19,8 +19,8 @@ use super::sockets::Provider;
 use super::turns::{self, IN_FLIGHT, Miss};
 use crate::sys::deadline::timeout;
 
-/// Sockets that one look-up may hold: a query is sent three times over UDP, from another port each
-/// time (`UdpClientStream`), for A and for AAAA, and two queries are in flight where a server is
+/// Sockets of one look-up at most: a query is sent three times over UDP, from another port each
+/// time (`UdpClientStream`), for A and for AAAA, and two queries are in flight if a server is
 /// silent.
 pub(super) const SOCKETS: u64 = 6 * IN_FLIGHT as u64;
 
@@ -34,12 +34,12 @@ pub(super) struct Dns {
 #[derive(Debug)]
 struct Servers {
     conf: ResolvConf,
-    /// Two resolvers for each: one that has a query in flight joins the same query to it instead of
-    /// sending it again (`active_requests`, name_server_pool.rs).
+    /// Two resolvers for each server: a resolver with a query in flight joins an equal query to it
+    /// instead of sending it again (`active_requests`, name_server_pool.rs).
     servers: Vec<(IpAddr, [Resolver<Provider>; IN_FLIGHT])>,
-    /// Time after which the next server is queried.
+    /// Time before the next server is queried.
     turn: Duration,
-    /// The server that is asked first, by `options rotate`.
+    /// Index of the first server to query, for `options rotate`.
     first: AtomicUsize,
 }
 
@@ -50,8 +50,8 @@ impl Dns {
             Ok(servers) => servers,
             Err(error) => return Answer::failed(format!("the resolver cannot be set up: {error}")),
         };
-        // By labels: the name is absolute, whatever resolv.conf says, and a label may start with a hyphen,
-        // which `Name::from_ascii` refuses.
+        // Built from labels: the name is absolute, regardless of resolv.conf, and a label may start
+        // with a hyphen, an error for `Name::from_ascii`.
         let Ok(name) = Name::from_labels(name.split('.').map(str::as_bytes)) else {
             return Answer::failed("not a valid DNS name".to_owned());
         };
@@ -75,8 +75,8 @@ impl Dns {
 }
 
 impl Servers {
-    /// One resolver for each server, so that they are asked in their order, as resolv.conf(5) says: a
-    /// pool of hickory's asks several at once, and the first answer would win.
+    /// Makes one resolver for each server, to query them in their order, as in resolv.conf(5):
+    /// hickory's pool queries several at once, and the first answer would win.
     fn new(conf: &ResolvConf, deadline: Duration) -> Result<Self, NetError> {
         let one = |address| resolver(address, conf, deadline);
         let resolver = |address: &IpAddr| Ok((*address, [one(*address)?, one(*address)?]));
@@ -116,7 +116,7 @@ async fn one(address: IpAddr, server: &Resolver<Provider>, name: &Name, kind: Re
     }
 }
 
-/// A resolver whose queries stay in flight until `deadline`.
+/// Makes a resolver; its queries stay in flight until `deadline`.
 fn resolver(address: IpAddr, conf: &ResolvConf, deadline: Duration) -> Result<Resolver<Provider>, NetError> {
     let udp = (!conf.use_vc).then(ConnectionConfig::udp);
     let connections = udp.into_iter().chain([ConnectionConfig::tcp()]).collect();
@@ -144,7 +144,7 @@ fn said(server: IpAddr, error: &NetError) -> String {
             };
             format!("the name server {server} answered {code}")
         }
-        // What an error of a socket becomes in a pool (`most_specific` in name_server_pool.rs).
+        // The pool turns a socket error into this one (`most_specific` in name_server_pool.rs).
         NetError::NoConnections => format!("the name server {server} cannot be reached"),
         NetError::Io(error) => format!("the name server {server} cannot be reached: {error}"),
         other => format!("invalid answer from the name server {server}: {other}"),

@@ -1,4 +1,4 @@
-//! The answers about A and AAAA, which are asked for side by side (RFC 8305, 3), joined.
+//! Joins the answers for A and AAAA, queried in parallel (RFC 8305, 3).
 
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -8,17 +8,17 @@ use tokio::time::timeout;
 
 use super::answer::{Answer, LookupError};
 
-/// Time that the other family has once one has addresses ("Resolution Delay", RFC 8305, 8).
+/// Time to wait for the other family once one has addresses ("Resolution Delay", RFC 8305, 8).
 const RESOLUTION_DELAY: Duration = Duration::from_millis(50);
 
 /// Bounds of the time to live of addresses. Below the first a resolver would be asked for each of a
 /// burst of clients; beyond the second a change would be noticed too late.
 const ADDRESS_TTL: (Duration, Duration) = (Duration::from_secs(5), Duration::from_hours(1));
 
-/// Bounds of the time to live of "there is none", and the time for which a failure counts.
+/// Bounds of the time to live of a negative answer; a failure is kept for the lower bound.
 const NEGATIVE_TTL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
-/// Answer of a name server about one family: addresses, or that there are none.
+/// Answer of a name server for one family: addresses, or none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Found {
     pub(super) addresses: Vec<SocketAddr>,
@@ -39,8 +39,9 @@ impl Answer {
     }
 }
 
-/// Waits for both families: for the other one only [`RESOLUTION_DELAY`] once one has addresses, or once
-/// there is no such name by what is said of A. (Of AAAA some servers say so wrongly: RFC 4074, 4.2.)
+/// Waits for both families, but only [`RESOLUTION_DELAY`] for the second once the first has
+/// addresses or the answer for A denies the name. (Some servers deny the name wrongly for AAAA: RFC
+/// 4074, 4.2.)
 pub(super) async fn side_by_side(a: impl Future<Output = Asked>, aaaa: impl Future<Output = Asked>) -> Answer {
     let (mut a, mut aaaa) = (pin!(a), pin!(aaaa));
     let (mut of_a, mut of_aaaa) = (None, None);
@@ -67,7 +68,7 @@ pub(super) async fn side_by_side(a: impl Future<Output = Asked>, aaaa: impl Futu
     join(of_a, of_aaaa)
 }
 
-/// Joins what was found, IPv6 first: an address of a family that this host lacks fails at once.
+/// Joins the addresses, IPv6 first: an address of a family missing on this host fails at once.
 fn join(a: Option<Asked>, aaaa: Option<Asked>) -> Answer {
     let complete = [&a, &aaaa].into_iter().all(|asked| matches!(asked, Some(Ok(_))));
     let no_such_name = matches!(&a, Some(Ok(found)) if !found.exists);
@@ -136,7 +137,7 @@ mod tests {
         assert_eq!((ips(&answer), answer.ttl.as_secs()), (vec!["fd00::1".to_owned(), "192.0.2.1".to_owned()], 30));
         let answer = side_by_side(after(9_000, found(&["192.0.2.1"], 60)), ready(found(&[], 5))).await;
         assert_eq!((ips(&answer), answer.ttl.as_secs()), (vec!["192.0.2.1".to_owned()], 60));
-        // An AAAA server that says wrongly that there is no such name.
+        // An AAAA server wrongly denies the name.
         let answer = side_by_side(after(9_000, found(&["192.0.2.1"], 60)), ready(no_such_name(5))).await;
         assert_eq!((ips(&answer), answer.ttl.as_secs()), (vec!["192.0.2.1".to_owned()], 60));
         let answer = side_by_side(ready(found(&["192.0.2.1"], 600)), ready(failed())).await;

@@ -1,4 +1,4 @@
-//! Name servers and names that this host is configured with: `/etc/resolv.conf` and `/etc/hosts`.
+//! Name servers and names configured on this host: `/etc/resolv.conf` and `/etc/hosts`.
 
 use std::collections::HashMap;
 use std::io;
@@ -13,20 +13,21 @@ use crate::file::{self, ReadError};
 use crate::fingerprint::FileFingerprint;
 use crate::target::normal_name;
 
-/// Name servers that are used, as by glibc (`MAXNS`, resolv.h).
+/// Number of name servers used, as in glibc (`MAXNS`, resolv.h).
 const MAX_SERVERS: usize = 3;
 
-/// Time after which the next name server is queried unless `options timeout:` says otherwise
-/// (`RES_TIMEOUT`, resolv.h).
+/// Default time before the next name server is queried, without `options timeout:` (`RES_TIMEOUT`,
+/// resolv.h).
 const SERVER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The longest time that `options timeout:` may give a name server (`RES_MAXRETRANS`, resolv.h).
+/// Longest time that `options timeout:` can give a name server (`RES_MAXRETRANS`, resolv.h).
 const MAX_SERVER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Largest file that is read, in bytes: some lists of hosts are long.
+/// Largest file to read, in bytes: some lists of hosts are long.
 const MAX_FILE_BYTES: u64 = 16 << 20;
 
-/// The part of `/etc/resolv.conf` that counts. The search list and `ndots` do not: a name is absolute.
+/// The used part of `/etc/resolv.conf`. The search list and `ndots` are not used: a name is
+/// absolute.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ResolvConf {
     pub(super) servers: Vec<IpAddr>,
@@ -46,8 +47,8 @@ pub(super) struct HostFiles {
 }
 
 impl HostFiles {
-    /// Addresses of a name in normal form that `/etc/hosts` lists, or that is `localhost` or below it
-    /// (RFC 6761, 6.3).
+    /// Returns the addresses of a name in normal form if `/etc/hosts` lists it, or if it is
+    /// `localhost` or below it (RFC 6761, 6.3).
     pub(super) fn addresses(&self, name: &str) -> Option<Vec<IpAddr>> {
         let is_localhost = || name == "localhost" || name.ends_with(".localhost");
         let loopback = || vec![Ipv6Addr::LOCALHOST.into(), Ipv4Addr::LOCALHOST.into()];
@@ -60,7 +61,7 @@ impl HostFiles {
 pub(super) struct Files {
     paths: [PathBuf; 2],
     content: Mutex<Arc<HostFiles>>,
-    /// States that were read last.
+    /// Fingerprints of the files at the last read.
     stamps: Mutex<[Option<FileFingerprint>; 2]>,
 }
 
@@ -77,8 +78,8 @@ impl Files {
         files
     }
 
-    /// Reads the files again if one of them has changed, or if that is `asked` for. Waits for the file
-    /// system. A file that cannot be read leaves things as they are.
+    /// Reads the files again if one of them has changed or if `asked` is set. Blocks on the file
+    /// system. Keeps the old content of an unreadable file.
     pub(super) fn reread(&self, asked: bool) {
         let mut stamps = self.stamps.lock().unwrap_or_else(PoisonError::into_inner);
         let [resolv_path, hosts_path] = &self.paths;
@@ -93,7 +94,7 @@ impl Files {
         *self.lock() = Arc::new(HostFiles { resolv, hosts });
     }
 
-    /// The content that was read last.
+    /// Content of the files at the last read.
     pub(super) fn content(&self) -> Arc<HostFiles> {
         self.lock().clone()
     }
@@ -103,8 +104,8 @@ impl Files {
     }
 }
 
-/// The text of a file; `None`, with a warning, if it cannot be read. A missing file is an empty one,
-/// as for glibc.
+/// Returns the text of a file; `None`, with a warning, if it cannot be read. A missing file is an
+/// empty one, as for glibc.
 fn read(path: &Path) -> Option<String> {
     match file::read(path, MAX_FILE_BYTES) {
         Ok(bytes) => Some(String::from_utf8_lossy(&bytes).into_owned()),
@@ -116,7 +117,7 @@ fn read(path: &Path) -> Option<String> {
     }
 }
 
-/// Reads what resolv.conf(5) describes. Without a name server it is the one on this host.
+/// Parses resolv.conf(5). Without a name server it uses the one on this host.
 fn resolv_conf(text: &str) -> ResolvConf {
     let mut conf =
         ResolvConf { servers: Vec::new(), timeout: SERVER_TIMEOUT, rotate: false, edns0: false, use_vc: false };
@@ -154,7 +155,7 @@ fn resolv_conf(text: &str) -> ResolvConf {
     conf
 }
 
-/// Reads what hosts(5) describes: the addresses of each name, in the order of the lines.
+/// Parses hosts(5): the addresses of each name, in the order of the lines.
 fn hosts(text: &str) -> HashMap<String, Vec<IpAddr>> {
     let mut hosts: HashMap<String, Vec<IpAddr>> = HashMap::new();
     for line in text.lines() {
@@ -218,7 +219,7 @@ mod tests {
         files.reread(false);
         assert_eq!(files.content().resolv.servers, [address("192.0.2.9")]);
         assert_eq!(files.content().addresses("db"), Some(vec![address("192.0.2.8")]));
-        // What is no file leaves things as they are; a file that is gone is an empty one.
+        // A path that is not a file keeps the old content; a missing file is an empty one.
         std::fs::remove_file(&paths[0]).unwrap();
         std::fs::create_dir(&paths[0]).unwrap();
         std::fs::remove_file(&paths[1]).unwrap();

@@ -1,4 +1,4 @@
-//! What a resolver may take: look-ups, threads, descriptors, memory and time.
+//! Limits on the resources of a resolver: look-ups, threads, descriptors, memory and time.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use rustix::process::{Resource, getrlimit};
 use super::dns;
 use crate::metrics::LIMIT;
 
-/// Names whose answers are remembered.
+/// Most names in the cache of answers.
 const MAX_KNOWN: usize = 1_024;
 
 /// Time a client waits for an answer.
@@ -16,8 +16,8 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// Look-ups in progress at most, where there are descriptors for them.
 const MAX_LOOKUPS: u64 = 1_024;
 
-/// Part of the descriptor limit that the sockets of look-ups may take: a quarter if all name
-/// servers are silent, far less otherwise.
+/// Divisor of the descriptor limit for the sockets of look-ups: they may take a quarter of it if
+/// all name servers are silent, and take far less otherwise.
 const DESCRIPTORS_SHARE: u64 = 4;
 
 /// Look-ups in progress by getaddrinfo(3): each has a thread.
@@ -26,16 +26,16 @@ const MAX_THREADS: usize = 128;
 /// Look-ups in progress for each requester unless told otherwise.
 pub const LOOKUPS_EACH: usize = 256;
 
-/// The same where each has a thread.
+/// Look-ups of one requester if each look-up has a thread.
 const THREADS_EACH: usize = 32;
 
-/// How names are resolved.
+/// Kind of name resolution.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ResolverKind {
     /// By the hosts file and the DNS.
     #[default]
     Dns,
-    /// By getaddrinfo(3), and with that by all that nsswitch.conf(5) names.
+    /// By getaddrinfo(3), and so by every source in nsswitch.conf(5).
     System,
 }
 
@@ -44,7 +44,7 @@ pub enum ResolverKind {
 pub(super) struct Limits {
     /// Look-ups in progress.
     pub(super) total: usize,
-    /// The same for each requester.
+    /// Look-ups in progress for each requester.
     pub(super) each: usize,
     /// Names remembered.
     pub(super) known: usize,
@@ -53,7 +53,7 @@ pub(super) struct Limits {
 }
 
 impl Limits {
-    /// The limits for look-ups of this kind, of which each requester has `each` at most.
+    /// Returns the limits for look-ups of this kind, at most `each` for one requester.
     pub(super) fn of(kind: ResolverKind, each: usize) -> Self {
         let (total, each) = match kind {
             ResolverKind::Dns => (lookups_within(getrlimit(Resource::Nofile).current), each),
@@ -62,8 +62,7 @@ impl Limits {
         Self { total, each, known: MAX_KNOWN, deadline: DEADLINE }
     }
 
-    /// Look-ups that one requester can have in progress: half of all at most, by the rule of
-    /// `Shares`.
+    /// Most look-ups in progress of one requester: at most half of all, by the rule of `Shares`.
     pub(super) fn of_one(&self) -> usize {
         self.each.min(self.total.div_ceil(2))
     }
@@ -76,7 +75,7 @@ impl Limits {
     }
 }
 
-/// Look-ups in progress that a descriptor limit has room for.
+/// Returns the number of look-ups for which a descriptor limit has room.
 fn lookups_within(limit: Option<u64>) -> usize {
     let room = limit.map_or(MAX_LOOKUPS, |limit| limit / DESCRIPTORS_SHARE / dns::SOCKETS);
     usize::try_from(room.clamp(1, MAX_LOOKUPS)).unwrap_or(usize::MAX)

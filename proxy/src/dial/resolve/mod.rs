@@ -1,17 +1,17 @@
-//! Names to addresses: each name once at a time, each requester with a share, answers kept for their
-//! time to live.
+//! Name resolution: one look-up at a time for each name, a share of the look-ups for each
+//! requester, and a cache of answers for their time to live.
 //!
-//! | file | what is in it |
+//! | file | content |
 //! |---|---|
 //! | `files` | `/etc/resolv.conf` and `/etc/hosts` |
 //! | `dns` | queries to name servers |
 //! | `turns` | the order of name servers, and the time for each |
 //! | `sockets` | sockets to name servers |
-//! | `families` | the answers about A and AAAA, joined |
+//! | `families` | the joined answers for A and AAAA |
 //! | `system` | getaddrinfo(3), on threads |
-//! | `limits` | what a resolver may take |
+//! | `limits` | limits on the resources of a resolver |
 //! | `share` | the look-ups in progress, by requester |
-//! | `answer` | what a look-up comes to |
+//! | `answer` | the result of a look-up |
 
 mod answer;
 mod dns;
@@ -46,7 +46,7 @@ use system::Lookup;
 pub(super) use answer::LookupError;
 pub use limits::{LOOKUPS_EACH, ResolverKind};
 
-/// Addresses of a name that are used; each may cost a time-out.
+/// Most addresses to use of one name; each may cost a time-out.
 const MAX_ADDRESSES: usize = 16;
 
 /// Addresses of a name, with port 0.
@@ -78,7 +78,7 @@ struct Names {
     pending: HashMap<String, Sender>,
 }
 
-/// Gives the outcome to all who wait for a name.
+/// Sends the outcome to all waiters for a name.
 type Sender = watch::Sender<Option<Outcome>>;
 
 /// Where the addresses of a name are.
@@ -99,7 +99,7 @@ impl Resolver {
         Self::with(backend, Some(Files::of_host()), limits)
     }
 
-    /// A resolver by `lookup`, which may block and is called on threads of its own.
+    /// Makes a resolver from `lookup`, a function which may block and runs on threads of its own.
     #[cfg(test)]
     pub(super) fn by(lookup: impl Fn(&str) -> std::io::Result<Vec<SocketAddr>> + Send + Sync + 'static) -> Self {
         let limits = Limits::of(ResolverKind::System, LOOKUPS_EACH);
@@ -116,13 +116,13 @@ impl Resolver {
         self.shared.in_files(name).is_some()
     }
 
-    /// Reads the files of this host again if they have changed, or if that is `asked` for.
+    /// Reads the files of this host again if they have changed or if `asked` is set.
     pub(super) fn reread(&self, asked: bool) {
         self.shared.files.iter().for_each(|files| files.reread(asked));
     }
 
-    /// The addresses of `name`, with port 0. Dropping the future gives up a look-up that nobody else
-    /// waits for, and with it the requester's share.
+    /// Resolves `name` to addresses with port 0. Dropping the future releases the requester's
+    /// share, and cancels the look-up if it has no other waiters.
     pub(super) async fn resolve(&self, name: &str, requester: &Principal) -> Outcome {
         let mut answer = match self.find(name, requester) {
             Source::Known(outcome) => return outcome,
@@ -137,7 +137,8 @@ impl Resolver {
         }
     }
 
-    /// The answer, or the look-up to wait for, which is begun if there is none.
+    /// Returns the cached answer, or the look-up to wait for; starts the look-up if none is in
+    /// progress.
     fn find(&self, name: &str, requester: &Principal) -> Source {
         let shared = &self.shared;
         if let Some(addresses) = shared.in_files(name) {
@@ -184,7 +185,7 @@ impl fmt::Debug for Resolver {
 
 impl Shared {
     fn names(&self) -> MutexGuard<'_, Names> {
-        // No code that holds the lock leaves the maps half changed.
+        // No holder of the lock leaves the maps half changed.
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -231,8 +232,8 @@ impl Flight {
         self.sender.send_replace(Some(outcome));
     }
 
-    /// Completes when nobody waits for the answer any more. A thread in getaddrinfo(3) cannot be
-    /// stopped: its look-up goes on, for those who ask again.
+    /// Completes when the answer has no waiters left. A thread in getaddrinfo(3) cannot be stopped:
+    /// its look-up goes on and serves later requests.
     async fn abandoned(&self) {
         if matches!(self.shared.backend, Backend::Threads(_)) {
             return std::future::pending().await;
@@ -240,7 +241,7 @@ impl Flight {
         loop {
             self.sender.closed().await;
             let mut names = self.shared.names();
-            // Under the lock nobody can join; somebody may have in between.
+            // Under the lock no waiter can join; one may have joined just before.
             if self.sender.receiver_count() == 0 {
                 names.pending.remove(&self.name);
                 return;
@@ -275,8 +276,8 @@ impl Names {
     }
 }
 
-/// The addresses to use of those found: each once, families alternating, so that the cut leaves some
-/// of both.
+/// Returns the addresses to use: without duplicates, families alternating, so that truncation keeps
+/// some of both.
 fn usable(found: &[SocketAddr]) -> Vec<SocketAddr> {
     let mut distinct: Vec<SocketAddr> = Vec::new();
     for address in found {

@@ -1,4 +1,4 @@
-//! Shares of the look-ups in progress, so that one user's slow names delay nobody else's.
+//! Shares of the look-ups in progress, so one user's slow names do not delay other users.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -7,9 +7,10 @@ use crate::principal::{Counts, Principal};
 
 /// Look-ups in progress, in all and by requester.
 ///
-/// A requester may start another one while it holds fewer than `each`, and fewer than are still free:
-/// however many requesters take what they can get, each newcomer finds room (the dynamic thresholds
-/// of Choudhury and Hahne, "Dynamic queue length thresholds for shared-memory packet switches", 1998).
+/// A requester may start another one while it holds fewer than `each`, and fewer than are still
+/// free. So a newcomer finds room, regardless of the number of greedy requesters (the dynamic
+/// thresholds of Choudhury and Hahne, "Dynamic queue length thresholds for shared-memory packet
+/// switches", 1998).
 #[derive(Debug)]
 pub(super) struct Shares {
     total: usize,
@@ -37,8 +38,7 @@ impl Shares {
 
     /// Takes one look-up of the requester's share.
     ///
-    /// # Errors
-    /// The limit that is reached.
+    /// # Errors The exhausted limit.
     pub(super) fn take(self: &Arc<Self>, requester: &Principal) -> Result<Slot, String> {
         let mut held = self.held();
         let own = held.by_requester.get(requester);

@@ -14,8 +14,8 @@ use tokio::net::UdpSocket;
 
 use crate::sys::descriptors::{Purpose, admit};
 
-/// Opens sockets as tokio does, but leaves the gateway's own descriptors alone, and connects those of
-/// UDP.
+/// Opens sockets as tokio does, but leaves the gateway's own descriptors alone, and connects UDP
+/// sockets.
 #[derive(Clone, Default)]
 pub(super) struct Provider(TokioRuntimeProvider);
 
@@ -60,11 +60,11 @@ impl RuntimeProvider for Provider {
 /// Completes when the kernel has an error for a socket.
 type Failing = Pin<Box<dyn Future<Output = Option<io::Error>> + Send>>;
 
-/// UDP socket that a server's absence is an error of (ECONNREFUSED, udp(7)), and that datagrams of
-/// others do not reach.
+/// Connected UDP socket: an absent server is an error (ECONNREFUSED, udp(7)), and datagrams from
+/// other addresses are not received.
 pub(super) struct Connected {
     socket: Arc<UdpSocket>,
-    /// Tokio tells of errors only those who ask: epoll reports them without EPOLLIN.
+    /// Waits for a socket error: epoll reports it without EPOLLIN, so tokio wakes no reader by it.
     failing: Mutex<Option<Failing>>,
 }
 

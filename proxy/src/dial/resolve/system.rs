@@ -1,4 +1,4 @@
-//! Look-ups by getaddrinfo(3), each on a thread of its own: whatever nsswitch.conf(5) names answers.
+//! Look-ups by getaddrinfo(3), each on a thread of its own, from every source in nsswitch.conf(5).
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -14,14 +14,14 @@ use super::share::Slot;
 /// Blocks until it knows the addresses of a name.
 pub(super) type Lookup = dyn Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync;
 
-/// Time that an answer is kept: getaddrinfo(3) gives no time to live.
+/// Time to cache an answer: getaddrinfo(3) gives no time to live.
 const KEEP: Duration = Duration::from_secs(30);
 
-/// Time that a failure is kept, so that a burst of clients asks once and a cure is soon noticed.
+/// Time to cache a failure: one look-up serves a burst of clients, and a repair takes effect soon.
 const KEEP_FAILURE: Duration = Duration::from_secs(1);
 
-/// Messages of gai_strerror(3) for names that do not exist or have no address: of glibc, then of musl.
-/// The standard library keeps no code.
+/// Messages of gai_strerror(3) for names without existence or address: of glibc, then of musl. The
+/// standard library keeps no code.
 const NOT_FOUND: [&str; 4] = [
     "Name or service not known",
     "No address associated with hostname",
@@ -34,8 +34,8 @@ pub(super) fn getaddrinfo(name: &str) -> io::Result<Vec<SocketAddr>> {
     Ok((format!("{name}."), 0).to_socket_addrs()?.collect())
 }
 
-/// Looks a name up on a new thread. The thread holds the slot until getaddrinfo(3) returns, which no
-/// deadline can hasten.
+/// Looks a name up on a new thread. The thread holds the slot until getaddrinfo(3) returns; no
+/// deadline can shorten the call.
 pub(super) async fn look_up(lookup: &Arc<Lookup>, name: &str, slot: Slot) -> Answer {
     let (sender, found) = oneshot::channel();
     let (lookup, asked) = (lookup.clone(), name.to_owned());

@@ -1,4 +1,4 @@
-//! Look-ups by threads whose end the test decides, and by a name server that is one of the test's sockets.
+//! Look-ups on threads released by the test, and by a name server on a socket of the test.
 
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -27,7 +27,7 @@ fn by(lookup: impl Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync + 'stat
     Resolver::with(Backend::Threads(Arc::new(lookup)), None, limits)
 }
 
-/// A resolver that counts its look-ups and answers each with `answer`.
+/// Makes a resolver to count its look-ups and answer each with `answer`.
 fn counting(answer: fn(&str) -> io::Result<Vec<SocketAddr>>, limits: Limits) -> (Resolver, Arc<AtomicUsize>) {
     let calls = Arc::new(AtomicUsize::new(0));
     let counted = calls.clone();
@@ -38,7 +38,7 @@ fn counting(answer: fn(&str) -> io::Result<Vec<SocketAddr>>, limits: Limits) -> 
     (by(lookup, limits), calls)
 }
 
-/// A resolver whose look-ups hang until the sender is dropped or sent to, once for each.
+/// Makes a resolver with look-ups that hang until the sender is dropped or sends, once for each.
 fn hanging(limits: Limits) -> (Resolver, mpsc::Sender<()>, Arc<AtomicUsize>) {
     let (release, gate) = mpsc::channel::<()>();
     let gate = Mutex::new(gate);
@@ -52,7 +52,7 @@ fn hanging(limits: Limits) -> (Resolver, mpsc::Sender<()>, Arc<AtomicUsize>) {
     (by(lookup, limits), release, calls)
 }
 
-/// A resolver that asks a name server on this address.
+/// Makes a resolver for a name server on this address.
 fn asking(server: std::net::IpAddr, directory: &tempfile::TempDir, limits: Limits) -> Resolver {
     let paths = ["resolv.conf", "hosts"].map(|name| directory.path().join(name));
     std::fs::write(&paths[0], format!("nameserver {server}\n")).unwrap();
@@ -60,7 +60,7 @@ fn asking(server: std::net::IpAddr, directory: &tempfile::TempDir, limits: Limit
     Resolver::with(Backend::Dns(Dns::default()), Some(Files::at(paths)), limits)
 }
 
-/// Lets time pass, without which a paused clock would run ahead of the threads.
+/// Sleeps, so that a paused clock does not run ahead of the threads.
 async fn skip(time: Duration) {
     tokio::time::pause();
     tokio::time::advance(time).await;
@@ -157,7 +157,7 @@ async fn hanging_threads_are_the_share_of_who_wanted_them() {
     };
     let hanging = [ask("a.example"), ask("b.example")];
     until("two threads are busy", || calls.load(Ordering::SeqCst) == 2).await;
-    // A client that leaves stops no thread.
+    // A departing client stops no thread.
     hanging[0].abort();
     let refusal = resolve(&resolver, "c.example").await.unwrap_err().refusal("c.example");
     assert_eq!(refusal.reason, Reason::LookupLimit);
@@ -197,7 +197,7 @@ async fn a_look_up_that_panics_is_a_failure_and_gives_back_its_share() {
     assert!(resolver.shared.names().pending.is_empty());
 }
 
-/// A look-up that went away with its runtime leaves nothing behind, and its name can be looked up again.
+/// A look-up dropped with its runtime leaves nothing behind, and its name can be looked up again.
 #[test]
 fn a_look_up_that_is_dropped_is_no_hindrance() {
     let (resolver, release, _) = hanging(LIMITS);

@@ -1,4 +1,4 @@
-//! The order in which name servers are queried, and how long each has before the next.
+//! The order of queries to name servers, and the time for each before the next.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-/// Queries in flight at a time. The earlier one keeps its sockets, so that a late answer is still
+/// Queries in flight at a time. The earlier one keeps its sockets, so a late answer is still
 /// received.
 pub(super) const IN_FLIGHT: usize = 2;
 
-/// Result of a query that gave no answer.
+/// Result of a query without an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Miss {
     /// No response came.
@@ -21,8 +21,8 @@ pub(super) enum Miss {
     Failed(String),
 }
 
-/// Time after which the next server is queried: `options timeout:`, but short enough that every
-/// server is queried within `deadline`.
+/// Returns the time before the next server is queried: `options timeout:`, shortened if necessary
+/// so the last server is still queried within `deadline`.
 pub(super) fn length(timeout: Duration, servers: usize, deadline: Duration) -> Duration {
     timeout.min(deadline / u32::try_from(servers).unwrap_or(u32::MAX).max(1))
 }
@@ -60,7 +60,7 @@ where
                 }
             }
         }
-        // A server that fails at once is queried again only after a turn.
+        // A server with an immediate failure is queried again only after a turn.
         over = over.max(Instant::now());
         loop {
             if flights.0.is_empty() && !silent {
@@ -88,8 +88,8 @@ impl<F: Future> Flights<F> {
         self.0.push_back(Box::pin(query));
     }
 
-    /// Waits for the result of any query, and whether that was the newest. Never returns if none is
-    /// in flight.
+    /// Waits for the result of any query; the flag is true for the newest query. Never returns
+    /// without a query in flight.
     async fn next(&mut self) -> (bool, F::Output) {
         poll_fn(|context| {
             for index in 0..self.0.len() {
