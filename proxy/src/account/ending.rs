@@ -1,8 +1,7 @@
-//! Account of a tunnel without a task.
+//! End of a tunnel's account without a task of its own.
 //!
-//! The engine's loop thread completes the future; its waker closes the account there and then. So
-//! the
-//! end of a tunnel costs no other thread a wake-up, and an idle tunnel no task.
+//! The future that ends a tunnel is completed on the engine's thread. Its waker polls it there and
+//! closes the account, so the end of a tunnel wakes no other thread and an idle tunnel has no task.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,37 +9,49 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use tokio::task::coop::unconstrained;
 
-use super::Account;
+use super::lifecycle::Account;
 use crate::reason::Reason;
-
-/// An account and the future it waits for; empty once the future is complete.
-struct Ending<F>(Mutex<Option<(Pin<Box<F>>, Account)>>);
 
 impl Account {
     /// Ends the tunnel with the reason from `end`, on the thread that completes `end`.
     ///
-    /// Nothing else holds the account: a future never completed never closes it, except through
-    /// [`super::Registry::close_all`].
+    /// Nothing else holds the account: if `end` never completes, only
+    /// [`super::Registry::close_all`] closes it.
     pub fn closed_by(self, end: impl Future<Output = Reason> + Send + 'static) {
-        // A budget of the runtime that happens to poll here would have the future wake its waker
-        // while
-        // it is polled, which is locked then.
+        // Unconstrained: with its budget used up, the runtime that polls here would wake the waker
+        // within the poll, where the mutex is locked.
         let end = Box::pin(unconstrained(end));
-        Arc::new(Ending(Mutex::new(Some((end, self))))).wake();
+        let ending = Arc::new(Ending(Mutex::new(Some(Waiting { end, account: self }))));
+        // The first poll; later ones come from the engine's thread, by the waker.
+        ending.wake();
+    }
+}
+
+/// Waker of the end of a tunnel; `None` once the end has come.
+struct Ending<F>(Mutex<Option<Waiting<F>>>);
+
+struct Waiting<F> {
+    end: Pin<Box<F>>,
+    account: Account,
+}
+
+impl<F: Future<Output = Reason>> Ending<F> {
+    /// Polls the end with this as its waker: returns the account and the reason when it has come.
+    fn poll(&self, waker: &Waker) -> Option<(Account, Reason)> {
+        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match waiting.as_mut()?.end.as_mut().poll(&mut Context::from_waker(waker)) {
+            Poll::Pending => None,
+            Poll::Ready(reason) => waiting.take().map(|ended| (ended.account, reason)),
+        }
     }
 }
 
 impl<F: Future<Output = Reason> + Send + 'static> Wake for Ending<F> {
     fn wake(self: Arc<Self>) {
         let waker = Waker::from(Arc::clone(&self));
-        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some((end, _)) = waiting.as_mut() else { return };
-        if let Poll::Ready(reason) = end.as_mut().poll(&mut Context::from_waker(&waker)) {
-            let account = waiting.take().map(|(_, account)| account);
-            drop(waiting);
-            if let Some(account) = account {
-                account.closed(reason);
-            }
+        // Closed without the lock, which `poll` has released.
+        if let Some((account, reason)) = self.poll(&waker) {
+            account.closed(reason);
         }
     }
 }

@@ -2,21 +2,16 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::log::Refused;
 use super::meters::{OfEngine, OfUser};
-use super::{log, sanitize};
+use super::sanitize::sanitize;
 use crate::rate::Rate;
-use crate::reason::Reason;
 use crate::target::Target;
 use crate::tunnel::{Direction, Flow};
-
-/// Interval of the log lines of a long tunnel, and the age at its first one.
-pub const INTERIM: Duration = Duration::from_secs(600);
 
 /// A tunnel in the registry.
 #[derive(Debug)]
@@ -24,22 +19,18 @@ pub(super) struct Live {
     pub(super) id: u64,
     pub(super) client: SocketAddr,
     user: Option<Arc<OfUser>>,
-    asked: Asked,
+    pub(super) request: RequestInfo,
     pub(super) origin: SocketAddr,
-    engine: Arc<OfEngine>,
+    pub(super) engine: Arc<OfEngine>,
     pub(super) flow: Arc<Flow>,
     published: [AtomicU64; 2],
     /// Time and byte counts of the last log line; `None` once the closing line is written.
     logged: Mutex<Option<(Instant, [u64; 2])>>,
 }
 
-/// Value of the engine label of an exchange before an origin's 101 ([`super::Account::exchange`]):
-/// no engine has it yet.
-pub const EXCHANGE: &str = "exchange";
-
-/// The client's request.
-#[derive(Debug)]
-pub(super) struct Asked {
+/// The client's request, and how it came.
+#[derive(Clone, Debug)]
+pub(super) struct RequestInfo {
     /// When its connection was accepted.
     pub(super) accepted: Instant,
     /// TLS version of the client's connection.
@@ -51,18 +42,25 @@ pub(super) struct Asked {
     pub(super) parent: Option<Arc<str>>,
 }
 
+impl RequestInfo {
+    /// Creates the description of a connection whose request is not read yet.
+    pub(super) const fn accepted(accepted: Instant) -> Self {
+        Self { accepted, tls: None, target: None, upgrade: None, parent: None }
+    }
+}
+
 impl Live {
     pub(super) fn new(
         id: u64,
         client: SocketAddr,
         user: Option<Arc<OfUser>>,
-        asked: Asked,
+        request: RequestInfo,
         origin: SocketAddr,
         engine: Arc<OfEngine>,
         flow: Arc<Flow>,
     ) -> Self {
         let logged = Mutex::new(Some((flow.started(), [0; 2])));
-        Self { id, client, user, asked, origin, engine, flow, published: Default::default(), logged }
+        Self { id, client, user, request, origin, engine, flow, published: Default::default(), logged }
     }
 
     /// Returns the user and their metrics.
@@ -111,44 +109,9 @@ impl Live {
         }
     }
 
-    /// Counts and logs the end; a second call does nothing.
-    pub(super) fn close(&self, reason: Reason) {
-        if self.engine() == EXCHANGE {
-            return self.refuse(reason, "");
-        }
-        if !self.leave() {
-            return;
-        }
-        let now = Instant::now();
-        self.engine.outcome(reason).increment(1);
-        self.engine.duration.record(now.saturating_duration_since(self.flow.started()));
-        log::closed(self, reason, now);
-    }
-
-    /// Counts and logs the end of an exchange without a tunnel; a second call does nothing.
-    pub(super) fn refuse(&self, reason: Reason, detail: &str) {
-        if self.leave() {
-            let asked = &self.asked;
-            log::refused(&Refused {
-                id: self.id,
-                client: self.client,
-                user: self.user().map(|user| &*user.name),
-                target: asked.target.as_ref(),
-                tls: asked.tls,
-                upgrade: asked.upgrade.as_deref(),
-                parent: asked.parent.as_deref(),
-                heard: true,
-                moved: Some(self.moved()),
-                accepted: asked.accepted,
-                reason,
-                detail,
-            });
-        }
-    }
-
     /// Removes the tunnel from the open ones, with all its bytes; false if it was removed before.
     pub(super) fn leave(&self) -> bool {
-        let is_open = self.logged.lock().unwrap_or_else(PoisonError::into_inner).take().is_some();
+        let is_open = self.logged().take().is_some();
         if is_open {
             self.publish();
             self.engine.active.decrement(1.0);
@@ -156,36 +119,29 @@ impl Live {
         is_open
     }
 
-    /// Writes a line if the last one is [`INTERIM`] ago and the tunnel still lives.
-    pub(super) fn interim(&self, now: Instant) {
-        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((at, before)) = *logged
-            && now.saturating_duration_since(at) >= INTERIM
-        {
-            let moved = self.moved();
-            log::open(self, [moved[0] - before[0], moved[1] - before[1]], moved, now);
-            *logged = Some((now, moved));
-        }
+    /// Locks the time and byte counts of the last log line; `None` once the closing line is written.
+    pub(super) fn logged(&self) -> MutexGuard<'_, Option<(Instant, [u64; 2])>> {
+        self.logged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The target as a log, a page and a table show it.
+    /// Returns the target in printable form.
     pub(super) fn target_text(&self) -> String {
-        self.asked.target.as_ref().map(|target| sanitize(&target.to_string()).into_owned()).unwrap_or_default()
+        self.request.target.as_ref().map(|target| sanitize(&target.to_string()).into_owned()).unwrap_or_default()
     }
 
     /// Returns the requested protocols in printable form.
     pub(super) fn upgrade(&self) -> Option<String> {
-        self.asked.upgrade.as_ref().map(|protocols| sanitize(protocols).into_owned())
+        self.request.upgrade.as_ref().map(|protocols| sanitize(protocols).into_owned())
     }
 
     /// Returns the parent proxy, as named in the configuration.
     pub(super) fn parent(&self) -> Option<&str> {
-        self.asked.parent.as_deref()
+        self.request.parent.as_deref()
     }
 
     /// Returns the TLS version of the client's connection.
     pub(super) const fn tls(&self) -> Option<&'static str> {
-        self.asked.tls
+        self.request.tls
     }
 
     pub(super) fn view(&self) -> TunnelView {

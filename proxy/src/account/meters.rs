@@ -12,6 +12,10 @@ use crate::metrics;
 use crate::reason::Reason;
 use crate::tunnel::Direction;
 
+/// Engine label of an exchange before an origin's 101 ([`super::Account::exchange`]), which no
+/// engine has yet.
+pub const EXCHANGE: &str = "exchange";
+
 /// All handles of a registry, each made when it is first wanted.
 #[derive(Default)]
 pub(super) struct Meters {

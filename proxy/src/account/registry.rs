@@ -1,7 +1,6 @@
 //! Every connection of the gateway, and the tunnels among them by number.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -11,12 +10,11 @@ use tokio::task::AbortHandle;
 use tokio::time::sleep;
 
 use super::dials::Dials;
-use super::handshakes::Handshakes;
-use super::limits::Slots;
-use super::live::Live;
+use super::handshakes::{Handshakes, Stage};
+use super::limits::{Limits, Slots};
+use super::live::{Live, TunnelView};
 use super::meters::Meters;
-use super::rates::{self, RateLimits};
-use super::{Account, Change, Limit, Limits, Rates, RatesView, Stage, TunnelView, Unknown};
+use super::rates::{self, Change, Limit, RateLimits, Rates, RatesView, Unknown};
 use crate::metrics::{HANDSHAKES, LIMIT};
 use crate::reason::Reason;
 use crate::source::Source;
@@ -71,16 +69,14 @@ impl Registry {
         })
     }
 
-    /// Opens the account of a connection accepted from `client`.
-    #[must_use]
-    pub fn accepted(self: &Arc<Self>, client: SocketAddr) -> Account {
+    /// Counts a connection and returns its number.
+    pub(super) fn connected(&self) -> u64 {
         self.connections.send_modify(|connections| *connections += 1);
-        Account::new(Arc::clone(self), self.next.fetch_add(1, Ordering::Relaxed), client)
+        self.next.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Has a connection that is served by `task` now count among those without a tunnel. Where
-    /// there
-    /// is no room for it another one is ended: the longest silent of the source with the most.
+    /// Counts a connection served by `task` among those without a tunnel. Without room for it,
+    /// another one is ended: the longest silent one of the source with the most.
     pub fn serving(&self, connection: &Connection, task: AbortHandle) {
         self.handshakes.enter(connection.id, connection.source, task);
     }

@@ -1,6 +1,6 @@
 //! Series with labels known beforehand.
 
-use super::EXCHANGE;
+use super::meters::EXCHANGE;
 use crate::metrics;
 use crate::reason::Reason;
 use crate::tunnel::Direction;

@@ -1,17 +1,19 @@
 use std::io;
+use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Mutex;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use metrics_exporter_prometheus::PrometheusBuilder;
 use serde_json::Value;
 use tracing::level_filters::LevelFilter;
 
+use super::live::Live;
 use super::*;
 use crate::rate::Rate;
-use crate::target::Host;
-use crate::tunnel::Command;
-use crate::tunnel::Direction;
+use crate::reason::{Reason, Refusal};
+use crate::target::{Host, Target};
+use crate::tunnel::{Command, Direction, Flow};
 
 const LIMITS: Limits = Limits { tunnels: 10, ..Limits::NONE };
 
@@ -384,16 +386,15 @@ fn an_exchange_is_stopped_as_a_tunnel_is() {
         // Before the tunnel stands, while it comes to stand, or afterwards.
         for moment in 0..3 {
             Trace::of(|registry| {
-                let (mut account, _) = exchanging(registry);
+                let (mut account, exchange) = exchanging(registry);
                 let flow = Arc::new(Flow::default());
                 if moment == 0 {
                     command(registry);
                 }
-                let exchange = Arc::clone(account.exchange.as_ref().unwrap());
                 account.established(origin(), "splice", Arc::clone(&flow));
                 match moment {
                     0 => {}
-                    1 => exchange.flow.stop(reason),
+                    1 => exchange.stop(reason),
                     _ => command(registry),
                 }
                 assert_eq!(flow.stopped(), Some(reason), "{reason} {moment}");
@@ -495,7 +496,7 @@ fn long_tunnels_are_logged_every_ten_minutes() {
         registry.interim(start + INTERIM * 2 - SECOND);
         registry.interim(start + INTERIM * 2);
         // The ticker may still hold a tunnel that closes meanwhile: nothing follows its last line.
-        let held = Arc::clone(account.live.as_ref().unwrap());
+        let held = Arc::clone(account.live().unwrap());
         account.closed(Reason::ClientClosed);
         held.interim(start + INTERIM * 9);
     });
@@ -531,7 +532,7 @@ fn publishers_that_meet_count_no_byte_twice() {
 fn a_publisher_that_comes_late_sets_nothing_back() {
     let trace = Trace::of(|registry| {
         let account = established(registry, &Arc::default());
-        let live = account.live.as_ref().unwrap();
+        let live = account.live().unwrap();
         for read in [20, 10, 20, 25] {
             live.publish_up_to(Direction::ToOrigin, read);
         }

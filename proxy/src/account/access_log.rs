@@ -9,32 +9,76 @@
 //! | `tunnel closed` | info; debug if it carried no byte and ended cleanly | the same, `outcome` `by` `to_origin` `to_client` `duration_s` `quiet_s` |
 //!
 //! `id` numbers the connection, from accept on. `code` is the HTTP status that was answered, a
-//! number, and absent
-//! when nothing was. `tls` is the TLS version between client and gateway, `upgrade` the protocols
-//! of an `Upgrade`
-//! request, `parent` the parent proxy of the tunnel, with its address in `origin`; `rate` is the
-//! limit in bytes per
-//! second. Counts are bytes, times seconds with up to six decimals; `quiet_s` counts from the last
-//! byte that a peer sent
-//! or acknowledged. A field without a value is absent.
+//! number, and absent when nothing was. `tls` is the TLS version between client and gateway,
+//! `upgrade` the protocols of an `Upgrade` request, `parent` the parent proxy of the tunnel, with
+//! its address in `origin`; `rate` is the limit in bytes per second. Counts are bytes, times seconds
+//! with up to six decimals; `quiet_s` counts from the last byte that a peer sent or acknowledged. A
+//! field without a value is absent.
 //! docs/operations.md documents the fields for operators, beside those of ECS and OpenTelemetry.
 //!
 //! Words that a peer chose are given as strings, never by `Display`: the text format quotes and
 //! escapes those, so that no user name can pretend to be the next field.
 
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::live::{Live, seconds};
-use super::sanitize;
+use super::live::{Live, RequestInfo, seconds};
+use super::meters::EXCHANGE;
+use super::sanitize::sanitize;
 use crate::metrics;
 use crate::rate::Rate;
 use crate::reason::{Reason, Side};
-use crate::target::Target;
 use crate::tunnel::Direction;
 
 /// Target of the access log in a filter (`sluicegate::access=info`).
 const ACCESS: &str = "sluicegate::access";
+
+/// Interval of the log lines of a long tunnel, and the age at its first one.
+pub const INTERIM: Duration = Duration::from_secs(600);
+
+impl Live {
+    /// Counts and logs the end; a second call does nothing.
+    pub(super) fn close(&self, reason: Reason) {
+        if self.engine() == EXCHANGE {
+            return self.refuse(reason, "");
+        }
+        if !self.leave() {
+            return;
+        }
+        let now = Instant::now();
+        self.engine.outcome(reason).increment(1);
+        self.engine.duration.record(now.saturating_duration_since(self.flow.started()));
+        closed(self, reason, now);
+    }
+
+    /// Counts and logs the end of an exchange without a tunnel; a second call does nothing.
+    pub(super) fn refuse(&self, reason: Reason, detail: &str) {
+        if self.leave() {
+            refused(&Refused {
+                id: self.id,
+                client: self.client,
+                user: self.user().map(|user| &*user.name),
+                request: &self.request,
+                heard: true,
+                moved: Some(self.moved()),
+                reason,
+                detail,
+            });
+        }
+    }
+
+    /// Writes a line if the last one is [`INTERIM`] ago and the tunnel still lives.
+    pub(super) fn interim(&self, now: Instant) {
+        let mut logged = self.logged();
+        if let Some((at, before)) = *logged
+            && now.saturating_duration_since(at) >= INTERIM
+        {
+            let moved = self.moved();
+            open(self, [moved[0] - before[0], moved[1] - before[1]], moved, now);
+            *logged = Some((now, moved));
+        }
+    }
+}
 
 macro_rules! tunnel_line {
     ($level:ident, $live:expr, { $($fields:tt)* }, $message:literal) => {
@@ -61,7 +105,7 @@ pub(super) fn established(live: &Live) {
     tunnel_line!(DEBUG, live, {}, "tunnel established");
 }
 
-pub(super) fn open(live: &Live, since: [u64; 2], moved: [u64; 2], now: Instant) {
+fn open(live: &Live, since: [u64; 2], moved: [u64; 2], now: Instant) {
     tunnel_line!(INFO, live, {
         to_origin = moved[Direction::ToOrigin.index()],
         to_client = moved[Direction::ToClient.index()],
@@ -72,7 +116,7 @@ pub(super) fn open(live: &Live, since: [u64; 2], moved: [u64; 2], now: Instant) 
     }, "tunnel open");
 }
 
-pub(super) fn closed(live: &Live, reason: Reason, now: Instant) {
+fn closed(live: &Live, reason: Reason, now: Instant) {
     macro_rules! line {
         ($level:ident) => {
             tunnel_line!($level, live, {
@@ -85,8 +129,7 @@ pub(super) fn closed(live: &Live, reason: Reason, now: Instant) {
             }, "tunnel closed")
         };
     }
-    // `nc -z` in a loop, as volume migrations wait for their target, is nothing to write home
-    // about.
+    // Volume migrations wait for their target by `nc -z` in a loop.
     let clean_end = matches!(reason, Reason::ClientClosed | Reason::OriginClosed);
     if clean_end && live.moved() == [0, 0] {
         line!(DEBUG);
@@ -100,26 +143,22 @@ pub(super) struct Refused<'a> {
     pub(super) id: u64,
     pub(super) client: SocketAddr,
     pub(super) user: Option<&'a str>,
-    pub(super) target: Option<&'a Target>,
-    pub(super) tls: Option<&'static str>,
-    pub(super) upgrade: Option<&'a str>,
-    pub(super) parent: Option<&'a str>,
+    pub(super) request: &'a RequestInfo,
     /// The client sent at least a byte.
     pub(super) heard: bool,
     /// Bytes of its exchange, by [`Direction::index`], where there was one.
     pub(super) moved: Option<[u64; 2]>,
-    pub(super) accepted: Instant,
     pub(super) reason: Reason,
     pub(super) detail: &'a str,
 }
 
 /// Counts and logs the end of a handshake without a tunnel.
 pub(super) fn refused(refused: &Refused<'_>) {
-    let &Refused { reason, detail, moved, .. } = refused;
+    let &Refused { request, reason, detail, moved, .. } = refused;
     let code = reason.status().map(|status| status.0);
     let label = code.map_or_else(|| "none".to_owned(), |code| code.to_string());
     metrics::CONNECT_REQUESTS.counter(&[&label, reason.label()]).increment(1);
-    let target = refused.target.map(ToString::to_string);
+    let target = request.target.as_ref().map(ToString::to_string);
     macro_rules! line {
         ($level:ident) => {
             tracing::event!(
@@ -129,15 +168,15 @@ pub(super) fn refused(refused: &Refused<'_>) {
                 client = %refused.client,
                 user = refused.user.map(sanitize).as_deref(),
                 target = target.as_deref().map(sanitize).as_deref(),
-                tls = refused.tls,
-                upgrade = refused.upgrade.map(sanitize).as_deref(),
-                parent = refused.parent,
+                tls = request.tls,
+                upgrade = request.upgrade.as_deref().map(sanitize).as_deref(),
+                parent = request.parent.as_deref(),
                 code,
                 reason = reason.label(),
                 detail = Some(detail).filter(|d| !d.is_empty()).map(sanitize).as_deref(),
                 to_origin = moved.map(|moved| moved[Direction::ToOrigin.index()]),
                 to_client = moved.map(|moved| moved[Direction::ToClient.index()]),
-                duration_s = seconds(refused.accepted.elapsed()),
+                duration_s = seconds(request.accepted.elapsed()),
                 "refused"
             )
         };
