@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use ipnet::IpNet;
 
 use crate::account::{Account, Stage};
-use crate::auth::Authenticator;
+use crate::auth::{Authenticator, User};
 use crate::client::Client;
 use crate::dial::{Candidates, Dialer, Location, Upstream};
 use crate::policy::Policy;
@@ -145,11 +145,11 @@ async fn connect(
         account.set_user(failure.user);
         failure.refusal
     })?;
-    let (name, user_policy) = user.map_or((None, None), |user| (Some(user.name), user.user_policy));
-    account.set_user(name.clone());
-    if let (Some(name), Some(user_policy)) = (&name, &user_policy) {
+    account.set_user(user.as_ref().map(|user| Arc::clone(&user.name)));
+    if let Some(User { name, user_policy }) = &user {
         user_policy.admit(name, account.source(), SystemTime::now())?;
     }
+    let (name, user_policy) = user.map(|user| (user.name, user.user_policy)).unzip();
     let requester = Principal::of(name, account.source());
     let Candidates { first, others } = gateway.dialer.candidates(target);
     account.set_target(&first);

@@ -3,11 +3,17 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 
 use crate::principal::Principal;
+use crate::reason::{Reason, Refusal};
 
 /// Permits to open a connection, owner by owner. An owner without connections is not remembered.
 #[derive(Debug)]
@@ -57,6 +63,32 @@ impl Dials {
         Some(DialPermit { _permit: permit, _interest: interest })
     }
 
+    /// Waits for a permit for at most `limit`; calls `queued` first if there is none at once.
+    ///
+    /// # Errors
+    /// [`Reason::DialLimit`] after `limit`.
+    pub(super) async fn take_within(
+        self: &Arc<Self>,
+        limit: Duration,
+        owner: Principal,
+        queued: impl FnOnce(),
+    ) -> Result<DialPermit, Refusal> {
+        let mut taking = pin!(self.take(owner));
+        let permit = match poll_fn(|context| Poll::Ready(taking.as_mut().poll(context))).await {
+            Poll::Ready(permit) => permit,
+            Poll::Pending => {
+                queued();
+                timeout(limit, taking).await.unwrap_or(None)
+            }
+        };
+        permit.ok_or_else(|| {
+            let most = self.most;
+            let detail =
+                format!("--max-dials-per-user {most} reached, and no connection attempt ended within {limit:?}");
+            Refusal::new(Reason::DialLimit, detail)
+        })
+    }
+
     fn share(&self, owner: &Principal) -> Arc<Semaphore> {
         let mut owners = self.lock();
         let new = || Share { permits: Arc::new(Semaphore::new(self.most)), interested: 0 };
@@ -85,8 +117,7 @@ impl Drop for Interest {
 mod tests {
     use super::*;
     use std::net::Ipv4Addr;
-    use std::pin::pin;
-    use std::task::{Context, Poll, Waker};
+    use std::task::{Context, Waker};
 
     #[test]
     fn a_user_waits_behind_their_own_dials_alone() {

@@ -1,16 +1,12 @@
 //! A connection's account: handshake, then live or refused, and ended.
 
 use std::borrow::Cow;
-use std::future::poll_fn;
 use std::mem;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use tokio::task::AbortHandle;
-use tokio::time::timeout;
 
 use super::access_log::{self, Refused};
 use super::dials::DialPermit;
@@ -198,23 +194,9 @@ impl Account {
         let user = self.handshake().and_then(|handshake| handshake.user.clone());
         let owner = Principal::of(user, self.client.ip());
         let dials = Arc::clone(&self.registry.dials);
-        let mut taking = pin!(dials.take(owner));
-        let permit = match poll_fn(|context| Poll::Ready(taking.as_mut().poll(context))).await {
-            Poll::Ready(permit) => permit,
-            Poll::Pending => {
-                self.enter(Stage::Queue);
-                timeout(limit, taking).await.unwrap_or(None)
-            }
-        };
-        let taken = permit.is_some();
-        self.update(|handshake| handshake.permit = permit);
-        if taken {
-            return Ok(());
-        }
-        let most = dials.most();
-        let detail =
-            format!("--max-dials-per-user {most} reached, and no connection attempt ended within {limit:?}");
-        Err(Refusal::new(Reason::DialLimit, detail))
+        let permit = dials.take_within(limit, owner, || self.enter(Stage::Queue)).await?;
+        self.update(|handshake| handshake.permit = Some(permit));
+        Ok(())
     }
 
     /// Takes one of the slots in [`super::Limits`], until the account is dropped. The user must be

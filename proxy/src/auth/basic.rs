@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 use crate::reason::{Reason, Refusal};
 use crate::secret::Secret;
 
-use super::users::MAX_PASSWORD;
+use super::names::MAX_PASSWORD;
 
 /// Some clients leave the padding out.
 const BASE64: GeneralPurpose = GeneralPurpose::new(

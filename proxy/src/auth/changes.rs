@@ -3,10 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::hash::Hash;
-use super::table::Table;
+use super::table::{Table, Terms};
 use crate::account::sanitize;
-use crate::user_policy::UserPolicy;
 
 /// Names shown in a log line; the others are counted.
 const MAX_NAMES: usize = 10;
@@ -31,7 +29,7 @@ impl Snapshot {
         Self(table)
     }
 
-    /// The way from these users to later ones.
+    /// Returns the differences between these users and later ones.
     #[must_use]
     pub fn changes_to(&self, later: &Self) -> Changes {
         let terms = |snapshot: &'_ Self| -> BTreeMap<Arc<str>, Terms> {
@@ -51,24 +49,7 @@ impl Snapshot {
     }
 }
 
-/// Passwords and policy of a user.
-pub(super) struct Terms {
-    pub(super) hashes: Vec<Arc<Hash>>,
-    pub(super) user_policy: Option<Arc<UserPolicy>>,
-}
-
-impl Terms {
-    /// Tells if a password or a term is another one.
-    fn differ_from(&self, other: &Self) -> bool {
-        let same = |one: &Self, other: &Self| {
-            one.hashes.iter().all(|hash| other.hashes.iter().any(|known| known.is_same(hash)))
-        };
-        self.user_policy != other.user_policy || !same(self, other) || !same(other, self)
-    }
-}
-
-/// Names as a line of the log has them, at most ten and the number of the others; `None` if there
-/// are none.
+/// Formats names for a log line: at most ten, and the number of the others; `None` without names.
 #[must_use]
 pub fn name_list(names: &[Arc<str>]) -> Option<String> {
     let shown: Vec<_> = names.iter().take(MAX_NAMES).map(|name| sanitize(name)).collect();

@@ -4,7 +4,7 @@ use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 
 use super::basic::Credentials;
-use super::users::UsersError;
+use super::error::UsersError;
 
 /// Stands for one pair of name and password, in this process alone. No `Debug`: it is not a
 /// password, but guesses can be tried against it quickly by who also has the key.

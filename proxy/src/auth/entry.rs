@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use super::error::UsersError;
 use super::hash::Hash;
-use super::users::{UsersError, check_name, without_line_end};
+use super::names::{check_name, without_line_end};
 use crate::user_policy::UserPolicy;
 
 /// Most passwords of a user: the current one and its successor.

@@ -7,10 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use super::basic;
 use super::digest::Key;
 use super::entry::{Entry, UserSource};
-use super::file::UsersFile;
+use super::error::UsersError;
+use super::inline::Inline;
 use super::network::{TrustedNetwork, TrustedNetworks};
-use super::table::{Inline, Table};
-use super::users::{Lines, UsersError};
+use super::table::Table;
+use super::users_file::{Lines, UsersFile};
 use super::verify::Verifier;
 use crate::reason::{Reason, Refusal};
 use crate::secret::Secret;
@@ -21,8 +22,8 @@ use crate::user_policy::UserPolicy;
 pub struct User {
     /// Name as configured.
     pub name: Arc<str>,
-    /// Policy of the user, if any.
-    pub user_policy: Option<Arc<UserPolicy>>,
+    /// Policy of the user.
+    pub user_policy: Arc<UserPolicy>,
 }
 
 /// Rejected credentials.

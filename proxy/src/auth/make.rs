@@ -1,10 +1,11 @@
-//! Line for the users file: the counterpart of the parser in [`super::users`].
+//! Line for the users file: the counterpart of the parser in [`super::users_file`].
 
 use sha_crypt::{Algorithm, Params, PasswordHasher, ShaCrypt};
 
 use crate::secret::Secret;
 
-use super::users::{UsersError, check_name, check_password};
+use super::error::UsersError;
+use super::names::{check_name, check_password};
 
 /// Bytes of a password read by bcrypt.
 const BCRYPT_READS: usize = 72;
@@ -60,7 +61,7 @@ fn password_error(cause: impl Into<String>, remedy: &str) -> UsersError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::users::parse_lines;
+    use crate::auth::users_file::parse_lines;
     use std::path::Path;
 
     #[test]

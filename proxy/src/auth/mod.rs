@@ -16,20 +16,23 @@
 //!   the hash: so bytes are compared, and RFC 7617's `charset="UTF-8"` asks clients for UTF-8.
 
 mod basic;
+mod ceiling;
 mod changes;
 mod digest;
 mod entry;
+mod error;
 mod failures;
-mod file;
 mod flight;
 mod guard;
 mod hash;
+mod inline;
 mod make;
+mod names;
 mod network;
 mod pool;
 mod queue;
 mod table;
-mod users;
+mod users_file;
 mod verify;
 
 use std::collections::BTreeMap;
@@ -50,10 +53,11 @@ use verify::Verifier;
 
 pub use changes::{Changes, Snapshot, name_list};
 pub use entry::{Entry, UserSource};
+pub use error::UsersError;
 pub use guard::{Failure, User, Users};
+pub use inline::parse_user;
 pub use make::{Recipe, make_line};
 pub use network::TrustedNetwork;
-pub use users::{UsersError, parse_user};
 
 /// Reads the value of a `Proxy-Authorization` header as [`Authenticator::check`] does, and compares
 /// it with nothing.
@@ -68,7 +72,7 @@ pub fn check_credentials(value: &Secret) -> Result<(), Refusal> {
 /// invalid line. `path` is for the errors; the lines themselves are not repeated.
 #[must_use]
 pub fn check_users(path: &Path, bytes: &[u8]) -> (usize, Vec<UsersError>) {
-    let lines = users::parse_lines(path, bytes);
+    let lines = users_file::parse_lines(path, bytes);
     (lines.good.len(), lines.bad)
 }
 
@@ -132,10 +136,9 @@ impl Authenticator {
         user.map(Some)
     }
 
-    /// Reads the users file and the section of the configuration again and puts them in the place
-    /// of
-    /// those before, as a whole and for checks that begin from then on. Credentials stay verified
-    /// where their hash is the same. Gives the number of users. Blocks on the file system.
+    /// Reads the users file and the sections of the configuration again, and replaces all users for
+    /// checks that begin from then on. Credentials stay verified where their hash is the same.
+    /// Returns the number of users. Blocks on the file system.
     ///
     /// # Errors
     /// When the file cannot be used; the users from before are kept.
@@ -156,9 +159,8 @@ impl Authenticator {
     pub fn rates(&self) -> BTreeMap<Arc<str>, Option<Limit>> {
         let Some(guard) = &self.guard else { return BTreeMap::new() };
         let table = guard.table();
-        let rate = |name: Arc<str>| (table.user_policy(&name).and_then(|user_policy| user_policy.rate), name);
         let names = guard.inline.names().chain(guard.networks.names()).chain(table.names());
-        names.map(rate).map(|(rate, name)| (name, rate)).collect()
+        names.map(|name| (Arc::clone(&name), table.user_policy(&name).rate)).collect()
     }
 
     /// The users as they are now, to compare with those after a reload.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::users::UsersError;
+use super::error::UsersError;
 
 /// Network with clients admitted without credentials, as a user named like the network.
 #[derive(Clone, PartialEq, Eq)]

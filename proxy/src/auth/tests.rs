@@ -164,7 +164,7 @@ fn alice() -> String {
 }
 
 fn granted(name: &str) -> Result<Option<User>, Failure> {
-    Ok(Some(User { name: name.into(), user_policy: None }))
+    Ok(Some(User { name: name.into(), user_policy: Arc::default() }))
 }
 
 fn reason<T: fmt::Debug>(result: Result<T, Failure>) -> Reason {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::{ReadError, TIMEOUT};
+use super::error::{ReadError, TIMEOUT};
 
 /// Work for the thread, and its file.
 type Job = (PathBuf, Box<dyn FnOnce() + Send>);

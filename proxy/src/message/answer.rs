@@ -4,7 +4,8 @@ use std::borrow::Cow;
 
 use httparse::{Error, Header, ParserConfig, Response, Status};
 
-use super::{MAX_HEAD, MAX_HEADERS, foreign, known_minor_version, phrase};
+use super::foreign;
+use super::head::{MAX_HEAD, MAX_HEADERS, known_minor_version, phrase};
 
 /// The most 1xx answers before the answer that counts. RFC 9110, 15.2, sets no limit; servers send
 /// one or two.
@@ -25,15 +26,12 @@ pub struct AnswerHead<'h> {
     pub bytes: &'h [u8],
 }
 
-/// Reads the head at the start of `bytes`, all bytes that have come so far, and hands it to `read`;
-/// `None`: more bytes
-/// are needed, which is never the result for [`MAX_HEAD`] bytes or more.
+/// Reads the head at the start of `bytes`, all bytes received so far, and passes it to `read`.
+/// `None`: more bytes are needed; never returned for [`MAX_HEAD`] bytes or more.
 ///
-/// White space between a name and its colon is left out, as RFC 9112, 5.1, asks of a proxy: in a
-/// request it is an error,
-/// since a hop in front may have read it in another way, but the answer goes to a client that this
-/// gateway writes it
-/// anew for. A minor version above 1 is read as 1 (RFC 9110, 2.5).
+/// White space between a name and its colon is left out, as RFC 9112, 5.1, asks of a proxy. In a
+/// request it is an error, since a hop in front may have read it in another way; an answer is
+/// written anew for the client. A minor version above 1 is read as 1 (RFC 9110, 2.5).
 ///
 /// # Errors
 /// A description of the bytes, without any of their text.

@@ -192,7 +192,7 @@ impl Policy {
 
     fn not_denied(&self, target: &Target, address: IpAddr) -> Result<(), String> {
         let rule = self.deny.iter().filter(|rule| rule.has_port(target.port));
-        match rule.into_iter().find(|rule| covers(rule, target, &readings(address))) {
+        match rule.into_iter().find(|rule| rule.covers(target, &readings(address))) {
             Some(rule) => Err(denied(rule)),
             None => Ok(()),
         }
@@ -212,7 +212,7 @@ impl Policy {
     fn allowed(&self, target: &Target, address: IpAddr) -> Result<&Rule, String> {
         let mut rules = self.allow.iter().filter(|rule| rule.has_port(target.port));
         let Some(special) = special::special(address) else {
-            return rules.find(|rule| covers(rule, target, &[address])).ok_or_else(|| self.unmatched(target));
+            return rules.find(|rule| rule.covers(target, &[address])).ok_or_else(|| self.unmatched(target));
         };
         let names_it = |rule: &&Rule| {
             rule.network().is_some_and(|network| network.contains(&address) && special.block.contains(&network))
@@ -229,11 +229,6 @@ impl Policy {
             false => format!("no --allow rule matches {target}"),
         }
     }
-}
-
-fn covers(rule: &Rule, target: &Target, addresses: &[IpAddr]) -> bool {
-    let by_name = matches!(&target.host, Host::Name(name) if rule.covers_name(name));
-    by_name || addresses.iter().any(|address| rule.covers_address(*address))
 }
 
 /// Returns the address, and the IPv4 addresses embedded in it.

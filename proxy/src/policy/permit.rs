@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use super::Rule;
+use super::rule::Rule;
 use crate::target::{Host, Target};
 
 /// The targets of one user, within the targets that the gateway permits.
@@ -21,7 +21,7 @@ impl Scope {
 
     /// Returns the rule that covers an address of the target.
     pub(super) fn covers(&self, target: &Target, address: IpAddr) -> Result<&Rule, String> {
-        let covers = |rule: &&Rule| super::covers(rule, target, &[address]);
+        let covers = |rule: &&Rule| rule.covers(target, &[address]);
         self.of_port(target.port).find(covers).ok_or_else(|| self.unmatched(target))
     }
 
@@ -38,7 +38,7 @@ impl Scope {
         self.of_port(target.port).find(|rule| covers(rule)).ok_or_else(|| self.unmatched(target))
     }
 
-    /// A rule of the gateway, with the one of the user beside it.
+    /// Joins a rule of the gateway and the one of the user for display.
     pub(super) fn beside(&self, rule: &str, own: &Rule) -> String {
         format!("{rule} and {own} of user {}", self.user)
     }
@@ -91,7 +91,7 @@ impl Permit {
         &self.target
     }
 
-    /// Where to dial; empty if the name was left to a parent proxy.
+    /// Returns the addresses to dial; empty if the name was left to a parent proxy.
     #[must_use]
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses

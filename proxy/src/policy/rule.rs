@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use ipnet::{IpNet, Ipv4Net};
 
-use crate::target::normal_name;
+use crate::target::{Host, Target, normal_name};
 
 /// Longest text of a rule, in bytes: rules are quoted in answers and in the log.
 const MAX_RULE: usize = 300;
@@ -42,6 +42,12 @@ impl Rule {
     /// Returns true if `port` is among the rule's ports.
     pub(crate) fn has_port(&self, port: u16) -> bool {
         self.ports.iter().any(|range| range.contains(&port))
+    }
+
+    /// Returns true if the rule covers the target's name, or one of these addresses.
+    pub(super) fn covers(&self, target: &Target, addresses: &[IpAddr]) -> bool {
+        let by_name = matches!(&target.host, Host::Name(name) if self.covers_name(name));
+        by_name || addresses.iter().any(|address| self.covers_address(*address))
     }
 
     /// Returns true if the rule covers this name, in the form of [`normal_name`].

@@ -2,10 +2,8 @@
 //! (RFC 9112, 3.2.2), and the head forwarded to the origin.
 //!
 //! Kubernetes clients run commands in pods by it (`Upgrade: SPDY/3.1`, or `websocket`). Most of
-//! them ask a proxy for a
-//! tunnel to the API server and upgrade within; those that do not are told `Upgrade request
-//! required` by the server if
-//! any hop on the way drops the header.
+//! them ask a proxy for a tunnel to the API server and upgrade within; the others get `Upgrade
+//! request required` from the server if a hop on the way drops the header.
 //!
 //! - *Host* is the one of the request line, and what the client wrote there is of no effect (RFC 9112, 3.2.2).
 //! - *Headers* that concern one hop alone, or a proxy, end here ([`crate::message::append_forwarded`]); `Connection` and
@@ -16,8 +14,8 @@
 //! - *Content* is announced in one way or not at all: both a length and chunks, two lengths, or another coding, and two
 //!   readers find two ends (RFC 9112, 6.3 and 11.2).
 
-use super::{Version, all, bad_target, only, refuse};
-use crate::message::{Content, Framing, MAX_CONTENT_BYTES, VIA, append, append_forwarded, elements, elements_of};
+use super::head::{Version, bad_target, only, refuse};
+use crate::message::{Content, Framing, MAX_CONTENT_BYTES, VIA, all, append, append_forwarded, elements, elements_of};
 use crate::reason::{Reason, Refusal};
 use crate::secret::Secret;
 use crate::target::Target;

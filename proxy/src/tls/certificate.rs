@@ -13,9 +13,9 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::{CertifiedKey, SigningKey};
 use zeroize::Zeroizing;
 
-use super::Session;
+use super::failure::words;
 use super::hello::{HTTP, Hello};
-use super::roots::words;
+use super::session::Session;
 use super::suites::provider;
 use super::validity::Validity;
 use super::x509::Facts;
@@ -94,10 +94,8 @@ impl ServerCertificate {
     /// Creates a session with the client that sent this ClientHello.
     ///
     /// A server that shares no protocol with the client may refuse it (RFC 7301, 3.2), as rustls
-    /// does. Clients name others
-    /// by mistake (`http/1.0`, or `http 1.1` in https-proxy-agent 5), and servers by OpenSSL go on
-    /// without one; so does
-    /// this.
+    /// does. Clients name others by mistake (`http/1.0`, or `http 1.1` in https-proxy-agent 5), and
+    /// servers by OpenSSL go on without one; so does this.
     ///
     /// # Errors
     /// As [`Session::server`].

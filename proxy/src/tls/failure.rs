@@ -4,6 +4,8 @@ use std::error::Error;
 use std::fmt;
 use std::io::{self, ErrorKind};
 
+use rustls::CertificateError;
+
 /// The peer ended the connection without close_notify. Many do so when they are done; it looks like
 /// a stream cut by a third party (RFC 8446, 6.1).
 #[derive(Debug)]
@@ -40,4 +42,27 @@ pub(super) fn once_more(error: &io::Error) -> io::Error {
 /// Creates the error of a broken TLS session.
 pub(super) fn broken(how: &str) -> io::Error {
     io::Error::new(ErrorKind::ConnectionReset, format!("TLS: {how}"))
+}
+
+/// Returns rustls's message for a failure, with the remedy where the message has none
+/// (`rustls-webpki`, `error.rs`).
+pub(super) fn words(error: &rustls::Error) -> String {
+    let rustls::Error::InvalidCertificate(wrong) = error else { return error.to_string() };
+    let known = match wrong {
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+            "the certificate is not signed by a trusted CA; name its CA with --parent-ca"
+        }
+        // The error's type belongs to a crate not used here otherwise.
+        CertificateError::Other(wrong) => match wrong.to_string().as_str() {
+            wrong if wrong.contains("CaUsedAsEndEntity") => {
+                "a CA certificate does not identify a server: use one with basicConstraints=CA:FALSE"
+            }
+            wrong if wrong.contains("UnsupportedCertVersion") => {
+                "not a certificate of X.509 version 3, so it has no names: make another one"
+            }
+            _ => return error.to_string(),
+        },
+        _ => return error.to_string(),
+    };
+    known.to_owned()
 }

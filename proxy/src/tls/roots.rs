@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{CertificateError, ClientConfig, Error, RootCertStore};
+use rustls::{ClientConfig, RootCertStore};
 
 use crate::file::{self, MAX_CONFIG_BYTES};
 
-use super::Session;
+use super::session::Session;
 use super::suites::provider;
 
 /// The trusted root certificates.
@@ -67,29 +67,6 @@ impl RootStore {
     pub fn session(&self, name: ServerName<'static>) -> io::Result<Session> {
         Session::client(Arc::clone(&self.0), name)
     }
-}
-
-/// Returns rustls's message for a failure, with the remedy where the message has none
-/// (`rustls-webpki`, `error.rs`).
-pub(super) fn words(error: &Error) -> String {
-    let Error::InvalidCertificate(wrong) = error else { return error.to_string() };
-    let known = match wrong {
-        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
-            "the certificate is not signed by a trusted CA; name its CA with --parent-ca"
-        }
-        // The error's type belongs to a crate not used here otherwise.
-        CertificateError::Other(wrong) => match wrong.to_string().as_str() {
-            wrong if wrong.contains("CaUsedAsEndEntity") => {
-                "a CA certificate does not identify a server: use one with basicConstraints=CA:FALSE"
-            }
-            wrong if wrong.contains("UnsupportedCertVersion") => {
-                "not a certificate of X.509 version 3, so it has no names: make another one"
-            }
-            _ => return error.to_string(),
-        },
-        _ => return error.to_string(),
-    };
-    known.to_owned()
 }
 
 /// Converts a host name or an address to a server name.

@@ -2,14 +2,19 @@
 //! end.
 
 use std::collections::VecDeque;
+use std::io::{self, ErrorKind, Read, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 use rustls::crypto::{CipherSuiteCommon, CryptoProvider};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{CipherSuite, RootCertStore, SupportedCipherSuite, Tls12CipherSuite, Tls13CipherSuite};
+use rustls::{
+    CipherSuite, ClientConfig, RootCertStore, ServerConfig, SupportedCipherSuite, Tls12CipherSuite, Tls13CipherSuite,
+};
 
+use super::session::{MAX_RECORD_BYTES, RESERVED_RECORDS};
 use super::*;
 
 /// A certificate for localhost, valid for a hundred years and used nowhere else.
@@ -234,7 +239,7 @@ fn held_to(limit: u64, common: &CipherSuiteCommon) -> CipherSuiteCommon {
 #[test]
 fn keys_that_are_used_up_are_replaced_or_an_error() {
     const LIMIT: u64 = 40;
-    let bytes = vec![7; RECORD];
+    let bytes = vec![7; MAX_RECORD_BYTES];
     let is_13 = |suite: &SupportedCipherSuite| matches!(suite, SupportedCipherSuite::Tls13(_));
     let sides = soon_used_up(LIMIT, is_13);
     for _ in 0..5 * LIMIT {
@@ -244,7 +249,7 @@ fn keys_that_are_used_up_are_replaced_or_an_error() {
     }
     let is_12 = |suite: &SupportedCipherSuite| matches!(suite, SupportedCipherSuite::Tls12(suite) if suite.common.confidentiality_limit != u64::MAX);
     let sides = soon_used_up(LIMIT, is_12);
-    for _ in 0..LIMIT - OTHERS {
+    for _ in 0..LIMIT - RESERVED_RECORDS {
         let mut wire = sent(&sides[0], &bytes);
         assert!(received(&sides[1], &mut wire, 100_000).0 == bytes);
     }

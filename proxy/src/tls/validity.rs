@@ -7,13 +7,24 @@ use super::x509::Facts;
 /// Remaining time of a certificate about to expire, unless a third of its life is less.
 const SOON: Duration = Duration::from_hours(24 * 30);
 
-/// From when to when a certificate counts (RFC 5280, 4.1.2.5).
+/// Validity period of a certificate (RFC 5280, 4.1.2.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Validity {
-    /// From then on, this second included.
+    /// First valid second.
     pub(super) from: SystemTime,
-    /// Until then, this second included.
+    /// Last valid second.
     pub(super) until: SystemTime,
+}
+
+/// State of a certificate at some time.
+enum Status {
+    /// The period ends before it begins.
+    Reversed,
+    NotYetValid,
+    Expired,
+    /// Valid, but not for long.
+    Expiring,
+    Valid,
 }
 
 impl Validity {
@@ -21,28 +32,38 @@ impl Validity {
         Self { from: facts.from, until: facts.until }
     }
 
-    /// Cause and remedy if clients refuse the certificate at a time, or will soon; the cause
+    /// Returns cause and remedy if clients refuse the certificate at `now`, or will soon; the cause
     /// follows the name of the file.
     #[must_use]
     pub(super) fn warning(&self, now: SystemTime) -> Option<(String, &'static str)> {
-        const ANOTHER: &str = "replace the file; it is reloaded at once";
-        let word = |time| humantime::format_rfc3339_seconds(time);
-        let (from, until) = (word(self.from), word(self.until));
-        let Ok(life) = self.until.duration_since(self.from) else {
-            return Some((format!("ends at {until}, before it begins at {from}: clients refuse it"), ANOTHER));
-        };
-        if now < self.from {
-            return Some((
-                format!("is not valid before {from}: clients refuse it until then"),
-                "check the clock of this host",
-            ));
+        const REPLACE: &str = "replace the file; it is reloaded at once";
+        let [from, until] = [self.from, self.until].map(humantime::format_rfc3339_seconds);
+        match self.status(now) {
+            Status::Valid => None,
+            Status::Expiring => Some((format!("expires at {until}"), REPLACE)),
+            Status::Expired => Some((format!("has expired at {until}: clients refuse it"), REPLACE)),
+            Status::NotYetValid => {
+                let cause = format!("is not valid before {from}: clients refuse it until then");
+                Some((cause, "check the clock of this host"))
+            }
+            Status::Reversed => {
+                Some((format!("ends at {until}, before it begins at {from}: clients refuse it"), REPLACE))
+            }
         }
+    }
+
+    fn status(&self, now: SystemTime) -> Status {
+        let Ok(life) = self.until.duration_since(self.from) else { return Status::Reversed };
+        if now < self.from {
+            return Status::NotYetValid;
+        }
+        // `until` names a whole second, which is valid to its end.
         if now.duration_since(self.until).is_ok_and(|since| since >= Duration::from_secs(1)) {
-            return Some((format!("has expired at {until}: clients refuse it"), ANOTHER));
+            return Status::Expired;
         }
         let left = self.until.duration_since(now).unwrap_or_default();
-        // One that lives for days alone is replaced within its last third, as ACME clients do.
-        (left < SOON.min(life / 3)).then(|| (format!("expires at {until}"), ANOTHER))
+        // A certificate of a few days is renewed in the last third of its life, as ACME clients do.
+        if left < SOON.min(life / 3) { Status::Expiring } else { Status::Valid }
     }
 }
 

@@ -5,11 +5,10 @@
 //! [`TIMEOUT`] at most and gets an error with the name of the file. The thread is started once, so
 //! a later look at a file needs no new thread.
 
-use std::fmt;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -18,9 +17,12 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 use zeroize::Zeroizing;
 
-use thread::Reader;
-
+mod error;
 mod thread;
+
+pub use error::{ReadError, TIMEOUT};
+
+use thread::Reader;
 
 /// Largest configuration file, certificate chain, key or bundle of certificate authorities, in
 /// bytes. The bundle of Debian has some 220 KiB.
@@ -29,76 +31,11 @@ pub const MAX_CONFIG_BYTES: u64 = 1 << 20;
 /// Largest users file, in bytes: some 200,000 users.
 pub const MAX_USERS_BYTES: u64 = 16 << 20;
 
-/// Longest wait for a file.
-pub const TIMEOUT: Duration = Duration::from_secs(10);
-
 /// The reader's thread, once it was needed.
 static READER: Mutex<Option<Reader>> = Mutex::new(None);
 
 /// Start-up is over: pipes were read once and cannot be read again.
 static SERVING: AtomicBool = AtomicBool::new(false);
-
-/// Reason why a file cannot be used, with the remedy where there is a better one than the caller's.
-#[derive(Debug)]
-pub enum ReadError {
-    /// Error of the file system.
-    Io(io::Error),
-    /// Not a regular file, but one of this kind.
-    Kind(&'static str),
-    /// More bytes than this limit.
-    TooLarge(u64),
-    /// A pipe closed before the first byte.
-    Empty,
-    /// A pipe with a silent writer, or without a writer.
-    Silent,
-    /// The file system of this file does not answer.
-    Stuck(PathBuf),
-}
-
-impl ReadError {
-    /// Returns the remedy; `None` for an error of the file system itself, because the caller has a
-    /// better one.
-    #[must_use]
-    pub const fn remedy(&self) -> Option<&'static str> {
-        match self {
-            Self::Io(_) => None,
-            Self::Kind(_) => Some("put a regular file there"),
-            Self::TooLarge(_) => Some("name the right file, or make it smaller"),
-            Self::Empty | Self::Silent => Some("write the whole file into the pipe, or name a regular file"),
-            Self::Stuck(_) => Some("check the mount"),
-        }
-    }
-
-    /// Returns the cause and the remedy; `remedy` applies if the error has none of its own.
-    #[must_use]
-    pub fn with_remedy(&self, remedy: &str) -> String {
-        format!("{self}; {}", self.remedy().unwrap_or(remedy))
-    }
-}
-
-impl fmt::Display for ReadError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seconds = TIMEOUT.as_secs();
-        match self {
-            Self::Io(error) => write!(f, "cannot be read: {error}"),
-            Self::Kind(kind) => write!(f, "cannot be read: {kind}, not a regular file"),
-            Self::TooLarge(limit) => write!(f, "cannot be read: larger than {} MiB", limit >> 20),
-            Self::Empty => f.write_str("cannot be read: the pipe was empty"),
-            Self::Silent => write!(f, "cannot be read: no data from the pipe for {seconds} s"),
-            Self::Stuck(path) => {
-                write!(f, "cannot be read: the file system of {} has not answered for {seconds} s", path.display())
-            }
-        }
-    }
-}
-
-impl std::error::Error for ReadError {}
-
-impl From<io::Error> for ReadError {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
-}
 
 /// Reads a whole file of at most `limit` bytes. Only regular files are read, and until [`serving`]
 /// pipes as well, as in `--config <(sops -d gateway.toml)`.

@@ -1,82 +1,67 @@
-//! Users on the command line and in a users file, and the errors in both.
+//! The users file: read within a limit when it has changed, and parsed line by line.
 
 use std::collections::{HashMap, HashSet};
-use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::secret::Secret;
-
+use super::error::UsersError;
 use super::hash::Hash;
+use super::names::check_name;
+use crate::file::{self, MAX_USERS_BYTES};
+use crate::fingerprint::FileFingerprint;
 
-/// The longest name, in bytes; htpasswd's limit as well.
-const MAX_NAME: usize = 255;
-/// The longest password, in bytes: as long as `crypt(3)` takes (`CRYPT_MAX_PASSPHRASE_SIZE` of
-/// libxcrypt), for the work of SHA-crypt grows with the length.
-pub(super) const MAX_PASSWORD: usize = 512;
-
-/// An invalid user: place, reason and remedy. Never holds a password or a hash.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UsersError {
-    place: String,
-    cause: String,
-    remedy: String,
+/// A path, and the fingerprint of its file at the last read.
+pub(super) struct UsersFile {
+    path: PathBuf,
+    /// Fingerprint at the last read.
+    seen: Option<FileFingerprint>,
+    /// Fingerprint at the last check.
+    last: Option<FileFingerprint>,
 }
 
-impl UsersError {
-    pub(crate) fn new(place: impl Into<String>, cause: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { place: place.into(), cause: cause.into(), remedy: remedy.into() }
+impl UsersFile {
+    pub(super) const fn new(path: PathBuf) -> Self {
+        Self { path, seen: None, last: None }
     }
 
-    /// Returns the reason, and the user if known.
-    #[must_use]
-    pub fn cause(&self) -> &str {
-        &self.cause
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
-    /// Returns the remedy.
-    #[must_use]
-    pub fn remedy(&self) -> &str {
-        &self.remedy
+    /// Returns true if the file was replaced, removed or restored since the last
+    /// [`UsersFile::read`] and is unchanged since the previous check: a file written in place is
+    /// cut off in the middle of a line until it is complete.
+    pub(super) fn changed(&mut self) -> bool {
+        let now = FileFingerprint::of(&self.path);
+        std::mem::replace(&mut self.last, now) == now && now != self.seen
     }
 
-    /// Returns the place: an option, a file or `FILE:LINE`.
-    #[must_use]
-    pub fn place(&self) -> &str {
-        &self.place
+    /// Reads the file. The fingerprint is taken before the bytes are read, so that the next
+    /// [`UsersFile::changed`] notices a change in between; it is taken also if the read fails, so
+    /// that one broken file is reported once.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or without any line about a user: a wrong file, or one being
+    /// written. A file with only invalid lines about users is accepted: a user with a spoilt line
+    /// must stay out.
+    pub(super) fn read(&mut self) -> Result<Lines, UsersError> {
+        self.seen = FileFingerprint::of(&self.path);
+        self.last = self.seen;
+        let bytes = file::read(&self.path, MAX_USERS_BYTES).map_err(|error| {
+            let remedy = "check the path and permissions of --users-file";
+            self.error(error.to_string(), error.remedy().unwrap_or(remedy))
+        })?;
+        let mut lines = parse_lines(&self.path, &bytes);
+        if lines.good.is_empty() && !lines.names_users {
+            let empty = || self.error("contains no user", "add the output of `sluicegate hash-password NAME`");
+            return Err(if lines.bad.is_empty() { empty() } else { lines.bad.swap_remove(0) });
+        }
+        Ok(lines)
     }
 
-    /// At a line, counted from 1, of a file.
-    pub(super) fn at(path: &Path, line: usize, cause: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self::new(format!("{}:{line}", path.display()), cause, remedy)
+    fn error(&self, cause: impl Into<String>, remedy: &'static str) -> UsersError {
+        UsersError::new(self.path.display().to_string(), cause, remedy)
     }
-}
-
-impl fmt::Display for UsersError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}; {}", self.place, self.cause, self.remedy)
-    }
-}
-
-impl std::error::Error for UsersError {}
-
-/// Reads `NAME:PASSWORD`, as `--user` takes it. The first colon splits. One line end behind the
-/// password is dropped: a variable that is filled from a mounted file often has it.
-///
-/// # Errors
-/// When a part is missing, too long or of forbidden characters. The text is not repeated.
-pub fn parse_user(text: &str) -> Result<(String, Secret), UsersError> {
-    let error = |cause: String, remedy: &str| UsersError::new("--user", cause, remedy);
-    let text = without_line_end(text);
-    let (name, password) = text.split_once(':').ok_or_else(|| error("no ':' in it".into(), "give NAME:PASSWORD"))?;
-    check_name(name).map_err(|cause| error(cause, "give NAME:PASSWORD with another name"))?;
-    check_password(password.as_bytes()).map_err(|cause| error(cause, "give NAME:PASSWORD with another password"))?;
-    Ok((name.to_owned(), Secret::new(password)))
-}
-
-/// The text without one line end behind it.
-pub(super) fn without_line_end(text: &str) -> &str {
-    text.strip_suffix('\n').map_or(text, |text| text.strip_suffix('\r').unwrap_or(text))
 }
 
 /// A user of the file.
@@ -96,7 +81,7 @@ const MAX_NAMED: usize = 50;
 pub(super) struct Lines {
     /// Valid lines.
     pub(super) good: Vec<Line>,
-    /// Why other lines do not.
+    /// Errors of the other lines.
     pub(super) bad: Vec<UsersError>,
     /// An invalid line names a user.
     pub(super) names_users: bool,
@@ -161,40 +146,14 @@ fn parse_line(path: &Path, number: usize, line: &[u8]) -> Result<Line, UsersErro
     Ok(Line { number, name: name.into(), hash })
 }
 
-/// Why no user can have this name, if so. RFC 7617 (2) forbids colons and control characters.
-pub(super) fn check_name(name: &str) -> Result<(), String> {
-    if name.is_empty() {
-        return Err("the name is empty".into());
-    }
-    if name.len() > MAX_NAME {
-        return Err(format!("the name is longer than {MAX_NAME} bytes"));
-    }
-    if name.contains(|c: char| c == ':' || c.is_control()) {
-        return Err("the name contains a ':' or a control character".into());
-    }
-    Ok(())
-}
-
-/// Why no user can have this password, if so.
-pub(super) fn check_password(password: &[u8]) -> Result<(), String> {
-    if password.is_empty() {
-        return Err("the password is empty".into());
-    }
-    if password.len() > MAX_PASSWORD {
-        return Err(format!("the password is longer than {MAX_PASSWORD} bytes"));
-    }
-    if password.iter().any(u8::is_ascii_control) {
-        return Err(
-            "the password contains a control character, which Basic authentication does not allow (RFC 7617)".into()
-        );
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
     use proptest::prelude::{any, prop_assert, proptest};
+
+    use super::*;
 
     const HASH: &str = "$2y$04$s3nEBtS7Qzw9ctn.NRIzs.IQt8.B7mCW1RaVx4LMDuSuTuhtnSTGa";
 
@@ -203,38 +162,6 @@ mod tests {
         match &lines.bad[..] {
             [] => Ok(lines.good.into_iter().map(|line| (line.number, line.name.to_string())).collect()),
             bad => Err(bad.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")),
-        }
-    }
-
-    #[test]
-    fn user_options() {
-        for (text, name, password) in [
-            ("alice:pw", "alice", "pw"),
-            ("alice:s3cret:with:@/%ü", "alice", "s3cret:with:@/%ü"),
-            ("a b:: ", "a b", ": "),
-            ("ann:a\n", "ann", "a"),
-            ("ann:a\r\n", "ann", "a"),
-        ] {
-            assert_eq!(parse_user(text), Ok((name.to_owned(), Secret::new(password))), "{text}");
-        }
-        let long = format!("a:{}", "p".repeat(MAX_PASSWORD + 1));
-        for (text, cause) in [
-            ("hunter2", "no ':'"),
-            ("", "no ':'"),
-            (":hunter2", "name is empty"),
-            ("alice:", "password is empty"),
-            ("a\nb:hunter2", "control character"),
-            ("a:hunter2\0", "password contains a control character"),
-            ("a:hunter2\n\n", "password contains a control character"),
-            ("a:hunter2\r", "password contains a control character"),
-            ("a:hunter2\u{7f}", "password contains a control character"),
-            ("a:hunter2\tb", "password contains a control character"),
-            ("a:\n", "password is empty"),
-            (&long, "longer than 512"),
-        ] {
-            let error = parse_user(text).expect_err(text);
-            assert!(error.to_string().contains(cause) && error.to_string().contains("NAME:PASSWORD"), "{error}");
-            assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
         }
     }
 
@@ -309,5 +236,83 @@ mod tests {
         let lines = parse_lines(Path::new("/etc/users"), &latin1);
         assert!(lines.good.is_empty() && lines.names_users, "{lines:?}");
         assert!(!parse_lines(Path::new("/etc/users"), b"hunter2\n\xff:x").names_users);
+    }
+
+    const LINE: &str = "alice:$2y$04$s3nEBtS7Qzw9ctn.NRIzs.IQt8.B7mCW1RaVx4LMDuSuTuhtnSTGa\n";
+
+    /// As two looks see it.
+    fn settled(file: &mut UsersFile) -> bool {
+        let _ = file.changed();
+        file.changed()
+    }
+
+    #[test]
+    fn a_file_counts_when_it_stays_the_same_from_one_look_to_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("users");
+        fs::write(&path, LINE).unwrap();
+        let mut file = UsersFile::new(path.clone());
+        file.read().unwrap();
+        // Written in place, in two parts.
+        fs::write(&path, format!("{LINE}bob")).unwrap();
+        assert!(!file.changed());
+        fs::write(&path, format!("{LINE}{}", LINE.replace("alice", "bob"))).unwrap();
+        assert!(!file.changed());
+        assert!(file.changed());
+        assert_eq!(file.read().unwrap().good.len(), 2);
+        assert!(!file.changed());
+    }
+
+    #[test]
+    fn a_swapped_link_is_a_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        // As the kubelet does it: users -> ..data/users, ..data -> a directory of that moment.
+        for moment in ["one", "two"] {
+            fs::create_dir(at(moment)).unwrap();
+            fs::write(at(moment).join("users"), LINE).unwrap();
+        }
+        symlink("one", at("..data")).unwrap();
+        symlink("..data/users", at("users")).unwrap();
+        let mut file = UsersFile::new(at("users"));
+        assert!(settled(&mut file), "nothing was read yet");
+        assert_eq!(file.read().unwrap().good.len(), 1);
+        assert!(!file.changed());
+        symlink("two", at("..tmp")).unwrap();
+        fs::rename(at("..tmp"), at("..data")).unwrap();
+        assert!(settled(&mut file));
+        file.read().unwrap();
+        assert!(!file.changed());
+    }
+
+    #[test]
+    fn a_vanished_file_is_reported_once_and_its_return_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("users");
+        fs::write(&path, LINE).unwrap();
+        let mut file = UsersFile::new(path.clone());
+        file.read().unwrap();
+        fs::remove_file(&path).unwrap();
+        assert!(settled(&mut file));
+        assert!(file.read().unwrap_err().to_string().contains("No such file"));
+        assert!(!file.changed());
+        fs::write(&path, LINE).unwrap();
+        assert!(settled(&mut file));
+        assert_eq!(file.read().unwrap().good.len(), 1);
+    }
+
+    #[test]
+    fn unusable_files_say_why() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("users");
+        let refusal = |path: &Path| UsersFile::new(path.to_owned()).read().unwrap_err().to_string();
+        assert!(refusal(dir.path()).contains("not a regular file"));
+        fs::write(&path, "# nobody\n\n").unwrap();
+        assert!(refusal(&path).contains("contains no user"));
+        fs::write(&path, "\x7fELF\n\x01\n").unwrap();
+        assert!(refusal(&path).contains(":1: no ':' in it"));
+        fs::File::create(&path).unwrap().set_len(MAX_USERS_BYTES + 1).unwrap();
+        let error = refusal(&path);
+        assert!(error.contains("larger than 16 MiB") && error.starts_with(&path.display().to_string()), "{error}");
     }
 }

@@ -23,31 +23,24 @@
 //! - *Anything but CONNECT* is served in one form alone, absolute-form with `Upgrade` ([`upgrade`]).
 //! - *Line folding* (5.2) and white space before a colon (5.1): refused, as for any server.
 
+mod head;
 mod upgrade;
-
-use std::borrow::Cow;
 
 use httparse::{Error, Header, Status};
 
 use crate::message::{self, Foreign, Opening, all, elements, known_minor_version, one_line_ending};
 use crate::reason::{Reason, Refusal};
 use crate::secret::Secret;
-use crate::target::{Target, TargetError};
+use crate::target::Target;
 
 pub use crate::message::{MAX_HEAD, MAX_HEADERS};
+pub use head::Version;
 pub use upgrade::Upgrade;
+
+use head::{bad_target, only, refuse, same};
 
 /// Longest stored `User-Agent`, in bytes.
 pub const MAX_USER_AGENT: usize = 128;
-
-/// The protocol version in the request line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Version {
-    /// HTTP/1.0, as rsync sends it.
-    Http10,
-    /// HTTP/1.1, or a higher minor version.
-    Http11,
-}
 
 /// The parts of a request used by the gateway.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -136,10 +129,6 @@ pub fn other_protocol(foreign: Foreign) -> Refusal {
     }
 }
 
-fn refuse<T>(reason: Reason, detail: impl Into<Cow<'static, str>>) -> Result<T, Refusal> {
-    Err(Refusal::new(reason, detail))
-}
-
 /// A grammatical head, read for its meaning.
 fn read(head: &httparse::Request<'_, '_>) -> Result<Request, Refusal> {
     let version = if head.version == Some(0) { Version::Http10 } else { Version::Http11 };
@@ -162,27 +151,6 @@ fn read(head: &httparse::Request<'_, '_>) -> Result<Request, Refusal> {
         via: elements(head.headers, "Via").map(|hop| shown(hop).collect::<String>()).collect::<Vec<_>>().join(", "),
         user_agent: all(head.headers, "User-Agent").next().and_then(printable),
     })
-}
-
-fn bad_target(error: TargetError) -> Refusal {
-    Refusal::new(Reason::BadTarget, error.detail())
-}
-
-/// Returns the value of a header that may come once. A repeated header is refused even with an
-/// equal value: parsers differ on which one counts.
-fn only<'h>(headers: &'h [Header<'h>], name: &'static str, twice: &'static str) -> Result<Option<&'h [u8]>, Refusal> {
-    let mut values = all(headers, name);
-    let first = values.next();
-    if values.next().is_some() { refuse(Reason::Malformed, twice) } else { Ok(first) }
-}
-
-/// The value of a header that may come several times if it says the same each time, as tinyproxy
-/// sends
-/// credentials on: there is one reading. Different values are refused.
-fn same<'h>(headers: &'h [Header<'h>], name: &'static str, differ: &'static str) -> Result<Option<&'h [u8]>, Refusal> {
-    let mut values = all(headers, name);
-    let first = values.next();
-    if values.any(|value| Some(value) != first) { refuse(Reason::Malformed, differ) } else { Ok(first) }
 }
 
 fn no_content(headers: &[Header<'_>]) -> Result<(), Refusal> {
