@@ -121,7 +121,16 @@ impl Handshakes {
         self.room
     }
 
-    /// Handshakes in a stage.
+    /// Describes the end of an evicted connection.
+    pub(super) fn evicted(&self) -> String {
+        format!(
+            "closed to make room for another connection: {} without a tunnel are the limit; raise the descriptor limit \
+             (LimitNOFILE=, ulimit -Hn)",
+            self.room
+        )
+    }
+
+    /// Returns the number of handshakes in a stage.
     pub(super) fn in_stage(&self, stage: Stage) -> usize {
         self.stages[stage as usize].load(Ordering::Relaxed)
     }

@@ -211,7 +211,7 @@ impl Account {
         match self.registry.handshakes.leave(self.id) {
             Err(Absence::Evicted) => {
                 handshake.evicted = true;
-                return Err(Refusal::new(Reason::HandshakeLimit, evicted(&self.registry)));
+                return Err(Refusal::new(Reason::HandshakeLimit, self.registry.handshakes.evicted()));
             }
             left => handshake.task = left.ok(),
         }
@@ -355,7 +355,7 @@ impl Account {
             // Handshake or tunnel, the fault is the gateway's.
             (Reason::EngineFailed, "internal error: the task that served it panicked".into())
         } else if self.handshake().is_some_and(|handshake| handshake.evicted) {
-            (Reason::HandshakeLimit, evicted(&self.registry).into())
+            (Reason::HandshakeLimit, self.registry.handshakes.evicted().into())
         } else if self.registry.stopping() {
             (Reason::Shutdown, "the gateway stopped".into())
         } else if self.live().is_some() {
@@ -369,14 +369,6 @@ impl Account {
 /// Converts the ::ffff:a.b.c.d of a dual-stack listener to IPv4, for the limits and the log.
 fn canonical(client: SocketAddr) -> SocketAddr {
     SocketAddr::new(client.ip().to_canonical(), client.port())
-}
-
-fn evicted(registry: &Registry) -> String {
-    format!(
-        "closed to make room for another connection: {} without a tunnel are the limit; raise the descriptor limit \
-         (LimitNOFILE=, ulimit -Hn)",
-        registry.handshakes.room()
-    )
 }
 
 impl Drop for Account {
