@@ -1,4 +1,4 @@
-//! Whether a file is another one than before.
+//! Detection of a changed file.
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
@@ -6,8 +6,8 @@ use std::path::Path;
 
 use crate::file;
 
-/// What tells one state of a file from another: the file itself, and the times of its last change
-/// in content and in owner or mode (a file made readable counts as changed).
+/// Fingerprint of a file's state: the file itself, and the times of its last change in content and
+/// in owner or mode (a file made readable counts as changed).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileFingerprint {
     device: u64,
@@ -18,8 +18,8 @@ pub struct FileFingerprint {
 }
 
 impl FileFingerprint {
-    /// Follows symbolic links; `None` if there is nothing, or it cannot be seen, as on a file system that does
-    /// not answer within [`file::TIMEOUT`].
+    /// Follows symbolic links. `None` for a missing or inaccessible file, as on a file system
+    /// without an answer within [`file::TIMEOUT`].
     #[must_use]
     pub fn of(path: &Path) -> Option<Self> {
         file::metadata(path).ok().map(|metadata| Self::from(&metadata))

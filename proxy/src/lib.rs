@@ -1,5 +1,5 @@
 //! A tunnel gateway for bulk transfers: userspace answers the HTTP CONNECT, checks the password and
-//! dials; the established pair of sockets then goes to the kernel, which passes the bytes.
+//! dials; the established pair of sockets then goes to the kernel, for forwarding the bytes.
 //!
 //! ```text
 //! accept -> read CONNECT -> authenticate -> permit target -> dial -> 200 -> hand-off -> relay -> close & account
@@ -10,8 +10,8 @@
 //!
 //! # Map
 //!
-//! Imports point to a lower layer or to what the row names; `cargo xtask tidy` reads this table and
-//! fails on an import that it does not allow, and on a word that the last column forbids.
+//! Imports point to a lower layer or to the modules in the row; `cargo xtask tidy` reads this table
+//! and fails on any other import, and on the words of the last column.
 //!
 //! | layer | module | purpose | may import | may not mention |
 //! |---|---|---|---|---|
@@ -45,19 +45,20 @@
 //! | 0 | `secret` | passwords: never printed, zeroed when dropped | | `tokio` |
 //! | 0 | `metrics` | every metric: name, kind, labels, help | | `tokio` |
 //!
-//! # Invariants: what is deliberately absent
+//! # Invariants: deliberate absences
 //!
 //! 1. No HTTP after [`tunnel::Tunnel`]. No socket to an origin before a [`policy::Permit`].
 //! 2. A [`reason::Reason`] is answered in one place and accounted in one place; no `_` arm over it.
-//! 3. A name is absolute and is resolved once; the name that was judged is the one that is looked up, logged and
-//!    passed on, and the address that was checked is the address that is dialled.
+//! 3. A name is absolute and is resolved once; the judged name is looked up, logged and passed on
+//!    unchanged, and the checked address is the dialled address.
 //! 4. No cargo feature changes behaviour: engines are chosen at run time, by a self-test, and each
 //!    fallback is counted with its cause.
 //! 5. In the engines uring and splice no tunnel byte lives only in process memory once the tunnel is
-//!    established: it is in a socket or in a pipe, also while the tunnel moves from worker to worker. With
-//!    sockmap the kernel holds the bytes too, but for what a stopped reader spills, within bounds.
-//! 6. No byte of a peer that has authenticated is passed on outside an [`account::Account`]: a tunnel and the exchange
-//!    before a 101 are listed, counted, held to rates and ended alike.
+//!    established: it is in a socket or in a pipe, also while the tunnel moves from worker to
+//!    worker. With sockmap the kernel holds the bytes too, except for bytes spilled by a stopped
+//!    reader, within bounds.
+//! 6. No byte of an authenticated peer is passed on outside an [`account::Account`]: a tunnel and
+//!    the exchange before a 101 are listed, counted, rate-limited and ended alike.
 //! 7. Everything has a limit: head bytes, header lines, handshake, dial, slots, queues.
 //! 8. An idle tunnel costs two descriptors and no kernel worker thread; pipes are held only while
 //!    bytes are in flight.

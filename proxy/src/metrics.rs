@@ -1,7 +1,7 @@
-//! Every metric the gateway exports: its name, kind, labels and help, and nothing else.
+//! Every exported metric: its name, kind, labels and help, and nothing else.
 //!
 //! A tunnel, a target or a client address is never a label: those are unbounded. `cargo xtask tidy`
-//! fails on a metric that docs/operations.md does not describe or that no code writes.
+//! fails on a metric missing in docs/operations.md or never written by code.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -134,7 +134,7 @@ pub fn describe() {
     BUILD_INFO.gauge(&[env!("CARGO_PKG_VERSION")]).set(1.0);
 }
 
-/// The socket whose sending was held up: a value of the `side` label of [`TCP_LIMITED`].
+/// The socket with limited sending: a value of the `side` label of [`TCP_LIMITED`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LimitedSide {
     /// The client's.
@@ -157,16 +157,16 @@ impl LimitedSide {
     }
 }
 
-/// What held the sending up: a value of the `by` label of [`TCP_LIMITED`].
+/// Cause of limited sending: a value of the `by` label of [`TCP_LIMITED`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LimitedBy {
     /// The peer's receive window was closed (`tcpi_rwnd_limited`).
     Receiver,
     /// The send buffer was full or empty for want of the gateway (`tcpi_sndbuf_limited`).
     Gateway,
-    /// Neither: the congestion window, that is the path.
+    /// Neither: the congestion window, so the network path.
     Network,
-    /// The rate that the tunnel is held to, which is less than what the path seems to take.
+    /// The tunnel's rate limit, lower than the estimated capacity of the path.
     Rate,
 }
 
@@ -188,9 +188,8 @@ impl LimitedBy {
 
 /// Adds time to [`TCP_LIMITED`].
 ///
-/// Counters are whole numbers here, so what is left below a second waits, for the whole process,
-/// for
-/// the next call of the same labels: many short tunnels count like one long one.
+/// Counters are whole numbers here, so the rest below a second is kept, for the whole process, for
+/// the next call with the same labels: many short tunnels count like one long one.
 pub fn tcp_limited(side: LimitedSide, by: LimitedBy, time: Duration) {
     static REST: [[AtomicU64; LimitedBy::ALL.len()]; 2] =
         [const { [const { AtomicU64::new(0) }; LimitedBy::ALL.len()] }; 2];
@@ -200,7 +199,7 @@ pub fn tcp_limited(side: LimitedSide, by: LimitedBy, time: Duration) {
     }
 }
 
-/// Who passes the bytes of a direction of the engine `sockmap` on: a value of the `by` label of
+/// Forwarder of the bytes of a direction of the engine `sockmap`: a value of the `by` label of
 /// [`SOCKMAP_SECONDS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Carrier {

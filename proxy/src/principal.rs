@@ -1,4 +1,4 @@
-//! Parties that scarce resources are shared between, and counts by such a key.
+//! Parties sharing scarce resources, and counts by such a key.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::source::Source;
 
-/// Party on whose behalf the gateway looks names up and opens connections.
+/// Party for which the gateway looks names up and opens connections.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Principal {
     /// An authenticated user.
@@ -20,7 +20,7 @@ pub enum Principal {
 }
 
 impl Principal {
-    /// The user, or the source of the connection where nobody has authenticated.
+    /// Returns the user, or the source of a connection without authentication.
     pub fn of(user: Option<Arc<str>>, source: impl Into<Source>) -> Self {
         user.map_or_else(|| Self::Source(source.into()), Self::User)
     }
@@ -36,8 +36,8 @@ impl fmt::Display for Principal {
     }
 }
 
-/// Counts by key. A key whose count is zero is not kept, so that the map never holds more keys than
-/// things are counted.
+/// Counts by key. A key with a count of zero is removed, so the map never holds more keys than
+/// counted things.
 #[derive(Debug)]
 pub struct Counts<K>(HashMap<K, usize>);
 
@@ -61,7 +61,7 @@ impl<K: Clone + Eq + Hash> Counts<K> {
         }
     }
 
-    /// Counts one less; nothing happens to a key that is not there.
+    /// Subtracts one from a key's count; ignores an unknown key.
     pub fn remove(&mut self, key: K) {
         if let Entry::Occupied(mut entry) = self.0.entry(key) {
             *entry.get_mut() -= 1;

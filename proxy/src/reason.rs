@@ -1,27 +1,27 @@
-//! Why a connection ended: one enum from which the HTTP status, the metric label, the side that caused
-//! it and its row in docs/troubleshooting.md follow.
+//! The reason for the end of a connection: one enum for the HTTP status, the metric label, the
+//! responsible side and the row in docs/troubleshooting.md.
 //!
-//! Every function here is an exhaustive `match`: a new reason does not compile without its answer, its
-//! label, its side, its meaning and its remedy.
+//! Every function here is an exhaustive `match`: a new reason does not compile without its answer,
+//! its label, its side, its meaning and its remedy.
 
 use std::borrow::Cow;
 use std::fmt;
 
-/// Whose doing the end of a connection was.
+/// The side responsible for the end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Side {
-    /// The peer that sent, or should have sent, the CONNECT.
+    /// The sender, or expected sender, of the CONNECT.
     Client,
     /// The target, or the way to it.
     Origin,
     /// The gateway's own limits, rules or faults.
     Gateway,
-    /// Somebody who runs the gateway asked for it.
+    /// An operator of the gateway requested it.
     Operator,
 }
 
 impl Side {
-    /// The word that the log uses.
+    /// Returns the word for the log.
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {
@@ -38,8 +38,8 @@ impl Side {
 pub struct Status(pub u16);
 
 impl Status {
-    /// The registered reason phrase (RFC 9110, 15; RFC 6585; RFC 5842, 7.2); `Refused` for codes that no
-    /// reason has.
+    /// Returns the registered reason phrase (RFC 9110, 15; RFC 6585; RFC 5842, 7.2); `Refused` for
+    /// codes without a reason here.
     #[must_use]
     pub const fn title(self) -> &'static str {
         match self.0 {
@@ -84,7 +84,7 @@ macro_rules! reasons {
                 match self { $(Self::$name => $label,)* }
             }
 
-            /// The side that caused it.
+            /// Returns the responsible side.
             #[must_use]
             pub const fn side(self) -> Side {
                 match self { $(Self::$name => Side::$side,)* }
@@ -112,8 +112,8 @@ macro_rules! reasons {
 }
 
 impl Reason {
-    /// The answer of the gateway; `None` if there is no one to answer or the tunnel is established: from
-    /// then on a reason can only be logged.
+    /// Returns the answer of the gateway; `None` without a client to answer, or after the tunnel is
+    /// established: from then on a reason can only be logged.
     #[must_use]
     pub const fn status(self) -> Option<Status> {
         match self.client_sees() {
@@ -151,7 +151,8 @@ reasons! {
     /// The client speaks TLS on a plain port: its proxy URL begins with `https://`.
     Tls => "tls", Client, answer(400),
         "Write `http://` in the proxy URL, or accept TLS with `--listen-tls`.";
-    /// A PROXY protocol header from an address that `--proxy-protocol-from` does not list, or a second header.
+    /// A PROXY protocol header from an address that `--proxy-protocol-from` does not list, or a
+    /// second header.
     ProxyHeader => "proxy_header", Client, answer(400),
         "List the load balancer in `--proxy-protocol-from`, or turn the header off there.";
     /// The client speaks SOCKS.
@@ -169,8 +170,8 @@ reasons! {
     /// An Upgrade request with more than 1 MiB of content (RFC 9110, 15.5.14).
     ContentTooLarge => "content_too_large", Client, answer(413),
         "Have the client use CONNECT, which has no such limit.";
-    /// No byte of a request arrived within `--handshake-timeout`, as from a client that opens connections ahead of
-    /// need. Logged at debug.
+    /// No byte of a request arrived within `--handshake-timeout`, as from a client that opens
+    /// connections ahead of need. Logged at debug.
     Silent => "silent", Client, CLOSED,
         "Nothing, unless a client complains.";
     /// The client left before its request was complete or answered.
@@ -215,7 +216,8 @@ reasons! {
     /// The name servers did not answer in time.
     ResolveTimeout => "resolve_timeout", Origin, answer(504),
         "Query each name server of `/etc/resolv.conf` from the gateway's host.";
-    /// `--max-lookups-per-user` name look-ups of the user, or of the client address, are in progress.
+    /// `--max-lookups-per-user` name look-ups of the user, or of the client address, are in
+    /// progress.
     LookupLimit => "lookup_limit", Gateway, answer(503),
         "Find out why these names are slow, or raise `--max-lookups-per-user`.";
     /// The target refused the connection.
@@ -227,8 +229,8 @@ reasons! {
     /// No address of the target answered within `--dial-timeout`.
     ConnectTimeout => "connect_timeout", Origin, answer(504),
         "As a rule a firewall drops the packets: permit the gateway's address there.";
-    /// The answer of an origin to an Upgrade, or of a parent proxy to a CONNECT, is not HTTP, is ambiguous, or is
-    /// incomplete.
+    /// The answer of an origin to an Upgrade, or of a parent proxy to a CONNECT, is not HTTP, is
+    /// ambiguous, or is incomplete.
     BadAnswer => "bad_answer", Origin, answer(502),
         "Check that the port is the right one; the reason phrase says what is wrong with the answer.";
     /// The origin did not answer an Upgrade within `--handshake-timeout`.
@@ -265,11 +267,12 @@ reasons! {
     /// `--max-tunnels-per-source` are open.
     SourceLimit => "source_limit", Gateway, answer(503),
         "Raise that limit. Behind a load balancer use `--proxy-protocol-from`: otherwise all clients share its address.";
-    /// Descriptors for connections without a tunnel are used up, and this one, the longest silent of the source with
-    /// the most, made room.
+    /// Descriptors for connections without a tunnel are used up, and this one, the longest silent
+    /// of the source with the most, made room.
     HandshakeLimit => "handshake_limit", Client, CLOSED,
         "Find the source that opens connections and sends nothing; raise the descriptor limit.";
-    /// `--max-dials-per-user` connections of the user are being opened, and none became free in time.
+    /// `--max-dials-per-user` connections of the user are being opened, and none became free in
+    /// time.
     DialLimit => "dial_limit", Gateway, answer(503),
         "Find out why targets are slow to answer, or raise `--max-dials-per-user`.";
     /// Descriptors, ports or memory are used up.
@@ -318,16 +321,15 @@ impl fmt::Display for Reason {
     }
 }
 
-/// A handshake that comes to nothing: the reason, and the words that name the rule, flag or limit
-/// behind it.
+/// A failed handshake: the reason, and a text naming the rule, flag or limit behind it.
 ///
-/// The words go into the reason phrase of the answer and into the log, because stunnel prints the
-/// status line and nothing else of an answer; so they must hold nothing secret.
+/// The text goes into the reason phrase of the answer and into the log, because stunnel prints the
+/// status line and nothing else of an answer; so it must contain no secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// What it is counted and answered as.
+    /// The reason for metrics and the answer.
     pub reason: Reason,
-    /// What it is explained as, in a few words without a full stop.
+    /// The explanation, in a few words without a full stop.
     pub detail: Cow<'static, str>,
 }
 

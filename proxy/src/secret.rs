@@ -1,13 +1,14 @@
-//! A password, or anything that holds one, on its way through the process.
+//! A password, or any value with a password in it, in memory.
 
 use std::fmt;
 
 use zeroize::Zeroizing;
 
-/// Bytes that no log line, error or `Debug` output ever shows, and that are overwritten before their memory is freed.
+/// Bytes never shown by a log line, an error or `Debug` output, and overwritten before their memory
+/// is freed.
 ///
-/// The bytes are reached by [`Secret::expose`] alone, so that a search for that word finds every
-/// place that looks at a password.
+/// Only [`Secret::expose`] returns the bytes, so a search for that word finds every use of a
+/// password.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct Secret(Zeroizing<Vec<u8>>);
 

@@ -1,12 +1,12 @@
-//! Source of a connection: the unit by which peers without credentials share what is scarce.
+//! Source of a connection: the unit for sharing scarce resources between peers without credentials.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
-/// IPv4 address or IPv6 /64 that a connection comes from.
+/// IPv4 address or IPv6 /64 of the peer of a connection.
 ///
-/// A host picks the lower 64 bits of its IPv6 addresses itself, as many of them as it likes
-/// (RFC 8981), so that a limit for each of them would be none.
+/// A host picks the lower 64 bits of its IPv6 addresses itself, and can use any number of them (RFC
+/// 8981), so a limit for each address would be no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Source(IpAddr);
 
@@ -21,8 +21,8 @@ impl From<IpAddr> for Source {
 }
 
 impl Source {
-    /// The IPv6 /48 that it belongs to, which is the most that one customer is given as a rule (RFC 6177);
-    /// `None` for IPv4.
+    /// Returns the IPv6 /48 around the source, as a rule the largest assignment to one customer
+    /// (RFC 6177); `None` for IPv4.
     #[must_use]
     pub fn site(self) -> Option<Self> {
         match self.0 {

@@ -8,16 +8,16 @@
 //! | `tunnel open` | info, every ten minutes | the same, `to_origin` `to_client` in all, `to_origin_since` `to_client_since` the last line, `age_s` `quiet_s` |
 //! | `tunnel closed` | info; debug if it carried no byte and ended cleanly | the same, `outcome` `by` `to_origin` `to_client` `duration_s` `quiet_s` |
 //!
-//! `id` numbers the connection, from accept on. `code` is the HTTP status that was answered, a
-//! number, and absent when nothing was. `tls` is the TLS version between client and gateway,
-//! `upgrade` the protocols of an `Upgrade` request, `parent` the parent proxy of the tunnel, with
-//! its address in `origin`; `rate` is the limit in bytes per second. Counts are bytes, times seconds
-//! with up to six decimals; `quiet_s` counts from the last byte that a peer sent or acknowledged. A
-//! field without a value is absent.
-//! docs/operations.md documents the fields for operators, beside those of ECS and OpenTelemetry.
+//! `id` numbers the connection, from accept on. `code` is the HTTP status of the answer, a number,
+//! and absent without an answer. `tls` is the TLS version between client and gateway, `upgrade` the
+//! protocols of an `Upgrade` request, `parent` the parent proxy of the tunnel, with its address in
+//! `origin`; `rate` is the limit in bytes per second. Counts are bytes, times seconds with up to
+//! six decimals; `quiet_s` counts from the last byte sent or acknowledged by a peer. A field
+//! without a value is absent. docs/operations.md documents the fields for operators, beside those
+//! of ECS and OpenTelemetry.
 //!
-//! Words that a peer chose are given as strings, never by `Display`: the text format quotes and
-//! escapes those, so that no user name can pretend to be the next field.
+//! Text chosen by a peer is logged as a string, never by `Display`: the text format quotes and
+//! escapes strings, so no user name can pretend to be the next field.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};

@@ -1,5 +1,5 @@
-//! Limit on the connections of one user that are being opened: a user whose targets do not answer
-//! waits behind their own dials, and takes no slot meanwhile.
+//! Limit on one user's connections being opened: a user of targets without an answer waits for the
+//! user's own dials, and takes no slot meanwhile.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -32,7 +32,7 @@ struct Share {
 /// Leave to open a connection, given back when dropped.
 #[derive(Debug)]
 pub(super) struct DialPermit {
-    // Dropped before the interest, so that an owner is forgotten with all its permits back.
+    // Dropped before the interest, so an owner is removed with all its permits returned.
     _permit: OwnedSemaphorePermit,
     _interest: Interest,
 }
@@ -54,8 +54,8 @@ impl Dials {
         self.most
     }
 
-    /// Waits for a permit, in the order of arrival; `None` once the gateway ends. Dropping the future
-    /// gives up the place in the queue.
+    /// Waits for a permit, in the order of arrival; `None` once the gateway ends. Dropping the
+    /// future gives up the place in the queue.
     pub(super) async fn take(self: &Arc<Self>, owner: Principal) -> Option<DialPermit> {
         let permits = self.share(&owner);
         let interest = Interest { dials: Arc::clone(self), owner };

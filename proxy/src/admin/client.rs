@@ -59,7 +59,8 @@ impl From<AskError> for String {
 
 /// Sends a request to the gateway listening on `endpoint`, and returns its status and content.
 ///
-/// # Errors The cause and the remedy, for the user.
+/// # Errors
+/// The cause and the remedy, for the user.
 pub async fn ask(
     endpoint: &Endpoint,
     method: Method,

@@ -86,8 +86,8 @@ pub(super) fn may_control(stream: &UnixStream) -> bool {
 impl ControlSocket {
     /// Binds `path`, replacing a socket without a listener, and makes its folder if necessary.
     ///
-    /// # Errors A socket with a listener, a file other than a socket, and the errors of the system
-    /// calls.
+    /// # Errors
+    /// A socket with a listener, a file other than a socket, and the errors of the system calls.
     pub fn bind(path: &Path) -> Result<Self, BindError> {
         let failed = |(cause, remedy): (String, &'static str)| BindError { path: path.to_owned(), cause, remedy };
         Self::bind_in(folder(path), path).map_err(failed)
@@ -120,14 +120,16 @@ impl ControlSocket {
 
     /// Changes the owner of the socket's file, before the gateway changes to that user.
     ///
-    /// # Errors Those of lchown(2).
+    /// # Errors
+    /// Those of lchown(2).
     pub fn give_to(&self, uid: u32, gid: u32) -> io::Result<()> {
         std::os::unix::fs::lchown(&self.file.0, Some(uid), Some(gid))
     }
 
     /// Returns the listener and the file; dropping the file removes it.
     ///
-    /// # Errors Those of epoll_ctl(2).
+    /// # Errors
+    /// Those of epoll_ctl(2).
     pub(crate) fn into_parts(self) -> io::Result<(UnixListener, SocketFile)> {
         Ok((UnixListener::from_std(self.listener)?, self.file))
     }

@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | [`Access::Metrics`] | `--metrics ADDR:PORT` | `/metrics`, `/healthz` and `/readyz` alone |
 //! | [`Access::Read`] | `--admin ADDR:PORT` | those, the status page and all reads of the API |
-//! | [`Access::Control`] | `--control PATH` | all of it, and changes, for the gateway's user and root |
+//! | [`Access::Control`] | `--control PATH` | all, and changes, for the gateway's user and root |
 //!
 //! | path | methods | answer |
 //! |---|---|---|
@@ -16,8 +16,8 @@
 //! | `/readyz` | GET | 200, or 503 and the reason for taking no new tunnel |
 //! | `/api/tunnels` | GET | every live tunnel, as a JSON array of [`TunnelView`] |
 //! | `/api/tunnels/ID` | GET, DELETE | one of them; DELETE ends it and answers 204 |
-//! | `/api/rates` | GET, PATCH | the rates of tunnels, as a [`RatesView`]; PATCH takes a [`Change`] |
-//! | `/api/drain` | GET, POST | progress of a drain, as a [`DrainView`]; POST starts one, as SIGTERM does |
+//! | `/api/rates` | GET, PATCH | rates, as a [`RatesView`]; PATCH takes a [`Change`] |
+//! | `/api/drain` | GET, POST | drain, as a [`DrainView`]; POST starts one, as SIGTERM does |
 //!
 //! One request a connection: scrapes are seconds apart, so keeping connections alive would only
 //! mean more to bound.

@@ -16,8 +16,8 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// Schemes that clients do send to proxies, so that a refusal can name the one it saw. Any other
-/// word is not repeated: where the scheme was forgotten it is the password.
+/// Other schemes in use by clients of proxies, for naming them in a refusal. Any other word is not
+/// repeated: it may be the password of a client without a scheme.
 const OTHER_SCHEMES: [&str; 6] = ["Bearer", "Digest", "Negotiate", "NTLM", "OAuth", "SCRAM-SHA-256"];
 
 /// Name and password of a client.
@@ -51,8 +51,8 @@ pub(super) fn parse(value: &Secret) -> Result<Credentials, Refusal> {
     if str::from_utf8(&decoded).is_ok() {
         return accept(user.to_vec(), password.to_vec(), None);
     }
-    // requests, aiohttp, Apache HttpClient 4.5 and OkHttp 3 send Latin-1 whatever the challenge says:
-    // its `charset` is advice (RFC 7617, 2.1).
+    // requests, aiohttp, Apache HttpClient 4.5 and OkHttp 3 send Latin-1 regardless of the
+    // challenge: its `charset` is advice (RFC 7617, 2.1).
     accept(from_latin1(user), from_latin1(password), Some(password))
 }
 
@@ -61,9 +61,9 @@ fn from_latin1(bytes: &[u8]) -> Vec<u8> {
     bytes.iter().copied().map(char::from).collect::<String>().into_bytes()
 }
 
-/// Turns away what no user can have, at the cost of no hash: SHA-crypt's work grows with a
-/// password's length, and to bcrypt, which reads a password and its closing NUL over and over,
-/// `ab` and `ab\0ab` are one.
+/// Refuses credentials impossible for any user, without computing a hash: SHA-crypt's work grows
+/// with a password's length, and bcrypt, reading a password and its closing NUL over and over,
+/// cannot tell `ab` from `ab\0ab`.
 fn accept(user: Vec<u8>, password: Vec<u8>, as_sent: Option<&[u8]>) -> Result<Credentials, Refusal> {
     if password.len() > MAX_PASSWORD {
         return Err(Refusal::new(Reason::AuthFailed, format!("the password is longer than {MAX_PASSWORD} bytes")));
@@ -126,7 +126,8 @@ mod tests {
         };
         assert_eq!(parse(b"ann:p\xf6"), pair("ann", "p\u{f6}", Some(b"p\xf6")));
         assert_eq!(parse(b"j\xf6rg:x"), pair("j\u{f6}rg", "x", None));
-        // One encoding for the whole: UTF-8 in the name does not make Latin-1 of the password UTF-8.
+        // One encoding for the whole: UTF-8 in the name does not make Latin-1 of the password
+        // UTF-8.
         assert_eq!(parse(b"\xc3\xb6:\xf6"), pair("\u{c3}\u{b6}", "\u{f6}", Some(b"\xf6")));
         assert_eq!(parse("ö:ö".as_bytes()), pair("ö", "ö", None));
     }

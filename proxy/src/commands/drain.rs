@@ -14,7 +14,7 @@ use crate::admin::client::{AskError, Endpoint, ask};
 /// Interval of asking the gateway for the number of open tunnels.
 const INTERVAL: Duration = Duration::from_millis(200);
 
-/// Questions in a row without an answer after which the gateway is given up. One that ends at this
+/// Failed requests in a row before the command gives the gateway up. A gateway ending at this
 /// moment may break off one of them.
 const MAX_FAILURES: u32 = 5;
 
@@ -50,7 +50,7 @@ impl Drain {
     }
 }
 
-/// Waits until the gateway that drains has ended.
+/// Waits for the end of the draining gateway.
 async fn wait(endpoint: &Endpoint) -> Result<(), String> {
     let mut failures = 0;
     loop {

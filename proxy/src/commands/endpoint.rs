@@ -1,4 +1,4 @@
-//! Options that name the listener of a running gateway, and words about its answers.
+//! Options for the listener of a running gateway, and messages about its answers.
 
 use std::path::{Path, PathBuf};
 
@@ -50,12 +50,12 @@ pub(super) fn tunnel_id(text: &str) -> Result<u64, String> {
     })
 }
 
-/// An answer that is no success, for the user.
+/// Describes an answer other than success, for the user.
 pub(super) fn refused(endpoint: &Endpoint, status: StatusCode, body: &Bytes) -> String {
     format!("{endpoint} answered {status}: {}", explanation(body))
 }
 
-/// The words of an answer that is no success: the `error` of its JSON, or its first line.
+/// Returns the text of an answer other than success: the `error` of its JSON, or its first line.
 fn explanation(body: &[u8]) -> String {
     let json = serde_json::from_slice::<serde_json::Value>(body).ok();
     let error = json.as_ref().and_then(|json| json.get("error")?.as_str());

@@ -1,4 +1,4 @@
-//! `explain`: which rule decides about a target, by the very code that decides for a client.
+//! `explain`: the rule for a target, found by the code for clients' requests.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
@@ -94,7 +94,7 @@ fn by_parent(text: String, policy: &Policy, dialer: &Dialer, named: Named) -> Re
     }
 }
 
-/// The question of the user of the network that the client is in, where no user is named.
+/// Returns the options for the user of the client's network, if no user is named.
 fn as_network(options: &Explain) -> Explain {
     let mut options = options.clone();
     if options.user.is_none() {
@@ -113,7 +113,7 @@ fn user_policy(options: &Explain) -> Option<&UserPolicy> {
 /// Why the user would not come in at all.
 fn not_admitted(options: &Explain, user_policy: &UserPolicy) -> Option<Refusal> {
     let name = options.user.as_deref()?;
-    // Who does not say where from asks about a place that is permitted.
+    // Without `--from`, a permitted address is assumed.
     let from = options.from.or_else(|| user_policy.from.first().map(IpNet::addr));
     user_policy.admit(name, from.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), SystemTime::now()).err()
 }

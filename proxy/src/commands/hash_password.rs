@@ -7,10 +7,10 @@ use clap::{Args, ValueEnum};
 use crate::auth::{Recipe, UsersError, make_line};
 use crate::secret::Secret;
 
-/// Each about 0.2 s of one core of the machine that the gateway was first measured on.
+/// One hash takes about 0.2 s of one core of the machine of the first measurements.
 const BCRYPT_COST: u32 = 12;
 const SHA512_ROUNDS: u32 = 500_000;
-/// More than any password may have, so that a longer one is refused rather than cut.
+/// Longer than any permitted password, so a longer one is refused rather than cut.
 const MAX_LINE: u64 = 4096;
 
 /// The options of `hash-password`.

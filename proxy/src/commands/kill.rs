@@ -19,8 +19,8 @@ pub struct Kill {
 }
 
 impl Kill {
-    /// Ends the tunnels: a line for each that has ended, and an error with a line for each that could
-    /// not be ended.
+    /// Ends the tunnels. Returns a line for each ended tunnel, and an error with a line for each
+    /// failure.
     pub async fn run(&self) -> (String, Result<(), String>) {
         let endpoint = match self.control.endpoint() {
             Ok(endpoint) => endpoint,

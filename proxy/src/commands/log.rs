@@ -1,9 +1,8 @@
-//! Where log lines go: standard error, by a thread of its own, so that a reader who is slow holds
-//! nothing up.
+//! Writes log lines to standard error, on a thread of its own, so a slow reader delays no tunnel.
 //!
-//! The thread writes what has come and then pauses for [`PAUSE`]: a gateway that logs thousands of
-//! lines a second wakes it a hundred times and not for each of them, which cost it a tenth of the
-//! CPU time of opening a tunnel.
+//! The thread writes the collected lines and then pauses for [`PAUSE`]. A gateway logging thousands
+//! of lines a second wakes it a hundred times a second instead of once per line; a wake-up per line
+//! cost a tenth of the CPU time of opening a tunnel.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -16,7 +15,7 @@ use tracing_subscriber::fmt::MakeWriter;
 /// an unread log must not block the gateway. Their number is logged.
 const MOST: usize = 4 << 20;
 
-/// Pause between writes, in which lines are collected.
+/// Pause between writes, for collecting lines.
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// Time limit for writing the last lines at the end of the process.
@@ -38,7 +37,7 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Waiting {
     bytes: Vec<u8>,
-    /// Lines that found no room since that was last said.
+    /// Lines dropped for lack of room since the last report.
     dropped: u64,
     /// The thread has written all and wants to be told of the next line.
     idle: bool,
@@ -51,7 +50,7 @@ struct Waiting {
 pub(super) struct Flush(Lines);
 
 impl Lines {
-    /// Starts the thread that writes to `to`.
+    /// Starts the thread for writing to `to`.
     ///
     /// # Errors
     /// The error of starting a thread.
@@ -111,9 +110,9 @@ impl Lines {
     }
 }
 
-/// Writes all, also to a descriptor that another process has made non-blocking. Where that fails,
-/// as on a full disk, at the limit on the size of a file, or on a pipe without a reader, the rest
-/// is lost: its lines are counted.
+/// Writes all bytes, also to a descriptor made non-blocking by another process. On an error, as on
+/// a full disk, at the limit on the size of a file, or on a pipe without a reader, the remaining
+/// bytes are lost: their lines are counted.
 fn write_whole(to: &mut impl Write, mut bytes: &[u8]) -> u64 {
     let lines = |rest: &[u8]| rest.iter().filter(|byte| **byte == b'\n').count() as u64;
     while !bytes.is_empty() {

@@ -1,8 +1,8 @@
 //! Fields of a log line in the text format: `message name=value name=value`.
 //!
-//! As `tracing_subscriber::fmt::format::DefaultFields` writes them, but for numbers with a
-//! fraction: those are decimal and never in scientific notation, which `awk` and people would have
-//! to know of (`Debug` of `f64` has 1e-5).
+//! Written as by `tracing_subscriber::fmt::format::DefaultFields`, except for numbers with a
+//! fraction: those are decimal and never in scientific notation, a trap for `awk` and people
+//! (`Debug` of `f64` has 1e-5).
 
 use std::error::Error;
 use std::fmt;
@@ -54,7 +54,7 @@ impl Visit for Text<'_> {
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        // Quoted and escaped, so that no value can pretend to be the next field.
+        // Quoted and escaped, so no value can pretend to be the next field.
         self.field(field, format_args!("{value:?}"));
     }
 

@@ -30,7 +30,7 @@ pub mod tunnels;
 
 use line::{Cli, Command};
 
-/// Why a command failed, in words, and the exit code that goes with it.
+/// Failure of a command: the text and its exit code.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Failure {
     /// Wrong usage or configuration: 2.
@@ -70,10 +70,10 @@ pub enum Unusable {
     Config(ConfigErrors),
 }
 
-/// Parses a command line, and the configuration file that it names.
+/// Parses a command line, and the configuration file named in it.
 ///
-/// `serve` and `check` keep the errors of a configuration, to tell them together with those that
-/// only they look for.
+/// `serve` and `check` keep the errors of a configuration, to report them together with the errors
+/// of their own checks.
 ///
 /// # Errors
 /// Any error of either.
@@ -99,7 +99,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, Unusa
 /// Runs a command.
 ///
 /// # Errors
-/// What the command says of its failure.
+/// The command's own failure.
 pub fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Serve(options) => serve::serve(&options),
@@ -144,7 +144,7 @@ impl From<String> for Failure {
     }
 }
 
-/// Waits for a command that talks to the network.
+/// Waits for a command with network I/O.
 fn wait<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     Ok(runtime.map_err(|error| Failure::Work(error.to_string()))?.block_on(work))

@@ -51,9 +51,9 @@ impl Man {
     }
 }
 
-/// Writes a man page: the sections of `clap_mangen`, but for the text behind the options.
+/// Writes a man page: the sections of `clap_mangen`, except for the text after the options.
 ///
-/// `clap_mangen` fills that text as one paragraph, where its examples stand line by line.
+/// `clap_mangen` fills this text as one paragraph, but its examples need a line each.
 fn render(command: &Command, mut to: impl Write) -> io::Result<()> {
     let title = command.get_display_name().unwrap_or_else(|| command.get_name()).to_owned();
     let source = format!("sluicegate {}", env!("CARGO_PKG_VERSION"));

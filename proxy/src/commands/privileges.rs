@@ -1,5 +1,5 @@
-//! Privileges that the gateway drops once its listeners are bound: the user that started it,
-//! capabilities, and other processes' sight of its memory.
+//! Privileges dropped by the gateway once its listeners are bound: the user at its start,
+//! capabilities, and access of other processes to its memory.
 
 use std::path::Path;
 
@@ -13,8 +13,8 @@ use crate::config::settings::Settings;
 use crate::file;
 use crate::sys::capabilities;
 
-/// Gives them up, before the first thread that lasts is started: each keeps the capabilities that
-/// it began with. What was bound and loaded before is used by its descriptors.
+/// Drops the privileges, before the first long-lived thread starts: a thread keeps the capabilities
+/// it had at its start. Bound sockets and loaded programs stay usable by their descriptors.
 pub(super) fn give_up(options: &Serve, settings: &mut Settings) -> Result<(), Failure> {
     settings.relay.load();
     let mut kept = settings.relay.capabilities();
@@ -26,7 +26,7 @@ pub(super) fn give_up(options: &Serve, settings: &mut Settings) -> Result<(), Fa
         capabilities::survive_change_of_user().and_then(|()| user.become_user()).map_err(refused)?;
     }
     let failed = |error| Failure::Work(format!("cannot drop capabilities: {error}; see `dmesg`"));
-    // Tried with those alone that the process will have; the others may still come back.
+    // Tried with only the capabilities to keep; the others can still be regained here.
     let legs = capabilities::with_only(kept, || {
         settings.client_leg.try_again().and_then(|()| settings.dial.leg().try_again())
     });
@@ -45,7 +45,7 @@ pub(super) fn give_up(options: &Serve, settings: &mut Settings) -> Result<(), Fa
     re_readable(options)
 }
 
-/// Checks that the files that are re-read later can be read with what is left.
+/// Checks read access to the reloaded files with the remaining privileges.
 fn re_readable(options: &Serve) -> Result<(), Failure> {
     let files = [
         ("config", &options.operation.config),
@@ -55,7 +55,7 @@ fn re_readable(options: &Serve) -> Result<(), Failure> {
         ("parent-ca", &options.rules.parent_ca),
     ];
     for (option, file) in files.into_iter().filter_map(|(option, file)| Some((option, file.as_deref()?))) {
-        // What came through a pipe is not read again.
+        // Content of a pipe is not read again.
         let is_file = file::metadata(file).is_ok_and(|metadata| metadata.is_file());
         let error = if is_file { file::try_to_read(file).err() } else { unseen(file) };
         if let Some(error) = error {

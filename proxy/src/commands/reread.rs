@@ -1,5 +1,5 @@
-//! The configuration file, read again while the gateway runs: what users may counts at once, if
-//! `check` passes it; for the rest it needs a new start.
+//! Reloading of the configuration file at run time: changed users take effect at once, if `check`
+//! accepts the file; other settings take effect after a restart.
 
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -15,7 +15,7 @@ use crate::config::settings::Settings;
 use crate::config::sources::ConfigSources;
 use crate::fingerprint::FileFingerprint;
 
-/// The file, and what it held when the gateway started.
+/// The file, and its content at the start of the gateway.
 #[derive(Debug)]
 pub(super) struct ConfigReloader {
     file: PathBuf,
@@ -64,8 +64,8 @@ impl ConfigReloader {
 }
 
 impl UserSource for ConfigReloader {
-    /// Not before it has stayed the same from one look to the next: who writes it in place is not
-    /// through at once, and the half of what a user may not is more than he may.
+    /// Waits until two looks see an unchanged file: an editor writing in place may not have
+    /// finished, and half of a user's restrictions would permit too much.
     fn changed(&self) -> bool {
         let mut state = self.state();
         let now = FileFingerprint::of(&self.file);
@@ -74,7 +74,7 @@ impl UserSource for ConfigReloader {
     }
 
     fn read(&self) -> Result<Vec<Entry>, UsersError> {
-        // Taken before, so that a change in between is seen by the next look.
+        // Taken before reading, so the next look sees a change in between.
         let read = FileFingerprint::of(&self.file);
         let checked = self.check();
         *self.state() = FileState { read, last: read, refused: checked.is_err() };

@@ -26,10 +26,10 @@ use crate::server::{Addresses, Control, ControlChoice, Listeners, Reloader, Serv
 use crate::sys::socket::is_local_address;
 use crate::sys::thread::unthrottled_cpus;
 
-/// Runs the gateway until it is told to stop.
+/// Runs the gateway until its end is requested.
 ///
 /// # Errors
-/// A configuration that cannot be used (2), or a host that cannot run it (1).
+/// An unusable configuration (2), or a host unable to run it (1).
 pub fn serve(options: &Serve) -> Result<(), Failure> {
     let mut settings = Settings::new(options)?;
     somebody_may_come_in(&settings.authenticator)?;
@@ -104,7 +104,7 @@ fn somebody_may_come_in(authenticator: &Authenticator) -> Result<(), ConfigError
     if bad_lines.is_empty() || !authenticator.rates().is_empty() { Ok(()) } else { Err(ConfigErrors(bad_lines)) }
 }
 
-/// Starts logging on a thread of its own, which writes the last lines when the guard is dropped.
+/// Starts logging on a thread of its own; dropping the guard writes the last lines.
 fn start_log(format: LogFormat, level: LogLevel) -> Result<Flush, Failure> {
     let filter = match level {
         LogLevel::Error => LevelFilter::ERROR,
@@ -134,7 +134,7 @@ fn bind(options: &Serve, settings: &Settings, cores: &[usize]) -> Result<Listene
     Listeners::bind(&addresses, &settings.client_leg, cores).map_err(Failure::Work)
 }
 
-/// Gives the control socket to the user that the gateway is about to become.
+/// Changes the owner of the control socket to the user of `--run-as`.
 fn give_control(options: &Serve, listeners: &mut Listeners) -> Result<(), Failure> {
     let (Some(user), Some(socket)) = (&options.run_as, &listeners.control) else { return Ok(()) };
     let Err(error) = socket.give_to(user.uid(), user.gid()) else { return Ok(()) };
@@ -147,7 +147,7 @@ fn give_control(options: &Serve, listeners: &mut Listeners) -> Result<(), Failur
     Ok(())
 }
 
-/// Says who reads what where others than this host's users may connect.
+/// Logs the access to admin and metrics addresses open to other hosts.
 fn say_who_reads(admin: SocketAddr, metrics: Option<SocketAddr>) {
     let others = |address: &SocketAddr| !address.ip().to_canonical().is_loopback();
     if others(&admin) {
@@ -162,7 +162,7 @@ fn say_who_reads(admin: SocketAddr, metrics: Option<SocketAddr>) {
     }
 }
 
-/// Bound addresses, with the ports that the kernel chose for port 0.
+/// Bound addresses, with the ports chosen by the kernel for port 0.
 struct Bound {
     plain: Vec<SocketAddr>,
     secure: Vec<SocketAddr>,

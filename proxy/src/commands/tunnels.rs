@@ -50,7 +50,7 @@ const COLUMNS: usize = 11;
 
 const HEAD: [&str; COLUMNS] =
     ["ID", "USER", "CLIENT", "TARGET", "ORIGIN", "ENGINE", "HELD TO", "AGE", "QUIET", "TO ORIGIN", "TO CLIENT"];
-/// Columns of figures, which end rather than begin on a line.
+/// Columns of figures, aligned to the right.
 const FIGURES: [bool; COLUMNS] = [true, false, false, false, false, false, true, true, true, true, true];
 
 fn table(tunnels: &[TunnelView]) -> String {
@@ -85,7 +85,7 @@ fn row(tunnel: &TunnelView) -> [String; COLUMNS] {
     ]
 }
 
-/// Seconds as the two largest units that matter.
+/// Formats seconds in the two largest units.
 fn time(seconds: f64) -> String {
     let seconds = seconds as u64;
     match seconds {
@@ -102,7 +102,7 @@ fn bytes(count: u64) -> String {
     let mut scaled = count as f64;
     let mut unit = "B";
     for next in UNITS {
-        // What would be rounded up to 1024 belongs to the next unit already.
+        // A value rounded up to 1024 belongs to the next unit.
         if scaled.round() < 1_024.0 {
             break;
         }
@@ -143,7 +143,7 @@ mod tests {
         Tunnels { json: false, control: ControlOption::default(), admin: Some(admin.to_string()) }
     }
 
-    /// A gateway that shows `registry`.
+    /// A gateway serving `registry`.
     struct Asked {
         address: SocketAddr,
         directory: TempDir,
@@ -225,8 +225,7 @@ mod tests {
         drop(account);
     }
 
-    /// The name in --admin is resolved here, so that the guard against foreign pages sees an
-    /// address.
+    /// The client resolves the name in --admin, so the guard against foreign pages sees an address.
     #[tokio::test]
     async fn a_gateway_may_be_named() {
         let gateway = Asked::new(&registry()).await;

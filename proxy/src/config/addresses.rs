@@ -1,14 +1,14 @@
-//! Addresses as options take them: `ADDR:PORT` to listen on, `ADDR` to dial from.
+//! Addresses in options: `ADDR:PORT` to listen on, `ADDR` to dial from.
 //!
-//! They are never resolved: a name may stand for several addresses, or for another one tomorrow,
-//! and which of them are open would depend on a server elsewhere.
+//! They are never resolved: a name may have several addresses, or another one tomorrow, and the
+//! open ports would depend on a server elsewhere.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use super::error::InvalidValue;
 use crate::account::sanitize;
 
-/// Parses `ADDR:PORT`, or says which form is right.
+/// Parses `ADDR:PORT`; the error names the right form.
 pub(super) fn socket(text: &str) -> Result<SocketAddr, InvalidValue> {
     text.parse().map_err(|_| explain(text))
 }
@@ -74,7 +74,7 @@ fn explain(text: &str) -> InvalidValue {
     InvalidValue::new(cause, right_form(text).unwrap_or_else(|| "write ADDR:PORT, as 0.0.0.0:3128".into()))
 }
 
-/// The address that is probably meant.
+/// Returns the probably intended address.
 fn right_form(text: &str) -> Option<String> {
     if let Ok(socket) = text.parse::<SocketAddr>() {
         return Some(format!("write {socket}"));

@@ -65,12 +65,12 @@ impl Engines {
 /// Parses one value of `--engine`.
 ///
 /// # Errors
-/// A word that names no engine.
+/// An unknown engine.
 pub fn engines(text: &str) -> Result<Engines, InvalidValue> {
     let mut engines = Vec::new();
     for word in text.split(',') {
         match word {
-            // Every engine but the one that has to be asked for, best first.
+            // Every engine except those needing an explicit request, best first.
             "auto" => engines.extend(Engine::AUTO),
             word => engines.push(word.parse().map_err(|error: String| InvalidValue::from_text(&error))?),
         }

@@ -44,7 +44,7 @@ pub struct ConfigError {
     pub severity: Severity,
     /// Long name of the option without its dashes, if it is about one.
     pub option: Option<String>,
-    /// Place of that, if it stands in a file.
+    /// Place of the setting, if it is in a file.
     pub location: Option<Location>,
     /// The failure, with the value, and its cause.
     pub cause: String,
@@ -64,7 +64,7 @@ impl ConfigError {
         Self { option: Some(option.to_owned()), ..Self::new(cause, remedy) }
     }
 
-    /// An error about an option whose text has the form `cause; remedy`.
+    /// Makes an error about an option from a text of the form `cause; remedy`.
     pub fn from_text(option: &str, text: &str) -> Self {
         let (cause, remedy) = split(text);
         Self { severity: Severity::Error, option: Some(option.to_owned()), location: None, cause, remedy }
@@ -104,7 +104,7 @@ impl fmt::Display for ConfigError {
 }
 
 impl Serialize for ConfigError {
-    /// The object that `check --json` prints, with every member there: an absent one is `null`.
+    /// The object printed by `check --json`, with every member present: an absent one is `null`.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let file = self.location.as_ref().map(|location| location.file.to_string_lossy());
         let mut object = serializer.serialize_struct("finding", 6)?;
@@ -118,7 +118,7 @@ impl Serialize for ConfigError {
     }
 }
 
-/// All errors that one run found.
+/// All errors of one run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConfigErrors(pub Vec<ConfigError>);
 
@@ -140,8 +140,7 @@ impl fmt::Display for ConfigErrors {
     }
 }
 
-/// A value that an option does not take; the option and the value are put before it where it is
-/// shown.
+/// An invalid value of an option; the option and the value are put in front for display.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvalidValue {
     /// The cause.
@@ -151,12 +150,12 @@ pub struct InvalidValue {
 }
 
 impl InvalidValue {
-    /// A value that is not taken because of `cause`.
+    /// Makes an error with this cause and remedy.
     pub fn new(cause: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { cause: cause.into(), remedy: Some(remedy.into()) }
     }
 
-    /// One whose text has the form `cause; remedy`.
+    /// Makes an error from a text of the form `cause; remedy`.
     #[must_use]
     pub fn from_text(text: &str) -> Self {
         let (cause, remedy) = split(text);

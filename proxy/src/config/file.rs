@@ -1,7 +1,7 @@
-//! The configuration file: TOML whose keys are the long names of the options.
+//! The configuration file: TOML with the long names of the options as keys.
 //!
-//! The file is turned into flags and parsed by the same definition as those, so that a value means
-//! the same wherever it stands and no option can be missing here. Flags and environment win.
+//! The file is turned into flags and parsed by their definition, so a value has one meaning in all
+//! places and no option can be missing here. Flags and environment win.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -16,7 +16,7 @@ use super::users;
 use crate::auth::Entry;
 use crate::file::MAX_CONFIG_BYTES;
 
-/// Contents of a file, as far as they are sound, and what is not.
+/// The valid contents of a file, and its errors.
 #[derive(Default)]
 pub(super) struct Contents {
     pub(super) settings: Vec<Setting>,
@@ -42,7 +42,7 @@ impl Lines<'_> {
     }
 }
 
-/// Reads a file whose keys are options of `serve` in `command`.
+/// Reads a file of options of `serve` in `command`.
 pub(super) fn read(file: &Path, command: &Command) -> Contents {
     let unread = |line: Option<usize>, error: ConfigError| {
         let error = error.at(Location { file: file.to_owned(), line });
@@ -69,7 +69,7 @@ fn contents(lines: Lines<'_>, known: &[String]) -> Contents {
     let mut read = Contents::default();
     for error in &broken {
         let at = lines.at(error.span().map_or(0, |span| span.start));
-        // What follows a broken line is often taken for a part of it.
+        // The lines after a broken line are often parsed as a part of it.
         if read.errors.iter().all(|other| other.location.as_ref() != Some(&at)) {
             let cause = format!("invalid TOML: {}", error.message());
             read.errors.push(ConfigError::new(cause, "see https://toml.io").at(at));
@@ -99,7 +99,7 @@ fn contents(lines: Lines<'_>, known: &[String]) -> Contents {
     read
 }
 
-/// The long names of all that `serve` takes, but for the file itself.
+/// Returns the long names of all options of `serve`, except for the file itself.
 fn keys(command: &Command) -> Vec<String> {
     let serve = command.find_subcommand("serve").expect("the subcommand serve");
     let longs = serve.get_arguments().filter_map(|argument| argument.get_long());
@@ -127,7 +127,7 @@ fn unknown(key: &str, known: &[String]) -> ConfigError {
     ConfigError::about(key, format!("unknown option '{key}'"), remedy)
 }
 
-/// Flags of a value, each with its line; an error with the offset of what it is about, cause and
+/// Flags of a value, each with its line; an error has the offset of its subject, the cause and the
 /// remedy.
 type Flags = Result<Vec<(usize, OsString)>, (usize, String, &'static str)>;
 

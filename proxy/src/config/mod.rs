@@ -245,7 +245,7 @@ pub struct Serve {
     #[arg(long, env = "SLUICEGATE_LOG_LEVEL", value_name = "LEVEL", default_value = "info", hide_possible_values = true, help_heading = heading::OPERATION)]
     pub log_level: LogLevel,
 
-    /// Settings that came from the configuration file.
+    /// Settings from the configuration file.
     #[arg(skip)]
     pub sources: ConfigSources,
 }
@@ -303,7 +303,7 @@ pub struct Explain {
     #[command(flatten)]
     pub operation: Operation,
 
-    /// Settings that came from the configuration file.
+    /// Settings from the configuration file.
     #[arg(skip)]
     pub sources: ConfigSources,
 }

@@ -1,4 +1,4 @@
-//! The options that `serve`, `check` and `explain` share.
+//! The common options of `serve`, `check` and `explain`.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use crate::dial::SearchDomain;
 use crate::policy::Rule;
 use crate::secret::Secret;
 
-/// Listeners and rules: the part of the configuration that `explain` reads as well.
+/// Listeners and rules: the part of the configuration for `explain` as well.
 #[derive(Args, Clone, Debug)]
 pub struct Rules {
     /// Accept clients here; repeatable [default: 0.0.0.0:3128]
@@ -93,14 +93,14 @@ pub struct Rules {
 const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 3128);
 
 impl Rules {
-    /// Addresses of clients that do not speak TLS to the gateway.
+    /// Returns the addresses for clients without TLS to the gateway.
     #[must_use]
     pub fn listen(&self) -> Vec<SocketAddr> {
         if self.listen.is_empty() && self.listen_tls.is_empty() { vec![LISTEN] } else { self.listen.clone() }
     }
 }
 
-/// The configuration file and the addresses of monitoring, which `explain` reads as well.
+/// The configuration file and the addresses of monitoring, for `explain` as well.
 #[derive(Args, Clone, Debug)]
 pub struct Operation {
     /// Configuration file, TOML

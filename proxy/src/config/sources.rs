@@ -1,4 +1,4 @@
-//! Settings of a run that came from a file, and the errors of reading all of them.
+//! Settings of a run from a file, and the errors of reading all settings.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -8,18 +8,18 @@ use std::path::PathBuf;
 use super::error::{ConfigError, Location};
 use crate::auth::Entry;
 
-/// The part of a configuration that came from a file, and the errors of reading all of it.
+/// The part of a configuration read from a file, and the errors of reading all of the
+/// configuration.
 #[derive(Clone, Default)]
 pub struct ConfigSources {
     pub(super) file: PathBuf,
-    /// Settings of the file that count: neither a flag nor a variable overrides them.
+    /// Effective settings of the file: neither a flag nor a variable overrides them.
     pub(super) settings: Vec<Setting>,
     /// The sections `[users.NAME]`.
     pub users: Vec<Entry>,
-    /// The command line, by which the file can be read again.
+    /// The command line, for reading the file again.
     pub arguments: Vec<OsString>,
-    /// Errors of flags, variables and the file. The options that they are about have their defaults
-    /// here.
+    /// Errors of flags, variables and the file. The options with an error have their defaults here.
     pub errors: Vec<ConfigError>,
 }
 
@@ -33,7 +33,7 @@ pub(super) struct Setting {
 }
 
 impl ConfigSources {
-    /// Adds file and line to an error about an option that the file sets.
+    /// Adds file and line to an error about an option set by the file.
     #[must_use]
     pub fn with_location(&self, error: ConfigError) -> ConfigError {
         let setting = || self.settings.iter().find(|setting| Some(&setting.key) == error.option.as_ref());
@@ -57,7 +57,8 @@ impl ConfigSources {
         self.settings.iter().any(|setting| setting.key == key)
     }
 
-    /// Names of the settings, sections of users aside, that differ from an earlier reading.
+    /// Returns the names of the settings, sections of users aside, with a change since an earlier
+    /// reading.
     #[must_use]
     pub fn changed_since(&self, before: &Self) -> Vec<String> {
         let flags = |sources: &Self| -> BTreeMap<String, Vec<OsString>> {
@@ -74,7 +75,7 @@ impl ConfigSources {
 }
 
 impl fmt::Debug for ConfigSources {
-    /// Neither the command line nor a value, any of which may hold a password.
+    /// Omits the command line and the values, because any of them may hold a password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ConfigSources").field("file", &self.file).field("users", &self.users).finish_non_exhaustive()
     }

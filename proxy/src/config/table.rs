@@ -42,7 +42,7 @@ fn meaning(argument: &Arg) -> String {
     escape(&text)
 }
 
-/// Escapes characters that Markdown takes for markup.
+/// Escapes the special characters of Markdown.
 fn escape(text: &str) -> String {
     text.replace('|', "\\|").replace('*', "\\*").replace('<', "&lt;")
 }

@@ -31,10 +31,10 @@ use crate::user_policy::{OnExpiry, UserPolicy};
 /// Keys of a section.
 const SETTINGS: &str = "passwords, allow, from, expires, on-expiry, max-tunnels and rate";
 
-/// The end of the last year that has four digits, since that of 1970 began.
+/// The end of the year 9999, the last of four digits, since the start of 1970.
 const LAST: Duration = Duration::from_secs(253_402_300_800);
 
-/// Reads the sections of users, and gives all errors beside those that are sound.
+/// Reads the sections of users, and returns the valid ones and all errors.
 pub(super) fn read(lines: Lines<'_>, sections: &DeTable<'_>) -> (Vec<Entry>, Vec<ConfigError>) {
     let (mut entries, mut errors) = (Vec::new(), Vec::new());
     for (name, value) in sections {
@@ -114,7 +114,7 @@ fn invalid(cause: &str, remedy: &str) -> InvalidValue {
 /// Parses a string, or each string of a list.
 ///
 /// # Errors
-/// Each element that is refused, with its offset.
+/// Each invalid element, with its offset.
 fn each<'a, T>(
     value: &'a Spanned<DeValue<'_>>,
     parse: impl Fn(&'a str) -> Result<T, InvalidValue>,
@@ -163,7 +163,7 @@ fn limit(value: &Spanned<DeValue<'_>>) -> Result<Limit, InvalidValue> {
     .map_err(|error| InvalidValue::from_text(&error))
 }
 
-/// A time of TOML, which is one of RFC 3339, or a string that holds one.
+/// Parses a time of TOML, in the form of RFC 3339, or a string with one.
 fn time(value: &Spanned<DeValue<'_>>) -> Result<SystemTime, InvalidValue> {
     let wanted = || {
         let remedy = "write a time of RFC 3339, such as 2026-12-24T18:00:00Z or 2026-12-24T18:00:00+01:00";

@@ -17,24 +17,24 @@ pub(super) const SEPARATOR: char = ';';
 
 type Parsed<T> = Result<T, InvalidValue>;
 
-/// Never fails, so that no error shows a password; [`crate::auth::parse_user`] looks at it later.
+/// Never fails, so no error shows a password; [`crate::auth::parse_user`] checks it later.
 #[expect(clippy::unnecessary_wraps, reason = "clap wants a Result")]
 pub(super) fn secret(text: &str) -> Result<Secret, Infallible> {
     Ok(Secret::new(text))
 }
 
-/// Refuses the former name of an option, which in a file names the sections of users.
+/// Refuses the former name of an option; in a file it names the sections of users.
 pub(super) fn former_users(_: &str) -> Parsed<Infallible> {
     let remedy = "write --users-file FILE, SLUICEGATE_USERS_FILE=FILE or, in a file, users-file = \"FILE\"";
     Err(InvalidValue::new("the option is called users-file now", remedy))
 }
 
-/// Parses one value of a list whose type has its own words for what is wrong.
+/// Parses one value of a list; the type's own error explains an invalid value.
 pub(super) fn parsed<T: FromStr<Err = String>>(text: &str) -> Parsed<T> {
     text.parse().map_err(|error: String| InvalidValue::from_text(&error))
 }
 
-/// Parses one value in which no blank can be, as [`parsed`].
+/// Parses one value without blanks, as [`parsed`].
 pub(super) fn word<T: FromStr<Err = String>>(text: &str) -> Parsed<T> {
     let words: Vec<&str> = text.split_whitespace().collect();
     match words.len() {
@@ -44,7 +44,7 @@ pub(super) fn word<T: FromStr<Err = String>>(text: &str) -> Parsed<T> {
     }
 }
 
-/// Longest time that the kernel takes in milliseconds (`TCP_USER_TIMEOUT`, tcp(7)).
+/// Longest time accepted by the kernel, in milliseconds (`TCP_USER_TIMEOUT`, tcp(7)).
 const LONGEST: Duration = Duration::from_hours(24 * 24);
 
 pub(super) fn duration(text: &str) -> Parsed<Duration> {
@@ -62,7 +62,7 @@ fn time(text: &str, remedy: &str) -> Parsed<Duration> {
     humantime::parse_duration(text).map_err(|error| InvalidValue::new(format!("not a time: {error}"), remedy))
 }
 
-/// Longest time that a loop may spin: one that spins for longer takes a core for nothing.
+/// Longest busy-poll of a worker: a longer one takes a core for nothing.
 const LONGEST_SPIN: Duration = Duration::from_millis(1);
 
 pub(super) fn spin(text: &str) -> Parsed<Duration> {
@@ -70,8 +70,8 @@ pub(super) fn spin(text: &str) -> Parsed<Duration> {
     if duration > LONGEST_SPIN { Err(InvalidValue::new("longer than 1ms", "write 1ms or less")) } else { Ok(duration) }
 }
 
-/// The kernel gives segments of up to 64 KiB on in one piece, and memory that is held for one
-/// direction is no backlog any more beyond the other.
+/// The kernel forwards segments of up to 64 KiB in one piece, and memory beyond the upper bound for
+/// one direction is no longer a backlog.
 const BACKLOG: std::ops::RangeInclusive<u64> = 64 << 10..=256 << 20;
 
 pub(super) fn size(text: &str) -> Parsed<u64> {
@@ -91,7 +91,7 @@ pub(super) fn size(text: &str) -> Parsed<u64> {
     }
 }
 
-/// Parses a network whose clients are the user that is named like the text.
+/// Parses a network; its clients are the user named like the text.
 pub(super) fn trusted_network(text: &str) -> Parsed<TrustedNetwork> {
     network(text.trim()).map(|network| TrustedNetwork::new(network, text))
 }

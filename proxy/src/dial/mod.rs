@@ -72,7 +72,8 @@ impl Options {
     /// times that. `source` holds the local addresses to dial from, at most one per family; the
     /// kernel chooses for a family without one. `leg` holds the options of the origin's socket.
     ///
-    /// # Errors Two source addresses of one family, or an address not configured on this host.
+    /// # Errors
+    /// Two source addresses of one family, or an address not configured on this host.
     pub fn new(timeout: Duration, source: &[IpAddr], leg: LegOptions) -> Result<Self, Vec<String>> {
         let source: Vec<_> = source.iter().map(IpAddr::to_canonical).collect();
         let mut errors = Vec::new();
@@ -115,8 +116,9 @@ impl Options {
     /// Sets the parent proxies. `roots` is a file of CA certificates for parents by TLS; without
     /// it, the roots of this host verify them.
     ///
-    /// # Errors A parent by TLS without any CA certificate, or an unusable file; the text includes
-    /// the remedy.
+    /// # Errors
+    /// A parent by TLS without any CA certificate, or an unusable file; the text includes the
+    /// remedy.
     pub fn through(self, parents: Parents, roots: Option<&Path>) -> Result<Self, String> {
         let trust = match (parents.speak_tls(), roots) {
             (true, None) => Some(RootStore::of_host().map_err(|error| format!("--parent https://: {error}"))?),
@@ -175,7 +177,8 @@ impl Dialer {
 
     /// Refuses a request if `via`, the proxies it came through, contains this gateway.
     ///
-    /// # Errors [`Reason::Loop`].
+    /// # Errors
+    /// [`Reason::Loop`].
     pub fn refuse_loop(&self, via: &str) -> Result<(), Refusal> {
         if via.split([',', ' ']).any(|word| word == self.pseudonym) {
             return Err(Refusal::new(
@@ -189,9 +192,10 @@ impl Dialer {
     /// Connects to the first permitted address that answers, by Happy Eyeballs (RFC 8305), or
     /// through a parent. `via`: the proxies before this gateway.
     ///
-    /// # Errors The most specific failure of all attempts: `ConnectRefused`, `ConnectTimeout`,
-    /// `Unreachable` or `Exhausted`. On the route to a parent: these, a failed resolution of the
-    /// parent's name, and the parent's own refusal.
+    /// # Errors
+    /// The most specific failure of all attempts: `ConnectRefused`, `ConnectTimeout`, `Unreachable`
+    /// or `Exhausted`. On the route to a parent: these, a failed resolution of the parent's name,
+    /// and the parent's own refusal.
     pub async fn dial(&self, plan: &DialPlan, via: &str) -> Result<Upstream, Refusal> {
         let began = Instant::now();
         let (target, addresses) = (plan.permit.target(), plan.permit.addresses());

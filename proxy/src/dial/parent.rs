@@ -28,7 +28,8 @@ const LEFT_OUT: &str = " ... ";
 ///
 /// `via`: the proxies of the request, including this gateway.
 ///
-/// # Errors [`Reason::ParentRefused`], [`Reason::ParentTimeout`], or [`Reason::BadAnswer`].
+/// # Errors
+/// [`Reason::ParentRefused`], [`Reason::ParentTimeout`], or [`Reason::BadAnswer`].
 pub(super) async fn ask(
     parent: &Parent,
     stream: &mut Stream,
@@ -69,7 +70,8 @@ pub(super) async fn ask(
 
 /// Performs the TLS handshake with a parent and verifies its certificate for `name`.
 ///
-/// # Errors [`Reason::ParentTls`].
+/// # Errors
+/// [`Reason::ParentTls`].
 pub(super) async fn secure(
     parent: &Parent,
     stream: &mut Stream,

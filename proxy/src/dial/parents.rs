@@ -54,7 +54,8 @@ impl Parents {
     /// Reads the values of `--parent`: `http[s]://[USER:PASSWORD@]HOST:PORT` or `direct`, alone or
     /// with ` for RULE`.
     ///
-    /// # Errors One text for each invalid value, without quoting it: it may hold a password.
+    /// # Errors
+    /// One text for each invalid value, without quoting it: it may hold a password.
     pub fn new(values: &[Secret]) -> Result<Self, Vec<String>> {
         let entry = |(place, value): (usize, &Secret)| {
             let text = std::str::from_utf8(value.expose()).map_err(|_| "it is not UTF-8".to_owned());

@@ -49,7 +49,8 @@ pub struct Upstream {
 impl Upstream {
     /// Sends `bytes` before any bytes of the tunnel, and returns the upstream.
     ///
-    /// # Errors `ConnectTimeout` or `Unreachable`.
+    /// # Errors
+    /// `ConnectTimeout` or `Unreachable`.
     pub async fn send_preamble(self, bytes: &[u8], limit: Duration) -> Result<Self, Refusal> {
         let Self { socket, tls, address, .. } = self;
         let mut stream = Stream::with(socket, tls);

@@ -35,8 +35,9 @@ pub(super) fn interleave(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
 /// An attempt starts when the one before failed or has been in progress for [`ATTEMPT_DELAY`]. Each
 /// attempt may take `each`, and all together `total`.
 ///
-/// # Errors The failure of every attempt. If attempts are still in progress or not yet started
-/// after `total`, one time-out is added for the first of them.
+/// # Errors
+/// The failure of every attempt. If attempts are still in progress or not yet started after
+/// `total`, one time-out is added for the first of them.
 pub(super) async fn race<T, C, F>(
     addresses: &[SocketAddr],
     each: Duration,

@@ -74,8 +74,9 @@ impl Dialer {
     /// next candidate replaces it: `policy` judges that candidate before its look-up, and `judging`
     /// is called with it.
     ///
-    /// # Errors Those of [`Dialer::resolve`], and `Denied` for a candidate refused by the rules.
-    /// That ends the search: the meaning of a name must not depend on the client.
+    /// # Errors
+    /// Those of [`Dialer::resolve`], and `Denied` for a candidate refused by the rules. That ends
+    /// the search: the meaning of a name must not depend on the client.
     pub async fn locate(
         &self,
         policy: &Policy,

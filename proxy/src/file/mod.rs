@@ -40,7 +40,8 @@ static SERVING: AtomicBool = AtomicBool::new(false);
 /// Reads a whole file of at most `limit` bytes. Only regular files are read, and until [`serving`]
 /// pipes as well, as in `--config <(sops -d gateway.toml)`.
 ///
-/// # Errors The cause, within [`TIMEOUT`] and a moment.
+/// # Errors
+/// The cause, within [`TIMEOUT`] and a moment.
 pub fn read(path: &Path, limit: u64) -> Result<Zeroizing<Vec<u8>>, ReadError> {
     let own = path.to_owned();
     with_deadline(path, move || read_now(&own, limit, TIMEOUT))?
@@ -67,8 +68,8 @@ pub fn try_to_read(path: &Path) -> Result<(), ReadError> {
 /// Runs `work`, which may block on the file system of `path`, on the reader's thread, and waits for
 /// it.
 ///
-/// # Errors [`ReadError::Stuck`], also while the thread waits for another file; no thread can be
-/// started.
+/// # Errors
+/// [`ReadError::Stuck`], also while the thread waits for another file; no thread can be started.
 pub fn with_deadline<T: Send + 'static>(
     path: &Path,
     work: impl FnOnce() -> T + Send + 'static,
@@ -87,7 +88,8 @@ pub fn with_deadline<T: Send + 'static>(
 /// Ends start-up: starts the reader's thread again, with the current privileges of the calling
 /// thread, and refuses pipes from now on.
 ///
-/// # Errors The error of starting a thread.
+/// # Errors
+/// The error of starting a thread.
 pub fn serving() -> io::Result<()> {
     SERVING.store(true, Ordering::Relaxed);
     let mut reader = reader();

@@ -54,7 +54,8 @@ impl Reader {
 
     /// Runs `work`, about the file `path`, on the thread.
     ///
-    /// # Errors The file that has blocked the thread for longer than [`TIMEOUT`].
+    /// # Errors
+    /// The file that has blocked the thread for longer than [`TIMEOUT`].
     pub(super) fn request<T: Send + 'static>(
         &self,
         path: &Path,
@@ -96,7 +97,8 @@ impl Reader {
 impl<T> Request<T> {
     /// Waits for the result.
     ///
-    /// # Errors [`ReadError::Stuck`] after `timeout`, with the file of the work in progress.
+    /// # Errors
+    /// [`ReadError::Stuck`] after `timeout`, with the file of the work in progress.
     pub(super) fn wait(self, timeout: Duration) -> Result<T, ReadError> {
         self.result.recv_timeout(timeout).map_err(|error| match error {
             RecvTimeoutError::Timeout => ReadError::Stuck(get(&self.busy).map_or(self.path, |(path, _)| path)),

@@ -7,8 +7,8 @@ use httparse::{Error, Header, ParserConfig, Response, Status};
 use super::foreign;
 use super::head::{MAX_HEAD, MAX_HEADERS, known_minor_version, phrase};
 
-/// The most 1xx answers before the answer that counts. RFC 9110, 15.2, sets no limit; servers send
-/// one or two.
+/// Most 1xx answers before the final answer. RFC 9110, 15.2, sets no limit; servers send one or
+/// two.
 pub const MAX_INTERIM_ANSWERS: usize = 8;
 
 /// A complete head.
@@ -16,7 +16,7 @@ pub const MAX_INTERIM_ANSWERS: usize = 8;
 pub struct AnswerHead<'h> {
     /// The status code, from 0 to 999.
     pub status: u16,
-    /// HTTP/1.0, in which some headers mean nothing.
+    /// HTTP/1.0, without the meaning of some headers.
     pub is_http10: bool,
     /// The reason phrase, byte for byte.
     pub phrase: &'h [u8],
@@ -26,12 +26,12 @@ pub struct AnswerHead<'h> {
     pub bytes: &'h [u8],
 }
 
-/// Reads the head at the start of `bytes`, all bytes received so far, and passes it to `read`.
-/// `None`: more bytes are needed; never returned for [`MAX_HEAD`] bytes or more.
+/// Parses the head at the start of `bytes`, all bytes received so far, and passes it to `read`.
+/// `None` means more bytes are needed, and never occurs with [`MAX_HEAD`] bytes or more.
 ///
-/// White space between a name and its colon is left out, as RFC 9112, 5.1, asks of a proxy. In a
-/// request it is an error, since a hop in front may have read it in another way; an answer is
-/// written anew for the client. A minor version above 1 is read as 1 (RFC 9110, 2.5).
+/// White space between a name and its colon is removed, as RFC 9112, 5.1, requires of a proxy. In a
+/// request it is an error, since a proxy in front may have read it differently, but the gateway
+/// writes the answer anew for the client. A minor version above 1 is read as 1 (RFC 9110, 2.5).
 ///
 /// # Errors
 /// A description of the bytes, without any of their text.

@@ -1,8 +1,7 @@
-//! Where the content of a message ends (RFC 9112, 6 and 7.1).
+//! The end of the content of a message (RFC 9112, 6 and 7.1).
 //!
-//! The bytes themselves are passed on as they are, so every reader has to find the same end in
-//! them: what the grammar
-//! leaves open to any reader (a lone LF, signs, a size beyond 64 bits) is refused.
+//! The bytes themselves are passed on as they are, so every reader has to find one end in them: any
+//! form the grammar leaves open to readers (a lone LF, signs, a size beyond 64 bits) is refused.
 
 use std::fmt;
 

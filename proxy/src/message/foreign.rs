@@ -1,6 +1,7 @@
-//! Protocols other than HTTP/1.x, told by the first bytes of a stream, so that a refusal can name them.
+//! Protocols other than HTTP/1.x, detected by the first bytes of a stream, for naming them in a
+//! refusal.
 
-/// A protocol that is taken for HTTP/1.x by mistake.
+/// A protocol mistaken for HTTP/1.x.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Foreign {
     /// A TLS record (RFC 8446, 5.1).
@@ -20,13 +21,13 @@ pub enum Foreign {
 pub enum Opening {
     /// The stream opens as this protocol does, whatever follows.
     Known(Foreign),
-    /// The bytes so far are the beginning of an opening; the bytes that follow decide.
+    /// The bytes so far are the beginning of an opening; later bytes decide.
     Undecided,
     /// No known opening.
     Unknown,
 }
 
-/// The first bytes that a client sends, by protocol. No opening is the beginning of an HTTP/1.x request.
+/// First bytes sent by a client, by protocol. No opening is the beginning of an HTTP/1.x request.
 const OPENINGS: &[(&[u8], Foreign)] = &[
     // Content types 22 (handshake) and 21 (alert), major version 3.
     (b"\x16\x03", Foreign::Tls),
@@ -43,7 +44,7 @@ const OPENINGS: &[(&[u8], Foreign)] = &[
     (b"RFB 003.", Foreign::Other("VNC")),
 ];
 
-/// The first bytes that a server sends, by protocol, beside [`OPENINGS`].
+/// First bytes sent by a server, by protocol, in addition to [`OPENINGS`].
 const GREETINGS: &[(&[u8], &str)] = &[
     (b"HTTP/2", "HTTP/2"),
     (b"HTTP/3", "HTTP/3"),
@@ -55,8 +56,8 @@ const GREETINGS: &[(&[u8], &str)] = &[
     (b"ICY ", "a SHOUTcast answer"),
 ];
 
-/// Compares the first bytes of a client's stream with the openings of known protocols. A longer part of the
-/// same stream never turns one [`Opening::Known`] into another.
+/// Compares the first bytes of a client's stream with the openings of known protocols. A longer
+/// part of the same stream never turns one [`Opening::Known`] into another.
 #[must_use]
 pub fn opening(bytes: &[u8]) -> Opening {
     let known = OPENINGS.iter().find(|(opening, _)| bytes.starts_with(opening));
@@ -67,11 +68,11 @@ pub fn opening(bytes: &[u8]) -> Opening {
     }
 }
 
-/// The longest method that is known: `VERSION-CONTROL` and `UPDATEREDIRECTREF` (RFC 3253, RFC 4437).
+/// Longest known method, in bytes: `VERSION-CONTROL` and `UPDATEREDIRECTREF` (RFC 3253, RFC 4437).
 const MAX_METHOD_BYTES: usize = 17;
 
-/// Tells whether a stream opens as an HTTP/1.x request, by a method of capital letters and a space; `None`: the bytes
-/// that follow decide.
+/// Tells if a stream opens as an HTTP/1.x request, by a method of capital letters and a space;
+/// `None`: later bytes decide.
 #[must_use]
 pub fn opens_as_request(bytes: &[u8]) -> Option<bool> {
     let method = bytes.iter().take_while(|byte| byte.is_ascii_uppercase() || **byte == b'-').count();
@@ -82,10 +83,11 @@ pub fn opens_as_request(bytes: &[u8]) -> Option<bool> {
     }
 }
 
-/// Name of the protocol that a server spoke where an HTTP/1.x answer was due, if it is known.
+/// Returns the name of the protocol of a server's bytes in place of an HTTP/1.x answer, if known.
 #[must_use]
 pub(super) fn greeting(bytes: &[u8]) -> Option<&'static str> {
-    // A SETTINGS frame comes first (RFC 9113, 3.4 and 4.1): 24 bits of length, type 4, no flags, stream 0.
+    // A SETTINGS frame comes first (RFC 9113, 3.4 and 4.1): 24 bits of length, type 4, no flags,
+    // stream 0.
     if matches!(bytes, [0, 0, _, 4, 0, 0, 0, 0, 0, ..]) {
         return Some("HTTP/2");
     }

@@ -50,7 +50,8 @@ impl std::error::Error for BadHeader {}
 /// Parses the header at the start of `bytes`, the bytes received so far; `None` means more are
 /// needed, and never occurs with [`MAX_HEADER`] bytes.
 ///
-/// # Errors The bytes are not a header, regardless of later bytes.
+/// # Errors
+/// The bytes are not a header, regardless of later bytes.
 pub fn parse(bytes: &[u8]) -> Result<Option<Header>, BadHeader> {
     if bytes.starts_with(SIGNATURE) {
         return parse_binary(bytes);

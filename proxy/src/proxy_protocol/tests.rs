@@ -6,7 +6,7 @@ fn address(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
 
-/// However it is cut it is the same header, and what comes behind is none of it.
+/// Parses a header in every division into reads, with one result, and without the bytes after it.
 fn complete(bytes: &[u8]) -> Option<(SocketAddr, SocketAddr)> {
     for cut in 0..bytes.len() {
         assert_eq!(parse(&bytes[..cut]), Ok(None), "{} to {cut}", bytes.escape_ascii());
@@ -35,7 +35,7 @@ fn binary_headers() {
     let four = [&[192, 0, 2, 7, 198, 51, 100, 1][..], &[0x9c, 0x40, 0x0c, 0x38]].concat();
     let pair = Some((address("192.0.2.7:40000"), address("198.51.100.1:3128")));
     assert_eq!(complete(&binary(&[0x21, 0x11], &four)), pair);
-    // What else it says is left aside: a checksum, and a NOOP.
+    // Other fields are ignored: a checksum, and a NOOP.
     let more = [&four[..], &[3, 0, 4, 1, 2, 3, 4, 4, 0, 0]].concat();
     assert_eq!(complete(&binary(&[0x21, 0x11], &more)), pair);
     let six = [&[0x20, 1, 0xd, 0xb8][..], &[0; 11], &[7], &[0; 15], &[1], &[0, 1, 0xff, 0xff]].concat();

@@ -1,26 +1,28 @@
 //! The request head: a pure parser, bytes in, request or refusal out.
 //!
-//! It keeps no state: the caller hands it all bytes so far, again and again, until there is an
-//! answer. However the bytes are cut, the answer is the same. Where RFC 9112 leaves a choice:
+//! It keeps no state: the caller passes all bytes received so far, again and again, until there is
+//! an answer. The answer does not depend on the division of the bytes into reads. Choices left open
+//! by RFC 9112:
 //!
-//! - *Lone LF* (2.2: may be taken as the end of a line): taken in a CONNECT, since corkscrew ends its
-//!   request line so. A line ends at LF, with or without a CR before; the first empty line ends the
-//!   head, and a CR anywhere else is an error. Bytes behind that belong to the tunnel and are never
-//!   read as another request, so that a hop in front that finds another end can smuggle nothing; only
-//!   one that leaves a bare LF within a value, which RFC 9110, 5.5, forbids, finds another one.
-//!   Refused with `Upgrade`, of which head and content are written anew for the origin: there two
-//!   readings of one head would be request smuggling.
+//! - *Lone LF* (2.2: may be taken as the end of a line): taken in a CONNECT, since corkscrew ends
+//!   its request line so. A line ends at LF, with or without a CR before; the first empty line ends
+//!   the head, and a CR anywhere else is an error. Bytes after the head belong to the tunnel and
+//!   are never read as another request, so a proxy in front with another view of the end can
+//!   smuggle nothing; only a proxy that leaves a bare LF within a value, forbidden by RFC 9110,
+//!   5.5, has another view. Refused with `Upgrade`, because its head and content are written anew
+//!   for the origin: there two readings of one head would be request smuggling.
 //! - *Minor versions* above 1 (RFC 9110, 2.5): read as HTTP/1.1. Other major versions are refused.
 //! - *Empty lines before the request* (2.2: at least one should be ignored): ignored; they count
 //!   towards [`MAX_HEAD`] and are part of `head_len`.
-//! - *Host* (3.2: 400 if absent from HTTP/1.1, repeated or invalid): repeated or invalid is refused.
-//!   Absent is not, because rsync sends none and the target stands in the request line anyway; a
-//!   Host that differs from it is of no effect (3.2.2 has the target win).
+//! - *Host* (3.2: 400 if absent from HTTP/1.1, repeated or invalid): repeated or invalid is
+//!   refused. Absent is not, because rsync sends none and the target stands in the request line
+//!   anyway; a different Host has no effect (3.2.2: the target wins).
 //! - *Content* (RFC 9110, 9.3.6: a CONNECT has none): Transfer-Encoding, and any Content-Length but
-//!   the `0` that old clients send, are refused. All bytes behind the head belong to the tunnel; a
-//!   sender that announces content takes some of them for something else, and one of the two readings
-//!   would be request smuggling (RFC 9112, 11.2).
-//! - *Anything but CONNECT* is served in one form alone, absolute-form with `Upgrade` ([`upgrade`]).
+//!   the `0` sent by old clients, are refused. All bytes after the head belong to the tunnel; a
+//!   sender announcing content reads some of them differently, and two readings would be request
+//!   smuggling (RFC 9112, 11.2).
+//! - *Anything but CONNECT* is served in one form alone, absolute-form with `Upgrade`
+//!   ([`upgrade`]).
 //! - *Line folding* (5.2) and white space before a colon (5.1): refused, as for any server.
 
 mod head;
@@ -239,7 +241,7 @@ mod tests {
     #[test]
     fn what_the_clients_send() {
         // In order: stunnel with and without credentials, rsync's RSYNC_PROXY, client-go, and an
-        // old client that adds a length, an empty Host and an empty line in front.
+        // old client with a length, an empty Host and an empty line in front.
         let table = [
             (
                 "CONNECT api.target.example:443 HTTP/1.1\r\nHost: api.target.example:443\r\n\
@@ -451,7 +453,7 @@ mod tests {
         let mut full = filled(MAX_HEAD);
         assert_eq!(complete(&full).head_len, MAX_HEAD);
         assert_eq!(parse(&full[..MAX_HEAD - 1]), Ok(None));
-        // A tunnel that begins in the same read is not counted.
+        // A tunnel beginning in the same read is not counted.
         full.extend_from_slice(&[b'\n'; 3 * MAX_HEAD]);
         assert_eq!(complete(&full).head_len, MAX_HEAD);
         assert_eq!(complete(&[with_headers(""), vec![0; 2 * MAX_HEAD]].concat()).head_len, with_headers("").len());

@@ -1,18 +1,19 @@
 //! A request to the origin to switch protocols (RFC 9110, 7.8), in absolute-form as sent to a proxy
 //! (RFC 9112, 3.2.2), and the head forwarded to the origin.
 //!
-//! Kubernetes clients run commands in pods by it (`Upgrade: SPDY/3.1`, or `websocket`). Most of
-//! them ask a proxy for a tunnel to the API server and upgrade within; the others get `Upgrade
-//! request required` from the server if a hop on the way drops the header.
+//! Kubernetes clients use it to run commands in pods (`Upgrade: SPDY/3.1`, or `websocket`). Most of
+//! them ask a proxy for a tunnel to the API server and upgrade within. The others are told `Upgrade
+//! request required` by the server if any proxy on the path drops the header.
 //!
-//! - *Host* is the one of the request line, and what the client wrote there is of no effect (RFC 9112, 3.2.2).
-//! - *Headers* that concern one hop alone, or a proxy, end here ([`crate::message::append_forwarded`]); `Connection` and
-//!   `Upgrade` are written anew. All others keep their order, and lines of one name stay lines.
-//! - *h2c* is left out of `Upgrade`, as `HTTP2-Settings` is of the headers, without which it means nothing (RFC 7540,
-//!   3.2.1; RFC 9113, 3.1, has abolished both): a server that took it would speak HTTP/2 to a client that announced its
-//!   settings to the gateway alone.
-//! - *Content* is announced in one way or not at all: both a length and chunks, two lengths, or another coding, and two
-//!   readers find two ends (RFC 9112, 6.3 and 11.2).
+//! - *Host* is copied from the request line; the client's own Host has no effect (RFC 9112, 3.2.2).
+//! - *Headers* for one hop alone, or for a proxy, are removed
+//!   ([`crate::message::append_forwarded`]); `Connection` and `Upgrade` are written anew. All
+//!   others keep their order, and lines of one name stay lines.
+//! - *h2c* is removed from `Upgrade`, as is `HTTP2-Settings` from the headers, needed for h2c (RFC
+//!   7540, 3.2.1; RFC 9113, 3.1, has abolished both): a server that accepted it would speak HTTP/2
+//!   to a client that announced its settings to the gateway alone.
+//! - *Content* is announced in one form or not at all. With both a length and chunks, two lengths,
+//!   or another coding, two readers find two ends (RFC 9112, 6.3 and 11.2).
 
 use super::head::{Version, bad_target, only, refuse};
 use crate::message::{Content, Framing, MAX_CONTENT_BYTES, VIA, all, append, append_forwarded, elements, elements_of};

@@ -1,12 +1,12 @@
 //! Runs the gateway: accepts, watches signals, drains.
 //!
-//! | file | what is in it |
+//! | file | content |
 //! |---|---|
-//! | `control` | the threads, one for each core where that can be |
+//! | `control` | the threads, one for each core if possible |
 //! | `listen` | binding, before anything else can fail |
 //! | `accept` | the accept loop, its back-off and its limit |
-//! | `descriptors` | the descriptor limit and what fits in it |
-//! | `reload` | the thread that re-reads files |
+//! | `descriptors` | the descriptor limit and its division |
+//! | `reload` | the thread for re-reading files |
 
 use std::io;
 use std::iter;
@@ -58,17 +58,16 @@ pub struct Server {
     pub readiness: Arc<Readiness>,
     /// Time limit for live tunnels after the first SIGTERM; `None`: unlimited.
     pub drain_timeout: Option<Duration>,
-    /// Re-reads files that may change at run time.
+    /// Re-reads files at run time.
     pub reloader: Reloader,
 }
 
 impl Server {
     /// Accepts connections until the first SIGTERM or SIGINT, or `sluicegate drain`, then drains:
-    /// the listeners are closed,
-    /// so that clients with several gateways go to the next; open tunnels live on until they end,
-    /// `drain_timeout` is over, or a second signal comes.
+    /// it closes the listeners, so clients with several gateways use another one; open tunnels live
+    /// on until they end, `drain_timeout` is over, or a second signal comes.
     ///
-    /// The first listeners are this thread's, the others have a worker each.
+    /// This thread serves the first listeners; each of the others has a worker.
     async fn run(self, signals: Signals, listeners: Listeners, admin: Admin, workers: &[Worker]) -> io::Result<()> {
         let Signals { mut stop, hangup } = signals;
         let Listeners { clients, admin: read, metrics, control, .. } = listeners;
@@ -88,7 +87,7 @@ impl Server {
         let (drain, draining) = watch::channel(false);
         let runtimes = iter::once(Handle::current()).chain(workers.iter().map(|worker| worker.runtime.clone()));
         for (runtime, listeners) in runtimes.zip(clients) {
-            // The runtime that serves the accepted connections also watches the listener.
+            // The runtime of the accepted connections also watches the listener.
             let _context = runtime.enter();
             for (listener, secure) in listeners {
                 let (gateway, registry) = (self.gateway.clone(), self.registry.clone());
@@ -145,9 +144,9 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Watches them from now on, in place of the handlers of start-up ([`signals::prepare`]). To be
-    /// called in the
-    /// context of a runtime, before anything says that the gateway is there.
+    /// Watches the signals from now on, in place of the handlers of start-up
+    /// ([`signals::prepare`]). To be called in the context of a runtime, before the gateway
+    /// announces itself.
     ///
     /// # Errors
     /// The error of sigaction(2).
@@ -158,7 +157,7 @@ impl Signals {
     }
 }
 
-/// The signals that end the gateway.
+/// The signals for ending the gateway.
 #[derive(Debug)]
 struct Stop {
     terminate: Signal,

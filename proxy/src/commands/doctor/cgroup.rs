@@ -1,12 +1,12 @@
-//! The limits of the control groups that this process is in (cgroups(7)): version 2, and version 1
-//! where a controller is still there.
+//! Limits of the control groups of this process (cgroups(7)): version 2, and version 1 for a
+//! controller still on it.
 
 use super::host::{Host, HostError};
 
-/// CPUs' worth of time that the group may use; `None`: no limit.
+/// CPUs' worth of time for the group; `None`: no limit.
 ///
 /// # Errors
-/// Why that cannot be told.
+/// A failure to read the limit.
 pub(super) fn cpus(host: &Host) -> Result<Option<f64>, HostError> {
     let mut least: Option<f64> = None;
     for folder in folders(host, "cpu")? {
@@ -33,14 +33,14 @@ fn share(text: &str) -> Option<f64> {
     (quota > 0.0 && period > 0.0).then_some(quota / period)
 }
 
-/// Threshold of version 1 above which memory is unlimited: the largest multiple of a page that fits
-/// in 63 bits.
+/// Threshold for the limit of version 1: for unlimited memory it is the largest multiple of a page
+/// in 63 bits, above this.
 const NO_LIMIT: u64 = 1 << 62;
 
-/// Bytes of memory that the group may use; `None`: no limit.
+/// Bytes of memory for the group; `None`: no limit.
 ///
 /// # Errors
-/// Why that cannot be told.
+/// A failure to read the limit.
 pub(super) fn memory(host: &Host) -> Result<Option<u64>, HostError> {
     let mut least: Option<u64> = None;
     for folder in folders(host, "memory")? {
@@ -70,8 +70,7 @@ struct Folder {
     path: String,
 }
 
-/// The folders whose limits hold: the group's own and those above it, as far as they are to be
-/// seen.
+/// Folders of the limits in force: the group's own and those above it, as far as visible.
 fn folders(host: &Host, controller: &str) -> Result<Vec<Folder>, HostError> {
     // Lines `number:controllers:path`; version 2 names no controllers.
     let groups = host.read("/proc/self/cgroup")?;
@@ -118,8 +117,8 @@ impl<'a> Mount<'a> {
         }
     }
 
-    /// The folder of `group` and those above it. What is mounted may be a part of the tree, as in a
-    /// container; a group outside that part has no folder here but the mount point.
+    /// Returns the folder of `group` and those above it. The mount may show a part of the tree, as
+    /// in a container; a group outside this part has no folder here but the mount point.
     fn folders(&self, group: &str) -> Vec<String> {
         let below = group.strip_prefix(self.root.trim_end_matches('/')).unwrap_or_default();
         let mut folders = vec![self.point.to_owned()];

@@ -6,11 +6,11 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use super::host::{Host, HostError, Scope};
 use super::row::{Row, State};
 
-/// The backlog that the gateway listens with (`server/listen.rs`); the kernel cuts it to
-/// `somaxconn` (listen(2)).
+/// The gateway's listen backlog (`server/listen.rs`); the kernel cuts it to `somaxconn`
+/// (listen(2)).
 const BACKLOG: u64 = 4_096;
 
-/// The queue of connections that wait to be accepted.
+/// The queue of connections waiting for accept.
 pub(super) fn accept_queue(host: &Host) -> Row {
     let (name, needed) = ("net.core.somaxconn", BACKLOG.to_string());
     let row = host.number(name).map(|most| {
@@ -26,12 +26,11 @@ pub(super) fn accept_queue(host: &Host) -> Row {
     Row::or_unknown(row, "somaxconn", &needed)
 }
 
-/// Without SYN cookies three quarters of the queue take clients that are not known yet
-/// (`tcp_conn_request`, `net/ipv4/tcp_input.c`), and a migration opens about 200 connections at
-/// once.
+/// Without SYN cookies unknown clients can use three quarters of the queue (`tcp_conn_request`,
+/// `net/ipv4/tcp_input.c`), and a migration opens about 200 connections at once.
 const HALF_OPEN: u64 = 512;
 
-/// The queue of connections that are being opened; with SYN cookies it bounds nothing.
+/// The queue of half-open connections; with SYN cookies it is no limit.
 pub(super) fn half_open(host: &Host) -> Row {
     let check = "syn_backlog";
     let needed = format!("SYN cookies, or {HALF_OPEN}");
@@ -51,8 +50,8 @@ pub(super) fn half_open(host: &Host) -> Row {
     Row::or_unknown(row, check, &needed)
 }
 
-/// Ports to dial from: each target address can have so many connections (ip(7)), and one that is
-/// over keeps its port for 60 s (`TCP_TIMEWAIT_LEN`, `include/net/tcp.h`).
+/// Ports to dial from: the connections to one target address at most (ip(7)); a closed connection
+/// keeps its port for 60 s (`TCP_TIMEWAIT_LEN`, `include/net/tcp.h`).
 const PORTS: u64 = 10_000;
 
 /// The range of local ports.
@@ -70,7 +69,7 @@ pub(super) fn ports(host: &Host) -> Row {
     Row::or_unknown(row, "ports", &needed)
 }
 
-/// Entries that tunnels need: two each, for a migration's burst of about 200.
+/// Entries needed by tunnels: two each, for a migration's burst of about 200.
 const ENTRIES: u64 = 400;
 
 const COUNT: &str = "net.netfilter.nf_conntrack_count";

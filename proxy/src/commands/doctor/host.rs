@@ -1,11 +1,10 @@
-//! The files of /proc and /sys. Nothing is guessed: what cannot be read is an error
-//! with its cause.
+//! The files of /proc and /sys. Nothing is guessed: an unreadable file is an error with its cause.
 
 use std::fmt;
 use std::fs;
 use std::path::PathBuf;
 
-/// The file that could not be read or parsed, and the error.
+/// The file with an error in reading or parsing, and the error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct HostError(pub(super) String);
 
@@ -47,7 +46,7 @@ pub(super) struct Host {
 }
 
 impl Host {
-    /// The one that this process runs on, or the container, as far as that shows it.
+    /// The host of this process, or the container, as far as the container shows it.
     #[must_use]
     pub(super) fn this() -> Self {
         Self { root: PathBuf::from("/") }
@@ -82,7 +81,7 @@ impl Host {
     /// Tells if the file exists.
     ///
     /// # Errors
-    /// Why that cannot be told.
+    /// A failure to find out.
     pub(super) fn has_file(&self, path: &str) -> Result<bool, HostError> {
         let there = self.root.join(path.trim_start_matches('/')).try_exists();
         there.map_err(|error| HostError(format!("{path}: {error}")))
@@ -96,11 +95,10 @@ impl Host {
         self.read(&Self::path(name))
     }
 
-    /// The value of a sysctl, or `None` if the kernel has none of that name, or not in this
-    /// namespace.
+    /// Reads a sysctl; `None` if the kernel has none of this name, or not in this namespace.
     ///
     /// # Errors
-    /// Why it cannot be read.
+    /// A failure to read it.
     pub(super) fn try_sysctl(&self, name: &str) -> Result<Option<String>, HostError> {
         self.try_read(&Self::path(name))
     }
@@ -109,10 +107,10 @@ impl Host {
         format!("/proc/sys/{}", sysctl.replace('.', "/"))
     }
 
-    /// The numbers of a sysctl, as many as wanted.
+    /// Reads the `N` numbers of a sysctl.
     ///
     /// # Errors
-    /// Why it cannot be read, or that it is something else.
+    /// A failure to read it, or other content.
     pub(super) fn numbers<const N: usize>(&self, name: &str) -> Result<[u64; N], HostError> {
         let text = self.sysctl(name)?;
         let numbers: Option<Vec<u64>> = text.split_whitespace().map(|word| word.parse().ok()).collect();
@@ -120,18 +118,18 @@ impl Host {
         some.ok_or_else(|| HostError(format!("{}: cannot parse '{text}'", Self::path(name))))
     }
 
-    /// The number that a sysctl is.
+    /// Reads a sysctl of one number.
     ///
     /// # Errors
-    /// Why it cannot be read, or that it is something else.
+    /// A failure to read it, or other content.
     pub(super) fn number(&self, name: &str) -> Result<u64, HostError> {
         self.numbers::<1>(name).map(|[number]| number)
     }
 
-    /// A field of `/proc/self/status` (proc(5)).
+    /// Reads a field of `/proc/self/status` (proc(5)).
     ///
     /// # Errors
-    /// That it is not there.
+    /// A missing field.
     pub(super) fn status(&self, field: &str) -> Result<String, HostError> {
         let path = "/proc/self/status";
         let text = self.read(path)?;
@@ -139,11 +137,11 @@ impl Host {
         value.map(|value| value.trim().to_owned()).ok_or_else(|| HostError(format!("{path}: no line {field}")))
     }
 
-    /// This process has the capability, and for the whole machine: in a user namespace of its own,
-    /// as in a rootless container, it would count only for what belongs to that.
+    /// Tells if this process has the capability for the whole machine: in a user namespace of its
+    /// own, as in a rootless container, it would apply only to the resources of the namespace.
     ///
     /// # Errors
-    /// Why that cannot be told.
+    /// A failure to find out.
     pub(super) fn has(&self, capability: Capability) -> Result<bool, HostError> {
         let text = self.status("CapEff")?;
         let set = u64::from_str_radix(&text, 16);
@@ -157,15 +155,15 @@ impl Host {
         Ok(namespace.as_os_str() == FIRST_USER_NAMESPACE)
     }
 
-    /// A seccomp filter is in force on this process (`Seccomp: 2`, proc(5)).
+    /// Tells if a seccomp filter is in force on this process (`Seccomp: 2`, proc(5)).
     ///
     /// # Errors
-    /// Why that cannot be told.
+    /// A failure to find out.
     pub(super) fn has_seccomp_filter(&self) -> Result<bool, HostError> {
         Ok(self.status("Seccomp")? == "2")
     }
 
-    /// Command that sets a sysctl: inside a container its files are read-only.
+    /// Command for setting a sysctl: inside a container its files are read-only.
     #[must_use]
     pub(super) fn set(&self, scope: Scope, name: &str, value: &str) -> String {
         let value = if value.contains(' ') { format!("\"{value}\"") } else { value.to_owned() };

@@ -1,4 +1,4 @@
-//! The kernel and what it lets this process do: version, seccomp, io_uring, splice, eBPF.
+//! The kernel features available to this process: version, seccomp, io_uring, splice, eBPF.
 
 use std::io;
 
@@ -28,7 +28,7 @@ pub(super) fn version(host: &Host) -> Row {
     Row::or_unknown(row, check, needed)
 }
 
-/// The seccomp filter, and the tried calls that it refuses.
+/// The seccomp filter, and the refused ones of the tried calls.
 pub(super) fn seccomp(host: &Host, trials: &Trials) -> Row {
     let (check, needed) = ("seccomp", "no filter, or one that permits io_uring and splice");
     let row = host.has_seccomp_filter().map(|filtered| {
@@ -70,7 +70,7 @@ pub(super) fn io_uring(host: &Host, ring: &io::Result<()>) -> Row {
     }
 }
 
-/// splice(2), by which every engine but `copy` moves bytes.
+/// splice(2), used by every engine but `copy` for moving bytes.
 pub(super) fn splice(host: &Host, splice: &io::Result<()>) -> Row {
     let needed = "a byte goes from socket to socket";
     let Err(error) = splice else { return Row::ok("splice", "works", needed) };
@@ -80,7 +80,7 @@ pub(super) fn splice(host: &Host, splice: &io::Result<()>) -> Row {
     Row::ok("splice", format!("{error}; {cause}"), needed).costs(State::Fails, costs).fixes(fix)
 }
 
-/// The event loop of handshakes, which all engines need.
+/// The event loop of handshakes, needed by all engines.
 pub(super) fn event_loop(host: &Host, failed: Option<&io::Error>) -> Row {
     let needed = "epoll, an eventfd and a thread for the log";
     let Some(error) = failed else { return Row::ok("event_loop", "works", needed) };
@@ -101,13 +101,13 @@ pub(super) fn sockmap(host: &Host, sockhash: &io::Result<()>) -> Row {
         Ok(false) => "no".to_owned(),
         Err(unread) => unread.to_string(),
     };
-    // BTF: what a program is checked against when it is loaded (Documentation/bpf/btf.rst).
+    // BTF, for checking a program at its load (Documentation/bpf/btf.rst).
     let btf = host.has_file("/sys/kernel/btf/vmlinux");
     let unprivileged = match host.try_sysctl("kernel.unprivileged_bpf_disabled") {
         Ok(value) => value.unwrap_or_else(|| "not there".to_owned()),
         Err(unread) => unread.to_string(),
     };
-    // The file is there in every kernel that this engine runs on.
+    // The file exists in every kernel supported by this engine.
     let panics = host.try_sysctl("kernel.panic_on_warn").ok().flatten().is_some_and(|value| value != "0");
     let map = match sockhash {
         Ok(()) => "a map can be made".to_owned(),

@@ -1,15 +1,14 @@
-//! The machine, or the part of it that this process may use.
+//! The machine, or the part of it available to this process.
 
 use super::cgroup;
 use super::host::Host;
 use super::row::{Row, State};
 
-/// Loop threads that there should be: with one, handshakes and bytes wait for each other, and a
-/// loop cannot spin for what comes next.
+/// Recommended worker threads: with one, handshakes and bytes wait for each other, and a worker
+/// cannot busy-poll.
 const THREADS: usize = 2;
 
-/// CPUs that threads can run on at the same time (sched_getaffinity(2), and the limit of the
-/// control group).
+/// CPUs for running threads in parallel (sched_getaffinity(2), and the limit of the control group).
 pub(super) fn cpus(threads: usize) -> Row {
     let row = Row::ok("cpus", format!("{threads} usable"), format!("{THREADS} or more"));
     row.unless(threads >= THREADS, |row| {

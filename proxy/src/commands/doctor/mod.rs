@@ -1,14 +1,14 @@
-//! `doctor`: tries what the gateway needs on this host, and says what runs, how well, and how to
-//! get better.
+//! `doctor`: tries the gateway's needs on this host, and reports the working engines, their speed,
+//! and remedies.
 //!
-//! | file | what is in it |
+//! | file | content |
 //! |---|---|
 //! | `host` | the files of /proc and /sys, read without guessing |
 //! | `cgroup` | the limits of the control groups |
-//! | `refusal` | who refused a system call, and how to have it permitted |
+//! | `refusal` | the cause of a refused system call, and the remedy |
 //! | `row` | a check: found, needed, costs, fix |
 //! | `kernel`, `room`, `tcp`, `connecting`, `machine` | the checks |
-//! | `verdict` | the engines, tried as `serve` tries them, and what it all comes to |
+//! | `verdict` | the engines, tried as `serve` tries them, and the overall result |
 //! | `report`, `text` | everything as an object, and as a table |
 
 use std::path::PathBuf;
@@ -65,11 +65,11 @@ pub struct Doctor {
 }
 
 impl Doctor {
-    /// Prints what it found.
+    /// Prints the report.
     ///
     /// # Errors
-    /// A congestion control that `serve` would refuse as well (2); a verdict that is not the best,
-    /// after the report is printed (1 or 2).
+    /// A congestion control refused by `serve` as well (2); a verdict below the best, after the
+    /// report is printed (1 or 2).
     pub fn run(&self) -> Result<(), Failure> {
         let report = Report::new(&Host::this(), Engines::of(&self.engine), &self.chosen()?);
         let text = if self.json {

@@ -10,15 +10,15 @@ use super::host::{Host, HostError, Scope};
 use crate::sys::capabilities::with_only;
 use crate::sys::probe;
 
-/// The calls that the engine `uring` makes.
+/// System calls of the engine `uring`.
 const RING_CALLS: &[&str] = &["io_uring_setup", "io_uring_enter", "io_uring_register"];
 
-/// A cause, and what to do about it.
+/// A cause, and its remedies.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Refusal {
     /// The cause, in words.
     pub(super) cause: String,
-    /// Commands and settings that lift it.
+    /// Commands and settings to remove the cause.
     pub(super) fix: Vec<String>,
 }
 
@@ -46,8 +46,8 @@ impl Trials {
     }
 }
 
-/// Why an engine failed its self-test: for the first call of its own that fails by itself as well,
-/// or for want of what the error says.
+/// Explains an engine's failed self-test: by the first of its calls that fails on its own as well,
+/// or by the error.
 pub(super) fn of_engine(host: &Host, engine: &str, error: &io::Error, trials: &Trials) -> Refusal {
     match (engine, &trials.ring, &trials.splice) {
         ("uring", Err(refused), _) => of_ring(host, refused),
@@ -60,8 +60,8 @@ pub(super) fn of_engine(host: &Host, engine: &str, error: &io::Error, trials: &T
 pub(super) fn of_ring(host: &Host, error: &io::Error) -> Refusal {
     match Errno::from_io_error(error) {
         Some(Errno::PERM) => by_sysctl(host).unwrap_or_else(|unread| Refusal::new(unread.to_string(), Vec::new())),
-        // The sysctl is a part of io_uring itself (`io_uring/io_uring.c`), so that a kernel that
-        // shows it has the call, and only a filter answers that there is none.
+        // The sysctl is a part of io_uring itself (`io_uring/io_uring.c`), so a kernel with the
+        // sysctl has the call, and only a filter answers ENOSYS.
         Some(Errno::NOSYS) if host.try_sysctl("kernel.io_uring_disabled") == Ok(None) && !is_filtered(host) => {
             Refusal::new("this kernel has no io_uring: it is older than 5.1, or built without", Vec::new())
         }
@@ -69,13 +69,13 @@ pub(super) fn of_ring(host: &Host, error: &io::Error) -> Refusal {
     }
 }
 
-/// System calls of moving bytes by splice(2), that call first.
+/// System calls for moving bytes by splice(2), splice itself first.
 pub(super) const SPLICE: &[&str] = &["splice", "pipe2"];
 
 /// System calls of waiting for many sockets.
 pub(super) const EVENT_LOOP: &[&str] = &["epoll_create1", "epoll_ctl", "epoll_wait", "epoll_pwait", "eventfd2"];
 
-/// Why calls failed that no sysctl turns off.
+/// Explains failed calls without a sysctl to turn them off.
 pub(super) fn of_calls(host: &Host, calls: &[&str], error: &io::Error) -> Refusal {
     match Errno::from_io_error(error) {
         Some(Errno::PERM | Errno::ACCESS | Errno::NOSYS) if is_filtered(host) => {
@@ -104,8 +104,8 @@ fn is_filtered(host: &Host) -> bool {
 }
 
 /// `kernel.io_uring_disabled` (Documentation/admin-guide/sysctl/kernel.rst, since 6.6): 2 refuses
-/// everybody, 1 all but CAP_SYS_ADMIN and the members of `kernel.io_uring_group`. A filter answers
-/// before it does, so that where there are both the one hides the other.
+/// all processes, 1 all but CAP_SYS_ADMIN and the members of `kernel.io_uring_group`. A filter
+/// answers before the sysctl, so with both the filter hides the sysctl.
 fn by_sysctl(host: &Host) -> Result<Refusal, HostError> {
     let disabled = host.try_sysctl("kernel.io_uring_disabled")?;
     let mut refusal = match disabled.as_deref() {
@@ -134,11 +134,11 @@ fn may_pass_one(host: &Host) -> Result<bool, HostError> {
     let group = host.sysctl("kernel.io_uring_group")?;
     let mut own = getgroups().unwrap_or_default();
     own.push(getegid());
-    // CAP_SYS_ADMIN would pass, which `serve` gives up before it makes a ring.
+    // CAP_SYS_ADMIN would pass, but `serve` drops it before it makes a ring.
     Ok(own.iter().any(|own| own.as_raw().to_string() == group))
 }
 
-/// Remedies that permit calls in a container's profile, which lists what is permitted (Podman's is
+/// Remedies for permitting calls in a container's profile, a list of permitted calls (Podman's is
 /// `/usr/share/containers/seccomp.json`, seccomp.json(5); Docker's is built in), or by
 /// systemd.exec(5).
 fn permit(calls: &[&str]) -> Vec<String> {
@@ -159,7 +159,7 @@ fn more_locked() -> Vec<String> {
         .to_vec()
 }
 
-/// Remedies that raise the limit of threads (RLIMIT_NPROC counts all of the user, getrlimit(2);
+/// Remedies for raising the limit of threads (RLIMIT_NPROC counts all of the user, getrlimit(2);
 /// pids.max those of the cgroup).
 fn more_threads() -> Vec<String> {
     [
@@ -171,7 +171,7 @@ fn more_threads() -> Vec<String> {
     .to_vec()
 }
 
-/// Remedies that raise the limit of descriptors.
+/// Remedies for raising the limit of descriptors.
 pub(super) fn more_descriptors() -> Vec<String> {
     ["ulimit -Hn 65536    # as root", "systemd unit: LimitNOFILE=65536", "podman run --ulimit nofile=65536:65536 ..."]
         .map(str::to_owned)

@@ -1,4 +1,4 @@
-//! Everything that was found, in the order in which it is shown.
+//! All findings, in the order of the output.
 
 use std::io;
 use std::thread::available_parallelism;
@@ -21,7 +21,7 @@ use crate::sys::capabilities::with_only;
 use crate::sys::probe;
 use crate::sys::thread::unthrottled_cpus;
 
-/// The object that `--json` prints; its keys are an interface.
+/// The object printed by `--json`; its keys are an interface.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
     /// Of the gateway.
@@ -30,13 +30,13 @@ pub(super) struct Report {
     pub(super) kernel: String,
     /// `best`, `degraded` or `cannot-run`.
     pub(super) verdict: Outcome,
-    /// The exit code that says the same.
+    /// The exit code for the verdict.
     pub(super) exit_code: u8,
-    /// The engine that `serve` would run; `null` if it would not start.
+    /// The engine `serve` would run; `null` if it would not start.
     pub(super) engine: Option<&'static str>,
     /// Why the verdict is not better.
     pub(super) because: Vec<String>,
-    /// The engines that were asked for, in their order.
+    /// The requested engines, in their order.
     pub(super) engines: Vec<Tried>,
     /// The rows of the table.
     pub(super) checks: Vec<Row>,
@@ -48,7 +48,8 @@ impl Report {
         let limit = Limit::raised();
         let threads = available_parallelism().map_or(1, Into::into);
         let options = Options { engines, threads, ..Options::default() };
-        // Before the engines, whose workers may hold pipes for a moment after they were stopped.
+        // Before the engines, because their workers may hold pipes for a moment after they were
+        // stopped.
         let pipes = with_only(options.capabilities(), Pipes::tried).unwrap_or_else(|_| Pipes::tried());
         let trials = Trials::made();
         // Held while the engines are tried, since `serve` has them by then: threads may be few.

@@ -11,31 +11,31 @@ use crate::relay::Engine;
 use crate::server::descriptors;
 use crate::sys::pipe::{Pipe, WANTED_CAPACITY};
 
-/// Pipes that are tried: as many as a user without privileges gets by the default of 16,384 pages
+/// Pipes to try: an unprivileged user's number by the default of 16,384 pages
 /// (`/proc/sys/fs/pipe-user-pages-soft`, pipe(7)), at 256 pages each.
 const TRIED: usize = 64;
 
-/// Whole pipes that there have to be: what one loop keeps for the next burst (`relay/pipes.rs`). A
-/// busy direction holds one while its bytes wait for the receiver.
+/// Whole pipes needed: the pipes kept by one worker for the next burst (`relay/pipes.rs`). A busy
+/// direction holds one while its bytes wait for the receiver.
 const ENOUGH: usize = 32;
 
-/// Tunnels that there has to be room for: the volumes of a migration open about 200 at once.
+/// Tunnels needing room: the volumes of a migration open about 200 at once.
 const BURST: usize = 200;
 
-/// The pipes that a user really gets.
+/// Pipes available to a user, as tried.
 #[derive(Debug, Default)]
 pub(super) struct Pipes {
     /// Those of [`WANTED_CAPACITY`].
     pub(super) whole: usize,
-    /// Bytes of the last one that was got.
+    /// Size of the last pipe, in bytes.
     pub(super) last: usize,
     /// Why there was no further one.
     pub(super) error: Option<io::Error>,
 }
 
 impl Pipes {
-    /// Makes up to 64 pipes and closes them. Their pages are only counted, not taken; a gateway of
-    /// the same user that wants a pipe in these milliseconds may get a small one.
+    /// Makes up to 64 pipes and closes them. Their pages are only counted, not allocated; a gateway
+    /// of the same user making a pipe in these milliseconds may get a small one.
     #[must_use]
     pub(super) fn tried() -> Self {
         let (mut held, mut seen) = (Vec::new(), Self::default());
@@ -57,7 +57,7 @@ impl Pipes {
     }
 }
 
-/// The budget of pipes; it degrades an engine that moves bytes through them.
+/// The budget of pipes; a low one degrades an engine with pipes.
 pub(super) fn pipes(host: &Host, pipes: &Pipes, engine: Option<Engine>) -> Row {
     let got = match &pipes.error {
         Some(error) => format!("{} of 1 MiB, then {error}", pipes.whole),
@@ -74,8 +74,8 @@ pub(super) fn pipes(host: &Host, pipes: &Pipes, engine: Option<Engine>) -> Row {
     })
 }
 
-/// Settings that bound the pipes of a user (pipe(7)). CAP_SYS_RESOURCE lifts them; CAP_SYS_ADMIN
-/// would too (`pipe_is_unprivileged_user`, `fs/pipe.c`), and `serve` gives that up.
+/// Settings for the limit of a user's pipes (pipe(7)). CAP_SYS_RESOURCE lifts it; CAP_SYS_ADMIN
+/// would too (`pipe_is_unprivileged_user`, `fs/pipe.c`), and `serve` drops that.
 fn limits(host: &Host) -> Result<String, HostError> {
     let value = |name| host.sysctl(name);
     let lifted = if host.has(Capability::SysResource)? { ", lifted by CAP_SYS_RESOURCE" } else { "" };

@@ -1,4 +1,4 @@
-//! A line of the table: what was looked at, and what is to be done about it.
+//! A line of the table: a check, its finding, and the remedy.
 
 use serde::Serialize;
 
@@ -12,7 +12,7 @@ pub(super) enum State {
     Ok,
     /// It costs speed or room.
     Slow,
-    /// Something that the gateway uses does not work.
+    /// A feature in use by the gateway does not work.
     Fails,
     /// It cannot be seen from here, for the reason given.
     Unknown,
@@ -38,7 +38,7 @@ pub(super) struct Row {
     pub(super) check: &'static str,
     /// The verdict.
     pub(super) state: State,
-    /// The engine that runs is worse for it: see the verdict.
+    /// It degrades the running engine: see the verdict.
     pub(super) degrades: bool,
     /// The value found.
     pub(super) found: String,
@@ -46,12 +46,12 @@ pub(super) struct Row {
     pub(super) needed: String,
     /// Cost of the difference; empty if there is none.
     pub(super) costs: String,
-    /// Commands and settings that mend it.
+    /// Commands and settings to fix it.
     pub(super) fix: Vec<String>,
 }
 
 impl Row {
-    /// A check that found nothing wrong.
+    /// A check without a finding.
     pub(super) fn ok(check: &'static str, found: impl Into<String>, needed: impl Into<String>) -> Self {
         Self {
             check,
@@ -92,7 +92,7 @@ impl Row {
         self
     }
 
-    /// The check, or that it could not be made.
+    /// The check, or its failure to run.
     pub(super) fn or_unknown(result: Result<Self, HostError>, check: &'static str, needed: &str) -> Self {
         result.unwrap_or_else(|unread| Self::ok(check, unread.to_string(), needed).costs(State::Unknown, ""))
     }

@@ -3,21 +3,21 @@
 use super::host::{Host, Scope};
 use super::row::{Row, State};
 
-/// The round trip that rates are told for: a long leg between two sites.
+/// Round trip for the printed rates: a long leg between two sites.
 const ROUND_TRIP_MS: u64 = 50;
 
 /// A single tunnel should reach this over such a leg: 1 Gbit/s.
 const WANTED_BITS: u64 = 1_000_000_000;
 
-/// The share, in percent, of the largest receive buffer that becomes window, and of the largest
-/// send buffer that is in flight; the rest is the kernel's overhead. Measured on Linux 6.18 over 50
-/// ms with buffers of 2 and 4 MiB: 62 and 87 at 1,500 bytes a packet, 70 and 89 at 9,000. (Before
-/// 6.6 the window was half of the buffer: `tcp_adv_win_scale`, tcp(7).)
+/// Percentage of the largest receive buffer usable as window, and of the largest send buffer in
+/// flight; the rest is the kernel's overhead. Measured on Linux 6.18 over 50 ms with buffers of 2
+/// and 4 MiB: 62 and 87 at 1,500 bytes a packet, 70 and 89 at 9,000. (Before 6.6 the window was
+/// half of the buffer: `tcp_adv_win_scale`, tcp(7).)
 const WINDOW_PERCENT: u64 = 60;
 const FLIGHT_PERCENT: u64 = 85;
 
-/// Proposed maximum of buffers that are too small: four times what `tcp_wmem` has at most by
-/// default (4 MiB, tcp(7)).
+/// Proposed maximum for small buffers: four times the default maximum of `tcp_wmem` (4 MiB,
+/// tcp(7)).
 const PROPOSED: u64 = 16 << 20;
 
 /// Congestion control of the legs.
@@ -29,7 +29,7 @@ pub(super) struct Chosen {
     pub(super) no_cubic: Option<String>,
 }
 
-/// The congestion control: bbr paces what a local leg could take at once.
+/// The congestion control: bbr paces bytes a local leg could take at once.
 pub(super) fn congestion(host: &Host, chosen: &Chosen) -> Row {
     let (check, needed) = ("congestion", "cubic on short legs");
     let row = (|| {
@@ -52,15 +52,15 @@ pub(super) fn congestion(host: &Host, chosen: &Chosen) -> Row {
     Row::or_unknown(row, check, needed)
 }
 
-/// Without CAP_NET_ADMIN a socket gets what is in this list (tcp(7)).
+/// Without CAP_NET_ADMIN a socket can only use the algorithms of this list (tcp(7)).
 fn allow_cubic(host: &Host) -> String {
     let name = "net.ipv4.tcp_allowed_congestion_control";
     let allowed = host.sysctl(name).unwrap_or_else(|_| "reno".to_owned());
     host.set(Scope::Machine, name, &format!("{allowed} cubic"))
 }
 
-/// `net.core.wmem_max` (socket(7)): the send buffer that the engine sockmap can ask for after it
-/// has given its capabilities up, and needs for what the kernel redirects. The kernel doubles it.
+/// `net.core.wmem_max` (socket(7)): the largest send buffer for the engine sockmap after it has
+/// dropped its capabilities, needed for redirected bytes. The kernel doubles it.
 pub(super) fn send_buffers(host: &Host, wanted: u64) -> Row {
     let (check, name) = ("send_buffers", "net.core.wmem_max");
     let needed = format!("{} KiB, twice the backlog", wanted >> 11);
@@ -78,12 +78,12 @@ pub(super) fn send_buffers(host: &Host, wanted: u64) -> Row {
     Row::or_unknown(row, check, &needed)
 }
 
-/// `tcp_rmem` (tcp(7)): its largest value bounds the window that is offered.
+/// `tcp_rmem` (tcp(7)): its largest value bounds the offered window.
 pub(super) fn receive_buffer(host: &Host) -> Row {
     buffer(host, "tcp_rmem", WINDOW_PERCENT)
 }
 
-/// `tcp_wmem` (tcp(7)): its largest value bounds what is in flight.
+/// `tcp_wmem` (tcp(7)): its largest value bounds the bytes in flight.
 pub(super) fn send_buffer(host: &Host) -> Row {
     buffer(host, "tcp_wmem", FLIGHT_PERCENT)
 }
@@ -114,8 +114,7 @@ fn bits(rate: u64) -> String {
     }
 }
 
-/// All tunnels together at 10 Gbit/s: in flight twice, once a leg, and twice that with the
-/// overhead.
+/// All tunnels together at 10 Gbit/s: in flight twice, once a leg, and doubled for the overhead.
 const WANTED_MEMORY: u64 = 10 * WANTED_BITS / 8 * ROUND_TRIP_MS / 1_000 * 4;
 
 /// `tcp_mem` (tcp(7)), in pages: above the second value the kernel makes windows smaller, above the

@@ -1,4 +1,4 @@
-//! The table that a person reads, 100 columns wide.
+//! The table for people, 100 columns wide.
 
 use std::fmt::Write as _;
 
@@ -9,13 +9,13 @@ use super::verdict::{Outcome, Tried};
 /// The columns and their widths, two spaces between them: 100 in all.
 const COLUMNS: [(&str, usize); 5] = [("STATE", 7), ("CHECK", 12), ("FOUND", 31), ("NEEDED", 20), ("COSTS", 22)];
 
-/// Where what belongs to a line stands below it.
+/// Indent of the details below a line, in columns.
 const INDENT: usize = 9;
 
 /// The whole width.
 const WIDTH: usize = 100;
 
-/// Everything, the verdict last: that is where one looks first.
+/// Formats the report, the verdict last: readers look there first.
 pub(super) fn text(report: &Report) -> String {
     let mut text = format!("sluicegate {} on Linux {}\n\n", report.version, report.kernel);
     line(&mut text, &COLUMNS.map(|(name, _)| name));
@@ -52,7 +52,7 @@ fn line(text: &mut String, cells: &[&str; COLUMNS.len()]) {
     }
 }
 
-/// Breaks between words; a word that is longer than the width stays whole.
+/// Breaks between words; a word longer than the width stays whole.
 fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split_whitespace() {

@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 
 use super::host::Host;
 
-/// A folder that stands for `/`.
+/// A folder in place of `/`.
 #[derive(Debug)]
 pub(super) struct Tree(tempfile::TempDir);
 
@@ -31,7 +31,7 @@ impl Tree {
         symlink(target, path).unwrap();
     }
 
-    /// The host that it is.
+    /// The host read from the folder.
     pub(super) fn host(&self) -> Host {
         Host::at(self.0.path())
     }

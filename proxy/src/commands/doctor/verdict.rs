@@ -1,4 +1,4 @@
-//! Which engine runs here, and how well.
+//! The engine for this host, and the verdict on it.
 
 use serde::{Serialize, Serializer};
 
@@ -8,7 +8,7 @@ use super::row::Row;
 use crate::relay::{Engine, EngineUnavailable, Options, Relay};
 use crate::sys::capabilities::with_only;
 
-/// An engine and what its self-test came to. The names of the fields are the keys of `--json`.
+/// An engine and the result of its self-test. The names of the fields are the keys of `--json`.
 #[derive(Debug, Serialize)]
 pub(super) struct Tried {
     /// Its name.
@@ -28,18 +28,17 @@ fn label<S: Serializer>(engine: &Engine, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_str(engine.label())
 }
 
-/// Tries each engine as `serve` does at its start. Where the gateway cannot start it does not come
-/// to that.
+/// Tries each engine as `serve` does at its start; none if the gateway cannot start.
 pub(super) fn try_engines(host: &Host, options: &Options, trials: &Trials, may_start: bool) -> Vec<Tried> {
     if !may_start {
         return options.engines.iter().map(|engine| Tried::not(*engine)).collect();
     }
-    // One by one: `serve` leaves out what comes behind the first that works.
+    // One by one: `serve` does not try the engines after the first working one.
     let alone = |engine: Engine| {
         let options = Options { engines: vec![engine], ..options.clone() };
         let start = || Relay::start(&options);
         match engine {
-            // What takes capabilities is loaded in the start.
+            // Programs needing capabilities are loaded at the start.
             Engine::Sockmap => start(),
             _ => with_only(options.capabilities(), start).unwrap_or_else(|_| start()),
         }
@@ -69,7 +68,7 @@ fn tried(host: &Host, engine: Engine, unavailable: Option<&EngineUnavailable>, t
     }
 }
 
-/// The engine that `serve` would run.
+/// Returns the engine `serve` would run.
 pub(super) fn engine_of(tried: &[Tried]) -> Option<Engine> {
     tried.iter().find(|tried| tried.passed == Some(true)).map(|tried| tried.engine)
 }
@@ -101,7 +100,7 @@ impl Outcome {
 /// The outcome and the reasons for it.
 #[derive(Debug)]
 pub(super) struct Verdict {
-    /// The engine that runs, if any.
+    /// The engine to run, if any.
     pub(super) engine: Option<Engine>,
     /// The result.
     pub(super) outcome: Outcome,
@@ -110,7 +109,7 @@ pub(super) struct Verdict {
 }
 
 impl Verdict {
-    /// Judges what was tried and what was found.
+    /// Judges the tried engines and the rows.
     pub(super) fn new(tried: &[Tried], rows: &[Row]) -> Self {
         let before = tried.iter().take_while(|tried| tried.passed != Some(true));
         let mut because: Vec<String> = before.filter(|tried| tried.passed.is_some()).map(failure).collect();

@@ -38,7 +38,8 @@ impl Shares {
 
     /// Takes one look-up of the requester's share.
     ///
-    /// # Errors The exhausted limit.
+    /// # Errors
+    /// The exhausted limit.
     pub(super) fn take(self: &Arc<Self>, requester: &Principal) -> Result<Slot, String> {
         let mut held = self.held();
         let own = held.by_requester.get(requester);
