@@ -1,5 +1,5 @@
-//! Any bytes as the head of an answer of an origin or a parent proxy: no panic, a bound on its length, and the same
-//! reading however the bytes come cut.
+//! Any bytes as the head of an answer of an origin or a parent proxy: no panic, a bound on its
+//! length, and one reading for every division of the bytes.
 
 #![no_main]
 

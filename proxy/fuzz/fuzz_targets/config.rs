@@ -1,4 +1,4 @@
-//! Any text as the configuration file: no panic, and errors that name the file.
+//! Any text as the configuration file: no panic, and errors naming the file.
 
 #![no_main]
 
@@ -15,11 +15,11 @@ fuzz_target!(|data: &[u8]| {
     let Ok(file) = memory_file(data) else { return };
     let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
     let arguments = ["sluicegate", "check", "--config"].map(OsString::from).into_iter().chain([path.into()]);
-    // Its errors are in words; that it comes back is what is asserted.
+    // Its errors are texts; the assertion is its return.
     let _ = commands::parse(arguments);
 });
 
-/// A file that is nowhere but in memory.
+/// A file in memory alone.
 fn memory_file(data: &[u8]) -> std::io::Result<OwnedFd> {
     let descriptor = rustix::fs::memfd_create("config", rustix::fs::MemfdFlags::CLOEXEC)?;
     let mut file = File::from(descriptor);

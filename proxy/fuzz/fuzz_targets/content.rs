@@ -1,11 +1,13 @@
-//! Any bytes as chunked content: no panic, the same end however they come cut, and nothing taken behind the end.
+//! Any bytes as chunked content: no panic, one end for every division of the bytes, and no byte
+//! taken after the end.
 
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use sluicegate::message::Content;
 
-/// Bytes taken until the content is complete, or `None` where it is refused; `complete` tells which end that was.
+/// Returns the number of bytes taken, and true if the content is complete; `None` for refused
+/// content.
 fn take(data: &[u8], step: usize) -> Option<(usize, bool)> {
     let mut content = Content::chunked();
     let mut at = 0;

@@ -1,5 +1,5 @@
-//! Any bytes as a `Proxy-Authorization` header, as the text of a users file and as `--user`: no panic, and no error that
-//! repeats a password or a hash.
+//! Any bytes as a `Proxy-Authorization` header, as the text of a users file and as `--user`: no
+//! panic, and no password or hash in an error.
 
 #![no_main]
 

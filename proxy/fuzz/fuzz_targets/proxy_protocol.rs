@@ -1,5 +1,5 @@
-//! Any bytes as a PROXY protocol header: no panic, the same answer however they are cut, and what is read can be written
-//! and read again.
+//! Any bytes as a PROXY protocol header: no panic, one answer for every division of the bytes, and
+//! a parsed header can be written and read again.
 
 #![no_main]
 

@@ -1,5 +1,5 @@
-//! Any bytes as a request head: no panic, the same answer however they are cut, targets that read
-//! back as what they show, and refusals that fit a status line.
+//! Any bytes as a request head: no panic, one answer for every division of the bytes, targets equal
+//! after display and parsing, and refusals short enough for a status line.
 
 #![no_main]
 
@@ -41,7 +41,7 @@ fn check_head(parsed: &Parsed, data: &[u8]) {
     check_shown(parsed.request.target.clone());
 }
 
-/// What a target is shown as reads as that target, but for the final dot of a name.
+/// The displayed target parses as the target, except for the final dot of a name.
 fn check_shown(target: Target) {
     assert_eq!(Target::parse(&target.to_string()), Ok(Target { absolute: false, ..target }));
 }

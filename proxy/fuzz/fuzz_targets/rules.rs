@@ -1,5 +1,5 @@
-//! Any text as a target, a rule, a rate or a rule of the PROXY protocol: no panic, and what is read is shown in words
-//! that read the same.
+//! Any text as a target, a rule, a rate or a rule of the PROXY protocol: no panic, and a parsed
+//! value equals its displayed form, parsed again.
 
 #![no_main]
 
@@ -13,7 +13,7 @@ fuzz_target!(|data: &[u8]| {
     let Ok(text) = std::str::from_utf8(data) else { return };
     if let Ok(target) = Target::parse(text) {
         assert_eq!(Target::parse_authority(text, 443).as_ref(), Ok(&target));
-        // That a name was written with its final dot is not shown.
+        // The final dot of a name is not displayed.
         assert_eq!(Target::parse(&target.to_string()), Ok(Target { absolute: false, ..target }));
     }
     if let Ok(host) = Host::parse(text) {

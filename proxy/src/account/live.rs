@@ -28,7 +28,7 @@ pub(super) struct Live {
     logged: Mutex<Option<(Instant, [u64; 2])>>,
 }
 
-/// The client's request, and how it came.
+/// The client's request, and its transport.
 #[derive(Clone, Debug)]
 pub(super) struct RequestInfo {
     /// When its connection was accepted.

@@ -125,7 +125,7 @@ impl RateLimits {
         self.lock().of_user(user).is_some()
     }
 
-    /// A tunnel is gone.
+    /// A tunnel has ended.
     pub(super) fn forget(&self, id: u64) {
         self.lock().changed.tunnels.remove(&id);
     }

@@ -383,7 +383,7 @@ fn an_exchange_is_stopped_as_a_tunnel_is() {
             command(registry);
             assert_eq!(flow.stopped(), Some(reason));
         });
-        // Before the tunnel stands, while it comes to stand, or afterwards.
+        // Before, during or after the establishment of the tunnel.
         for moment in 0..3 {
             Trace::of(|registry| {
                 let (mut account, exchange) = exchanging(registry);

@@ -44,7 +44,7 @@ pub(super) struct Deadlines {
     pub(super) head: Duration,
     /// From there until its content is complete.
     pub(super) content: Duration,
-    /// Until it is over, however slowly its peer reads.
+    /// Until its end, even with a slow reader.
     pub(super) whole: Duration,
 }
 

@@ -206,7 +206,7 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // Before the lock is given up: afterwards it could be the file of another.
+        // Removed before unlocking: afterwards it could be another gateway's file.
         if is_at(&self.file, &self.path) {
             let _ = fs::remove_file(&self.path);
         }

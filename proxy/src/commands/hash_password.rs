@@ -60,7 +60,7 @@ impl HashPassword {
     }
 }
 
-/// The first line, without its end. Nothing behind it is waited for.
+/// Reads the first line, without its end; does not wait for later lines.
 fn read_line(input: impl BufRead) -> Result<Secret, UsersError> {
     let mut line = Vec::new();
     input.take(MAX_LINE).read_until(b'\n', &mut line).map_err(|error| unread(&error))?;

@@ -39,7 +39,7 @@ struct Waiting {
     bytes: Vec<u8>,
     /// Lines dropped for lack of room since the last report.
     dropped: u64,
-    /// The thread has written all and wants to be told of the next line.
+    /// The thread has written all lines and waits to be woken for the next.
     idle: bool,
     ending: bool,
     ended: bool,

@@ -73,7 +73,7 @@ fn re_readable(options: &Serve) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Why nothing of a file can be told any more.
+/// Returns the error of looking at a file with the remaining privileges, if any.
 fn unseen(file: &Path) -> Option<file::ReadError> {
     file::metadata(file).err()
 }

@@ -44,7 +44,7 @@ pub use search::{Candidates, Location, SearchDomain};
 
 use resolve::Resolver;
 
-/// All addresses of a target together have so many times the time of one.
+/// Time for all addresses of a target together, in multiples of the time for one.
 const TOTAL: u32 = 3;
 
 /// Connects to origins, directly or through parents.
@@ -265,7 +265,7 @@ pub fn register_series(parents: &Parents) {
     }
 }
 
-/// One of a kind, since several gateways may stand behind each other.
+/// Unique, since several gateways may be chained.
 fn pseudonym() -> String {
     let mut bytes = [0; 8];
     // Without random bytes the process id identifies the gateway, which is enough on one host.

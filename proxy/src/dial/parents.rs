@@ -22,7 +22,7 @@ pub struct Parents(Vec<Entry>);
 struct Entry {
     /// `None` is `direct`.
     parent: Option<Arc<Parent>>,
-    /// Every target, if there is none.
+    /// Rule for its targets; `None`: every target.
     rule: Option<Rule>,
 }
 

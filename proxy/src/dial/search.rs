@@ -21,7 +21,7 @@ impl FromStr for SearchDomain {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let name = normal_name(text).map_err(|error| format!("{}; write it as corp.example", error.detail()))?;
-        // With the longest label and a dot before it, it has to be a name still.
+        // It must still be a valid name with the longest label and a dot in front.
         match name.len() + 1 + MAX_LABEL <= MAX_NAME {
             true => Ok(Self(name)),
             false => Err("too long to complete a name; use a shorter domain".to_owned()),

@@ -8,7 +8,7 @@ use std::fmt;
 /// The longest line of a chunk's size with its extensions, and of all trailers together, in bytes.
 const MAX_LINES: usize = 4096;
 
-/// The content behind a head, as far as it has not been taken.
+/// The content after a head, as far as it has not been taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Content {
     /// A length in bytes.
@@ -46,7 +46,7 @@ enum At {
         size: u64,
         digits: bool,
     },
-    /// In the extensions behind it.
+    /// In the extensions after it.
     Extension {
         size: u64,
     },
@@ -56,7 +56,7 @@ enum At {
     },
     /// Bytes left of the chunk's data.
     Data(u64),
-    /// Before the CR, then before the LF, behind it.
+    /// Before the CR, then before the LF, after it.
     DataCr,
     DataLf,
     /// At the beginning of a line of the trailers, within one, and before its LF.
@@ -69,7 +69,7 @@ enum At {
 }
 
 impl Content {
-    /// There is none.
+    /// No content.
     pub const NONE: Self = Self::Length(0);
 
     /// Chunked content, nothing read yet.

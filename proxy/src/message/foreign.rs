@@ -19,7 +19,7 @@ pub enum Foreign {
 /// Result of comparing the first bytes of a stream with the openings of known protocols.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opening {
-    /// The stream opens as this protocol does, whatever follows.
+    /// The stream opens with this protocol, regardless of later bytes.
     Known(Foreign),
     /// The bytes so far are the beginning of an opening; later bytes decide.
     Undecided,

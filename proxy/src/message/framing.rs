@@ -3,7 +3,7 @@
 use super::content::Content;
 use super::headers::append;
 
-/// The most bytes of content behind a request to switch protocols, chunk framing included. Clients
+/// The most bytes of content after a request to switch protocols, chunk framing included. Clients
 /// send none, or a few kilobytes; larger content belongs in a tunnel.
 pub const MAX_CONTENT_BYTES: u64 = 1 << 20;
 

@@ -53,7 +53,7 @@ pub struct Request {
     pub target: Target,
     /// The version of the request line.
     pub version: Version,
-    /// The value of `Proxy-Authorization` as it came, scheme included.
+    /// The value of `Proxy-Authorization` as received, including the scheme.
     pub proxy_authorization: Option<Secret>,
     /// The proxies the request has passed, separated by commas (RFC 9110, 7.6.3), with `?` for all
     /// but printable ASCII.

@@ -29,9 +29,9 @@ const HTTP: u16 = 80;
 pub struct Upgrade {
     /// Head for the origin, in origin-form. It may hold the client's credentials for the origin.
     pub head: Secret,
-    /// Content behind the head.
+    /// Content after the head.
     pub content: Content,
-    /// The answer has no content, whatever its headers (RFC 9110, 9.3.2).
+    /// The answer has no content, regardless of its headers (RFC 9110, 9.3.2).
     pub is_head: bool,
     /// Requested protocols, the client's first choice first, separated by commas.
     pub protocols: String,
@@ -82,7 +82,7 @@ pub(super) fn read(head: &httparse::Request<'_, '_>, version: Version) -> Result
         let carried: Vec<_> = elements_of(line).filter(|protocol| !is_h2c(protocol)).collect();
         match carried.len() {
             0 => {}
-            // As it came, where nothing is left out.
+            // As received, if nothing is removed.
             count if count == elements_of(line).count() => append(&mut to_origin, "Upgrade", line),
             _ => append(&mut to_origin, "Upgrade", &carried.join(&b", "[..])),
         }
@@ -236,7 +236,7 @@ mod tests {
         }
     }
 
-    /// Of `Upgrade: h2c` and `HTTP2-Settings` neither goes on.
+    /// Neither `Upgrade: h2c` nor `HTTP2-Settings` is forwarded.
     #[test]
     fn h2c_goes_no_further() {
         for (lines, carried, protocols) in [

@@ -20,10 +20,10 @@ use super::suites::provider;
 pub struct RootStore(Arc<ClientConfig>);
 
 impl RootStore {
-    /// Those of the system.
+    /// Reads the CA certificates of the system.
     ///
     /// # Errors
-    /// When there is none, with the remedy.
+    /// No CA certificate found; the text includes the remedy.
     pub fn of_host() -> Result<Self, String> {
         // Reads the files named by SSL_CERT_FILE and SSL_CERT_DIR, or else the defaults of
         // OpenSSL's build.

@@ -66,11 +66,11 @@ fn take<'a>(rest: &mut &'a [u8], tag: u8) -> Option<&'a [u8]> {
     Some(contents)
 }
 
-/// Returns tag and contents of the next element, and the bytes behind it.
+/// Returns tag and contents of the next element, and the bytes after it.
 fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (&tag, rest) = bytes.split_first()?;
     let (&first, rest) = rest.split_first()?;
-    // Up to 127 in one byte, else so many bytes of length (X.690, 8.1.3).
+    // Up to 127 in one byte, else the number of length bytes (X.690, 8.1.3).
     let (length, rest) = match first {
         0..=0x7f => (usize::from(first), rest),
         0x81..=0x84 => {
@@ -127,7 +127,7 @@ fn common_name(mut subject: &[u8]) -> Option<String> {
     None
 }
 
-/// Returns the names of the extension, if present, from the elements behind the key.
+/// Returns the names of the extension, if present, from the elements after the key.
 fn alternative_names(mut rest: &[u8]) -> Option<Vec<String>> {
     // Unique identifiers of version 2 come before.
     let mut list = loop {
@@ -203,7 +203,7 @@ mod tests {
         let extensions = der(EXTENSIONS, &[&der(SEQUENCE, &[&der(SEQUENCE, &extension)])]);
         let named = Facts::of(&certificate(&[&old, &new], &subject, &extensions)).unwrap();
         assert_eq!(named.names, ["a.example", "192.0.2.1"]);
-        // Nothing before the epoch is told apart.
+        // Times before the epoch are not distinguished.
         let early = der(UTC_TIME, &[b"500101000000Z"]);
         assert_eq!(Facts::of(&certificate(&[&early, &old], &subject, &[])).unwrap().from, UNIX_EPOCH);
         for broken in [&b"991231235959"[..], b"9912312359Z", b"99x231235959Z", b"991331235959Z", b""] {

@@ -78,14 +78,14 @@ impl Row {
         if condition { self } else { change(self) }
     }
 
-    /// One way to mend it.
+    /// Adds one remedy.
     #[must_use]
     pub(super) fn fix(mut self, fix: impl Into<String>) -> Self {
         self.fix.push(fix.into());
         self
     }
 
-    /// Several ways to mend it.
+    /// Adds several remedies.
     #[must_use]
     pub(super) fn fixes(mut self, fixes: Vec<String>) -> Self {
         self.fix.extend(fixes);

@@ -39,7 +39,7 @@ fn fixes(text: &mut String, fixes: &[String]) {
     }
 }
 
-/// One line of the table, or as many as its longest cell needs.
+/// One row of the table, on several lines if a cell is long.
 fn line(text: &mut String, cells: &[&str; COLUMNS.len()]) {
     let cells: Vec<Vec<String>> = cells.iter().zip(COLUMNS).map(|(cell, (_, width))| wrap(cell, width)).collect();
     for number in 0..cells.iter().map(Vec::len).max().unwrap_or(0) {

@@ -21,7 +21,7 @@ pub(in crate::dial) enum LookupError {
     NotFound(String),
     /// The existence of the name is unknown; the text holds the cause.
     Failed(String),
-    /// No answer came within this time.
+    /// No answer within this time.
     Timeout(Duration),
     /// The requester's share or all look-ups are in use.
     Limited(String),

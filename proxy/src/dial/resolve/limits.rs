@@ -23,7 +23,7 @@ const DESCRIPTORS_SHARE: u64 = 4;
 /// Look-ups in progress by getaddrinfo(3): each has a thread.
 const MAX_THREADS: usize = 128;
 
-/// Look-ups in progress for each requester unless told otherwise.
+/// Default for the look-ups in progress of each requester.
 pub const LOOKUPS_EACH: usize = 256;
 
 /// Look-ups of one requester if each look-up has a thread.

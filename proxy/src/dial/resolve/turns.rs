@@ -15,7 +15,7 @@ pub(super) const IN_FLIGHT: usize = 2;
 /// Result of a query without an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Miss {
-    /// No response came.
+    /// No response.
     Silent,
     /// The server failed; the text says how.
     Failed(String),
