@@ -1,27 +1,37 @@
-//! List of the engines.
+//! The engines.
 
 use std::fmt;
+use std::io;
 use std::str::FromStr;
 
-/// A method of moving bytes.
+use tokio::sync::oneshot;
+
+use crate::reason::Reason;
+use crate::tunnel::Tunnel;
+
+/// Result of handing a tunnel to an engine: the end of the tunnel to wait for, or the tunnel back
+/// with the error.
+pub(super) type Adopted = Result<oneshot::Receiver<Reason>, (Box<Tunnel>, io::Error)>;
+
+/// A way of moving the bytes of tunnels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Engine {
     /// io_uring reports readiness, and splice(2) moves the bytes from socket to socket through a
     /// pipe.
     Uring,
-    /// Like `Uring`, but epoll(7) reports readiness.
+    /// The same with epoll(7).
     Splice,
-    /// A BPF program redirects from socket to socket, without any process.
+    /// A BPF program redirects from socket to socket, with no process needed.
     Sockmap,
     /// read(2) and write(2).
     Copy,
 }
 
 impl Engine {
-    /// All engines.
+    /// Every engine.
     pub const ALL: &[Self] = &[Self::Uring, Self::Splice, Self::Sockmap, Self::Copy];
-    /// Engines tried by `auto`, best first. `sockmap` has to be asked for: kernels differ in how
-    /// well they support it.
+    /// Engines that `auto` tries, best first. `sockmap` has to be named, since kernels differ in
+    /// their faults with it.
     pub const AUTO: &[Self] = &[Self::Uring, Self::Splice, Self::Copy];
 
     /// The value of the `engine` label and of `--engine`.

@@ -1,4 +1,4 @@
-//! Options of the engines at start.
+//! Options of the engines.
 
 use std::sync::Arc;
 use std::thread::available_parallelism;
@@ -6,49 +6,56 @@ use std::time::Duration;
 
 use rustix::thread::CapabilitySet;
 
-use super::{ClassThresholds, Engine, EngineUnavailable, Program, sockmap, timeouts};
+use super::engine::Engine;
+use super::sockmap::direction::send_buffer;
+use super::sockmap::hint::unavailable;
+use super::sockmap::program::Program;
+use super::timeouts::{self, Timeouts};
+use super::unavailable::EngineUnavailable;
+use super::workers::traffic_class::ClassThresholds;
 use crate::sys::thread;
 
-/// Default busy-poll time of an interactive worker: about the reply time of a peer on the same host
-/// or in the same rack.
+/// Default of the longest busy poll of an interactive worker: about the time in which a peer on the
+/// same host, or in the same rack, answers.
 pub const SPIN: Duration = Duration::from_micros(50);
 
-/// Options of the engines at start.
+/// Options of the engines.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The engines to try, in this order.
+    /// Engines to try, in this order.
     pub engines: Vec<Engine>,
-    /// Ends a tunnel if no byte was received from or acknowledged by either peer for this time;
+    /// Time after which a tunnel ends if no byte was received from or acknowledged by either peer;
     /// `None`: never.
     pub idle_timeout: Option<Duration>,
-    /// Gives up a peer that owes an answer and is silent for this time; zero: the kernel decides.
+    /// Time after which a peer is given up that owes an answer and sends nothing; zero: the kernel
+    /// decides.
     pub user_timeout: Duration,
     /// Worker threads of each class, or threads of the copy engine.
     pub threads: usize,
-    /// Cores for interactive workers, if there is one per thread; otherwise the scheduler places
-    /// them.
+    /// Cores that interactive workers are pinned to, if there are as many as threads; otherwise the
+    /// scheduler places them.
     pub cores: Vec<usize>,
-    /// Busy-poll time of an interactive worker before it sleeps, used while it pays; zero: none.
+    /// Longest busy poll of an interactive worker before it sleeps, where that pays; zero: none.
     pub spin: Duration,
-    /// Thresholds of the bulk class.
+    /// Thresholds between interactive and bulk.
     pub thresholds: ClassThresholds,
-    /// Maximum of unacknowledged bytes per direction given to a destination by the engine
-    /// `sockmap`.
+    /// Limit of unacknowledged bytes that the engine `sockmap` has under way in one direction.
     pub sockmap_backlog: u64,
-    /// Maximum number of redirected tunnels.
+    /// Tunnels that the engine `sockmap` has room for.
     pub tunnels: usize,
-    /// Tunnels may use TLS, which needs the copy engine.
+    /// Tunnels may speak TLS, which only the copy engine does.
     pub tls: bool,
-    /// The program of the engine `sockmap`, or its load error, if loaded before capabilities were
-    /// dropped ([`Options::load`]); otherwise the engine loads it at start.
+    /// Program of the engine `sockmap`, or the reason for which it was refused, if the process has
+    /// dropped its capabilities since ([`Options::load`]); otherwise it is loaded when the engine
+    /// starts.
     pub program: Option<Result<Arc<Program>, Arc<EngineUnavailable>>>,
 }
 
-/// Default backlog of the engine `sockmap`, in bytes: enough for 1 Gbit/s over a round trip of 130
-/// ms, and a bearable cost of a stopped reader.
+/// Default of [`Options::sockmap_backlog`]: enough for 1 Gbit/s over a round trip of 130 ms. A stopped
+/// reader may cost as much.
 pub const SOCKMAP_BACKLOG: u64 = 16 << 20;
 
-/// Default maximum of redirected tunnels.
+/// Default of [`Options::tunnels`].
 const SOCKMAP_TUNNELS: usize = 4096;
 
 impl Default for Options {
@@ -70,18 +77,18 @@ impl Default for Options {
 }
 
 impl Options {
-    /// Loads the program of the engine `sockmap`, if it is among the engines to try, before the
-    /// capabilities needed for it are dropped.
+    /// Loads the program of the engine `sockmap`, if that is to be tried. Called before the process
+    /// drops the capabilities that this takes.
     pub fn load(&mut self) {
         if self.engines.contains(&Engine::Sockmap) {
-            let loaded = Program::load(self.tunnels).map(Arc::new);
-            self.program = Some(loaded.map_err(|refused| Arc::new(sockmap::unavailable(refused))));
+            let loaded = Program::load(self.tunnels, self.sockmap_backlog).map(Arc::new);
+            self.program = Some(loaded.map_err(|refused| Arc::new(unavailable(refused))));
         }
     }
 
-    /// Capabilities used by the running engines. The pipes of `uring` and `splice` together exceed
-    /// an unprivileged user's limit (`fs.pipe-user-pages-soft`, pipe(7)); `sockmap`, once loaded,
-    /// fills pipes only by exception.
+    /// Capabilities that the engines use while they run. The pipes of `uring` and `splice` are larger
+    /// in sum than an unprivileged user may have (`fs.pipe-user-pages-soft`, pipe(7)); `sockmap`, once
+    /// loaded, uses few.
     #[must_use]
     pub fn capabilities(&self) -> CapabilitySet {
         let splices = self.engines.iter().any(|engine| matches!(engine, Engine::Uring | Engine::Splice));
@@ -89,13 +96,18 @@ impl Options {
         if splices && !redirects { CapabilitySet::SYS_RESOURCE } else { CapabilitySet::empty() }
     }
 
-    /// Send buffer for the sockets of a tunnel, in bytes; zero: autotuning.
+    /// Size of the send buffers of a tunnel's sockets, in bytes; zero: autotuned.
     #[must_use]
     pub fn send_buffer(&self) -> usize {
-        if self.engines.contains(&Engine::Sockmap) { sockmap::send_buffer(self.sockmap_backlog) } else { 0 }
+        if self.engines.contains(&Engine::Sockmap) { send_buffer(self.sockmap_backlog) } else { 0 }
     }
 
-    /// Sampling interval of each tunnel: short enough for every time-out.
+    /// The time-outs of each tunnel.
+    pub(super) fn timeouts(&self) -> Timeouts {
+        Timeouts { idle: self.idle_timeout, user: self.user_timeout, interval: self.sample_interval() }
+    }
+
+    /// Interval at which each tunnel is sampled: short enough for every time-out.
     pub(super) fn sample_interval(&self) -> Duration {
         let limits = [self.idle_timeout, Some(self.user_timeout).filter(|timeout| !timeout.is_zero())];
         let interval = limits.into_iter().flatten().map(|limit| limit / 4).fold(timeouts::INTERVAL, Duration::min);

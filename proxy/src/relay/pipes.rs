@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
-use super::Engine;
+use super::engine::Engine;
 use crate::metrics;
 use crate::sys::descriptors::{self, Purpose};
 use crate::sys::pipe::{Pipe, WANTED_CAPACITY};

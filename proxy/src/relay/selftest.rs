@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
-use super::Adopted;
+use super::engine::Adopted;
 use crate::sys::pipe::Pipe;
 use crate::sys::probe;
 use crate::tunnel::{Flow, Tunnel};

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{ClassThresholds, Engine, Fault, Options, Relay, RelayedTunnel};
+use super::fault::Fault;
+use super::{ClassThresholds, Engine, Options, Relay, RelayedTunnel};
 use crate::reason::Reason;
 use crate::sys::capabilities::{FOR_BPF, missing};
 use crate::sys::socket::{LegOptions, apply};

@@ -1,45 +1,46 @@
-//! Causes of an engine's failure on a host. The remedy is left to `doctor`, except for engines that
-//! must be asked for.
+//! Unavailability of an engine on a host, and its cause.
 
 use std::fmt;
 use std::io;
 
-use super::Engine;
+use super::engine::Engine;
 
-/// An engine unable to run on this host, and the cause.
+/// An engine that does not work on this host, and the cause.
 #[derive(Debug)]
 pub struct EngineUnavailable {
     /// The engine.
     pub engine: Engine,
-    /// Its failing component.
+    /// The component that does not work.
     pub part: Component,
     /// Error of the kernel or of the self-test.
     pub error: io::Error,
-    /// Remedy, if known.
+    /// Remedy, if it is known.
     pub hint: Option<String>,
 }
 
 /// A component of an engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Component {
-    /// The kernel's type information (BTF), for the offsets of fields read by the BPF program.
+    /// The kernel's description of its types (BTF), which has the offsets of the fields that the BPF
+    /// program reads.
     Types,
-    /// A kernel that survives a warning.
+    /// A kernel that does not panic at a warning.
     PanicOnWarn,
     /// The BPF maps.
     Maps,
     /// The BPF program.
     Program,
-    /// splice(2), and a large enough pipe.
+    /// splice(2), and a pipe of useful size.
     Splice,
-    /// Worker threads and their pollers: io_uring, epoll(7).
+    /// The threads and their pollers: io_uring, epoll(7).
     Threads,
-    /// A tunnel through the engine, with a prefix and a half-close each way, compared byte by byte.
+    /// A tunnel through the engine, with a prefix and a half-close each way, of which every byte is
+    /// compared.
     Tunnel,
 }
 
 impl EngineUnavailable {
-    /// Name of the refused component, as in the manual pages.
+    /// Name of the component, as in the manual pages.
     #[must_use]
     pub const fn what(&self) -> &'static str {
         match (self.part, self.engine) {
@@ -54,12 +55,12 @@ impl EngineUnavailable {
         }
     }
 
-    /// The `cause` label of a fallback: the error's name without its numbers.
+    /// Value of the `cause` label of a fallback.
     pub(super) fn cause(&self) -> &'static str {
         if self.part == Component::PanicOnWarn { "panic_on_warn" } else { cause(&self.error) }
     }
 
-    /// Makes a copy; `io::Error` has no `Clone`.
+    /// A copy.
     pub(super) fn again(&self) -> Self {
         let kind = || io::Error::new(self.error.kind(), self.error.to_string());
         let error = self.error.raw_os_error().map_or_else(kind, io::Error::from_raw_os_error);
@@ -74,7 +75,7 @@ impl fmt::Display for EngineUnavailable {
     }
 }
 
-/// The `cause` label of a fallback of one tunnel from a working engine.
+/// Value of the `cause` label of a tunnel that the engine could not take.
 pub(super) fn cause_of_tunnel(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::EOPNOTSUPP) => "half_closed",
@@ -93,7 +94,7 @@ pub(super) fn cause(error: &io::Error) -> &'static str {
         Some(libc::ENOMEM | libc::ENOBUFS | libc::ENOSPC) => "memory",
         _ => match error.kind() {
             io::ErrorKind::QuotaExceeded => "pipe_budget",
-            // No worker is left.
+            // Every worker has ended.
             io::ErrorKind::BrokenPipe => "threads",
             io::ErrorKind::TimedOut => "self_test_timeout",
             _ => "self_test",

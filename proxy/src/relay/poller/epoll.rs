@@ -1,5 +1,5 @@
-//! Readiness from epoll(7), for the engine `splice`: edge-triggered, so a tunnel costs no system
-//! calls other than those moving its bytes.
+//! Readiness from epoll(7). Edge-triggered, so that the only system calls for a tunnel are those that
+//! move its bytes.
 
 use std::io;
 use std::net::TcpStream;
@@ -10,8 +10,8 @@ use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 
-use super::{Event, Key, Mask, Poller, WAKE};
-use crate::relay::Engine;
+use super::readiness::{Event, Key, Mask, Poller, WAKE};
+use crate::relay::engine::Engine;
 
 /// Events per system call.
 const EVENTS: usize = 256;
@@ -27,7 +27,7 @@ impl Poller for Epoll {
 
     fn new(wake: &OwnedFd) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        // Edge-triggered: each write is an edge and need not be read.
+        // Each write is an edge, so that the eventfd need not be read.
         epoll::add(&epoll, wake, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN | epoll::EventFlags::ET)?;
         Ok(Self { epoll, taken: Vec::with_capacity(EVENTS) })
     }
@@ -43,7 +43,7 @@ impl Poller for Epoll {
     }
 
     fn unwatch(&mut self, socket: &TcpStream, _: Key) {
-        // The socket was added; an error here means it is already gone, as wanted.
+        // It fails only if the socket is not there.
         let _ = epoll::delete(&self.epoll, socket);
     }
 

@@ -1,16 +1,16 @@
-//! A working poller whose events can be tampered with by a test.
+//! A poller whose reports a test changes.
 
 use std::io;
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use super::{Event, Key, Poller};
-use crate::relay::Engine;
+use super::readiness::{Event, Key, Poller};
+use crate::relay::engine::Engine;
 
-/// Tampering with the events of one worker.
+/// A change to the reports of one worker.
 pub(in crate::relay) trait Tamper: Default {
-    /// Receives the events before the worker does; an error becomes an error of the wait.
+    /// Gets each list of reports before the worker does; an error is one of the wait.
     fn tamper(&mut self, events: &mut Vec<Event>) -> io::Result<()>;
 }
 

@@ -2,12 +2,14 @@
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, eventfd};
 
+use super::readiness::WAKE;
 use super::*;
 use crate::relay::tests::pair;
+use crate::tunnel::Direction;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 

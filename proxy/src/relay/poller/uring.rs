@@ -1,5 +1,5 @@
-//! Readiness from io_uring, for the engine `uring`: one multishot poll per socket, submitted and
-//! waited for by one system call per iteration; busy polling needs none.
+//! Readiness from io_uring: a multishot poll for each socket. One system call submits and waits, and
+//! a look for completions takes none.
 
 use std::io;
 use std::net::TcpStream;
@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
-use super::{Event, Key, Mask, Poller, WAKE};
-use crate::relay::Engine;
+use super::readiness::{Event, Key, Mask, Poller, WAKE};
+use crate::relay::engine::Engine;
 use crate::sys::ring::{Polled, Ring};
 
 /// A ring, and the eventfd that wakes it.
@@ -39,11 +39,11 @@ impl Poller for Uring {
     }
 
     fn unwatch(&mut self, _: &TcpStream, key: Key) {
-        // Fails only without memory; the poll then ends with the ring.
+        // It fails only where memory is short; the poll then ends with the ring.
         let _ = self.ring.cancel(key.pack());
     }
 
-    /// A poll holds its file: closing a descriptor does not close the socket while the poll exists.
+    /// A poll holds its file: closing the descriptor does not close the socket before the poll ends.
     fn settle(&mut self) {
         let _ = self.ring.submit();
     }
@@ -71,7 +71,7 @@ impl Poller for Uring {
 
 impl Uring {
     fn watch_wake(&mut self) -> io::Result<()> {
-        // Edge-triggered: each write is an edge and need not be read.
+        // Each write is an edge, so that the eventfd need not be read.
         self.ring.poll(&self.wake, Mask::IN, WAKE)
     }
 
@@ -85,7 +85,7 @@ impl Uring {
             }
             let mask = match polled {
                 Ok(mask) if more => mask,
-                // Without memory for a completion the kernel ends the poll with this one
+                // The kernel ends the poll by this completion if it lacks memory for further ones
                 // (`io_uring/poll.c`, `io_poll_check_events`).
                 Ok(mask) => mask | Mask::OVER,
                 Err(Errno::CANCELED) => continue,

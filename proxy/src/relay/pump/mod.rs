@@ -1,51 +1,46 @@
-//! The pump: moves the bytes of one tunnel, independent of the source of readiness events.
+//! The pump moves the bytes of one tunnel. The engines `uring`, `splice` and `sockmap` share it; the
+//! engine `copy` does not.
 //!
-//! The engines `uring`, `splice` and `sockmap` share the pump; `copy` does not use it. A pump owns
-//! two sockets and, per direction, a pipe for the bytes on their way, or the slots in the BPF maps
-//! by which the kernel redirects them. The pump never blocks and never waits: its worker reports
-//! readiness ([`Pump::ready`]), runs it ([`Pump::step`]) and acts on the result.
+//! A pump holds two sockets, and for each direction a pipe with the bytes under way, or the kernel's
+//! offload of the tunnel. It never blocks and never waits: its worker tells it the readiness of the
+//! sockets ([`Pump::set_ready`]), runs steps ([`Pump::step`]), and acts on their outcome.
+//!
+//! | file | contents |
+//! |---|---|
+//! | `leg` | one socket and its readiness |
+//! | `half` | bytes under way in one direction, and how far its stream is |
+//! | `direction` | one turn of one direction |
+//! | `hand_off` | the state of handing the tunnel over to the kernel |
 
+use std::io;
 use std::net::TcpStream;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use rustix::io::Errno;
+
+use super::offload::{Offloader, Source};
 use super::pipes::Pipes;
-use super::sockmap::Pair;
+use super::rate_limit::set_rate;
+use super::step::Step;
 use super::timeouts::{ActivityMeter, Expired, Timeouts, Watch};
-use super::{Fault, set_rate};
+use super::unavailable;
+use crate::metrics;
 use crate::rate::Rate;
-use crate::sys::pipe::Pipe;
 use crate::sys::tcp;
 use crate::tunnel::{ActivitySource, Direction, Flow, Tunnel};
 
 mod direction;
-mod kernel;
+mod half;
+mod hand_off;
+mod leg;
 
-pub(super) use kernel::Redirect;
+pub(super) use hand_off::Attempt;
+pub(super) use leg::{Leg, Readiness};
 
 use direction::DirectionPump;
-
-/// One end of a tunnel and its last known state.
-#[derive(Debug)]
-pub(super) struct Leg {
-    pub(super) socket: Arc<TcpStream>,
-    /// A read may return bytes: set by a readiness event, cleared when a read finds the socket
-    /// empty.
-    readable: bool,
-    /// A write may accept bytes: set by a readiness event, cleared when a write finds the buffer
-    /// full.
-    writable: bool,
-    /// The peer has sent FIN or a reset. The end is still to be read, even after a short read.
-    read_closed: bool,
-    /// Urgent data may be in the stream. io_uring sets this with every byte: it reports the flags
-    /// of the wake-up (`io_uring/poll.c`, `io_poll_wake`; `net/core/sock.c`, `sock_def_readable`).
-    maybe_urgent: bool,
-    /// Urgent data is next in the stream. splice(2) stops before it (`net/ipv4/tcp.c`,
-    /// `tcp_read_sock`), so it is passed without a pipe.
-    urgent: bool,
-    /// The connection is broken. Bytes received earlier may still be unread.
-    broken: bool,
-}
+use half::{Half, Life};
+use hand_off::{Drain, HandOff};
 
 /// Both sockets, as the source of [`Flow::last_activity`].
 #[derive(Debug)]
@@ -61,7 +56,7 @@ impl ActivitySource for Sockets {
     }
 }
 
-/// Lends the sockets to a [`Flow`] until dropped, so dropping the pump closes the sockets.
+/// Lends the sockets to a [`Flow`] until dropped, so that they are closed with their pump.
 #[derive(Debug)]
 struct SharedSockets {
     flow: Arc<Flow>,
@@ -83,68 +78,19 @@ impl Drop for SharedSockets {
     }
 }
 
-/// State of one direction.
-#[derive(Debug)]
-struct Half {
-    /// Bytes received behind the head and not yet sent. They precede all others.
-    prefix: Vec<u8>,
-    pipe: Option<Pipe>,
-    /// Bytes in the pipe.
-    held: usize,
-    /// The end of the stream was read.
-    ended: bool,
-    /// The end of the stream was passed on.
-    finished: bool,
-    /// The last attempt to borrow a pipe failed.
-    no_pipe: bool,
-    /// The source was seen empty; nothing is read from it until the kernel has been asked to
-    /// redirect.
-    sealed: bool,
-}
-
-/// Result of a step.
-#[derive(Debug)]
-pub(super) enum Step {
-    /// Nothing can be done until the kernel reports readiness.
-    Blocked,
-    /// The quantum is used up. More work may be left, and no event reports it.
-    Yielded,
-    /// Work is due after this delay, and no event reports it.
-    RetryAfter(Duration),
-    /// The end of this direction was passed on.
-    Finished,
-    /// A socket failed.
-    Failed(Fault),
-}
-
-/// Readiness of a socket as reported by the kernel.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Readiness {
-    pub(super) readable: bool,
-    pub(super) writable: bool,
-    pub(super) read_closed: bool,
-    /// Urgent data is possible: see [`Leg::maybe_urgent`].
-    pub(super) urgent: bool,
-}
-
 /// Both ends and both directions of a tunnel.
 #[derive(Debug)]
 pub(super) struct Pump {
-    /// Indexed by [`Direction::index`]: the leg at `direction` is its source.
+    /// By [`Direction::index`] of the direction that the leg is the source of.
     legs: [Leg; 2],
     halves: [Half; 2],
-    /// The tunnel in the BPF maps, if the kernel redirects at least one direction.
-    pair: Option<Pair>,
-    /// The kernel was asked to redirect the tunnel, and accepted or refused.
-    asked: bool,
-    /// The kernel was not asked because the tunnel was rate-limited.
-    kept: bool,
+    hand_off: HandOff,
     pub(super) flow: Arc<Flow>,
     shared: SharedSockets,
     watch: Watch,
-    /// Rate limit set on both sockets.
+    /// Rate limit in force on both sockets.
     rate_limit: Option<Rate>,
-    /// The direction whose end was read first.
+    /// Direction whose end was read first.
     pub(super) first_end: Option<Direction>,
 }
 
@@ -156,16 +102,14 @@ impl Pump {
             watch: Watch::new(Instant::now()),
             legs,
             halves: tunnel.prefix.map(Half::new),
-            pair: None,
-            asked: false,
-            kept: false,
+            hand_off: HandOff::default(),
             flow: tunnel.flow,
             rate_limit: None,
             first_end: None,
         }
     }
 
-    /// Converts the pump back into its tunnel; valid only before the first step.
+    /// Gives the tunnel back; only before the first step.
     pub(super) fn into_tunnel(self) -> Tunnel {
         drop(self.shared);
         let own = |leg: Leg| Arc::into_inner(leg.socket).expect("the only one that is left");
@@ -174,52 +118,51 @@ impl Pump {
         Tunnel::plain(client, origin, prefix, self.flow)
     }
 
-    /// The leg read by `direction`, by shared reference.
+    /// The leg that `direction` reads from.
     pub(super) const fn leg(&self, direction: Direction) -> &Leg {
         &self.legs[direction.index()]
     }
 
-    /// The leg read by `direction`.
-    pub(super) fn source(&mut self, direction: Direction) -> &mut Leg {
-        &mut self.legs[direction.index()]
+    /// Records what the kernel reported of the source of `direction`.
+    pub(super) fn set_ready(&mut self, direction: Direction, reported: Readiness) {
+        self.legs[direction.index()].set_ready(reported);
     }
 
-    /// Records the readiness of the source of `direction`.
-    pub(super) fn ready(&mut self, direction: Direction, said: Readiness) {
-        let leg = self.source(direction);
-        leg.readable |= said.readable;
-        leg.writable |= said.writable;
-        leg.read_closed |= said.read_closed;
-        leg.maybe_urgent |= said.urgent;
+    /// Marks the source of `direction` broken: bytes that it received before may still be passed
+    /// on, but its end is not passed on as a clean one.
+    pub(super) fn break_source(&mut self, direction: Direction) {
+        let leg = &mut self.legs[direction.index()];
+        leg.broken = true;
+        leg.readable = true;
     }
 
-    /// Tests if the end of `direction` was read and all bytes before it were passed on.
+    /// Tests if the end of this direction was read, and all bytes before it were passed on.
     pub(super) fn is_drained(&self, direction: Direction) -> bool {
-        if let Some(pair) = self.pair.as_ref().filter(|pair| pair.redirects(direction)) {
-            return pair.is_drained(direction, self.sockets());
+        if let Some(offload) = self.hand_off.offload().filter(|offload| offload.owns(direction)) {
+            return offload.is_drained(direction, self.sockets());
         }
         let half = &self.halves[direction.index()];
-        half.ended && half.held == 0 && half.prefix.is_empty()
+        half.life != Life::Open && !half.is_under_way()
     }
 
     /// Tests if both ends were passed on.
     pub(super) fn is_finished(&self) -> bool {
-        self.halves.iter().all(|half| half.finished)
+        self.halves.iter().all(|half| half.life == Life::Finished)
     }
 
-    /// Tests if both sides have acknowledged all bytes passed on to them, so the sockets can be
-    /// closed. Closed earlier they become orphans, and the kernel drops orphans while a reader is
-    /// merely slow.
+    /// Tests if both sides have acknowledged all that was passed on to them, so that the sockets can
+    /// be closed. Closed earlier they would be orphans, which the kernel gives up although a reader
+    /// is only slow.
     pub(super) fn is_delivered(&self) -> bool {
         self.legs.iter().all(|leg| tcp::is_delivered(&leg.socket))
     }
 
-    /// Makes closing the sockets a clean end (FIN). Returns false if the kernel refuses the option.
-    pub(super) fn may_close(&self) -> bool {
+    /// Makes closing the sockets a clean end; false if the kernel refuses.
+    pub(super) fn allow_clean_close(&self) -> bool {
         self.legs.iter().all(|leg| tcp::reset_on_close(&leg.socket, false).is_ok())
     }
 
-    /// Applies the tunnel's rate limit to both sockets if the limit has changed.
+    /// Limits both sockets to the rate of the tunnel, if it has changed.
     pub(super) fn apply_rate(&mut self) {
         let rate = self.flow.rate();
         if rate != self.rate_limit {
@@ -234,30 +177,21 @@ impl Pump {
         self.watch.sample(sockets.each_ref(), meter, &self.flow, timeouts)
     }
 
-    /// Marks the source of `direction` as broken: bytes received earlier may still be passed on,
-    /// but its end is not clean.
-    pub(super) fn break_source(&mut self, direction: Direction) {
-        let leg = self.source(direction);
-        leg.broken = true;
-        leg.readable = true;
-    }
-
     /// Moves bytes in `direction` until nothing more can be done or the quantum is used up.
     pub(super) fn step(&mut self, direction: Direction, pipes: &mut Pipes, scratch: &mut [u8], now: Instant) -> Step {
-        if self.halves[direction.index()].finished {
+        if self.halves[direction.index()].life == Life::Finished {
             return Step::Finished;
         }
-        if self.redirects(direction) {
+        if self.is_offloaded(direction) {
             return self.step_offloaded(direction, scratch, now);
         }
         let mut pump = self.direction(direction, now);
-        let result = pump.run(pipes, scratch);
+        let step = pump.run(pipes, scratch);
         pump.return_pipe(pipes);
-        let ended = pump.half.ended;
-        if ended && self.first_end.is_none() {
-            self.first_end = Some(direction);
+        if self.halves[direction.index()].life != Life::Open {
+            self.first_end.get_or_insert(direction);
         }
-        result
+        step
     }
 
     fn direction(&mut self, direction: Direction, now: Instant) -> DirectionPump<'_> {
@@ -271,36 +205,84 @@ impl Pump {
             source,
             destination,
             half: &mut self.halves[direction.index()],
+            paused: self.hand_off.pauses(direction),
             flow: &self.flow,
             now,
         }
     }
-}
 
-impl Half {
-    fn new(prefix: Vec<u8>) -> Self {
-        Self { prefix, pipe: None, held: 0, ended: false, finished: false, no_pipe: false, sealed: false }
+    fn step_offloaded(&mut self, direction: Direction, scratch: &mut [u8], now: Instant) -> Step {
+        let Self { legs, hand_off: HandOff::Offloaded(offload), halves, first_end, .. } = self else {
+            return Step::Blocked;
+        };
+        let leg = &legs[direction.index()];
+        let source = Source { read_closed: leg.read_closed, broken: leg.broken, scratch, now };
+        let step = offload.step(direction, [&legs[0].socket, &legs[1].socket], source);
+        if matches!(step, Step::Finished) {
+            halves[direction.index()].life = Life::Finished;
+            first_end.get_or_insert(direction);
+        }
+        step
     }
-}
 
-impl Drop for Half {
-    fn drop(&mut self) {
-        if let Some(pipe) = self.pipe.take() {
-            Pipes::close(pipe);
+    /// Tests if the kernel owns this direction.
+    pub(super) fn is_offloaded(&self, direction: Direction) -> bool {
+        self.hand_off.offload().is_some_and(|offload| offload.owns(direction))
+    }
+
+    /// Tests if the kernel owns any direction: the tunnel then stays with its worker.
+    pub(super) fn is_any_offloaded(&self) -> bool {
+        self.hand_off.offload().is_some()
+    }
+
+    /// Hands tunnel `id` over to the kernel as soon as no bytes are under way. The kernel is asked
+    /// once; directions that it refuses stay with the pump.
+    pub(super) fn hand_off(&mut self, offloader: &dyn Offloader, id: u64) -> Attempt {
+        if matches!(self.hand_off, HandOff::Offloaded(_) | HandOff::Declined) {
+            return Attempt::NotNow;
+        }
+        if self.rate_limit.is_some() {
+            return self.hold_by_rate();
+        }
+        if hand_off::is_ending(&self.legs, &self.halves) {
+            return self.decline(&Errno::OPNOTSUPP.into());
+        }
+        match self.hand_off.drain(&self.legs, &self.halves) {
+            Drain::Waiting | Drain::Stuck(false) => return Attempt::NotNow,
+            Drain::Stuck(true) => return Attempt::Resumed,
+            Drain::Done => {}
+        }
+        match offloader.offload(id, self.sockets(), &self.flow) {
+            Ok(offload) => {
+                let refused = Direction::BOTH.into_iter().filter(|direction| !offload.owns(*direction)).count();
+                (0..refused).for_each(|_| count_fallback("half_closed"));
+                self.hand_off = HandOff::Offloaded(offload);
+                if refused == 0 { Attempt::Complete } else { Attempt::Declined }
+            }
+            Err(error) => self.decline(&error),
         }
     }
+
+    fn decline(&mut self, error: &io::Error) -> Attempt {
+        count_fallback(unavailable::cause_of_tunnel(error));
+        self.hand_off = HandOff::Declined;
+        Attempt::Declined
+    }
+
+    fn hold_by_rate(&mut self) -> Attempt {
+        let before = std::mem::replace(&mut self.hand_off, HandOff::HeldByRate);
+        if !matches!(before, HandOff::HeldByRate) {
+            count_fallback("rate");
+        }
+        if before.pauses_any() { Attempt::Resumed } else { Attempt::NotNow }
+    }
+
+    fn sockets(&self) -> [&TcpStream; 2] {
+        [&self.legs[0].socket, &self.legs[1].socket]
+    }
 }
 
-impl Leg {
-    fn new(socket: TcpStream) -> Self {
-        Self {
-            socket: Arc::new(socket),
-            readable: false,
-            writable: false,
-            read_closed: false,
-            maybe_urgent: false,
-            urgent: false,
-            broken: false,
-        }
-    }
+/// Counts a direction or tunnel of the engine `sockmap` that the pump keeps.
+fn count_fallback(cause: &str) {
+    metrics::ENGINE_FALLBACKS.counter(&["sockmap", "splice", cause]).increment(1);
 }

@@ -1,4 +1,4 @@
-//! Thread that receives backpressure events from the program and alerts the workers.
+//! The thread that learns of directions that have exceeded their limit, and notifies their workers.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -8,22 +8,23 @@ use std::thread::{self, JoinHandle};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::io::Errno;
 
-use super::Program;
+use super::program::Program;
+use crate::relay::offload::Notify;
 
-/// The thread; dropping the handle ends it.
+/// The thread. Dropped, it has ended.
 #[derive(Debug)]
-pub(in crate::relay) struct BackpressureWatch {
+pub(super) struct BackpressureWatch {
     leave: OwnedFd,
     thread: Option<JoinHandle<()>>,
 }
 
 impl BackpressureWatch {
-    /// Starts the thread. `tell` is called with the id of each tunnel with a direction over its
-    /// limit.
+    /// Starts the thread. It calls `notify` with the number of each tunnel of which a direction has
+    /// exceeded its limit.
     ///
     /// # Errors
-    /// Errors of eventfd(2) and of starting a thread.
-    pub(in crate::relay) fn start(program: Arc<Program>, tell: impl Fn(u64) + Send + 'static) -> io::Result<Self> {
+    /// Those of eventfd(2) and of starting a thread.
+    pub(super) fn start(program: Arc<Program>, notify: Notify) -> io::Result<Self> {
         let leave = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let (full, left) = (program.full()?, leave.try_clone()?);
         let thread = thread::Builder::new().name("sockmap-full".into()).spawn(move || {
@@ -33,12 +34,11 @@ impl BackpressureWatch {
                 match poll(&mut watched, None) {
                     Ok(_) if watched[1].revents().is_empty() => {}
                     Err(Errno::INTR) => continue,
-                    // Asked to exit, or unable to wait. In the latter case the workers' periodic
-                    // sweeps have to do.
+                    // Told to end; or it cannot wait, and the periodic samples of the workers have to do.
                     Ok(_) | Err(_) => return,
                 }
                 program.take_full(&mut tunnels);
-                tunnels.drain(..).for_each(&tell);
+                tunnels.drain(..).for_each(&notify);
             }
         })?;
         Ok(Self { leave, thread: Some(thread) })
@@ -49,7 +49,7 @@ impl Drop for BackpressureWatch {
     fn drop(&mut self) {
         let _ = rustix::io::write(&self.leave, &1_u64.to_ne_bytes());
         if let Some(thread) = self.thread.take() {
-            // The thread has no work of its own to lose by a panic.
+            // A panic of it has been logged, and it has no result.
             let _ = thread.join();
         }
     }

@@ -5,7 +5,8 @@ use std::io;
 
 use rustix::io::Errno;
 
-use super::Component;
+use crate::relay::engine::Engine;
+use crate::relay::unavailable::{Component, EngineUnavailable};
 use crate::sys::capabilities::{self, FOR_BPF};
 
 /// Sysctl: the kernel panics at its first warning (Documentation/admin-guide/sysctl/kernel.rst).
@@ -33,8 +34,13 @@ struct Host {
     lockdown: String,
 }
 
+/// The engine's unavailability, with the remedy if the host shows one.
+pub(in crate::relay) fn unavailable((part, error): (Component, io::Error)) -> EngineUnavailable {
+    EngineUnavailable { engine: Engine::Sockmap, part, hint: hint(part, &error), error }
+}
+
 /// Remedy for `error`, if the state of the host shows its cause.
-pub(super) fn hint(part: Component, error: &io::Error) -> Option<String> {
+fn hint(part: Component, error: &io::Error) -> Option<String> {
     let lockdown = fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
     Host { missing: capabilities::missing(FOR_BPF), lockdown }.hint(part, error)
 }

@@ -8,9 +8,8 @@ use std::thread;
 
 use super::*;
 use crate::reason::Reason;
-use crate::relay::poller::Epoll;
+use crate::relay::SOCKMAP_BACKLOG;
 use crate::relay::tests::{DEADLINE, pair};
-use crate::relay::workers::Workers;
 use crate::sys::capabilities::{FOR_BPF, missing};
 use crate::sys::tcp;
 use crate::tunnel::Tunnel;
@@ -24,9 +23,9 @@ fn engine() -> Option<(Arc<Program>, Workers)> {
         eprintln!("skipped: without {}", missing.join(" and "));
         return None;
     }
-    let program = Arc::new(Program::load(ROOM).map_err(unavailable).unwrap());
+    let program = Arc::new(Program::load(ROOM, SOCKMAP_BACKLOG).map_err(hint::unavailable).unwrap());
     let options = Options { threads: 2, ..Options::default() };
-    let loops = Workers::start_redirecting::<Epoll>(program.clone(), &options).unwrap();
+    let loops = start_workers(&program, &options).unwrap();
     Some((program, loops))
 }
 
@@ -84,8 +83,8 @@ fn no_slot_is_lost_however_a_tunnel_ends() {
             });
         }
     });
-    assert_eq!((program.redirector.sockets(), program.redirector.clear()), (0, 0));
-    let mut free: Vec<u32> = program.free.lock().unwrap().iter().copied().collect();
+    assert_eq!((program.redirector().sockets(), program.redirector().clear()), (0, 0));
+    let mut free: Vec<u32> = program.free();
     free.sort_unstable();
     assert_eq!(free, [0, 2, 4, 6]);
     // A tunnel may have ended before any of its bytes were redirected, so redirection is tested
@@ -108,14 +107,14 @@ fn a_tunnel_without_a_slot_is_carried_by_the_pump() {
         client.write_all(b"hello").unwrap();
         origin.read_exact(&mut [0; 5]).unwrap();
     }
-    assert_eq!(program.free.lock().unwrap().len(), 0);
-    assert_eq!(program.redirector.sockets(), ROOM * 2);
+    assert_eq!(program.free().len(), 0);
+    assert_eq!(program.redirector().sockets(), ROOM * 2);
     for (client, origin, ended) in tunnels {
         drop((client, origin));
         assert!(ended.blocking_recv().is_ok());
     }
-    assert_eq!((program.free.lock().unwrap().len(), program.redirector.sockets()), (ROOM, 0));
-    assert_eq!(program.redirector.clear(), 0);
+    assert_eq!((program.free().len(), program.redirector().sockets()), (ROOM, 0));
+    assert_eq!(program.redirector().clear(), 0);
 }
 
 /// Redirected, the tunnel would be copied all the time: its sender is faster.
@@ -127,17 +126,17 @@ fn a_tunnel_is_redirected_as_soon_as_it_is_held_to_no_rate() {
     flow.set_rate(rate);
     let (client, origin, ended) = open_as(&loops, flow.clone());
     (0..100).for_each(|_| hello(&client, &origin));
-    assert_eq!(program.redirector.sockets(), 0);
-    // No event arrives to cause a step.
+    assert_eq!(program.redirector().sockets(), 0);
+    // Nothing comes that would give it a turn.
     flow.set_rate(None);
     let deadline = std::time::Instant::now() + DEADLINE;
-    while program.redirector.sockets() == 0 {
+    while program.redirector().sockets() == 0 {
         assert!(std::time::Instant::now() < deadline, "it is not redirected");
     }
     let slots = redirected(&program, &client, &origin);
     // A redirected tunnel stays redirected.
     flow.set_rate(rate);
-    let counts = |slot: &u32| program.redirector.directions().counts(*slot).redirected;
+    let counts = |slot: &u32| program.redirector().directions().counts(*slot).redirected;
     let before: Vec<u64> = slots.iter().map(counts).collect();
     let deadline = std::time::Instant::now() + DEADLINE;
     while slots.iter().map(counts).eq(before.iter().copied()) {
@@ -159,16 +158,16 @@ fn what_is_in_the_maps_is_found_there() {
     let mut found = 0;
     while found == 0 {
         assert!(std::time::Instant::now() < deadline, "it is not in the maps");
-        found = program.redirector.clear();
+        found = program.redirector().clear();
     }
-    assert!(found <= 4 && program.redirector.sockets() == 2, "{found}");
+    assert!(found <= 4 && program.redirector().sockets() == 2, "{found}");
 }
 
 /// A stream not known to be complete is not ended by FIN; both sides receive a reset.
 #[test]
 fn a_stream_that_misses_a_byte_is_torn_off() {
     let Some((program, loops)) = engine() else { return };
-    let directions = program.redirector.directions();
+    let directions = program.redirector().directions();
     for sender in 0..2 {
         let (mut client, mut origin, ended) = open(&loops);
         redirected(&program, &client, &origin).iter().for_each(|slot| directions.lose_a_byte(*slot));
@@ -185,7 +184,7 @@ fn a_stream_that_misses_a_byte_is_torn_off() {
 #[test]
 fn a_direction_that_is_kept_with_userspace_goes_on_and_comes_back() {
     let Some((program, loops)) = engine() else { return };
-    let directions = program.redirector.directions();
+    let directions = program.redirector().directions();
     let (client, origin, _ended) = open(&loops);
     let slots = redirected(&program, &client, &origin);
     let counts = || slots.iter().map(|slot| directions.counts(*slot)).collect::<Vec<_>>();
@@ -224,7 +223,7 @@ fn hello(client: &TcpStream, origin: &TcpStream) {
 
 /// Waits until both directions of a new tunnel are redirected; returns their slots.
 fn redirected(program: &Program, client: &TcpStream, origin: &TcpStream) -> Vec<u32> {
-    let counts = |slot| program.redirector.directions().counts(slot);
+    let counts = |slot| program.redirector().directions().counts(slot);
     let before = slots().map(counts).collect::<Vec<_>>();
     loop {
         hello(client, origin);
@@ -244,35 +243,34 @@ fn slots() -> std::ops::Range<u32> {
 #[test]
 fn a_segment_never_goes_to_another_tunnel_that_has_the_slot() {
     let Some((program, _loops)) = engine() else { return };
-    let options = Options::default();
     let pairs = [(pair(), pair()), (pair(), pair())];
     let [(own, own_slot), (other, other_slot)] = [0, 1].map(|number| {
         let ((client, near), (origin, far)) = &pairs[number];
         [client, near, origin, far].iter().for_each(|socket| socket.set_read_timeout(Some(DEADLINE)).unwrap());
-        let engaged = Pair::offload(&program, number as u64 + 1, [near, far], &Arc::default(), &options).unwrap();
-        let slot = engaged.first;
-        (engaged, slot)
+        let tunnel = OffloadedTunnel::new(&program, number as u64 + 1, [near, far], &Arc::default()).unwrap();
+        let slot = tunnel.first_slot();
+        (tunnel, slot)
     });
     let ((client, near), (origin, _)) = &pairs[0];
     let [mut client, mut near, mut origin] = [client, near, origin];
     let (_, (other_origin, _)) = &pairs[1];
     let mut other_origin = other_origin;
-    let entry = |pair: &Pair, slot: u32| [pair.cookies[0], pair.cookies[1], slot.into()];
+    let entry = |tunnel: &OffloadedTunnel, slot: u32| [tunnel.cookies()[0], tunnel.cookies()[1], slot.into()];
     let [[source, ..], right, recycled] = [entry(&own, own_slot), entry(&own, own_slot), entry(&other, other_slot)];
     let half_written = [source, recycled[1], recycled[2]];
     for wrong in [recycled, half_written] {
-        program.redirector.forge(source, wrong);
+        program.redirector().forge(source, wrong);
         client.write_all(b"mine").unwrap();
         // The segment stays in the socket, where userspace reads it.
         let mut read = [0; 4];
         near.read_exact(&mut read).unwrap();
         assert_eq!(&read, b"mine");
-        assert_eq!(program.redirector.directions().counts(other_slot), Default::default());
+        assert_eq!(program.redirector().directions().counts(other_slot), Default::default());
     }
-    program.redirector.forge(source, right);
+    program.redirector().forge(source, right);
     client.write_all(b"on").unwrap();
     origin.read_exact(&mut [0; 2]).unwrap();
-    assert_eq!(program.redirector.directions().counts(own_slot).redirected, 2);
+    assert_eq!(program.redirector().directions().counts(own_slot).redirected, 2);
     other_origin.set_nonblocking(true).unwrap();
     assert_eq!(other_origin.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
     drop((own, other));

@@ -9,7 +9,6 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::Options;
 use crate::metrics::{self, LimitedBy, LimitedSide};
 use crate::sys::tcp::{self, Limits, Progress, Sample};
 use crate::tunnel::{Direction, Flow};
@@ -64,13 +63,7 @@ pub(super) struct Timeouts {
     pub(super) interval: Duration,
 }
 
-impl Timeouts {
-    pub(super) fn of(options: &Options) -> Self {
-        Self { idle: options.idle_timeout, user: options.user_timeout, interval: options.sample_interval() }
-    }
-}
-
-/// An expired time-out.
+/// A time-out that is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Expired {
     /// No byte was received from or acknowledged by either peer for the idle time-out.

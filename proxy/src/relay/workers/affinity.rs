@@ -64,8 +64,8 @@ impl CpuAffinity {
         Self { may_move: false, events: 0, answers: 0, ahead: (0, 0), sleeps: 0, backoff, calm: 0 }
     }
 
-    /// Counts an event of a socket, and moves the calling thread if a decision says so.
-    pub(super) fn note(&mut self, socket: &TcpStream) {
+    /// Takes note of an event of a socket, and moves the calling thread when it is time.
+    pub(super) fn sample(&mut self, socket: &TcpStream) {
         self.events = (self.events + 1) % ONE_IN;
         if self.events != 0 || !self.may_move {
             return;

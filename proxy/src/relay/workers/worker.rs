@@ -1,91 +1,81 @@
-//! One worker thread: waits for readiness, runs the ready tunnels, ends finished ones.
+//! One worker thread: waits for readiness, runs a step of each ready tunnel, migrates tunnels to
+//! other workers, and ends those that are over.
 
-use std::collections::{HashMap, VecDeque};
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::active_tunnel::ActiveTunnel;
+use super::active_tunnel::{ActiveTunnel, Turn};
 use super::affinity::CpuAffinity;
-use super::busy_poll::BusyPoll;
 use super::inbox::Message;
 use super::periodic_sweep::PeriodicSweep;
-use super::timer_queue::TimerQueue;
+use super::pool::{WorkerHandle, WorkerPool};
 use super::traffic_class::Class;
-use super::{WorkerHandle, WorkerPool};
+use super::tunnels::Tunnels;
+use super::waiter::{Waited, Waiter};
 use crate::reason::Reason;
+use crate::relay::fault::Fault;
+use crate::relay::last_bytes::LAST_BYTES_POLL;
+use crate::relay::options::Options;
 use crate::relay::pipes::Pipes;
 use crate::relay::poller::{Event, Poller};
-use crate::relay::pump::{Readiness, Redirect, Step};
+use crate::relay::pump::{Attempt, Pump};
 use crate::relay::timeouts::{Expired, Timeouts};
-use crate::relay::{Fault, Options, clean_end};
 use crate::tunnel::Direction;
 
-/// Bytes peeked from a socket when there is no pipe.
+/// Bytes that a peek at a socket may return where there is no pipe.
 const SCRATCH: usize = 64 << 10;
 
-/// Bytes peeked in the engine `sockmap`: the larger a piece of a closed window is passed on, the
-/// sooner nothing is left and the kernel redirects again.
+/// The same where the kernel redirects. The larger the piece of a closed window that is forwarded at
+/// once, the sooner the kernel redirects again.
 const SCRATCH_OF_WINDOW: usize = 2 << 20;
 
 pub(super) struct Worker<P> {
-    pub(super) poller: P,
-    pub(super) pool: Arc<WorkerPool>,
-    pub(super) class: Class,
-    pub(super) number: usize,
-    pub(super) options: Options,
-    pub(super) timeouts: Timeouts,
-    pub(super) carried: HashMap<u64, Box<ActiveTunnel>>,
-    /// Tunnels with work to do, in the order of their steps.
-    pub(super) queue: VecDeque<u64>,
-    /// Tunnels with work due at a given time.
-    pub(super) timers: TimerQueue,
-    /// Broken tunnels with last bytes under way.
-    pub(super) breaking: Vec<u64>,
-    /// Ended tunnels and their reasons; their sockets are closed at the end of the iteration.
-    pub(super) ended: Vec<(Box<ActiveTunnel>, Reason)>,
-    pub(super) pipes: Pipes,
+    waiter: Waiter<P>,
+    pool: Arc<WorkerPool>,
+    class: Class,
+    number: usize,
+    options: Options,
+    timeouts: Timeouts,
+    tunnels: Tunnels,
+    /// Broken tunnels whose last bytes are being delivered.
+    flushing: Vec<u64>,
+    /// Tunnels that have ended, and why: their sockets are closed at the end of the turn.
+    ended: Vec<(Box<ActiveTunnel>, Reason)>,
+    pipes: Pipes,
     scratch: Vec<u8>,
-    pub(super) sweep: PeriodicSweep,
-    pub(super) next_demotion: Instant,
-    pub(super) busy_poll: BusyPoll,
-    pub(super) affinity: CpuAffinity,
-    /// Time of the last report of a failed wait.
-    pub(super) failed: Option<Instant>,
+    sweep: PeriodicSweep,
+    next_demotion: Instant,
+    affinity: CpuAffinity,
     retired: bool,
 }
 
 impl<P> Drop for Worker<P> {
-    /// Subtracts the remaining tunnels, as after a panic, from the load seen by the worker's
-    /// successor.
+    /// Takes the tunnels that it still has, as after a panic, off the load of its successor.
     fn drop(&mut self) {
-        self.pool.of(self.class)[self.number].load.fetch_sub(self.carried.len(), Ordering::Relaxed);
+        self.pool.of(self.class)[self.number].load.fetch_sub(self.tunnels.len(), Ordering::Relaxed);
     }
 }
 
 impl<P: Poller> Worker<P> {
     pub(super) fn new(poller: P, pool: &Arc<WorkerPool>, class: Class, number: usize, options: Options) -> Self {
-        // On a single core, a busy-polling thread keeps its peers from the work it waits for.
+        // On a single core a busy poll keeps others from the work that it waits for.
         let spins = class == Class::Interactive && options.threads > 1;
         Self {
-            poller,
+            waiter: Waiter::new(poller, if spins { options.spin } else { Duration::ZERO }),
             pool: pool.clone(),
             class,
             number,
-            carried: HashMap::new(),
-            queue: VecDeque::new(),
-            timers: TimerQueue::default(),
-            breaking: Vec::new(),
+            tunnels: Tunnels::default(),
+            flushing: Vec::new(),
             ended: Vec::new(),
             pipes: Pipes::new(pool.engine),
-            scratch: vec![0; if pool.program.is_some() { SCRATCH_OF_WINDOW } else { SCRATCH }],
+            scratch: vec![0; if pool.offloader.is_some() { SCRATCH_OF_WINDOW } else { SCRATCH }],
             sweep: PeriodicSweep::new(options.sample_interval()),
-            timeouts: Timeouts::of(&options),
+            timeouts: options.timeouts(),
             next_demotion: Instant::now(),
-            busy_poll: BusyPoll::new(if spins { options.spin } else { Duration::ZERO }),
             affinity: CpuAffinity::new(class),
-            failed: None,
             retired: false,
             options,
         }
@@ -93,18 +83,16 @@ impl<P: Poller> Worker<P> {
 
     pub(super) fn run(mut self) {
         let mut events = Vec::new();
-        while !(self.retired && self.carried.is_empty()) {
+        while !(self.retired && self.tunnels.is_empty()) {
             self.wait(&mut events);
             let now = Instant::now();
             self.read_messages();
             for event in events.drain(..) {
                 self.handle_event(event, now);
             }
-            while let Some(id) = self.timers.due(now) {
-                self.enqueue_again(id);
-            }
+            self.tunnels.enqueue_due(now);
             self.run_queue(now);
-            self.finish_breaking(now);
+            self.check_flushing(now);
             self.sample(now);
             self.demote_idle(now);
             self.pipes.trim(now);
@@ -112,63 +100,57 @@ impl<P: Poller> Worker<P> {
         }
     }
 
-    pub(super) fn handle(&self) -> &WorkerHandle {
+    fn handle(&self) -> &WorkerHandle {
         &self.pool.of(self.class)[self.number]
     }
 
-    /// Handles an event.
-    fn handle_event(&mut self, Event { key, mask }: Event, now: Instant) {
-        let id = key.tunnel;
-        let Some(carried) = self.carried.get_mut(&id).filter(|carried| carried.generation == key.generation) else {
-            return;
-        };
-        let leg = carried.pump.source(key.direction);
-        if mask.readable() {
-            self.affinity.note(&leg.socket);
-        }
-        if mask.lost() || mask.over() && self.poller.watch(&leg.socket, key).is_err() {
-            return self.remove(id, Reason::EngineFailed);
-        }
-        let error = if mask.broken() { leg.socket.take_error().ok().flatten() } else { None };
-        // An error is reported once. If the kernel's worker, which writes to the destination of a
-        // redirected direction, has taken it, no other caller sees it.
-        let taken = mask.broken() && error.is_none() && carried.pump.redirects(key.direction.opposite());
-        let error = error.or_else(|| taken.then(|| ErrorKind::ConnectionReset.into()));
-        carried.pump.ready(
-            key.direction,
-            Readiness {
-                readable: mask.readable(),
-                writable: mask.writable(),
-                read_closed: mask.read_closed(),
-                urgent: mask.urgent(),
-            },
-        );
-        if let Some(error) = error {
-            self.break_off(id, &Fault { source_of: key.direction, error }, now);
-        }
-        self.enqueue(id);
-    }
+    // Waiting.
 
-    pub(super) fn enqueue(&mut self, id: u64) {
-        if let Some(carried) = self.carried.get_mut(&id)
-            && !std::mem::replace(&mut carried.queued, true)
-        {
-            self.queue.push_back(id);
+    fn wait(&mut self, events: &mut Vec<Event>) {
+        let limit = self.limit();
+        let inbox = &self.pool.of(self.class)[self.number].inbox;
+        match self.waiter.wait(limit, inbox, self.tunnels.is_empty(), events) {
+            Ok(Waited::Slept) => self.affinity.slept(),
+            Ok(Waited::Awake) => {}
+            Err(error) => self.reregister_all(&error),
         }
     }
 
-    fn enqueue_again(&mut self, id: u64) {
-        if let Some(carried) = self.carried.get_mut(&id) {
-            carried.has_timer = false;
+    /// Time for which there is nothing to do but for what the kernel reports.
+    fn limit(&self) -> Option<Duration> {
+        if self.tunnels.queued() > 0 {
+            return Some(Duration::ZERO);
         }
-        self.enqueue(id);
+        if !self.flushing.is_empty() {
+            return Some(LAST_BYTES_POLL);
+        }
+        let now = Instant::now();
+        let bulk = self.class == Class::Bulk && !self.tunnels.is_empty();
+        let demotion = bulk.then(|| self.next_demotion.saturating_duration_since(now));
+        [self.sweep.wait(now), self.pipes.wait(now), self.tunnels.next_due(now), demotion].into_iter().flatten().min()
     }
+
+    /// Registers every socket again, upon which its readiness is reported again. Where memory is
+    /// short io_uring drops reports and says so once, but not which (`EBADR`, io_uring_enter(2)).
+    fn reregister_all(&mut self, error: &io::Error) {
+        self.waiter.failed(self.pool.engine, error);
+        // Where even that fails, the next wait does too.
+        let _ = self.waiter.poller.watch_wake_anew();
+        for id in self.tunnels.ids() {
+            if let Some(mut tunnel) = self.tunnels.remove(id) {
+                tunnel.unwatch(&mut self.waiter.poller);
+                self.register(tunnel);
+            }
+        }
+    }
+
+    // Messages and events.
 
     fn read_messages(&mut self) {
         for message in self.handle().inbox.take() {
             match message {
-                Message::Adopt(carried) => self.register(carried),
-                Message::Run { id } => self.enqueue(id),
+                Message::Adopt(tunnel) => self.register(tunnel),
+                Message::Run { id } => self.tunnels.enqueue(id),
                 Message::Stop { id, why } => self.remove(id, why),
                 Message::ApplyRate { id } => self.apply_rate(id),
                 Message::Retire => self.retired = true,
@@ -177,28 +159,20 @@ impl<P: Poller> Worker<P> {
     }
 
     fn apply_rate(&mut self, id: u64) {
-        self.carried.get_mut(&id).into_iter().for_each(|carried| carried.pump.apply_rate());
-        // Without a rate limit the kernel may redirect the tunnel; it is asked at the end of a
-        // step.
-        self.enqueue(id);
+        self.tunnels.get_mut(id).into_iter().for_each(|tunnel| tunnel.pump.apply_rate());
+        // A tunnel without a rate may be offloaded, which is tried at the end of a step.
+        self.tunnels.enqueue(id);
     }
 
-    /// Adds a tunnel from another worker or from the engine. Its first step follows the first event
-    /// of its sockets.
-    pub(super) fn register(&mut self, mut carried: Box<ActiveTunnel>) {
-        let id = carried.id;
-        let watched = Direction::BOTH.into_iter().try_for_each(|direction| {
-            let (socket, key) = (&carried.pump.leg(direction).socket, carried.key(direction));
-            // Retries once: memory may have been short for a moment.
-            self.poller.watch(socket, key).or_else(|_| self.poller.watch(socket, key))
-        });
-        let redirected = Direction::BOTH.into_iter().all(|direction| carried.pump.redirects(direction));
-        let watched = watched.and_then(|()| if redirected { watch_ends(&mut self.poller, &carried) } else { Ok(()) });
-        // A stop or a new rate goes to every worker, but misses a tunnel still in an inbox.
-        let stopped = carried.pump.flow.stopped();
-        carried.pump.apply_rate();
-        self.sweep.add((id, carried.generation));
-        self.carried.insert(id, carried);
+    /// Takes a tunnel over. Its first step follows what is reported of its sockets.
+    fn register(&mut self, mut tunnel: Box<ActiveTunnel>) {
+        let id = tunnel.id;
+        let watched = tunnel.watch(&mut self.waiter.poller);
+        // A command that was sent while the tunnel was in an inbox reached no worker that had it.
+        let stopped = tunnel.pump.flow.stopped();
+        tunnel.pump.apply_rate();
+        self.sweep.add((id, tunnel.generation));
+        self.tunnels.insert(tunnel);
         match (watched, stopped) {
             (_, Some(why)) => self.remove(id, why),
             (Err(_), None) => self.remove(id, Reason::EngineFailed),
@@ -206,95 +180,212 @@ impl<P: Poller> Worker<P> {
         }
     }
 
-    /// Runs each tunnel in the queue once; a tunnel with more to do goes to the end of the queue.
+    fn handle_event(&mut self, Event { key, mask }: Event, now: Instant) {
+        let Some(tunnel) = self.tunnels.of_generation(key.tunnel, key.generation) else { return };
+        let socket = &tunnel.pump.leg(key.direction).socket;
+        if mask.readable() {
+            self.affinity.sample(socket);
+        }
+        if mask.lost() || mask.over() && self.waiter.poller.watch(socket, key).is_err() {
+            return self.remove(key.tunnel, Reason::EngineFailed);
+        }
+        tunnel.pump.set_ready(key.direction, mask.into());
+        if mask.broken()
+            && let Some(error) = error_of(&tunnel.pump, key.direction)
+        {
+            self.break_off(key.tunnel, &Fault::of_source(key.direction, error), now);
+        }
+        self.tunnels.enqueue(key.tunnel);
+    }
+
+    // Steps.
+
+    /// Runs a step of each tunnel in the queue; those with more to do are queued again.
     fn run_queue(&mut self, now: Instant) {
-        for _ in 0..self.queue.len() {
-            let Some(id) = self.queue.pop_front() else { return };
-            if let Some(carried) = self.carried.get_mut(&id) {
-                carried.queued = false;
-                self.run_tunnel(id, now);
+        for _ in 0..self.tunnels.queued() {
+            match self.tunnels.next() {
+                None => return,
+                Some(None) => {}
+                Some(Some(id)) => self.run_tunnel(id, now),
             }
         }
     }
 
     fn run_tunnel(&mut self, id: u64, now: Instant) {
-        let Self { carried, pipes, scratch, .. } = self;
-        let Some(carried) = carried.get_mut(&id) else { return };
-        let (pump, last) = (&mut carried.pump, carried.broken.map(|broken| broken.last));
-        let mut finished = 0;
-        let mut more = false;
-        let mut again: Option<Duration> = None;
-        let mut fault = None;
-        for direction in Direction::BOTH.into_iter().filter(|direction| last.is_none_or(|last| last == *direction)) {
-            match pump.step(direction, pipes, scratch, now) {
-                Step::Blocked => {}
-                Step::Yielded => more = true,
-                Step::RetryAfter(pause) => again = Some(again.map_or(pause, |other| other.min(pause))),
-                Step::Finished => finished += 1,
-                Step::Failed(failed) => {
-                    // Marked at once: the kernel reports an error only once, and the other
-                    // direction, next in line, would read a plain end from the same socket and pass
-                    // it on.
-                    pump.break_source(failed.source_of);
-                    fault = fault.or(Some(failed));
+        let Some(tunnel) = self.tunnels.get_mut(id) else { return };
+        match tunnel.step(&mut self.pipes, &mut self.scratch, now) {
+            Turn::Failed(fault) => return self.break_off(id, &fault, now),
+            Turn::Ended(why) => return self.remove(id, why),
+            Turn::Over { has_more, pause } => {
+                if let Some(pause) = pause {
+                    self.tunnels.enqueue_at(now + pause, id);
+                }
+                if has_more {
+                    self.tunnels.enqueue(id);
                 }
             }
         }
-        if let Some(fault) = fault {
-            return self.break_off(id, &fault, now);
-        }
-        if finished == 2 && pump.is_delivered() {
-            let why = clean_end(pump.first_end);
-            carried.clean_close = pump.may_close();
-            return self.remove(id, why);
-        }
-        if let Some(pause) = again.filter(|_| !std::mem::replace(&mut carried.has_timer, true)) {
-            self.timers.add(now + pause, id);
-        }
-        if more {
-            self.enqueue(id);
-        }
-        self.redirect(id);
-        self.migrate_to_bulk(id, now);
+        self.offload(id);
+        self.promote_to_bulk(id, now);
     }
 
-    /// Asks the kernel to redirect a tunnel, in the engine `sockmap` and if no bytes are under way.
-    fn redirect(&mut self, id: u64) {
-        let Some(program) = &self.pool.program else { return };
-        let Some(carried) = self.carried.get_mut(&id).filter(|carried| carried.broken.is_none()) else { return };
-        match carried.pump.redirect(program, id, &self.options) {
-            Redirect::NotNow => return,
-            Redirect::GoOn | Redirect::Refused => return self.enqueue(id),
-            Redirect::Both => {}
-        }
-        if watch_ends(&mut self.poller, carried).is_err() {
-            self.remove(id, Reason::EngineFailed);
+    /// Hands a tunnel over to the kernel, if this engine does that and nothing is under way.
+    fn offload(&mut self, id: u64) {
+        let Some(offloader) = &self.pool.offloader else { return };
+        let Some(tunnel) = self.tunnels.get_mut(id).filter(|tunnel| tunnel.flush().is_none()) else { return };
+        match tunnel.pump.hand_off(&**offloader, id) {
+            Attempt::NotNow => {}
+            Attempt::Resumed | Attempt::Declined => self.tunnels.enqueue(id),
+            Attempt::Complete => {
+                if tunnel.watch_ends(&mut self.waiter.poller).is_err() {
+                    self.remove(id, Reason::EngineFailed);
+                }
+            }
         }
     }
 
-    /// Samples the tunnels due, and ends those whose time-out has expired.
+    /// Samples the tunnels that are due, and ends those whose time-out is over.
     fn sample(&mut self, now: Instant) {
         for (id, generation) in self.sweep.due(now) {
-            let Some(carried) = self.carried.get_mut(&id).filter(|carried| carried.generation == generation) else {
-                continue;
-            };
+            let Some(tunnel) = self.tunnels.of_generation(id, generation) else { continue };
             self.sweep.add((id, generation));
-            match carried.pump.sample(self.timeouts) {
+            match tunnel.pump.sample(self.timeouts) {
                 Some(Expired::Idle) => self.remove(id, Reason::Idle),
-                // Bytes sent earlier by the peer are still passed on.
+                // Bytes that the peer sent before are still passed on.
                 Some(Expired::Peer(gone)) => {
                     self.break_off(id, &Fault::of_source(gone, ErrorKind::TimedOut.into()), now);
                 }
-                None if carried.pump.is_finished() || carried.pump.is_redirected() => self.enqueue(id),
+                None if tunnel.pump.is_finished() || tunnel.pump.is_any_offloaded() => self.tunnels.enqueue(id),
                 None => {}
             }
         }
     }
+
+    // Ends.
+
+    /// Begins the end of a tunnel of which a socket failed: bytes that this socket had received are
+    /// still delivered, for a moment, then the other side is reset.
+    fn break_off(&mut self, id: u64, fault: &Fault, now: Instant) {
+        let Some(tunnel) = self.tunnels.get_mut(id) else { return };
+        if let Some(flush) = tunnel.flush() {
+            if flush.direction != fault.source_of {
+                // The other side failed as well: there is no one to deliver to.
+                self.remove(id, flush.why);
+            }
+            return;
+        }
+        if fault.reason() == Reason::EngineFailed {
+            tracing::warn!(engine = %self.pool.engine, error = %fault.error, "a tunnel is reset: its engine failed");
+        }
+        tunnel.begin_flush(fault, now);
+        self.flushing.push(id);
+        self.tunnels.enqueue(id);
+    }
+
+    /// Resets the sound side of those broken tunnels whose last bytes have arrived, or make no
+    /// progress.
+    fn check_flushing(&mut self, now: Instant) {
+        for id in std::mem::take(&mut self.flushing) {
+            let Some(tunnel) = self.tunnels.get_mut(id) else { continue };
+            match tunnel.check_flush(now) {
+                Some(why) => self.remove(id, why),
+                None => self.flushing.push(id),
+            }
+        }
+    }
+
+    /// Ends a tunnel; unless it ended cleanly, by a reset to both sides.
+    fn remove(&mut self, id: u64, why: Reason) {
+        let Some(mut tunnel) = self.tunnels.remove(id) else { return };
+        // A reset clears the counters: this is the last sample of the activity.
+        let _ = tunnel.pump.sample(self.timeouts);
+        tunnel.reset_unless_clean();
+        for direction in Direction::BOTH {
+            self.waiter.poller.release(&tunnel.pump.leg(direction).socket, tunnel.key(direction));
+        }
+        self.handle().load.fetch_sub(1, Ordering::Relaxed);
+        self.ended.push((tunnel, why));
+    }
+
+    /// Closes the sockets of ended tunnels, and only then reports the ends.
+    fn close_ended(&mut self) {
+        if self.ended.is_empty() {
+            return;
+        }
+        self.waiter.poller.settle();
+        for (mut tunnel, why) in self.ended.drain(..) {
+            let end = tunnel.end.take();
+            drop(tunnel);
+            let _ = end.map(|end| end.send(why));
+        }
+    }
+
+    // Migration.
+
+    /// Migrates a tunnel that has become bulk to a bulk worker.
+    fn promote_to_bulk(&mut self, id: u64, now: Instant) {
+        let Some(tunnel) = self.tunnels.get_mut(id).filter(|_| self.class == Class::Interactive) else { return };
+        let moved = tunnel.moved();
+        if tunnel.traffic.is_bulk(moved, now, &self.options.thresholds) && tunnel.may_move() {
+            self.migrate(Class::Bulk, id);
+        }
+    }
+
+    /// Migrates tunnels that are bulk no longer back to interactive workers.
+    fn demote_idle(&mut self, now: Instant) {
+        if self.class == Class::Interactive || now < self.next_demotion {
+            return;
+        }
+        let thresholds = &self.options.thresholds;
+        self.next_demotion = now + thresholds.rest;
+        let calm = self.tunnels.iter_mut().filter_map(|tunnel| {
+            let moved = tunnel.moved();
+            (tunnel.traffic.is_calm(moved, now, thresholds) && tunnel.may_move()).then_some(tunnel.id)
+        });
+        for id in calm.collect::<Vec<_>>() {
+            self.migrate(Class::Interactive, id);
+        }
+        self.rebalance();
+    }
+
+    /// Migrates tunnels to the bulk worker with the fewest, until both have as many: after others
+    /// have ended, the rest may be together on one worker.
+    fn rebalance(&mut self) {
+        let Some((number, fewest)) = self.pool.fewest(Class::Bulk) else { return };
+        let surplus = self.tunnels.len().saturating_sub(fewest) / 2;
+        let movable = self.tunnels.iter_mut().filter(|tunnel| tunnel.may_move()).take(surplus);
+        let leaving = movable.map(|tunnel| {
+            tunnel.preferred_worker = number;
+            tunnel.id
+        });
+        for id in leaving.collect::<Vec<_>>() {
+            self.migrate(Class::Bulk, id);
+        }
+    }
+
+    /// Hands a tunnel to another worker. Bytes under way stay in its pipes.
+    fn migrate(&mut self, class: Class, id: u64) {
+        let Some(mut tunnel) = self.tunnels.remove(id) else { return };
+        tunnel.unwatch(&mut self.waiter.poller);
+        // Its place in the queue here is none there; what is reported there enqueues it.
+        tunnel.queued = false;
+        match self.pool.hand(class, tunnel) {
+            Ok(()) => {
+                self.handle().load.fetch_sub(1, Ordering::Relaxed);
+                self.pool.count_migration(class);
+            }
+            // No worker takes it: it stays.
+            Err(tunnel) => self.register(tunnel),
+        }
+    }
 }
 
-/// Watches only for the ends of both sockets, for a redirected tunnel.
-fn watch_ends(poller: &mut impl Poller, carried: &ActiveTunnel) -> io::Result<()> {
-    Direction::BOTH
-        .into_iter()
-        .try_for_each(|direction| poller.watch_end(&carried.pump.leg(direction).socket, carried.key(direction)))
+/// Takes the error of a socket that was reported broken. `None` if a read or write had it already,
+/// which reports it then.
+fn error_of(pump: &Pump, source_of: Direction) -> Option<io::Error> {
+    let error = pump.leg(source_of).socket.take_error().ok().flatten();
+    // Of a socket that the kernel redirects to, the kernel's own write may have taken the error, and
+    // no one else learns it.
+    let taken_by_kernel = pump.is_offloaded(source_of.opposite());
+    error.or_else(|| taken_by_kernel.then(|| ErrorKind::ConnectionReset.into()))
 }

@@ -16,7 +16,7 @@ const BACKLOGS: usize = 4;
 
 /// Budget of spilled bytes for all tunnels.
 #[derive(Debug, Default)]
-pub(in crate::relay::sockmap) struct SpillBudget {
+pub(super) struct SpillBudget {
     spilled: AtomicUsize,
 }
 

@@ -1,4 +1,4 @@
-//! One end of a tunnel: a socket, and its TLS session if any.
+//! One end of a tunnel: a socket, and the TLS session in it if there is one.
 
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -10,14 +10,14 @@ use tokio::net::TcpStream;
 use crate::sys::raw_io::RawSocketIo;
 use crate::tls::Session;
 
-/// A socket and its TLS session.
+/// A socket, and the TLS session in it.
 #[derive(Debug)]
-pub(super) struct End {
+pub(super) struct LegEnd {
     pub(super) socket: TcpStream,
     tls: Option<Box<Session>>,
 }
 
-impl End {
+impl LegEnd {
     pub(super) const fn new(socket: TcpStream, tls: Option<Box<Session>>) -> Self {
         Self { socket, tls }
     }
@@ -30,20 +30,20 @@ impl End {
         }
     }
 
-    /// Reads the available bytes; 0 is the end of the stream.
+    /// Reads what is there; 0 is the end.
     pub(super) fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         let Some(tls) = &self.tls else { return self.socket.try_read(buffer) };
         let mut read = || tls.read(&mut RawSocketIo(&self.socket), buffer);
-        // Decrypted bytes are no longer in the socket, which may then report nothing.
+        // Decrypted bytes are not in the socket any more, which may have nothing to report.
         let result = if tls.is_ready() { read() } else { self.socket.try_io(Interest::READABLE, read) };
         if tls.wants_write() {
-            // Sends a TLS reply or alert to the peer, as far as there is room now.
+            // An answer to the peer's TLS, or an alert, as far as there is room now.
             let _ = self.flush(tls);
         }
         result
     }
 
-    /// Sends some of the bytes; returns the number accepted by the kernel.
+    /// Sends some of the bytes, and returns how many the kernel has taken.
     pub(super) async fn send(&self, bytes: &[u8]) -> io::Result<usize> {
         let Some(tls) = &self.tls else {
             return self.when_writable(|| self.socket.try_write(bytes)).await;
@@ -53,7 +53,7 @@ impl End {
         Ok(put)
     }
 
-    /// Signals the end of the stream to the peer.
+    /// Sends the end of the stream.
     pub(super) async fn finish(&self) -> io::Result<()> {
         if let Some(tls) = &self.tls {
             tls.close();
@@ -76,7 +76,7 @@ impl End {
     }
 }
 
-impl AsFd for End {
+impl AsFd for LegEnd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }

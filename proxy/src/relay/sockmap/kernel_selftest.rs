@@ -11,9 +11,9 @@ use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_send_buffer_s
 use socket2::{Domain, Type};
 use tokio::sync::oneshot::{Receiver, error::TryRecvError};
 
-use super::Program;
+use super::program::Program;
 use crate::reason::Reason;
-use crate::relay::Adopted;
+use crate::relay::engine::Adopted;
 use crate::sys::tcp;
 use crate::tunnel::{Flow, Tunnel};
 
@@ -44,9 +44,9 @@ const STALL: Duration = Duration::from_millis(20);
 ///
 /// # Errors
 /// The first difference from the expected behaviour.
-pub(in crate::relay) fn run(program: &Program, backlog: u64, adopt: impl Fn(Tunnel) -> Adopted) -> io::Result<()> {
+pub(super) fn run(program: &Program, adopt: impl Fn(Tunnel) -> Adopted) -> io::Result<()> {
     hand_off(&adopt)?;
-    let length = usize::try_from(backlog).unwrap_or(usize::MAX).saturating_mul(3).saturating_add(LENGTH);
+    let length = usize::try_from(program.backlog()).unwrap_or(usize::MAX).saturating_mul(3).saturating_add(LENGTH);
     stopped_reader(program, length, &adopt)?;
     reset(&adopt)
 }
@@ -75,11 +75,11 @@ fn hand_off(adopt: &impl Fn(Tunnel) -> Adopted) -> io::Result<()> {
 fn stopped_reader(program: &Program, length: usize, adopt: &impl Fn(Tunnel) -> Adopted) -> io::Result<()> {
     let ((client, near), (origin, far)) = (pair()?, pair()?);
     let (up, down) = (Pattern::new(3), Pattern::new(9));
-    let others = program.redirector.sockets();
+    let others = program.redirector().sockets();
     let end = adopt(Tunnel::plain(near, far, Default::default(), Arc::new(Flow::default())));
     let mut end = end.map_err(|(_, error)| error)?;
     let start = Instant::now();
-    while program.redirector.sockets() < others + 2 {
+    while program.redirector().sockets() < others + 2 {
         if start.elapsed() > LIMIT {
             return Err(timeout("the sockets of a tunnel did not come into the maps"));
         }
