@@ -9,7 +9,8 @@ use rustix::net::RecvFlags;
 use tokio::io::Interest;
 use tokio::time::timeout;
 
-use super::{RawSocketIo, SplitStream};
+use super::split::SplitStream;
+use crate::sys::raw_io::RawSocketIo;
 
 /// A peer's way of leaving.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,9 +9,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, Shutdown};
+use rustix::net::Shutdown;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -20,9 +19,13 @@ use crate::tls::Session;
 
 mod departure;
 mod listener;
+mod split;
 
 pub use departure::Departure;
 pub use listener::Listener;
+pub use split::SplitStream;
+
+use split::{receive, send};
 
 /// The socket, its registration once there is one, and its TLS session if any.
 #[derive(Debug)]
@@ -192,77 +195,6 @@ impl Stream {
         };
         Ok(self.registered.insert(new))
     }
-}
-
-/// See [`Stream::split`].
-#[derive(Clone, Copy, Debug)]
-pub struct SplitStream<'a> {
-    socket: &'a AsyncFd<Arc<TcpStream>>,
-    tls: Option<&'a Session>,
-}
-
-impl SplitStream<'_> {
-    /// As [`Stream::read_buf`].
-    ///
-    /// # Errors
-    /// The error of recv(2), or as [`Session::read`].
-    pub async fn read_buf(self, buffer: &mut Vec<u8>) -> io::Result<usize> {
-        let Some(tls) = self.tls else {
-            return self.socket.async_io(Interest::READABLE, |socket| receive(socket, buffer)).await;
-        };
-        let read = match tls.is_ready() {
-            // Decrypted bytes are no longer in the socket, which may then report nothing.
-            true => tls.read_buf(&mut RawSocketIo(self.socket.get_ref()), buffer),
-            false => {
-                self.socket.async_io(Interest::READABLE, |socket| tls.read_buf(&mut RawSocketIo(socket), buffer)).await
-            }
-        };
-        if tls.wants_write() {
-            // Sends a TLS reply or alert to the peer, as far as there is room now.
-            let _ = tls.flush(&mut RawSocketIo(self.socket.get_ref()));
-        }
-        read
-    }
-
-    /// As [`Stream::write_all`].
-    ///
-    /// # Errors
-    /// The error of send(2).
-    pub async fn write_all(self, mut bytes: &[u8]) -> io::Result<()> {
-        while !bytes.is_empty() {
-            bytes = &bytes[self.write(bytes).await?..];
-        }
-        Ok(())
-    }
-
-    /// Waits for room, writes as many of `bytes` as fit, and returns their number. If dropped
-    /// before, nothing has been written; a TLS session may have encrypted some of the bytes by
-    /// then, and sends them with the next ones.
-    ///
-    /// # Errors
-    /// As [`SplitStream::write_all`].
-    pub async fn write(self, bytes: &[u8]) -> io::Result<usize> {
-        let Some(tls) = self.tls else {
-            return self.socket.async_io(Interest::WRITABLE, |socket| send(socket, bytes)).await;
-        };
-        let put = tls.put(bytes)?;
-        self.socket.async_io(Interest::WRITABLE, |socket| tls.flush(&mut RawSocketIo(socket))).await?;
-        Ok(put)
-    }
-}
-
-impl AsFd for SplitStream<'_> {
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.socket.get_ref().as_fd()
-    }
-}
-
-fn receive(socket: &TcpStream, buffer: &mut Vec<u8>) -> io::Result<usize> {
-    Ok(rustix::net::recv(socket, spare_capacity(buffer), RecvFlags::empty())?.1)
-}
-
-fn send(socket: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
-    Ok(rustix::net::send(socket, bytes, SendFlags::NOSIGNAL)?)
 }
 
 impl AsFd for Stream {
