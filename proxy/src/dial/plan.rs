@@ -5,7 +5,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Parent, cause};
+use super::cause;
+use super::parents::Parent;
 use crate::policy::Permit;
 use crate::reason::Refusal;
 use crate::sys::deadline::timeout;

@@ -1,15 +1,8 @@
-//! Locating a target: completion of names without a dot by `--search-domain`, before the rules
-//! judge them, and the look-up of the completed name.
+//! Completion of names without a dot by `--search-domain`, before the rules judge them.
 
-use std::net::SocketAddr;
 use std::str::FromStr;
 use std::vec;
 
-use super::Dialer;
-use super::resolve::LookupError;
-use crate::policy::{Named, Policy};
-use crate::principal::Principal;
-use crate::reason::Refusal;
 use crate::target::{Host, MAX_LABEL, MAX_NAME, Target, normal_name};
 
 /// Domain of `--search-domain`, in the normal form of names.
@@ -30,7 +23,7 @@ impl FromStr for SearchDomain {
 }
 
 /// Returns the candidates for `target`, in the order of trial; at least one.
-fn complete(domains: &[SearchDomain], target: Target, is_in_hosts: impl Fn(&str) -> bool) -> Vec<Target> {
+pub(super) fn complete(domains: &[SearchDomain], target: Target, is_in_hosts: impl Fn(&str) -> bool) -> Vec<Target> {
     match &target.host {
         Host::Name(name) if !target.absolute && !name.contains('.') && !domains.is_empty() && !is_in_hosts(name) => {
             let completed = |domain: &SearchDomain| Host::Name(format!("{name}.{}", domain.0));
@@ -48,79 +41,6 @@ pub struct Candidates {
     pub first: Target,
     /// The others, in their order.
     pub others: vec::IntoIter<Target>,
-}
-
-/// The location of a target, as far as it is known before dialling.
-#[derive(Debug)]
-pub enum Location {
-    /// A parent proxy resolves the name.
-    AtParent,
-    /// The target has these addresses.
-    Addresses(Vec<SocketAddr>),
-}
-
-impl Dialer {
-    /// Completes a target. A name stays as given if it has a dot or a final dot, if `/etc/hosts`
-    /// lists it, or without any `--search-domain`.
-    #[must_use]
-    pub fn candidates(&self, target: Target) -> Candidates {
-        let fallback = target.clone();
-        let all = complete(&self.options.search, target, |name| self.resolver.is_in_hosts(name));
-        let mut others = all.into_iter();
-        Candidates { first: others.next().unwrap_or(fallback), others }
-    }
-
-    /// Resolves a target, unless its name is left to a parent. If the target does not exist, the
-    /// next candidate replaces it: `policy` judges that candidate before its look-up, and `judging`
-    /// is called with it.
-    ///
-    /// # Errors
-    /// Those of [`Dialer::resolve`], and `Denied` for a candidate refused by the rules. That ends
-    /// the search: the meaning of a name must not depend on the client.
-    pub async fn locate(
-        &self,
-        policy: &Policy,
-        mut named: Named,
-        mut others: vec::IntoIter<Target>,
-        requester: &Principal,
-        mut judging: impl FnMut(&Target),
-    ) -> Result<(Named, Location), Refusal> {
-        let mut missing = String::new();
-        loop {
-            if self.leaves_name_to_parent(&named) {
-                return Ok((named, Location::AtParent));
-            }
-            let error = match self.look_up(named.target(), requester).await {
-                Ok(addresses) => return Ok((named, Location::Addresses(addresses))),
-                Err(error) => error,
-            };
-            let name = named.target().host.to_string();
-            let Some(next) = others.next().filter(|_| matches!(error, LookupError::NotFound(_))) else {
-                let Refusal { reason, detail } = error.refusal(&name);
-                return Err(Refusal::new(reason, format!("{detail}{missing}")));
-            };
-            missing.push_str(&format!(", nor {name}"));
-            judging(&next);
-            named = policy.check_name(next, named.scope())?;
-        }
-    }
-
-    /// The addresses of a target with its port, at most 16, families alternating; a literal address
-    /// is its own.
-    pub(super) async fn look_up(&self, target: &Target, requester: &Principal) -> Result<Vec<SocketAddr>, LookupError> {
-        let mut addresses = match &target.host {
-            Host::Address(address) => vec![SocketAddr::new(*address, target.port)],
-            Host::Name(name) => Box::pin(self.resolver.resolve(name, requester)).await?,
-        };
-        addresses.iter_mut().for_each(|address| address.set_port(target.port));
-        Ok(addresses)
-    }
-
-    /// Reads `/etc/resolv.conf` and `/etc/hosts` again if they have changed or if `asked` is set.
-    /// Blocks on the file system.
-    pub fn reread(&self, asked: bool) {
-        self.resolver.reread(asked);
-    }
 }
 
 #[cfg(test)]

@@ -1,10 +1,17 @@
 //! Dialling over real sockets on loopback.
 
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
 
+use socket2::{Domain, Socket, Type};
+
+use super::dialer::is_self_connected;
+use super::resolve::Resolver;
 use super::*;
-use crate::policy::Policy;
-use crate::reason::Reason;
+use crate::policy::{Permit, Policy};
+use crate::principal::Principal;
+use crate::reason::{Reason, Refusal};
+use crate::sys::socket::{LegOptions, is_local_address};
 use crate::target::Target;
 use tokio::time::timeout;
 
