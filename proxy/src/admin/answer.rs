@@ -10,9 +10,12 @@ use serde::Serialize;
 use serde_json::json;
 use tokio::time::timeout;
 
+use super::access::Access;
 use super::connections::Connection;
+use super::readiness::{DrainView, Ready};
 use super::routes::{Action, Resource, Route};
-use super::{Access, Admin, DrainView, Ready, guard, recorder};
+use super::server::Admin;
+use super::{guard, recorder};
 use crate::account::{Change, Unknown};
 
 pub(super) type Answer = Response<Full<Bytes>>;

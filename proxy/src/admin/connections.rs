@@ -17,8 +17,9 @@ use tokio::task::{AbortHandle, JoinSet, yield_now};
 use tokio::time::{sleep, timeout};
 use tracing::warn;
 
+use super::access::Access;
 use super::control::may_control;
-use super::{Access, Admin};
+use super::server::Admin;
 
 /// Most connections of each listener. A further one replaces the oldest with an incomplete request,
 /// or, if all are being answered, the oldest.

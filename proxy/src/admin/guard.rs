@@ -6,7 +6,7 @@
 use hyper::HeaderMap;
 use hyper::header::{HOST, HeaderName, ORIGIN};
 
-use super::Access;
+use super::access::Access;
 use super::routes::{Resource, Route};
 
 /// `Sec-Fetch-Site` (W3C Fetch Metadata, 2.4): the browser's word on where a request comes from.

@@ -26,6 +26,7 @@
 //! [`RatesView`]: crate::account::RatesView
 //! [`Change`]: crate::account::Change
 
+mod access;
 mod answer;
 pub mod client;
 mod connections;
@@ -34,85 +35,14 @@ mod guard;
 mod readiness;
 mod recorder;
 mod routes;
+mod server;
 
-use std::sync::Arc;
-use std::time::Duration;
-
-use metrics_exporter_prometheus::PrometheusHandle;
-use serde::{Deserialize, Serialize};
-use tokio::time::{MissedTickBehavior, interval};
-
-use crate::account::Registry;
-
+pub use access::Access;
 pub use connections::{Listener, MAX_CONNECTIONS};
 pub use control::{BindError, ControlSocket, default_path};
-pub use readiness::{Readiness, Ready};
+pub use readiness::{DrainView, Readiness, Ready};
 pub use recorder::{build, recorder};
-
-/// Interval for moving histogram samples into buckets, so none pile up between scrapes.
-const UPKEEP: Duration = Duration::from_secs(5);
-
-/// Access of a listener's clients.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Access {
-    /// Metrics and health: `--metrics`.
-    Metrics,
-    /// All reads: `--admin`.
-    Read,
-    /// Everything: `--control`.
-    Control,
-}
-
-impl Access {
-    /// Name of the listener, for messages.
-    #[must_use]
-    pub const fn listener(self) -> &'static str {
-        match self {
-            Self::Metrics => "metrics address",
-            Self::Read => "admin address",
-            Self::Control => "control socket",
-        }
-    }
-}
-
-/// Progress of a drain: the content of `/api/drain`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DrainView {
-    /// A drain has begun.
-    pub draining: bool,
-    /// The listeners for clients are open.
-    pub accepting: bool,
-    /// Live tunnels.
-    pub tunnels: usize,
-    /// Connections without a tunnel.
-    pub handshakes: usize,
-}
-
-/// Content of the listeners; each is served in tasks of its own ([`Admin::run`]).
-#[derive(Clone, Debug)]
-pub struct Admin {
-    registry: Arc<Registry>,
-    readiness: Arc<Readiness>,
-    metrics: PrometheusHandle,
-}
-
-impl Admin {
-    /// Makes a server for `registry`, `readiness` and the metrics of [`recorder`].
-    #[must_use]
-    pub const fn new(registry: Arc<Registry>, readiness: Arc<Readiness>, metrics: PrometheusHandle) -> Self {
-        Self { registry, readiness, metrics }
-    }
-
-    /// Keeps the recorder up, until the future is dropped.
-    pub async fn upkeep(self) {
-        let mut ticks = interval(UPKEEP);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            ticks.tick().await;
-            self.metrics.run_upkeep();
-        }
-    }
-}
+pub use server::Admin;
 
 #[cfg(test)]
 mod tests;

@@ -1,5 +1,6 @@
 //! Readiness of the gateway for new tunnels, and the state of a drain.
 
+use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use tokio::sync::{Notify, watch};
@@ -68,4 +69,17 @@ impl Readiness {
         // The sender outlives this call.
         let _ = self.closed.subscribe().wait_for(|closed| *closed).await;
     }
+}
+
+/// Progress of a drain: the content of `/api/drain`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainView {
+    /// A drain has begun.
+    pub draining: bool,
+    /// The listeners for clients are open.
+    pub accepting: bool,
+    /// Live tunnels.
+    pub tunnels: usize,
+    /// Connections without a tunnel.
+    pub handshakes: usize,
 }

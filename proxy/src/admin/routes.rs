@@ -2,7 +2,7 @@
 
 use hyper::Method;
 
-use super::Access;
+use super::access::Access;
 
 /// A route of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

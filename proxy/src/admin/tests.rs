@@ -3,7 +3,8 @@ use std::io::{ErrorKind, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use metrics::LocalRecorderGuard;
 use metrics_exporter_prometheus::PrometheusRecorder;
@@ -16,7 +17,7 @@ use tokio::time::timeout;
 
 use super::connections::{Connection, Deadlines};
 use super::*;
-use crate::account::{Account, Limits, TunnelView, register_series};
+use crate::account::{Account, Limits, Registry, TunnelView, register_series};
 use crate::metrics::{ALL, Kind, describe};
 use crate::reason::Reason;
 use crate::target::Target;
