@@ -6,8 +6,8 @@
 //! further request on it would be unchecked.
 //!
 //! The exchange is no way around a tunnel: it has one deadline and a bound for each of its parts,
-//! all its bytes are counted,
-//! and it is held to rates and ended by commands as a tunnel is ([`Flow`]).
+//! all its bytes are counted, and it is held to rates and ended by commands as a tunnel is
+//! ([`Flow`]).
 //!
 //! | file | content |
 //! |---|---|
@@ -126,41 +126,52 @@ async fn answered(
     let mut content = asked.content.clone();
     // Both at once: an origin may answer before it has all, and a client may wait for a 100 before
     // it sends any.
-    let mut carrying = pin!(async {
+    let mut sending = pin!(async {
         exchange.carry(Direction::ToOrigin, from_client, &mut content, MAX_CONTENT_BYTES).await?;
         early.store(!from_client.is_empty(), Ordering::Relaxed);
         Ok(())
     });
     let interim = AtomicBool::new(false);
     let mut answering = pin!(read_answer(exchange, from_origin, &asked, &interim, limit));
-    // `Some` when the sending is over, with the reason the origin did not take the rest.
-    let mut carried: Option<Result<(), Refusal>> = None;
-    let answered = loop {
+    let mut sent = Sent::Partly;
+    let answer = loop {
         tokio::select! {
             biased;
-            done = &mut carrying, if carried.is_none() => match done {
-                Err(broken @ Broken::From(_)) => break Err(of_request(&broken)),
+            done = &mut sending, if matches!(sent, Sent::Partly) => sent = match done {
+                Ok(()) => Sent::Whole,
                 // An origin that accepts no more bytes usually has an answer.
-                done => carried = Some(done.map_err(|broken| of_request(&broken))),
+                Err(Broken::To(error)) => Sent::Rejected(took_nothing(&error)),
+                Err(broken @ Broken::From(_)) => break Err(of_request(&broken)),
             },
             answer = &mut answering => break answer,
         }
     };
-    match (answered, carried) {
-        // An origin with the whole request may switch; after a part of it the rest would belong to
+    match answer {
+        // An origin with the whole request may switch; of a part of it, the rest would belong to
         // the tunnel.
-        (Ok(answer), Some(carried)) if answer.status == SWITCHED => carried.map(|()| answer),
-        (Ok(answer), None) if answer.status == SWITCHED => {
-            carrying.await.map(|()| answer).map_err(|broken| of_request(&broken))
-        }
-        (Ok(answer), _) => Ok(answer),
+        Ok(answer) if answer.status == SWITCHED => match sent {
+            Sent::Whole => Ok(answer),
+            Sent::Partly => sending.await.map(|()| answer).map_err(|broken| of_request(&broken)),
+            Sent::Rejected(refusal) => Err(refusal),
+        },
+        Ok(answer) => Ok(answer),
         // A client with half an answer cannot be sent a refusal.
-        (Err(refusal), _) if interim.load(Ordering::Relaxed) => {
+        Err(refusal) if interim.load(Ordering::Relaxed) => {
             cut_on_close(exchange.client, true);
             Err(Refusal::new(Reason::AnswerCut, format!("cannot pass on an interim answer: {}", refusal.detail)))
         }
-        (Err(refusal), _) => Err(refusal),
+        Err(refusal) => Err(refusal),
     }
+}
+
+/// Progress of a request's content to the origin.
+enum Sent {
+    /// Some of it is still to be sent.
+    Partly,
+    /// The origin has all of it.
+    Whole,
+    /// The origin takes no more of it.
+    Rejected(Refusal),
 }
 
 /// Reads up to the final answer, and forwards the interim ones before it; `interim` is true while
