@@ -26,6 +26,15 @@ use crate::tls::ServerCertificate;
 use crate::tunnel::{Flow, Tunnel};
 use crate::upgrade;
 
+/// Transport of a client's connection to the gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// HTTP over TCP: `--listen`.
+    Plain,
+    /// HTTP over TLS: `--listen-tls`.
+    Tls,
+}
+
 /// Everything needed to serve a connection.
 #[derive(Debug)]
 pub struct Gateway {
@@ -56,12 +65,12 @@ pub struct Gateway {
 pub fn serve(
     gateway: Arc<Gateway>,
     stream: TcpStream,
-    secure: bool,
+    transport: Transport,
     mut account: Account,
 ) -> Pin<Box<impl Future<Output = ()> + Send + 'static>> {
     let mut client = Client::new(stream);
     Box::pin(async move {
-        let handed_off = match handshake(&gateway, &mut client, secure, &mut account).await {
+        let handed_off = match handshake(&gateway, &mut client, transport, &mut account).await {
             Ok(origin) => hand_off(&gateway, client, origin, &mut account).await,
             Err(refusal) => {
                 if client.pending() > 0 {
@@ -84,7 +93,7 @@ pub fn serve(
 async fn handshake(
     gateway: &Gateway,
     client: &mut Client,
-    secure: bool,
+    transport: Transport,
     account: &mut Account,
 ) -> Result<Connected, Refusal> {
     let limit = gateway.handshake_timeout;
@@ -95,7 +104,7 @@ async fn handshake(
     if let Some((from, _)) = proxy_header {
         account.set_client(from);
     }
-    if let Some(certificate) = gateway.certificate.as_ref().filter(|_| secure) {
+    if let Some(certificate) = gateway.certificate.as_ref().filter(|_| transport == Transport::Tls) {
         account.set_tls(Box::pin(client.secure(certificate, limit)).await?);
     }
     let request = client.request(limit).await?;

@@ -18,7 +18,7 @@ use crate::auth::Authenticator;
 use crate::config::error::ConfigErrors;
 use crate::config::settings::{Settings, bad_lines};
 use crate::config::{LogFormat, LogLevel, Operation, Serve};
-use crate::connection::Gateway;
+use crate::connection::{Gateway, Transport};
 use crate::dial::{self, Dialer};
 use crate::policy::Policy;
 use crate::relay::{Engine, EngineUnavailable, Relay};
@@ -43,7 +43,7 @@ pub fn serve(options: &Serve) -> Result<(), Failure> {
     let control = Control::new(cores);
     let control = control
         .map_err(|error| Failure::Work(format!("cannot make an event loop: {error}; see `sluicegate doctor`")))?;
-    let Bound { plain, secure, admin: admin_address, metrics: metrics_address } = Bound::of(&listeners)?;
+    let Bound { plain, tls, admin: admin_address, metrics: metrics_address } = Bound::of(&listeners)?;
     settings.authenticator.start_hashing().map_err(|error| {
         Failure::Work(format!("cannot start a thread for password hashes: {error}; raise pids.max or `ulimit -u`"))
     })?;
@@ -52,7 +52,7 @@ pub fn serve(options: &Serve) -> Result<(), Failure> {
     let copies = settings.relay.tls && relay.engine() != Some(Engine::Copy);
     account::register_series(&[engine].into_iter().chain(copies.then_some(Engine::Copy.label())).collect::<Vec<_>>());
     dial::register_series(settings.dial.parents());
-    let own = plain.iter().chain(&secure).copied().chain([admin_address]).chain(metrics_address).collect();
+    let own = plain.iter().chain(&tls).copied().chain([admin_address]).chain(metrics_address).collect();
     let registry = Registry::with_rates(settings.limits, settings.rates);
     registry.publish_limits();
     let readiness = Arc::new(Readiness::default());
@@ -80,7 +80,7 @@ pub fn serve(options: &Serve) -> Result<(), Failure> {
         })?,
     };
     let [listen, listen_tls] =
-        [&plain, &secure].map(|all| all.iter().map(ToString::to_string).collect::<Vec<_>>().join(","));
+        [&plain, &tls].map(|all| all.iter().map(ToString::to_string).collect::<Vec<_>>().join(","));
     let listen_tls = Some(listen_tls).filter(|all| !all.is_empty());
     let metrics_listen = metrics_address.map(|address| address.to_string());
     let control_socket = listeners.control.as_ref().map(|socket| socket.path().display().to_string());
@@ -130,7 +130,7 @@ fn bind(options: &Serve, settings: &Settings, cores: &[usize]) -> Result<Listene
     let plain = options.rules.listen();
     let (listen_tls, Operation { admin, metrics, .. }) = (&options.rules.listen_tls, &options.operation);
     let addresses =
-        Addresses { plain: &plain, secure: listen_tls, admin: *admin, metrics: *metrics, control: options.control() };
+        Addresses { plain: &plain, tls: listen_tls, admin: *admin, metrics: *metrics, control: options.control() };
     Listeners::bind(&addresses, &settings.client_leg, cores).map_err(Failure::Work)
 }
 
@@ -165,17 +165,17 @@ fn say_who_reads(admin: SocketAddr, metrics: Option<SocketAddr>) {
 /// Bound addresses, with the ports chosen by the kernel for port 0.
 struct Bound {
     plain: Vec<SocketAddr>,
-    secure: Vec<SocketAddr>,
+    tls: Vec<SocketAddr>,
     admin: SocketAddr,
     metrics: Option<SocketAddr>,
 }
 
 impl Bound {
     fn of(listeners: &Listeners) -> Result<Self, Failure> {
-        let all = listeners.client_addresses(false).and_then(|plain| {
+        let all = listeners.client_addresses(Transport::Plain).and_then(|plain| {
             Ok(Self {
                 plain,
-                secure: listeners.client_addresses(true)?,
+                tls: listeners.client_addresses(Transport::Tls)?,
                 admin: listeners.admin_address()?,
                 metrics: listeners.metrics_address()?,
             })

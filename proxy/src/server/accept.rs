@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use tracing::warn;
 
 use crate::account::{Account, Registry};
-use crate::connection::{Gateway, serve};
+use crate::connection::{Gateway, Transport, serve};
 use crate::reason::{Reason, Refusal};
 use crate::sys::descriptors::{self, Purpose};
 use crate::sys::stream::Listener;
@@ -22,11 +22,11 @@ const BACK_OFF: (Duration, Duration) = (Duration::from_millis(5), Duration::from
 /// reset the ones the kernel has already accepted.
 const LAST: usize = 4096;
 
-/// Accepts until `draining` is true and the queue is empty; clients speak TLS if the listener is
-/// `secure`.
+/// Accepts until `draining` is true and the queue is empty; `transport` is the
+/// one of its clients.
 pub(super) async fn accept(
     listener: Listener,
-    secure: bool,
+    transport: Transport,
     gateway: Arc<Gateway>,
     registry: Arc<Registry>,
     mut draining: watch::Receiver<bool>,
@@ -55,7 +55,7 @@ pub(super) async fn accept(
                     continue;
                 }
                 let connection = account.connection();
-                let task = tokio::spawn(serve(gateway.clone(), stream, secure, account));
+                let task = tokio::spawn(serve(gateway.clone(), stream, transport, account));
                 // The task runs on this thread, so it has not begun.
                 registry.serving(&connection, task.abort_handle());
                 if is_short {

@@ -10,7 +10,9 @@ use std::thread::{self, JoinHandle};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::oneshot;
 
-use super::{Listeners, Server, Signals};
+use super::listen::Listeners;
+use super::run::Server;
+use super::signals::Signals;
 use crate::admin::Admin;
 use crate::sys::thread::{permitted, pin_to_cpus};
 
@@ -48,7 +50,8 @@ impl Control {
             // All other threads were started before.
             let _ = pin_to_cpus([*core]);
         }
-        let result = runtime.block_on(server.run(signals, listeners, admin, &workers));
+        let runtimes = workers.iter().map(|worker| worker.runtime.clone()).collect();
+        let result = runtime.block_on(server.run(signals, listeners, admin, runtimes));
         // Does not wait for a look-up that hangs in the resolver.
         runtime.shutdown_background();
         // Their remaining connections are accounted for once the threads are gone.
@@ -59,8 +62,8 @@ impl Control {
 
 /// A thread beside the main one; runs the tasks spawned on its runtime.
 #[derive(Debug)]
-pub(super) struct Worker {
-    pub(super) runtime: Handle,
+struct Worker {
+    runtime: Handle,
     end: oneshot::Sender<()>,
     thread: JoinHandle<()>,
 }
@@ -82,7 +85,7 @@ impl Worker {
     /// Drops the remaining tasks and waits for the thread to end.
     fn join(self) {
         drop(self.end);
-        // A panic of its was told when it happened.
+        // A panic was reported when it happened.
         let _ = self.thread.join();
     }
 }

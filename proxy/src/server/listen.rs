@@ -8,6 +8,7 @@ use rustix::net::sockopt::set_socket_reuseport;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::admin::{ControlSocket, default_path};
+use crate::connection::Transport;
 use crate::sys::socket::{LegOptions, apply, prefer_core};
 
 /// Backlog of connections not yet accepted, bounded by `net.core.somaxconn`: all the volumes of a
@@ -31,7 +32,7 @@ pub struct Addresses<'a> {
     /// For clients: `--listen`.
     pub plain: &'a [SocketAddr],
     /// For TLS clients: `--listen-tls`.
-    pub secure: &'a [SocketAddr],
+    pub tls: &'a [SocketAddr],
     /// For the read-only endpoints: `--admin`.
     pub admin: SocketAddr,
     /// For metrics and health alone: `--metrics`.
@@ -40,12 +41,20 @@ pub struct Addresses<'a> {
     pub control: ControlChoice,
 }
 
+/// A listener for clients.
+#[derive(Debug)]
+pub struct ClientListener {
+    /// Bound and listening.
+    pub socket: TcpListener,
+    /// Transport of the clients that connect to it.
+    pub transport: Transport,
+}
+
 /// The bound sockets; they accept nothing before the server runs.
 #[derive(Debug)]
 pub struct Listeners {
-    /// For each core, or for all of them together, one at each address, and whether TLS is spoken
-    /// there.
-    pub(super) clients: Vec<Vec<(TcpListener, bool)>>,
+    /// Listeners at each address: a list for each core, or one for all of them.
+    pub(super) clients: Vec<Vec<ClientListener>>,
     pub(super) admin: TcpListener,
     pub(super) metrics: Option<TcpListener>,
     /// The control socket. It belongs to the user of the process until [`ControlSocket::give_to`].
@@ -62,17 +71,23 @@ impl Listeners {
     /// # Errors
     /// The address or the path, the cause and the remedy.
     pub fn bind(addresses: &Addresses<'_>, leg: &LegOptions, cores: &[usize]) -> Result<Self, String> {
-        let Addresses { plain, secure, admin, metrics, control } = addresses;
-        let clients =
-            || plain.iter().map(|address| (*address, false)).chain(secure.iter().map(|address| (*address, true)));
+        let Addresses { plain, tls, admin, metrics, control } = addresses;
+        let of = |all: &'_ [SocketAddr], transport| all.iter().map(move |address| (*address, transport)).collect();
+        let clients: [Vec<_>; 2] = [of(plain, Transport::Plain), of(tls, Transport::Tls)];
+        let clients = || clients.iter().flatten().copied();
         // `[::]:3128` accepts IPv4 as well, unless IPv4 has a listener of its own.
         let has_own_v4 = |port| clients().any(|(other, _)| other.is_ipv4() && other.port() == port && port != 0);
-        let mut by_core: Vec<Vec<(TcpListener, bool)>> = (0..cores.len().max(1)).map(|_| Vec::new()).collect();
-        for (address, secure) in clients() {
-            let option = if secure { "--listen-tls" } else { "--listen" };
+        let mut by_core: Vec<Vec<ClientListener>> = (0..cores.len().max(1)).map(|_| Vec::new()).collect();
+        for (address, transport) in clients() {
+            let option = match transport {
+                Transport::Plain => "--listen",
+                Transport::Tls => "--listen-tls",
+            };
             let bound = one_for_each(address, has_own_v4(address.port()), leg, cores);
             let bound = bound.map_err(|error| explain(option, address, &error))?;
-            by_core.iter_mut().zip(bound).for_each(|(listeners, listener)| listeners.push((listener, secure)));
+            for (listeners, socket) in by_core.iter_mut().zip(bound) {
+                listeners.push(ClientListener { socket, transport });
+            }
         }
         let reader = |option: &str, address| {
             let bound = bind(address, false, None, false).and_then(listen);
@@ -84,14 +99,14 @@ impl Listeners {
         Ok(Self { clients: by_core, admin, metrics, control, no_control })
     }
 
-    /// Returns the addresses for TLS clients or for plain ones, with the ports chosen by the kernel
-    /// for port 0.
+    /// Returns the addresses for clients of a transport, with the ports chosen by the kernel for
+    /// port 0.
     ///
     /// # Errors
     /// The error of getsockname(2).
-    pub fn client_addresses(&self, secure: bool) -> io::Result<Vec<SocketAddr>> {
-        let listeners = self.clients.first().into_iter().flatten().filter(|(_, other)| *other == secure);
-        listeners.map(|(listener, _)| listener.local_addr()).collect()
+    pub fn client_addresses(&self, transport: Transport) -> io::Result<Vec<SocketAddr>> {
+        let listeners = self.clients.first().into_iter().flatten().filter(|listener| listener.transport == transport);
+        listeners.map(|listener| listener.socket.local_addr()).collect()
     }
 
     /// Where the admin server listens.
@@ -197,9 +212,9 @@ mod tests {
     use super::*;
     use crate::sys::thread::{pin_to_cpus, unthrottled_cpus};
 
-    fn addresses<'a>(plain: &'a [SocketAddr], secure: &'a [SocketAddr]) -> Addresses<'a> {
+    fn addresses<'a>(plain: &'a [SocketAddr], tls: &'a [SocketAddr]) -> Addresses<'a> {
         let admin = "127.0.0.1:0".parse().unwrap();
-        Addresses { plain, secure, admin, metrics: None, control: ControlChoice::None }
+        Addresses { plain, tls, admin, metrics: None, control: ControlChoice::None }
     }
 
     #[test]
@@ -208,7 +223,7 @@ mod tests {
             let leg = LegOptions::default();
             let bind = |clients: &[SocketAddr]| Listeners::bind(&addresses(clients, &[]), &leg, cores);
             let first = bind(&["0.0.0.0:0".parse().unwrap()]).unwrap();
-            let port = first.client_addresses(false).unwrap()[0].port();
+            let port = first.client_addresses(Transport::Plain).unwrap()[0].port();
             for other in [&[][..], &[0, 1]] {
                 let taken = SocketAddr::new("0.0.0.0".parse().unwrap(), port);
                 for (option, plain, secure) in [("--listen ", &[taken][..], &[][..]), ("--listen-tls ", &[], &[taken])]
@@ -220,10 +235,10 @@ mod tests {
             drop(first);
             let both = ["0.0.0.0", "::"].map(|ip| SocketAddr::new(ip.parse().unwrap(), port));
             let bound = bind(&both).unwrap();
-            assert_eq!(bound.client_addresses(false).unwrap(), both);
+            assert_eq!(bound.client_addresses(Transport::Plain).unwrap(), both);
             assert_eq!(bound.clients.len(), cores.len().max(1));
             for listeners in &bound.clients {
-                let addresses = listeners.iter().map(|(listener, _)| listener.local_addr().unwrap());
+                let addresses = listeners.iter().map(|listener| listener.socket.local_addr().unwrap());
                 assert_eq!(addresses.collect::<Vec<_>>(), both);
             }
         }
@@ -258,7 +273,7 @@ mod tests {
         }
         let any = ["127.0.0.1:0", "[::1]:0"].map(|address| address.parse::<SocketAddr>().unwrap());
         let listeners = Listeners::bind(&addresses(&any, &[]), &LegOptions::default(), &cores).unwrap();
-        let addresses = listeners.client_addresses(false).unwrap();
+        let addresses = listeners.client_addresses(Transport::Plain).unwrap();
         for (number, core) in cores.iter().enumerate().cycle().take(3 * cores.len()) {
             for (place, address) in addresses.iter().enumerate() {
                 let connect = || {
@@ -267,7 +282,8 @@ mod tests {
                     TcpStream::connect(address).unwrap()
                 };
                 let client = thread::scope(|scope| scope.spawn(connect).join().unwrap());
-                let came: Vec<bool> = listeners.clients.iter().map(|core| core[place].0.accept().is_ok()).collect();
+                let came: Vec<bool> =
+                    listeners.clients.iter().map(|core| core[place].socket.accept().is_ok()).collect();
                 let expected: Vec<bool> = (0..cores.len()).map(|other| other == number).collect();
                 assert_eq!(came, expected, "{address} from core {core}");
                 drop(client);

@@ -1,8 +1,7 @@
 //! The thread for re-reading files at run time.
 //!
 //! Reading waits for file systems and checking takes CPU time: neither belongs on a thread that
-//! serves
-//! connections, where a signal to stop or a question to the admin address would wait for it.
+//! serves connections, where a signal to stop or a request to the admin address would wait for it.
 
 use std::io;
 use std::sync::Arc;
@@ -19,13 +18,13 @@ use crate::connection::Gateway;
 use crate::metrics::{CERTIFICATE_EXPIRY, CONFIG_RELOAD_SUCCESSFUL, CONFIG_RELOAD_TIME};
 use crate::tls::ServerCertificate;
 
-/// Asks the thread to look at the files.
+/// Requests checks of the files from the thread.
 #[derive(Clone, Debug)]
 pub struct Reloader {
     /// Holds one request: a check not yet begun covers every request until then.
-    looks: SyncSender<()>,
-    /// The next look re-reads files also if they are unchanged.
-    asked: Arc<AtomicBool>,
+    requests: SyncSender<()>,
+    /// The next check re-reads files also if they are unchanged.
+    forced: Arc<AtomicBool>,
 }
 
 impl Reloader {
@@ -39,30 +38,30 @@ impl Reloader {
         let mut reload = Reload { gateway, registry, users_error: None, certificate_error: None, concern: None };
         // The configuration of the start was just read.
         show_reload(is_whole);
-        Self::with(move |asked| reload.look(asked))
+        Self::with(move |forced| reload.check(forced))
     }
 
-    fn with(mut look: impl FnMut(bool) + Send + 'static) -> io::Result<Self> {
-        let (looks, wanted) = sync_channel(1);
-        let asked = Arc::new(AtomicBool::new(false));
-        let flag = Arc::clone(&asked);
+    fn with(mut check: impl FnMut(bool) + Send + 'static) -> io::Result<Self> {
+        let (requests, wanted) = sync_channel(1);
+        let forced = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&forced);
         let work = move || {
             for () in wanted {
-                look(flag.swap(false, Ordering::AcqRel));
+                check(flag.swap(false, Ordering::AcqRel));
             }
         };
         thread::Builder::new().name("reload".into()).spawn(work)?;
-        Ok(Self { looks, asked })
+        Ok(Self { requests, forced })
     }
 
-    /// Requests a check of the files; changed files are re-read, and all of them if `asked`. Never
+    /// Requests a check of the files; changed files are re-read, and all of them if `forced`. Never
     /// waits.
-    pub(super) fn look(&self, asked: bool) {
-        if asked {
-            self.asked.store(true, Ordering::Release);
+    pub(super) fn request(&self, forced: bool) {
+        if forced {
+            self.forced.store(true, Ordering::Release);
         }
-        // Full: a look is about to begin.
-        let _ = self.looks.try_send(());
+        // Full: a check is about to begin.
+        let _ = self.requests.try_send(());
     }
 }
 
@@ -76,24 +75,24 @@ struct Reload {
 }
 
 impl Reload {
-    fn look(&mut self, asked: bool) {
-        let mut read = self.look_at_users(asked);
+    fn check(&mut self, forced: bool) {
+        let mut read = self.check_users(forced);
         let gateway = Arc::clone(&self.gateway);
         if let Some(certificate) = &gateway.certificate {
-            read |= self.look_at_certificate(certificate, asked);
+            read |= self.check_certificate(certificate, forced);
         }
         if read {
             let is_whole = gateway.authenticator.bad_lines().is_empty();
             show_reload(is_whole && self.users_error.is_none() && self.certificate_error.is_none());
         }
-        gateway.dialer.reread(asked);
+        gateway.dialer.reread(forced);
     }
 
     /// Re-reads the users if due, and returns true if they were. A failed read is tried again until
     /// it succeeds, and each error is logged once.
-    fn look_at_users(&mut self, asked: bool) -> bool {
+    fn check_users(&mut self, forced: bool) -> bool {
         let authenticator = &self.gateway.authenticator;
-        if !asked && !authenticator.changed() {
+        if !forced && !authenticator.changed() {
             return false;
         }
         let before = authenticator.snapshot();
@@ -113,7 +112,7 @@ impl Reload {
                 );
                 log_bad_lines(authenticator);
             }
-            Err(error) if !asked && self.users_error.as_ref() == Some(&error) => {}
+            Err(error) if !forced && self.users_error.as_ref() == Some(&error) => {}
             Err(error) => {
                 error!(%error, "users not reloaded: the previous ones stay in use");
                 self.users_error = Some(error);
@@ -124,8 +123,8 @@ impl Reload {
 
     /// Re-reads the certificate if due, and returns true if it was; warns once for each reason
     /// clients refuse it.
-    fn look_at_certificate(&mut self, certificate: &ServerCertificate, asked: bool) -> bool {
-        let read = asked || certificate.changed();
+    fn check_certificate(&mut self, certificate: &ServerCertificate, forced: bool) -> bool {
+        let read = forced || certificate.changed();
         if read {
             match certificate.reload() {
                 Ok(()) => {
@@ -133,7 +132,7 @@ impl Reload {
                     let until = certificate.until().map(|until| humantime::format_rfc3339_seconds(until).to_string());
                     info!(names = certificate.names().join(", "), until, "certificate reloaded");
                 }
-                Err(error) if !asked && self.certificate_error.as_ref() == Some(&error) => {}
+                Err(error) if !forced && self.certificate_error.as_ref() == Some(&error) => {}
                 Err(error) => {
                     error!(%error, "certificate not reloaded: the previous one stays in use");
                     self.certificate_error = Some(error);
@@ -185,16 +184,16 @@ mod tests {
         let deadline = Duration::from_secs(30);
         let (begun, begins) = channel();
         let (release, released) = channel::<()>();
-        let reloader = Reloader::with(move |asked| {
-            begun.send(asked).unwrap();
+        let reloader = Reloader::with(move |forced| {
+            begun.send(forced).unwrap();
             let _ = released.recv();
         });
         let reloader = reloader.unwrap();
-        reloader.look(false);
+        reloader.request(false);
         assert!(!begins.recv_timeout(deadline).unwrap());
         // The thread hangs: none of these waits, and together they are one more look.
-        for asked in [false, true, false, false] {
-            reloader.look(asked);
+        for forced in [false, true, false, false] {
+            reloader.request(forced);
         }
         release.send(()).unwrap();
         assert!(begins.recv_timeout(deadline).unwrap(), "SIGHUP was lost");
