@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use super::{Failure, print};
+use super::failure::{Failure, print};
 use crate::account::sanitize;
 use crate::auth::Entry;
 use crate::config::error::{ConfigError, ConfigErrors, Location, Severity};

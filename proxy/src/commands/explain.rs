@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use ipnet::IpNet;
 
-use super::Failure;
+use super::failure::Failure;
 use crate::auth::{Entry, TrustedNetwork};
 use crate::config::Explain;
 use crate::config::settings::parents;

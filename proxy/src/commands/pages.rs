@@ -10,8 +10,6 @@ use clap_complete::Shell;
 use clap_mangen::Man as Page;
 use clap_mangen::roff::{Roff, roman};
 
-use super::line::command;
-
 /// The options of `man`.
 #[derive(Args, Debug)]
 pub struct Man {
@@ -33,13 +31,13 @@ impl Man {
     ///
     /// # Errors
     /// The error of making the folder or a file, for the user.
-    pub fn run(&self) -> Result<String, String> {
+    pub fn run(&self, command: Command) -> Result<String, String> {
         let directory = self.directory.as_path();
         let failed = |path: &Path, error: &io::Error| {
             format!("{}: cannot be written: {error}; name a folder that this user may write", path.display())
         };
         fs::create_dir_all(directory).map_err(|error| failed(directory, &error))?;
-        let mut all = command().disable_help_subcommand(true);
+        let mut all = command.disable_help_subcommand(true);
         all.build();
         let subcommands = all.get_subcommands().filter(|command| !command.is_hide_set());
         let pages: Vec<Command> = std::iter::once(&all).chain(subcommands).cloned().collect();
@@ -92,15 +90,16 @@ fn render(command: &Command, mut to: impl Write) -> io::Result<()> {
 impl Completions {
     /// Returns the script of the shell.
     #[must_use]
-    pub fn run(&self) -> String {
+    pub fn run(&self, mut command: Command) -> String {
         let mut script = Vec::new();
-        clap_complete::generate(self.shell, &mut command(), "sluicegate", &mut script);
+        clap_complete::generate(self.shell, &mut command, "sluicegate", &mut script);
         String::from_utf8_lossy(&script).into_owned()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::line::command;
     use super::*;
     use clap::ValueEnum as _;
 
@@ -108,7 +107,7 @@ mod tests {
     fn every_command_has_a_page_with_its_examples() {
         let directory = tempfile::tempdir().unwrap();
         let pages = directory.path().join("new/man1");
-        let said = Man { directory: pages.clone() }.run().unwrap();
+        let said = Man { directory: pages.clone() }.run(command()).unwrap();
         let commands = command();
         let names: Vec<_> =
             commands.get_subcommands().filter(|one| !one.is_hide_set()).map(Command::get_name).collect();
@@ -129,14 +128,14 @@ mod tests {
 
         let file = directory.path().join("file");
         fs::write(&file, "").unwrap();
-        let error = Man { directory: file.clone() }.run().unwrap_err();
+        let error = Man { directory: file.clone() }.run(command()).unwrap_err();
         assert!(error.starts_with(&format!("{}: cannot be written: ", file.display())), "{error}");
     }
 
     #[test]
     fn completions_know_every_command_and_option() {
         for shell in Shell::value_variants() {
-            let script = Completions { shell: *shell }.run();
+            let script = Completions { shell: *shell }.run(command());
             for word in ["hash-password", "completions", "max-tunnels-per-user", "sha512-crypt"] {
                 assert!(script.contains(word), "{shell}: {word}");
             }

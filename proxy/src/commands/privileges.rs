@@ -6,7 +6,7 @@ use std::path::Path;
 use rustix::thread::CapabilitySet;
 use tracing::{info, warn};
 
-use super::Failure;
+use super::failure::Failure;
 use crate::config::Serve;
 use crate::config::error::{ConfigError, ConfigErrors};
 use crate::config::settings::Settings;

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use tracing::level_filters::LevelFilter;
 use tracing::{info, warn};
 
-use super::Failure;
+use super::failure::Failure;
 use super::log::{Flush, Lines};
 use super::log_fields::TextFields;
 use super::privileges;
-use super::reread::ConfigReloader;
+use super::reload::ConfigReloader;
 use crate::account::{self, Registry};
 use crate::admin::{self, Admin, Readiness};
 use crate::auth::Authenticator;
@@ -58,7 +58,7 @@ pub fn serve(options: &Serve) -> Result<(), Failure> {
     let readiness = Arc::new(Readiness::default());
     let gateway = Arc::new(Gateway {
         authenticator: match ConfigReloader::of(options) {
-            Some(reread) => settings.authenticator.reading(reread),
+            Some(reloader) => settings.authenticator.reading(reloader),
             None => settings.authenticator,
         },
         policy: Policy::new(options.rules.allow.clone(), options.rules.deny.clone(), own, is_local_address),

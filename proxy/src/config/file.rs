@@ -11,6 +11,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::error::{ConfigError, Location};
+use super::lines::Lines;
 use super::sources::Setting;
 use super::users;
 use crate::auth::Entry;
@@ -22,24 +23,6 @@ pub(super) struct Contents {
     pub(super) settings: Vec<Setting>,
     pub(super) users: Vec<Entry>,
     pub(super) errors: Vec<ConfigError>,
-}
-
-/// Lines of a text by the place in it, for errors.
-#[derive(Clone, Copy)]
-pub(super) struct Lines<'a> {
-    pub(super) file: &'a Path,
-    pub(super) text: &'a str,
-}
-
-impl Lines<'_> {
-    /// The line of an offset in bytes.
-    pub(super) fn number(self, offset: usize) -> usize {
-        1 + self.text.as_bytes()[..offset.min(self.text.len())].iter().filter(|byte| **byte == b'\n').count()
-    }
-
-    pub(super) fn at(self, offset: usize) -> Location {
-        Location { file: self.file.to_owned(), line: Some(self.number(offset)) }
-    }
 }
 
 /// Reads a file of options of `serve` in `command`.

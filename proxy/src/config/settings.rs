@@ -1,7 +1,10 @@
 //! The parts of a gateway as the options together describe them, checked before anything is opened.
 
+use super::choices::Engines;
 use super::error::{ConfigError, ConfigErrors, Location};
-use super::{Engines, Operation, Rules, Serve, file};
+use super::file;
+use super::options::Serve;
+use super::rules::{Operation, Rules};
 use crate::account::{Limits, Rates};
 use crate::auth::{Authenticator, Entry, Users, UsersError, parse_user};
 use crate::dial::{self, Parent, Parents};

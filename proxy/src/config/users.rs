@@ -20,7 +20,7 @@ use toml::de::{DeTable, DeValue};
 use toml::value::{Datetime, Offset};
 
 use super::error::{ConfigError, InvalidValue};
-use super::file::Lines;
+use super::lines::Lines;
 use super::values::network;
 use crate::account::Limit;
 use crate::auth::{Entry, UsersError};

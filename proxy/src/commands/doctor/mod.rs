@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::Failure;
+use super::failure::{Failure, print};
 use crate::config::{Engines, engines};
 use crate::sys::socket::{Leg, LegOptions};
 
@@ -77,7 +77,7 @@ impl Doctor {
         } else {
             text::text(&report)
         };
-        super::print(Ok::<_, Failure>(text))?;
+        print(Ok::<_, Failure>(text))?;
         let because = report.because.join("; ");
         match report.verdict {
             Outcome::Best => Ok(()),

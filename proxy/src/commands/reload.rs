@@ -6,8 +6,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tracing::warn;
 
-use super::Unusable;
 use super::line::Command;
+use super::parse::{Unusable, parse};
 use crate::auth::{Entry, UserSource, UsersError};
 use crate::config::Serve;
 use crate::config::error::ConfigErrors;
@@ -26,16 +26,16 @@ pub(super) struct ConfigReloader {
 /// State of the file.
 #[derive(Debug)]
 struct FileState {
-    /// As it was read.
+    /// Fingerprint at the last read.
     read: Option<FileFingerprint>,
-    /// At the last look.
+    /// Fingerprint at the last check.
     last: Option<FileFingerprint>,
     /// The last content was refused, perhaps because of another file.
     refused: bool,
 }
 
 impl ConfigReloader {
-    /// Of these options, if a file is part of them.
+    /// Creates the reloader of the file in these options, if any.
     pub(super) fn of(options: &Serve) -> Option<Self> {
         let file = options.operation.config.clone()?;
         let read = FileFingerprint::of(&file);
@@ -48,7 +48,7 @@ impl ConfigReloader {
     }
 
     fn check(&self) -> Result<ConfigSources, String> {
-        let cli = super::parse(self.before.arguments.clone()).map_err(|unusable| match unusable {
+        let cli = parse(self.before.arguments.clone()).map_err(|unusable| match unusable {
             Unusable::Config(errors) => in_one_line(&errors),
             Unusable::Usage(error) => error.to_string(),
             Unusable::NoCommand => "the command line is empty".to_owned(),
@@ -64,7 +64,7 @@ impl ConfigReloader {
 }
 
 impl UserSource for ConfigReloader {
-    /// Waits until two looks see an unchanged file: an editor writing in place may not have
+    /// Waits until two checks find the file unchanged: an editor writing in place may not have
     /// finished, and half of a user's restrictions would permit too much.
     fn changed(&self) -> bool {
         let mut state = self.state();
@@ -74,7 +74,7 @@ impl UserSource for ConfigReloader {
     }
 
     fn read(&self) -> Result<Vec<Entry>, UsersError> {
-        // Taken before reading, so the next look sees a change in between.
+        // Taken before reading, so the next check sees a change in between.
         let read = FileFingerprint::of(&self.file);
         let checked = self.check();
         *self.state() = FileState { read, last: read, refused: checked.is_err() };
@@ -89,7 +89,7 @@ impl UserSource for ConfigReloader {
     }
 }
 
-/// Errors as one line of the log has them.
+/// Formats errors for one line of the log.
 fn in_one_line(errors: &ConfigErrors) -> String {
     errors.to_string().replace('\n', "; ")
 }
