@@ -58,6 +58,19 @@ fn too_long(source: &Source) -> Option<Finding> {
         .then(|| Finding::new(&source.path, lines, rule, "find the second idea in it and give that a file"))
 }
 
+/// Findings of one module style in all Rust files: a module with a folder is `x/mod.rs`, not `x.rs`.
+pub(super) fn check_modules(sources: &[Source]) -> Vec<Finding> {
+    let has_folder = |path: &str| {
+        let folder = format!("{}/", path.trim_end_matches(".rs"));
+        sources.iter().any(|other| other.path.starts_with(&folder))
+    };
+    let beside = sources.iter().filter(|source| has_folder(&source.path));
+    let remedy = |path: &str| format!("move it to {}/mod.rs", path.trim_end_matches(".rs"));
+    beside
+        .map(|source| Finding::new(&source.path, 1, "the module stands beside its folder", remedy(&source.path)))
+        .collect()
+}
+
 /// Findings in any text file.
 pub(super) fn check_text(source: &Source) -> Vec<Finding> {
     let found = MACHINE_PATHS.iter().flat_map(|path| source.text.match_indices(path));
@@ -105,6 +118,18 @@ mod tests {
                 .contains(&format!("{} lines before the tests", MAX_LINES + 1))
         );
         assert!(rust("a.rs", &code.repeat(2))[0].contains(&format!("{} lines", 2 * MAX_LINES)));
+    }
+
+    #[test]
+    fn a_module_with_a_folder_is_in_it() {
+        let found = |paths: &[&str]| {
+            let source = |path: &&str| Source { path: (*path).to_owned(), text: String::new() };
+            let found = check_modules(&paths.iter().map(source).collect::<Vec<_>>());
+            found.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(found(&["a/x/mod.rs", "a/x/y.rs", "a/xx.rs"]), Vec::<String>::new());
+        let remedy = "a/x.rs:1: the module stands beside its folder; move it to a/x/mod.rs";
+        assert_eq!(found(&["a/x.rs", "a/x/y.rs"]), [remedy]);
     }
 
     #[test]

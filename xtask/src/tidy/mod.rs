@@ -60,6 +60,7 @@ pub fn run(fix: bool) -> Result<()> {
     let operations = text_of(&files, metrics::DOCUMENT).to_owned();
     files.retain(|file| file.path.ends_with(".rs"));
     findings.extend(files.iter().flat_map(habits::check_rust));
+    findings.extend(habits::check_modules(&files));
     findings.extend(map::check(&files));
     findings.extend(metrics::check(&files, &operations));
     report(&findings, files.len())
