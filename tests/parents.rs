@@ -332,7 +332,7 @@ fn where_a_parent_stands_in_the_configuration() {
     );
     let wrong = sluicegate(&["check", "--no-auth"], &[("SLUICEGATE_PARENT", "http://up:s3cret@h")]);
     assert_eq!(wrong.code, Some(2));
-    assert!(wrong.err.contains("--parent, number 1: ") && !wrong.err.contains("s3cret"), "{wrong:?}");
+    assert!(wrong.err.contains("SLUICEGATE_PARENT, number 1: ") && !wrong.err.contains("s3cret"), "{wrong:?}");
 }
 
 /// A target without a matching entry has no parent.

@@ -68,7 +68,7 @@ fn who_has_to_send_one_and_does_not_is_closed() {
     for (bytes, detail) in [
         (&b"CONNECT h:443 HTTP/1.1\r\n\r\n"[..], "no PROXY protocol header (--proxy-protocol-from)"),
         (b"PROXY TCP4 1.2.3.4 nowhere 1 2\r\n", "malformed PROXY protocol header (--proxy-protocol-from)"),
-        (b"PROXY TCP4 1.2.3.4", "no complete PROXY header received (--proxy-protocol-from)"),
+        (b"PROXY TCP4 1.2.3.4", "PROXY header not complete within 300ms (--handshake-timeout)"),
     ] {
         let mut stream = dial(gateway.address);
         stream.write_all(bytes).unwrap();

@@ -265,7 +265,7 @@ fn what_is_no_tls_is_told_by_an_alert() {
     for (bytes, detail) in [
         (&b"connect h:443 HTTP/1.1\r\n\r\n"[..], "TLS: "),
         (&[0x16, 3, 1, 0, 4, 2, 0, 0, 0][..], "TLS: "),
-        (&hello[..], "TLS handshake not complete within 300ms (--listen-tls)"),
+        (&hello[..], "TLS handshake not complete within 300ms (--handshake-timeout)"),
     ] {
         let mut stream = dial(secure);
         stream.write_all(bytes).unwrap();

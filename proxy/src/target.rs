@@ -203,7 +203,9 @@ fn rooted_name(text: &str) -> Result<(String, bool), TargetError> {
         return bad("the host name is longer than a DNS name can be");
     }
     if ends_in_number(name) {
-        return bad("the host is a number that looks like an address; write it as a.b.c.d");
+        return bad(
+            "the host looks like an address, but is not four decimal numbers without leading zeros; write it as 192.0.2.1",
+        );
     }
     Ok((name.to_owned(), absolute))
 }

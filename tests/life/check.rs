@@ -143,7 +143,12 @@ fn an_error_hides_no_other() {
         (&["--rate", "x", "--users-file", &users], &["--rate x: ", "DIR/users:1: ", "DIR/users:2: "]),
         (
             &["--no-auth"],
-            &["SLUICEGATE_ALLOW=x: ", "SLUICEGATE_ALLOW=y: ", "--source 203.0.113.7: ", "--source 203.0.113.8: "],
+            &[
+                "SLUICEGATE_ALLOW=x: ",
+                "SLUICEGATE_ALLOW=y: ",
+                "SLUICEGATE_SOURCE 203.0.113.7: ",
+                "SLUICEGATE_SOURCE 203.0.113.8: ",
+            ],
         ),
         (&["--no-auth", "--congestion-control", "warp;weft"], &["warp", "weft"]),
     ] {

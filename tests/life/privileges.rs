@@ -153,6 +153,16 @@ fn files_are_re_read_as_that_user_or_refused_at_the_start() {
     let outcome = setup().refused();
     let said = format!("--run-as {}: --users-file {path} could not be reloaded: cannot be read: Permission", run_as());
     assert!(outcome.code == Some(2) && outcome.err.contains(&said), "{outcome:?}");
+    // Nothing stays behind that this user could not remove, and `check` says the same.
+    let socket = folder.path().join("control.sock");
+    let control = socket.to_str().unwrap();
+    let outcome = Setup::new(&["--users-file", path, "--run-as", &run_as(), "--control", control]).refused();
+    assert!(outcome.code == Some(2) && outcome.err.contains(&said), "{outcome:?}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    let check = ["check", "--users-file", path, "--run-as", &run_as(), "--control", path];
+    let outcome = crate::support::process::sluicegate(&check, &[]);
+    assert!(outcome.code == Some(2) && outcome.err.contains(&said), "{outcome:?}");
+    assert!(outcome.err.contains("the path is not a socket; remove it, or name another path"), "{outcome:?}");
     chown(&users, None, Some(GROUP)).unwrap();
     fs::set_permissions(&users, fs::Permissions::from_mode(0o640)).unwrap();
     let gateway = setup().start();

@@ -2,8 +2,10 @@
 //! and `drain`.
 
 use std::fmt;
+use std::fs;
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -97,6 +99,10 @@ pub async fn ask(
 fn not_connected(path: &Path, error: &io::Error) -> AskError {
     let socket = path.display();
     match error.kind() {
+        // The same error as of a socket that nothing listens on.
+        io::ErrorKind::ConnectionRefused if fs::metadata(path).is_ok_and(|found| !found.file_type().is_socket()) => {
+            AskError::Failed(format!("{socket} is not a socket; name the gateway's control socket with --control PATH"))
+        }
         io::ErrorKind::NotFound => AskError::NotRunning(format!(
             "no control socket at {socket}: {error}; is the gateway running, as this user and without another \
              --control? name its socket with --control PATH"

@@ -95,6 +95,8 @@ impl ControlSocket {
 
     fn bind_in(folder: &Path, path: &Path) -> Result<Self, (String, &'static str)> {
         let of_folder = |error: io::Error| (format!("{}: {error}", folder.display()), remedy(&error));
+        // Before a folder is made.
+        is_socket(path)?;
         make_folder(folder).map_err(of_folder)?;
         // Reports a live socket even to a user without permission to make a lock here.
         look(path)?;
@@ -110,6 +112,16 @@ impl ControlSocket {
             (error.to_string(), remedy(&error))
         })?;
         Ok(Self { listener, file: SocketFile(path.to_owned()) })
+    }
+
+    /// Checks that a socket can be at this path: its length, and that nothing else is there. Whether
+    /// a gateway listens there is not asked.
+    ///
+    /// # Errors
+    /// The same as those of [`ControlSocket::bind`].
+    pub fn check(path: &Path) -> Result<(), BindError> {
+        let failed = |(cause, remedy): (String, &'static str)| BindError { path: path.to_owned(), cause, remedy };
+        is_socket(path).map(drop).map_err(failed)
     }
 
     /// Path of the socket.
@@ -237,14 +249,28 @@ enum Found {
     Dead,
 }
 
-fn look(path: &Path) -> Result<Found, (String, &'static str)> {
+/// True if a socket is at the path, and false if nothing is.
+fn is_socket(path: &Path) -> Result<bool, (String, &'static str)> {
+    let failed = |error: io::Error| Err((error.to_string(), remedy(&error)));
+    if let Err(error) = SocketAddrUnix::new(path) {
+        return failed(error.into());
+    }
     match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
-        Err(error) => return Err((error.to_string(), remedy(&error))),
-        Ok(found) if !found.file_type().is_socket() => {
-            return Err(("the path is not a socket".to_owned(), "remove it, or name another path"));
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => failed(error),
+        Ok(found) if found.is_dir() => {
+            Err(("the path is a directory".to_owned(), "name a path in it, such as its control.sock"))
         }
-        Ok(_) => {}
+        Ok(found) if !found.file_type().is_socket() => {
+            Err(("the path is not a socket".to_owned(), "remove it, or name another path"))
+        }
+        Ok(_) => Ok(true),
+    }
+}
+
+fn look(path: &Path) -> Result<Found, (String, &'static str)> {
+    if !is_socket(path)? {
+        return Ok(Found::Nothing);
     }
     let live = "another gateway listens there".to_owned();
     let stop_it = "stop it, or give this one a socket of its own: --control PATH, or none";
@@ -323,6 +349,31 @@ mod tests {
         assert_eq!(socket.path(), path);
         drop(socket);
         assert!(!path.exists());
+    }
+
+    /// What `check` asks is what a bind would say.
+    #[test]
+    fn a_path_that_no_socket_can_be_at_is_refused_before_a_bind() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        fs::write(at("file"), "").unwrap();
+        let long = at(&"x".repeat(107 - at("").as_os_str().len()));
+        assert_eq!(long.as_os_str().len(), 107);
+        ControlSocket::check(&long).unwrap();
+        for (path, said) in [
+            (directory.path().to_owned(), "the path is a directory; name a path in it"),
+            (at("file"), "the path is not a socket; remove it"),
+            (at("file").join("x"), "name a path in a folder"),
+            (at("new").join("x".repeat(107)), "name a shorter path"),
+        ] {
+            let checked = ControlSocket::check(&path).unwrap_err().to_string();
+            assert!(checked.contains(said), "{checked}");
+            assert_eq!(message(ControlSocket::bind(&path)), checked);
+        }
+        assert!(!at("new").exists());
+        // A live one is no error before a gateway is to be started.
+        let socket = ControlSocket::bind(&at("live")).unwrap();
+        ControlSocket::check(socket.path()).unwrap();
     }
 
     #[test]

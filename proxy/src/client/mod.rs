@@ -102,7 +102,11 @@ impl Client {
             Ok(header) => Ok(header.map(|header| (header.addresses, header.len))),
             Err(error) => Err(refused(&error.to_string())),
         };
-        self.first(limit, "PROXY header", parse, || refused("no complete PROXY header received")).await
+        let late = || {
+            let detail = format!("PROXY header not complete within {limit:?} (--handshake-timeout)");
+            Refusal::new(Reason::NotProxied, detail)
+        };
+        self.first(limit, "PROXY header", parse, late).await
     }
 
     /// Establishes TLS with the client by `identity`; gives its version.
@@ -114,7 +118,10 @@ impl Client {
     /// handshake longer than `limit`; [`Reason::Silent`]; [`Reason::ClientGone`].
     pub async fn secure(&mut self, certificate: &ServerCertificate, limit: Duration) -> Result<&'static str, Refusal> {
         let failed = |why: &str| Refusal::new(Reason::TlsFailed, format!("{why} (--listen-tls)"));
-        let late = || failed(&format!("TLS handshake not complete within {limit:?}"));
+        let late = || {
+            let detail = format!("TLS handshake not complete within {limit:?} (--handshake-timeout)");
+            Refusal::new(Reason::TlsFailed, detail)
+        };
         let hello = self.first(limit, "TLS handshake", |bytes| Ok(hello(bytes)?.map(|hello| (hello, 0))), late).await?;
         let session = certificate.session(hello).map_err(|error| failed(&error.to_string()))?;
         // The ClientHello, and the bytes behind it.

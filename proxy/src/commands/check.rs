@@ -7,13 +7,16 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use super::failure::{Failure, print};
+use super::privileges;
 use crate::account::sanitize;
+use crate::admin::ControlSocket;
 use crate::auth::Entry;
 use crate::config::error::{ConfigError, ConfigErrors, Location, Severity};
 use crate::config::settings::{Settings, bad_lines};
 use crate::config::{Check, Serve};
 use crate::file;
 use crate::secret::Secret;
+use crate::server::ControlChoice;
 use crate::sys::capabilities;
 
 /// Remaining time from which on a user is about to expire.
@@ -29,7 +32,13 @@ pub(super) fn run(options: &Check) -> Result<(), Failure> {
         Err(errors) => (None, errors.0),
     };
     findings.extend(settings.iter().flat_map(|settings| bad_lines(&settings.authenticator)));
+    findings.extend(control_error(&options.serve));
+    // Only of files that could be read as the user that this is.
+    let reload = settings.as_ref().map_or(Ok(Vec::new()), |_| privileges::reload_errors(&options.serve));
+    let untried = reload.as_ref().err().map(|error| ConfigError { severity: Severity::Warning, ..error.clone() });
+    findings.extend(reload.unwrap_or_default());
     let usable = settings.is_some() && findings.is_empty();
+    findings.extend(untried);
     findings.extend(warnings(&options.serve, settings.as_ref(), SystemTime::now()));
     if options.json {
         print(serde_json::to_string_pretty(&findings).map_err(|error| Failure::Work(error.to_string())))?;
@@ -55,6 +64,13 @@ pub(super) fn run(options: &Check) -> Result<(), Failure> {
         let _ = write!(text, "\n--strict: {warnings} warning{}", if warnings == 1 { "" } else { "s" });
     }
     Err(Failure::Usage(text))
+}
+
+/// Why no control socket can be made at the path of `--control`, as far as the path tells.
+fn control_error(options: &Serve) -> Option<ConfigError> {
+    let ControlChoice::At(path) = options.control() else { return None };
+    let error = ControlSocket::check(&path).err()?;
+    Some(options.sources.with_location(ConfigError::from_text("control", &error.to_string())))
 }
 
 /// The outcome of a sound configuration, in a line.

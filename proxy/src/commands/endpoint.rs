@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use clap::builder::{PathBufValueParser, TypedValueParser};
 use hyper::StatusCode;
 use hyper::body::Bytes;
 
@@ -17,7 +18,7 @@ pub struct ControlOption {
     ///
     /// The default is /run/sluicegate/control.sock for root and
     /// $XDG_RUNTIME_DIR/sluicegate/control.sock for other users; variable SLUICEGATE_CONTROL.
-    #[arg(long, value_name = "PATH", env = "SLUICEGATE_CONTROL")]
+    #[arg(long, value_name = "PATH", env = "SLUICEGATE_CONTROL", value_parser = PathBufValueParser::new().try_map(some_socket))]
     pub control: Option<PathBuf>,
 }
 
@@ -28,10 +29,6 @@ impl ControlOption {
     /// No socket is named, and there is no default.
     pub fn endpoint(&self) -> Result<Endpoint, String> {
         match &self.control {
-            Some(path) if path == Path::new("none") => Err(
-                "--control none: a gateway without a control socket cannot be reached; start it with --control PATH, and use that path here"
-                    .to_owned(),
-            ),
             Some(path) => Ok(Endpoint::Control(path.clone())),
             None => default_path().map(Endpoint::Control).ok_or_else(|| {
                 "no default control socket: XDG_RUNTIME_DIR is not set; name the gateway's with --control PATH"
@@ -39,6 +36,24 @@ impl ControlOption {
             }),
         }
     }
+}
+
+/// Refuses `none`, by which a gateway is started without a socket.
+fn some_socket(path: PathBuf) -> Result<PathBuf, String> {
+    if path != Path::new("none") {
+        return Ok(path);
+    }
+    let cause = "a gateway without a control socket cannot be reached";
+    Err(format!("{cause}; start it with --control PATH, and use that path here"))
+}
+
+/// `HOST:PORT` of an admin address on the command line.
+pub(super) fn admin_address(text: &str) -> Result<String, String> {
+    let is_sound = |(host, port): (&str, &str)| !host.is_empty() && !host.contains('/') && port.parse::<u16>().is_ok();
+    if text.rsplit_once(':').is_some_and(is_sound) {
+        return Ok(text.to_owned());
+    }
+    Err("not an address and a port; write ADDR:PORT, that of the gateway's --admin".to_owned())
 }
 
 /// Number of a tunnel on the command line.
@@ -80,6 +95,16 @@ mod tests {
         let named = |path: &str| ControlOption { control: Some(path.into()) }.endpoint();
         assert_eq!(named("/a/b"), Ok(Endpoint::Control("/a/b".into())));
         assert_eq!(named("./none"), Ok(Endpoint::Control("./none".into())));
-        assert!(named("none").unwrap_err().contains("start it with --control PATH"));
+        assert!(some_socket("none".into()).unwrap_err().contains("start it with --control PATH"));
+    }
+
+    #[test]
+    fn an_admin_address_has_a_port() {
+        for sound in ["127.0.0.1:1", "[::1]:1", "localhost:65535"] {
+            assert_eq!(admin_address(sound).as_deref(), Ok(sound));
+        }
+        for text in ["foo", "foo:", ":1", "1", "foo:65536", "http://foo:1", ""] {
+            assert!(admin_address(text).unwrap_err().contains("write ADDR:PORT"), "{text}");
+        }
     }
 }

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use super::failure::Failure;
 use crate::auth::{Entry, TrustedNetwork};
 use crate::config::Explain;
+use crate::config::error::ConfigErrors;
 use crate::config::settings::parents;
 use crate::dial::{self, Candidates, Dialer, LOOKUPS_EACH, Location};
 use crate::policy::{Named, Policy};
@@ -142,7 +143,9 @@ fn dialer(explain: &Explain) -> Result<Dialer, Failure> {
     let leg = LegOptions::default();
     let options =
         dial::Options::new(Duration::from_secs(10), &[], leg).map_err(|errors| Failure::Work(errors.join("\n")))?;
-    let parents = parents(rules, &explain.operation).map_err(|error| Failure::Usage(error.to_string()))?;
+    let parents = parents(rules, &explain.operation).map_err(|errors| {
+        ConfigErrors(errors.0.into_iter().map(|error| explain.sources.with_location(error)).collect())
+    })?;
     let options = options.through(parents, rules.parent_ca.as_deref()).map_err(Failure::Usage)?;
     Ok(Dialer::new(options.resolving(rules.resolver.into(), rules.search_domain.clone(), LOOKUPS_EACH)))
 }

@@ -1,17 +1,18 @@
 //! Privileges dropped by the gateway once its listeners are bound: the user at its start,
 //! capabilities, and access of other processes to its memory.
 
-use std::path::Path;
+use std::io;
 
 use rustix::thread::CapabilitySet;
 use tracing::{info, warn};
 
 use super::failure::Failure;
 use crate::config::Serve;
-use crate::config::error::{ConfigError, ConfigErrors};
+use crate::config::error::ConfigError;
 use crate::config::settings::Settings;
 use crate::file;
 use crate::sys::capabilities;
+use crate::sys::user::RunAs;
 
 /// Drops the privileges, before the first long-lived thread starts: a thread keeps the capabilities
 /// it had at its start. Bound sockets and loaded programs stay usable by their descriptors.
@@ -19,10 +20,7 @@ pub(super) fn give_up(options: &Serve, settings: &mut Settings) -> Result<(), Fa
     settings.relay.load();
     let mut kept = settings.relay.capabilities();
     if let Some(user) = &options.run_as {
-        let refused = |error| {
-            let remedy = "start it as root or with CAP_SETUID and CAP_SETGID, or leave --run-as out";
-            Failure::Usage(format!("--run-as {user}: cannot become this user: {error}; {remedy}"))
-        };
+        let refused = |error| Failure::Usage(cannot_become(user, &error).to_string());
         capabilities::survive_change_of_user().and_then(|()| user.become_user()).map_err(refused)?;
     }
     let failed = |error| Failure::Work(format!("cannot drop capabilities: {error}; see `dmesg`"));
@@ -41,12 +39,16 @@ pub(super) fn give_up(options: &Serve, settings: &mut Settings) -> Result<(), Fa
     // Once more: a change of user undid it.
     capabilities::conceal_memory().map_err(failed)?;
     let unstarted = |error| Failure::Work(format!("cannot start a thread for reading files: {error}; see `ulimit -u`"));
-    file::serving().map_err(unstarted)?;
-    re_readable(options)
+    file::serving().map_err(unstarted)
 }
 
-/// Checks read access to the reloaded files with the remaining privileges.
-fn re_readable(options: &Serve) -> Result<(), Failure> {
+/// Errors of the files that could not be re-read with the privileges that are left while the gateway
+/// serves. A thread that has no others tries, so that `check` can ask as well as `serve`, which asks
+/// before anything is bound that another user could not remove.
+///
+/// # Errors
+/// It could not be tried, most often since the process may not become the user of `--run-as`.
+pub(super) fn reload_errors(options: &Serve) -> Result<Vec<ConfigError>, ConfigError> {
     let files = [
         ("config", &options.operation.config),
         ("users-file", &options.users_file),
@@ -54,28 +56,41 @@ fn re_readable(options: &Serve) -> Result<(), Failure> {
         ("tls-key", &options.tls_key),
         ("parent-ca", &options.rules.parent_ca),
     ];
-    for (option, file) in files.into_iter().filter_map(|(option, file)| Some((option, file.as_deref()?))) {
-        // Content of a pipe is not read again.
-        let is_file = file::metadata(file).is_ok_and(|metadata| metadata.is_file());
-        let error = if is_file { file::try_to_read(file).err() } else { unseen(file) };
-        if let Some(error) = error {
-            let (who, remedy) = match &options.run_as {
-                Some(user) => {
-                    (format!("--run-as {user}: "), format!("make it readable to {user}, for example by its group"))
-                }
-                None => (String::new(), "make it readable to the gateway's user without capabilities".to_owned()),
-            };
-            let cause = format!("{who}--{option} {} could not be reloaded: {error}", file.display());
-            let error = ConfigError::about(option, cause, remedy);
-            return Err(ConfigErrors(vec![options.sources.with_location(error)]).into());
-        }
-    }
-    Ok(())
+    let files: Vec<_> = files.into_iter().filter_map(|(option, file)| Some((option, file.clone()?))).collect();
+    let user = options.run_as.clone();
+    let prepare = move || {
+        user.map_or(Ok(()), |user| user.become_user_in_thread())?;
+        capabilities::keep_only(CapabilitySet::empty())
+    };
+    let tried = file::try_to_read(files.iter().map(|(_, file)| file.clone()).collect(), prepare);
+    let tried = tried.map_err(|error| options.sources.with_location(not_tried(options, &error)))?;
+    let refused = files.iter().zip(tried).filter_map(|((option, file), tried)| Some((*option, file, tried.err()?)));
+    let errors = refused.map(|(option, file, error)| {
+        let (who, remedy) = match &options.run_as {
+            Some(user) => {
+                (format!("--run-as {user}: "), format!("make it readable to {user}, for example by its group"))
+            }
+            None => (String::new(), "make it readable to the gateway's user without capabilities".to_owned()),
+        };
+        let cause = format!("{who}--{option} {} could not be reloaded: {error}", file.display());
+        options.sources.with_location(ConfigError::about(option, cause, remedy))
+    });
+    Ok(errors.collect())
 }
 
-/// Returns the error of looking at a file with the remaining privileges, if any.
-fn unseen(file: &Path) -> Option<file::ReadError> {
-    file::metadata(file).err()
+fn not_tried(options: &Serve, error: &io::Error) -> ConfigError {
+    match &options.run_as {
+        Some(user) => cannot_become(user, error),
+        None => ConfigError::new(
+            format!("whether the files can be reloaded cannot be checked: {error}"),
+            "see `ulimit -u` and `dmesg`",
+        ),
+    }
+}
+
+fn cannot_become(user: &RunAs, error: &io::Error) -> ConfigError {
+    let remedy = "start it as root or with CAP_SETUID and CAP_SETGID, or leave --run-as out";
+    ConfigError::about("run-as", format!("--run-as {user}: cannot become this user: {error}"), remedy)
 }
 
 /// Logs the remaining privileges.

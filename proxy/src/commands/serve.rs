@@ -33,6 +33,11 @@ use crate::sys::thread::unthrottled_cpus;
 pub fn serve(options: &Serve) -> Result<(), Failure> {
     let mut settings = Settings::new(options)?;
     somebody_may_come_in(&settings.authenticator)?;
+    // Before the control socket is there, which the user of --run-as may not be able to remove.
+    let unreadable = privileges::reload_errors(options).unwrap_or_else(|error| vec![error]);
+    if !unreadable.is_empty() {
+        return Err(ConfigErrors(unreadable).into());
+    }
     let cores = unthrottled_cpus();
     let mut listeners = bind(options, &settings, &cores)?;
     give_control(options, &mut listeners)?;

@@ -6,7 +6,7 @@ use clap::Args;
 use hyper::body::Bytes;
 use hyper::{Method, StatusCode};
 
-use super::endpoint::{ControlOption, refused};
+use super::endpoint::{ControlOption, admin_address, refused};
 use crate::account::{TunnelView, sanitize};
 use crate::admin::client::{Endpoint, ask};
 
@@ -20,7 +20,7 @@ pub struct Tunnels {
     #[command(flatten)]
     pub control: ControlOption,
     /// Ask the gateway's admin address instead of its control socket
-    #[arg(long, value_name = "ADDR:PORT")]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = admin_address)]
     pub admin: Option<String>,
 }
 

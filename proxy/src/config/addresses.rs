@@ -30,6 +30,14 @@ pub(super) fn ip(text: &str) -> Result<IpAddr, InvalidValue> {
     })
 }
 
+/// Parses the address of a client, as a log line has it.
+pub(super) fn client(text: &str) -> Result<IpAddr, InvalidValue> {
+    ip(text).map_err(|error| match text.parse::<SocketAddr>() {
+        Ok(socket) => InvalidValue::new("a port is no part of it", format!("write {}", socket.ip())),
+        Err(_) => error,
+    })
+}
+
 fn explain(text: &str) -> InvalidValue {
     if let Some(error) = several(text) {
         return error;

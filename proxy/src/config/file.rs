@@ -14,6 +14,7 @@ use super::error::{ConfigError, Location};
 use super::lines::Lines;
 use super::sources::Setting;
 use super::users;
+use crate::account::sanitize;
 use crate::auth::Entry;
 use crate::file::MAX_CONFIG_BYTES;
 
@@ -107,7 +108,7 @@ fn unknown(key: &str, known: &[String]) -> ConfigError {
         Some(close) => format!("did you mean '{close}'?"),
         None => "`sluicegate serve -h` lists the options".to_owned(),
     };
-    ConfigError::about(key, format!("unknown option '{key}'"), remedy)
+    ConfigError::about(key, format!("unknown option '{}'", sanitize(key)), remedy)
 }
 
 /// Flags of a value, each with its line; an error has the offset of its subject, the cause and the
@@ -161,6 +162,7 @@ mod tests {
         ] {
             assert_eq!(nearest(key), format!("did you mean '{expected}'?"), "{key}");
         }
+        assert_eq!(unknown("a\u{1b}[31m", &known).cause.matches('\u{1b}').count(), 0);
         assert!(["a", "port", "loglevel"].iter().all(|key| nearest(key).contains("lists the options")));
     }
 }

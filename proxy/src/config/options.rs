@@ -15,7 +15,7 @@ use crate::secret::Secret;
 use crate::server::ControlChoice;
 use crate::sys::user::RunAs;
 
-use super::addresses::ip;
+use super::addresses::{client, ip};
 use super::choices::{Engines, LogFormat, LogLevel, engines};
 use super::heading;
 use super::rules::{Operation, Rules};
@@ -275,7 +275,7 @@ pub struct Explain {
     pub user: Option<String>,
 
     /// Client address of the request
-    #[arg(long, value_name = "IP", help_heading = "Request")]
+    #[arg(long, value_name = "IP", value_parser = client, help_heading = "Request")]
     pub from: Option<IpAddr>,
 
     /// Addresses and rules.

@@ -144,10 +144,17 @@ impl Refused {
 
 fn authenticator(options: &Serve, refused: &Refused, errors: &mut ConfigErrors) -> Option<Authenticator> {
     let mut users = Vec::new();
-    for text in &options.user {
+    for (place, text) in options.user.iter().enumerate() {
         let text = std::str::from_utf8(text.expose());
         let text = text.map_err(|_| ConfigError::about("user", "--user: not UTF-8", "write it as UTF-8"));
         let user = text.and_then(|text| parse_user(text).map_err(|error| of_users("user", &error)));
+        // The values themselves hold passwords.
+        let user = user.map_err(|error| match error.cause.strip_prefix("--user: ") {
+            Some(cause) if options.user.len() > 1 => {
+                ConfigError { cause: format!("--user, number {}: {cause}", place + 1), ..error }
+            }
+            _ => error,
+        });
         users.extend(errors.collect(user));
     }
     let entries = options.sources.users.clone();

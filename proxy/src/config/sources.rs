@@ -42,6 +42,14 @@ impl ConfigSources {
                 let location = self.location(setting.line);
                 error.at(location)
             }
+            (None, None) => {
+                let is_flag = |argument: &OsString, option: &str| {
+                    let rest = argument.to_str().and_then(|argument| argument.strip_prefix("--")?.strip_prefix(option));
+                    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
+                };
+                let is_given = |option: &str| self.arguments.iter().any(|argument| is_flag(argument, option));
+                named_as_given(error, is_given, |variable| std::env::var_os(variable).is_some())
+            }
             _ => error,
         }
     }
@@ -74,9 +82,41 @@ impl ConfigSources {
     }
 }
 
+/// Names the variable in place of the option at the start of an error, where the value came from it.
+fn named_as_given(error: ConfigError, is_given: impl Fn(&str) -> bool, is_set: impl Fn(&str) -> bool) -> ConfigError {
+    let Some(option) = error.option.as_deref().filter(|option| !is_given(option)) else { return error };
+    let variable = format!("SLUICEGATE_{}", option.replace('-', "_").to_uppercase());
+    let rest = error.cause.strip_prefix("--").and_then(|cause| cause.strip_prefix(option));
+    match rest.filter(|rest| rest.starts_with([' ', ':', ',']) && is_set(&variable)) {
+        Some(rest) => ConfigError { cause: format!("{variable}{rest}"), ..error },
+        None => error,
+    }
+}
+
 impl fmt::Debug for ConfigSources {
     /// Omits the command line and the values, because any of them may hold a password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ConfigSources").field("file", &self.file).field("users", &self.users).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_names_the_variable_that_gave_the_value() {
+        let cause = |option: &str, cause: &str, flag: bool, variable: &str| {
+            let error = ConfigError::about(option, cause, "do this");
+            named_as_given(error, |_| flag, |name| name == variable).cause
+        };
+        let parent = "--parent, number 1: no port";
+        assert_eq!(cause("parent", parent, false, "SLUICEGATE_PARENT"), "SLUICEGATE_PARENT, number 1: no port");
+        // A flag takes precedence over the variable.
+        assert_eq!(cause("parent", parent, true, "SLUICEGATE_PARENT"), parent);
+        assert_eq!(cause("parent", parent, false, ""), parent);
+        assert_eq!(cause("tls-key", "--tls-key /x: no", false, "SLUICEGATE_TLS_KEY"), "SLUICEGATE_TLS_KEY /x: no");
+        // Of another option.
+        assert_eq!(cause("user", "--users-file x", false, "SLUICEGATE_USER"), "--users-file x");
     }
 }

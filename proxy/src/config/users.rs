@@ -22,7 +22,7 @@ use toml::value::{Datetime, Offset};
 use super::error::{ConfigError, InvalidValue};
 use super::lines::Lines;
 use super::values::network;
-use crate::account::Limit;
+use crate::account::{Limit, sanitize};
 use crate::auth::{Entry, UsersError};
 use crate::policy::{Rule, Scope};
 use crate::rate::Rate;
@@ -54,6 +54,7 @@ fn not_a_section(name: &str) -> ConfigError {
         let remedy = "write users-file = \"FILE\" before the first section";
         return ConfigError::about(&option, "'users.htpasswd' is called users-file now", remedy);
     }
+    let name = sanitize(name);
     let remedy =
         format!("a user has a section [users.{name}], and options of the gateway stand before the first section");
     ConfigError::about(&option, format!("'users.{name}' is not a section"), remedy)
@@ -80,20 +81,20 @@ fn entry(lines: Lines<'_>, at: usize, name: &str, user: &DeTable<'_>, errors: &m
             "max-tunnels" => number(value).map(|number| user_policy.max_tunnels = Some(number)).map_err(alone),
             "rate" => limit(value).map(|rate| user_policy.rate = Some(rate)).map_err(alone),
             _ => {
-                let cause = format!("unknown setting '{key}' of a user");
+                let cause = format!("unknown setting '{}' of a user", sanitize(key));
                 errors
                     .push(ConfigError::about(&option, cause, format!("the settings are {SETTINGS}")).at(lines.at(at)));
                 continue;
             }
         };
         for (at, InvalidValue { cause, remedy }) in set.err().unwrap_or_default() {
-            let cause = format!("'{option}': {cause}");
+            let cause = format!("'{}': {cause}", sanitize(&option));
             errors.push(ConfigError { remedy, ..ConfigError::about(&option, cause, "") }.at(lines.at(at)));
         }
     }
     let option = format!("users.{name}");
     if user_policy.on_expiry == OnExpiry::End && !user.keys().any(|key| key.get_ref() == "expires") {
-        let cause = format!("'users.{name}' has on-expiry but no expires");
+        let cause = format!("'{}' has on-expiry but no expires", sanitize(&option));
         errors.push(ConfigError::about(&option, cause, "add expires, or remove on-expiry").at(lines.at(at)));
     }
     let place = lines.at(at);

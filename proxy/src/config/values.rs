@@ -39,7 +39,12 @@ pub(super) fn word<T: FromStr<Err = String>>(text: &str) -> Parsed<T> {
     let words: Vec<&str> = text.split_whitespace().collect();
     match words.len() {
         0 => Err(InvalidValue::new("it is empty", "leave the option out, or give it a value")),
-        1 => parsed(words[0]),
+        1 => parsed(words[0]).map_err(|error| {
+            // A rule has commas of its own, in a list of ports.
+            let parts: Vec<&str> = words[0].split(',').collect();
+            let several = parts.len() > 1 && parts.iter().all(|part| part.parse::<T>().is_ok());
+            if several { InvalidValue::new("several values in one", separated(&parts)) } else { error }
+        }),
         _ => Err(InvalidValue::new("several values in one", separated(&words))),
     }
 }
@@ -128,6 +133,20 @@ pub(super) fn positive(text: &str) -> Parsed<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dial::SearchDomain;
+    use crate::policy::Rule;
+
+    #[test]
+    fn commas_between_the_values_of_a_list_are_told() {
+        let remedies = [
+            word::<Rule>("*:443,*:80").unwrap_err().remedy,
+            word::<SearchDomain>("a.example,b.example").unwrap_err().remedy,
+        ];
+        for remedy in remedies.map(Option::unwrap_or_default) {
+            assert!(remedy.contains("semicolon"), "{remedy}");
+        }
+        word::<Rule>("*:443,80").unwrap();
+    }
 
     #[test]
     fn a_network_is_known_in_one_form() {

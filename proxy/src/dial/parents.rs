@@ -57,9 +57,18 @@ impl Parents {
     /// # Errors
     /// One text for each invalid value, without quoting it: it may hold a password.
     pub fn new(values: &[Secret]) -> Result<Self, Vec<String>> {
+        let is_rest = |place: usize| {
+            let text = values.get(place).and_then(|value| std::str::from_utf8(value.expose()).ok());
+            text.is_some_and(|text| text.contains('@') && !text.contains("://"))
+        };
         let entry = |(place, value): (usize, &Secret)| {
             let text = std::str::from_utf8(value.expose()).map_err(|_| "it is not UTF-8".to_owned());
-            text.and_then(Entry::parse).map_err(|error| format!("--parent, number {}: {error}", place + 1))
+            let entry =
+                text.and_then(Entry::parse).map_err(|error| match place > 0 && is_rest(place) || is_rest(place + 1) {
+                    true => format!("{error}; {SEMICOLON}"),
+                    false => error,
+                });
+            entry.map_err(|error| format!("--parent, number {}: {error}", place + 1))
         };
         let (entries, errors): (Vec<_>, Vec<_>) = values.iter().enumerate().map(entry).partition(Result::is_ok);
         let errors: Vec<String> = errors.into_iter().filter_map(Result::err).collect();
@@ -124,6 +133,27 @@ struct ByAddress;
 const NO_RULE: &str =
     "unexpected text after the URL; write ` for *.apps.example:443`, and a blank in a password as %20";
 
+/// Remedy where a URL seems to be divided by a semicolon.
+const SEMICOLON: &str = "a semicolon separates parents: write %3B for one in a password";
+
+/// Where a parent is, of the part of its URL behind the credentials.
+fn target(place: &str) -> Result<Target, String> {
+    const FORM: &str = "write http://HOST:PORT, with an IPv6 address in brackets";
+    if place.contains(['/', '?', '#']) {
+        return Err("the URL has a path or query; write http://HOST:PORT without it".to_owned());
+    }
+    let past_brackets = place.rfind(']').map_or(0, |end| end + 1);
+    let mut parts = place[past_brackets..].split(':').skip(1);
+    match (parts.next(), parts.next()) {
+        (None | Some(""), None) => Err(format!("the URL has no port; {FORM}")),
+        (_, Some(_)) => Err(format!("the URL has several colons behind its credentials; {FORM}")),
+        (Some(_), None) => Target::parse(place).map_err(|error| match error.to_string() {
+            text if text.contains("; ") => text,
+            text => format!("{text}; {FORM}"),
+        }),
+    }
+}
+
 impl Entry {
     fn parse(text: &str) -> Result<Self, String> {
         let mut words = text.split_whitespace();
@@ -157,7 +187,7 @@ impl Parent {
             Some((userinfo, place)) => (Some(userinfo), place),
             None => (None, rest),
         };
-        let target = Target::parse(place.strip_suffix('/').unwrap_or(place)).map_err(|error| format!("{error}"))?;
+        let target = target(place.strip_suffix('/').unwrap_or(place))?;
         let authorization = userinfo.map(authorization).transpose()?;
         let label = target.to_string().into();
         let name = || match &target.host {
@@ -270,6 +300,14 @@ mod tests {
     }
 
     #[test]
+    fn a_semicolon_in_a_password_is_told_how_to_write() {
+        // As the list is divided where the option is read.
+        let error = read(&["http://u:s3", "cret@h:1"]).unwrap_err();
+        assert!(error.lines().count() == 2 && error.lines().all(|line| line.contains("write %3B")), "{error}");
+        assert!(!error.contains("s3") && !error.contains("cret"), "{error}");
+    }
+
+    #[test]
     fn only_https_is_tls() {
         for (values, tls) in [
             (&["http://h:1", "direct"][..], false),
@@ -305,7 +343,10 @@ mod tests {
     #[test]
     fn what_is_wrong_is_said_without_the_password() {
         for (value, words) in [
-            ("http://u:s3cret@h", "no port"),
+            ("http://u:s3cret@h", "the URL has no port; write http://HOST:PORT"),
+            ("http://u:s3cret@h/", "the URL has no port; write http://HOST:PORT"),
+            ("http://h:1:2", "several colons behind its credentials; write http://HOST:PORT"),
+            ("http://u:s3cret@h:0", "port 0 cannot be connected to; write http://HOST:PORT"),
             ("http://u:s3cret@h:1/path", "path"),
             ("http://u:s3cret@:1", "no host"),
             ("u:s3cret@h:1", "write http://"),

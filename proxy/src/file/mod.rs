@@ -10,7 +10,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -56,13 +56,29 @@ pub fn metadata(path: &Path) -> Result<Metadata, ReadError> {
     Ok(with_deadline(path, move || std::fs::metadata(own))??)
 }
 
-/// Opens a regular file to learn whether it can be read.
+/// Opens each file on a thread of its own, after `prepare` has taken privileges from that thread, to
+/// learn whether the file can be read without them. A pipe is only looked at: it is not read again.
 ///
 /// # Errors
-/// As [`read`].
-pub fn try_to_read(path: &Path) -> Result<(), ReadError> {
-    let own = path.to_owned();
-    Ok(with_deadline(path, move || open(&own).map(drop))??)
+/// Those of `prepare`; no thread can be started; no answer within [`TIMEOUT`].
+pub fn try_to_read(
+    files: Vec<PathBuf>,
+    prepare: impl FnOnce() -> io::Result<()> + Send + 'static,
+) -> io::Result<Vec<Result<(), ReadError>>> {
+    let (sender, receiver) = mpsc::channel();
+    let attempt = |file: &PathBuf| {
+        if std::fs::metadata(file)?.is_file() {
+            open(file)?;
+        }
+        Ok(())
+    };
+    let thread = std::thread::Builder::new().spawn(move || {
+        let _ = sender.send(prepare().map(|()| files.iter().map(attempt).collect()));
+    })?;
+    let tried = receiver.recv_timeout(TIMEOUT).map_err(|_| io::ErrorKind::TimedOut)?;
+    // Afterwards no thread is left that has other privileges than the rest.
+    let _ = thread.join();
+    tried
 }
 
 /// Runs `work`, which may block on the file system of `path`, on the reader's thread, and waits for
@@ -190,7 +206,6 @@ fn kind(metadata: &Metadata) -> &'static str {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
-    use std::sync::mpsc;
 
     use super::*;
 

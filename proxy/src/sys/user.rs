@@ -7,7 +7,8 @@ use std::mem::MaybeUninit;
 use std::ptr;
 use std::str::FromStr;
 
-use rustix::process::{getgid, getgroups, getuid};
+use rustix::process::{Gid, Uid, getgid, getgroups, getuid};
+use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 /// A user and its groups, from `--run-as USER[:GROUP]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,9 +71,7 @@ impl RunAs {
     /// # Errors
     /// The error of the refused call: EPERM without CAP_SETUID and CAP_SETGID.
     pub fn become_user(&self) -> io::Result<()> {
-        let groups =
-            || getgroups().is_ok_and(|groups| groups.iter().all(|group| self.groups.contains(&group.as_raw())));
-        if (getuid().as_raw(), getgid().as_raw()) == (self.uid, self.gid) && groups() {
+        if self.is_current() {
             return Ok(());
         }
         // By the C library, which changes every thread (nptl(7)); the system calls change one
@@ -83,6 +82,29 @@ impl RunAs {
         check(unsafe { libc::setresgid(self.gid, self.gid, self.gid) })?;
         // SAFETY: it takes numbers.
         check(unsafe { libc::setresuid(self.uid, self.uid, self.uid) })
+    }
+
+    /// Makes the calling thread alone run as this user. The thread must end before
+    /// [`RunAs::become_user`], which the C library does in every thread or aborts.
+    ///
+    /// # Errors
+    /// As [`RunAs::become_user`].
+    pub fn become_user_in_thread(&self) -> io::Result<()> {
+        if self.is_current() {
+            return Ok(());
+        }
+        let groups: Vec<_> = self.groups.iter().copied().map(Gid::from_raw).collect();
+        let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
+        set_thread_groups(&groups)?;
+        set_thread_res_gid(gid, gid, gid)?;
+        Ok(set_thread_res_uid(uid, uid, uid)?)
+    }
+
+    /// The calling thread runs as this user already.
+    fn is_current(&self) -> bool {
+        let groups =
+            || getgroups().is_ok_and(|groups| groups.iter().all(|group| self.groups.contains(&group.as_raw())));
+        (getuid().as_raw(), getgid().as_raw()) == (self.uid, self.gid) && groups()
     }
 }
 
