@@ -2,9 +2,9 @@
 
 use std::io;
 
+use super::check::{Check, State};
 use super::host::{Capability, Host, HostError, Scope};
 use super::refusal::{self, Refusal, Trials};
-use super::row::{Row, State};
 use crate::relay::Engine;
 use crate::sys::capabilities::{FOR_BPF, of_container, of_unit};
 
@@ -13,23 +13,23 @@ use crate::sys::capabilities::{FOR_BPF, of_container, of_unit};
 const OLDEST: (u64, u64) = (6, 15);
 
 /// The version of the kernel.
-pub(super) fn version(host: &Host) -> Row {
+pub(super) fn version(host: &Host) -> Check {
     let (check, needed) = ("kernel", "6.15 or later");
     let row = host.sysctl("kernel.osrelease").and_then(|release| {
         let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|number| number.parse().ok());
         let version = numbers.next().zip(numbers.next());
         let version = version.ok_or_else(|| HostError(format!("kernel.osrelease: cannot parse '{release}'")))?;
-        let row = Row::ok(check, release, needed);
+        let row = Check::ok(check, release, needed);
         Ok(row.unless(version >= OLDEST, |row| {
             row.costs(State::Slow, "a peer that vanishes behind a closed window is detected up to two minutes late")
                 .fix("install a later kernel, if that matters")
         }))
     });
-    Row::or_unknown(row, check, needed)
+    Check::or_unknown(row, check, needed)
 }
 
 /// The seccomp filter, and the refused ones of the tried calls.
-pub(super) fn seccomp(host: &Host, trials: &Trials) -> Row {
+pub(super) fn seccomp(host: &Host, trials: &Trials) -> Check {
     let (check, needed) = ("seccomp", "no filter, or one that permits io_uring and splice");
     let row = host.has_seccomp_filter().map(|filtered| {
         let tried = [("io_uring_setup", &trials.ring), ("splice", &trials.splice)];
@@ -39,17 +39,17 @@ pub(super) fn seccomp(host: &Host, trials: &Trials) -> Row {
         });
         let refused = refused.collect::<Vec<_>>().join(", ");
         match (filtered, refused.is_empty()) {
-            (false, _) => Row::ok(check, "no filter", needed),
-            (true, true) => Row::ok(check, "a filter that permits both", needed),
-            (true, false) => Row::ok(check, format!("a filter is active; refused: {refused}"), needed)
+            (false, _) => Check::ok(check, "no filter", needed),
+            (true, true) => Check::ok(check, "a filter that permits both", needed),
+            (true, false) => Check::ok(check, format!("a filter is active; refused: {refused}"), needed)
                 .costs(State::Slow, "see the checks of the refused calls"),
         }
     });
-    Row::or_unknown(row, check, needed)
+    Check::or_unknown(row, check, needed)
 }
 
 /// Setting up a ring, and the cause of a refusal.
-pub(super) fn io_uring(host: &Host, ring: &io::Result<()>) -> Row {
+pub(super) fn io_uring(host: &Host, ring: &io::Result<()>) -> Check {
     let value = |name: &str| match host.try_sysctl(name) {
         Ok(value) => value.unwrap_or_else(|| "not there".to_owned()),
         Err(unread) => unread.to_string(),
@@ -60,9 +60,9 @@ pub(super) fn io_uring(host: &Host, ring: &io::Result<()>) -> Row {
         value("kernel.io_uring_group")
     );
     let needed = "a ring can be set up";
-    let Err(error) = ring else { return Row::ok("io_uring", format!("a ring works; {sysctls}"), needed) };
+    let Err(error) = ring else { return Check::ok("io_uring", format!("a ring works; {sysctls}"), needed) };
     let Refusal { cause, fix } = refusal::of_ring(host, error);
-    let row = Row::ok("io_uring", format!("no ring: {error}; {cause}; {sysctls}"), needed);
+    let row = Check::ok("io_uring", format!("no ring: {error}; {cause}; {sysctls}"), needed);
     if Engine::ALL.iter().any(|engine| engine.label() == "uring") {
         row.costs(State::Slow, "no engine uring: up to a fifth of a tunnel's throughput").fixes(fix)
     } else {
@@ -71,23 +71,23 @@ pub(super) fn io_uring(host: &Host, ring: &io::Result<()>) -> Row {
 }
 
 /// splice(2), used by every engine but `copy` for moving bytes.
-pub(super) fn splice(host: &Host, splice: &io::Result<()>) -> Row {
+pub(super) fn splice(host: &Host, splice: &io::Result<()>) -> Check {
     let needed = "a byte goes from socket to socket";
-    let Err(error) = splice else { return Row::ok("splice", "works", needed) };
+    let Err(error) = splice else { return Check::ok("splice", "works", needed) };
     let Refusal { cause, fix } = refusal::of_calls(host, refusal::SPLICE, error);
     // `cargo xtask bench`: copy against splice at one to 64 tunnels.
     let costs = "engine copy: half of the throughput, 1.7 times the CPU per byte";
-    Row::ok("splice", format!("{error}; {cause}"), needed).costs(State::Fails, costs).fixes(fix)
+    Check::ok("splice", format!("{error}; {cause}"), needed).costs(State::Fails, costs).fixes(fix)
 }
 
 /// The event loop of handshakes, needed by all engines.
-pub(super) fn event_loop(host: &Host, failed: Option<&io::Error>) -> Row {
+pub(super) fn event_loop(host: &Host, failed: Option<&io::Error>) -> Check {
     let needed = "epoll, an eventfd and a thread for the log";
-    let Some(error) = failed else { return Row::ok("event_loop", "works", needed) };
+    let Some(error) = failed else { return Check::ok("event_loop", "works", needed) };
     let Refusal { cause, fix } = refusal::of_calls(host, refusal::EVENT_LOOP, error);
     let found = if cause.is_empty() { error.to_string() } else { format!("{error}; {cause}") };
-    let row = Row::ok("event_loop", found, needed).costs(State::Fails, "everything: the gateway does not start");
-    Row { degrades: true, ..row.fixes(fix) }
+    let row = Check::ok("event_loop", found, needed).costs(State::Fails, "everything: the gateway does not start");
+    Check { degrades: true, ..row.fixes(fix) }
 }
 
 /// Why the engine `sockmap` is refused where a warning of the kernel ends the machine.
@@ -95,7 +95,7 @@ const PANIC_ON_WARN: &str = "; panic_on_warn is set, and this engine has trigger
                              (inet_sock_destruct; tcp_sendmsg_locked, ucopysize.h)";
 
 /// The host's support of the engine `sockmap`; its self-test tells if it works.
-pub(super) fn sockmap(host: &Host, sockhash: &io::Result<()>) -> Row {
+pub(super) fn sockmap(host: &Host, sockhash: &io::Result<()>) -> Check {
     let yes = |result: Result<bool, HostError>| match result {
         Ok(true) => "yes".to_owned(),
         Ok(false) => "no".to_owned(),
@@ -125,7 +125,7 @@ pub(super) fn sockmap(host: &Host, sockhash: &io::Result<()>) -> Row {
         if panics { PANIC_ON_WARN } else { "" },
     );
     let needed = "all of it for --engine sockmap, which is slower than splice for bulk, equal for messages, and works on while the gateway is stopped; nothing for other engines";
-    let row = Row::ok("sockmap", found, needed);
+    let row = Check::ok("sockmap", found, needed);
     let row = row.unless(!panics, |row| row.fix(host.set(Scope::Machine, "kernel.panic_on_warn", "0")));
     row.unless(sockhash.is_ok() && !lacks, |row| {
         let options = of_container(FOR_BPF);

@@ -6,10 +6,10 @@
 //! | `host` | the files of /proc and /sys, read without guessing |
 //! | `cgroup` | the limits of the control groups |
 //! | `refusal` | the cause of a refused system call, and the remedy |
-//! | `row` | a check: found, needed, costs, fix |
+//! | `check` | a check: found, needed, verdict, cost, fix |
 //! | `kernel`, `room`, `tcp`, `connecting`, `machine` | the checks |
 //! | `verdict` | the engines, tried as `serve` tries them, and the overall result |
-//! | `report`, `text` | everything as an object, and as a table |
+//! | `report`, `text` | the table of checks, as an object and as text |
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -21,6 +21,7 @@ use crate::config::{Engines, engines};
 use crate::sys::socket::{Leg, LegOptions};
 
 mod cgroup;
+mod check;
 mod connecting;
 mod host;
 mod kernel;
@@ -28,7 +29,7 @@ mod machine;
 mod refusal;
 mod report;
 mod room;
-mod row;
+
 mod tcp;
 mod text;
 #[cfg(test)]

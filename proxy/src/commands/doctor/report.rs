@@ -5,13 +5,13 @@ use std::thread::available_parallelism;
 
 use serde::Serialize;
 
+use super::check::Check;
 use super::connecting;
 use super::host::Host;
 use super::kernel;
 use super::machine;
 use super::refusal::Trials;
 use super::room::{self, Limit, Pipes};
-use super::row::Row;
 use super::tcp::{self, Chosen};
 use super::verdict::{Outcome, Tried, Verdict, engine_of, try_engines};
 use crate::commands::log::Lines;
@@ -39,7 +39,7 @@ pub(super) struct Report {
     /// The requested engines, in their order.
     pub(super) engines: Vec<Tried>,
     /// The rows of the table.
-    pub(super) checks: Vec<Row>,
+    pub(super) checks: Vec<Check>,
 }
 
 impl Report {
@@ -55,14 +55,12 @@ impl Report {
         // Held while the engines are tried, since `serve` has them by then: threads may be few.
         let control = Control::new(unthrottled_cpus()).and_then(|control| Ok((control, Lines::start(io::sink())?)));
         let tried = try_engines(host, &options, &trials, control.is_ok() && limit.has_room());
-        let mut checks = calls(host, &trials);
-        checks.push(kernel::event_loop(host, control.as_ref().err()));
+        let event_loop = kernel::event_loop(host, control.as_ref().err());
         drop(control);
-        checks.push(room::pipes(host, &pipes, engine_of(&tried)));
-        checks.extend([room::process(limit), room::machine(host, limit)]);
-        checks.extend(network(host, chosen));
-        checks.extend([machine::cpus(threads), machine::cpu_limit(host, threads), machine::memory_limit(host)]);
-        checks.push(kernel::sockmap(host, &probe::sockhash()));
+        let sockhash = probe::sockhash();
+        let seen =
+            Inspection { host, chosen, limit, threads, pipes, trials, event_loop, sockhash, engine: engine_of(&tried) };
+        let mut checks: Vec<_> = CHECKS.iter().map(|check| check(&seen)).collect();
         if options.engines.contains(&Engine::Sockmap) {
             checks.push(tcp::send_buffers(host, options.send_buffer() as u64));
         }
@@ -80,24 +78,37 @@ impl Report {
     }
 }
 
-fn calls(host: &Host, trials: &Trials) -> Vec<Row> {
-    vec![
-        kernel::version(host),
-        kernel::seccomp(host, trials),
-        kernel::io_uring(host, &trials.ring),
-        kernel::splice(host, &trials.splice),
-    ]
+/// Parts of the host that the checks judge, each read or tried once.
+struct Inspection<'a> {
+    host: &'a Host,
+    chosen: &'a Chosen,
+    limit: Limit,
+    threads: usize,
+    pipes: Pipes,
+    trials: Trials,
+    /// Made while the threads of `serve` were there.
+    event_loop: Check,
+    sockhash: io::Result<()>,
+    /// The engine that runs, if any.
+    engine: Option<Engine>,
 }
 
-fn network(host: &Host, chosen: &Chosen) -> [Row; 8] {
-    [
-        tcp::congestion(host, chosen),
-        tcp::receive_buffer(host),
-        tcp::send_buffer(host),
-        tcp::memory(host),
-        connecting::accept_queue(host),
-        connecting::half_open(host),
-        connecting::ports(host),
-        connecting::conntrack(host, connecting::tracked(host)),
-    ]
-}
+/// The checks of every host, in the order of the table.
+const CHECKS: [fn(&Inspection<'_>) -> Check; 16] = [
+    |seen| kernel::version(seen.host),
+    |seen| kernel::seccomp(seen.host, &seen.trials),
+    |seen| kernel::io_uring(seen.host, &seen.trials.ring),
+    |seen| kernel::splice(seen.host, &seen.trials.splice),
+    |seen| seen.event_loop.clone(),
+    |seen| room::pipes(seen.host, &seen.pipes, seen.engine),
+    |seen| room::process(seen.limit),
+    |seen| room::machine(seen.host, seen.limit),
+    |seen| tcp::congestion(seen.host, seen.chosen),
+    |seen| tcp::receive_buffer(seen.host),
+    |seen| tcp::send_buffer(seen.host),
+    |seen| connecting::accept_queue(seen.host),
+    |seen| connecting::ports(seen.host),
+    |seen| machine::cpus(seen.threads),
+    |seen| machine::cpu_limit(seen.host, seen.threads),
+    |seen| kernel::sockmap(seen.host, &seen.sockhash),
+];

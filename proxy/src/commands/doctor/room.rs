@@ -4,9 +4,9 @@ use std::io;
 
 use rustix::process::{Resource, getrlimit};
 
+use super::check::{Check, State};
 use super::host::{Capability, Host, HostError, Scope};
 use super::refusal::more_descriptors;
-use super::row::{Row, State};
 use crate::relay::Engine;
 use crate::server::descriptors;
 use crate::sys::pipe::{Pipe, WANTED_CAPACITY};
@@ -58,14 +58,14 @@ impl Pipes {
 }
 
 /// The budget of pipes; a low one degrades an engine with pipes.
-pub(super) fn pipes(host: &Host, pipes: &Pipes, engine: Option<Engine>) -> Row {
+pub(super) fn pipes(host: &Host, pipes: &Pipes, engine: Option<Engine>) -> Check {
     let got = match &pipes.error {
         Some(error) => format!("{} of 1 MiB, then {error}", pipes.whole),
         None if pipes.whole == TRIED => format!("{TRIED} of {TRIED} of 1 MiB"),
         None => format!("{} of 1 MiB, then {} KiB", pipes.whole, pipes.last >> 10),
     };
     let found = format!("{got}; {}", limits(host).unwrap_or_else(|unread| unread.to_string()));
-    Row::ok("pipes", found, format!("{ENOUGH} of 1 MiB")).unless(pipes.are_enough(), |row| {
+    Check::ok("pipes", found, format!("{ENOUGH} of 1 MiB")).unless(pipes.are_enough(), |row| {
         // Measured with one, four and 64 tunnels: a tunnel without a pipe is copied, at half the
         // speed; pipes of 256 KiB cost 28 % at four tunnels.
         let mut row = row.costs(State::Slow, "busy tunnels beyond these are copied, at half the speed");
@@ -127,13 +127,13 @@ impl Limit {
 }
 
 /// The limit of descriptors of a process.
-pub(super) fn process(limit: Limit) -> Row {
+pub(super) fn process(limit: Limit) -> Check {
     let text = |limit: Option<u64>| limit.map_or("unlimited".to_owned(), |limit| limit.to_string());
     let tunnels = descriptors::divide(None, limit.raised, 1).map_or(0, |division| division.tunnels);
     let raised = text(Some(limit.raised).filter(|raised| *raised != u64::MAX));
     let found = format!("soft {}, raised to hard {raised}: {tunnels} tunnels", text(limit.soft));
-    let row = Row::ok("descriptors", found, format!("room for {BURST} tunnels, a migration's burst"));
-    let few = |row: Row| {
+    let row = Check::ok("descriptors", found, format!("room for {BURST} tunnels, a migration's burst"));
+    let few = |row: Check| {
         let mut row = row.costs(State::Slow, "further clients are answered 503").fixes(more_descriptors());
         row.degrades = true;
         if limit.has_room() { row } else { row.costs(State::Fails, "the gateway does not start") }
@@ -143,20 +143,20 @@ pub(super) fn process(limit: Limit) -> Row {
 
 /// Open files of the machine, `fs.file-nr` of `fs.file-max`, and the most a process may be
 /// permitted (Documentation/admin-guide/sysctl/fs.rst).
-pub(super) fn machine(host: &Host, limit: Limit) -> Row {
+pub(super) fn machine(host: &Host, limit: Limit) -> Check {
     let needed = "free for this process's limit";
     let row = (|| {
         let (most, each) = (host.number("fs.file-max")?, host.number("fs.nr_open")?);
         let [open] = host.numbers("fs.file-nr")?;
         let found = format!("{open} of fs.file-max {most} are open; fs.nr_open {each}");
         let free = most.saturating_sub(open);
-        Ok(Row::ok("open_files", found, needed).unless(free >= limit.raised.min(each), |row| {
+        Ok(Check::ok("open_files", found, needed).unless(free >= limit.raised.min(each), |row| {
             let wanted = open.saturating_add(each);
             row.costs(State::Slow, "no accept, dial or pipe anywhere on the machine once they are used up (ENFILE)")
                 .fix(host.set(Scope::Machine, "fs.file-max", &wanted.to_string()))
         }))
     })();
-    Row::or_unknown(row, "open_files", needed)
+    Check::or_unknown(row, "open_files", needed)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
-//! TCP: congestion control, buffers, memory.
+//! TCP: congestion control and buffers.
 
+use super::check::{Check, State};
 use super::host::{Host, Scope};
-use super::row::{Row, State};
 
 /// Round trip for the printed rates: a long leg between two sites.
 const ROUND_TRIP_MS: u64 = 50;
@@ -30,7 +30,7 @@ pub(super) struct Chosen {
 }
 
 /// The congestion control: bbr paces bytes a local leg could take at once.
-pub(super) fn congestion(host: &Host, chosen: &Chosen) -> Row {
+pub(super) fn congestion(host: &Host, chosen: &Chosen) -> Check {
     let (check, needed) = ("congestion", "cubic on short legs");
     let row = (|| {
         let default = host.sysctl("net.ipv4.tcp_congestion_control")?;
@@ -38,7 +38,7 @@ pub(super) fn congestion(host: &Host, chosen: &Chosen) -> Row {
         let leg = |leg: usize| chosen.legs[leg].as_deref().unwrap_or(&default);
         let found = format!("client leg {}, origin leg {}; available: {available}", leg(0), leg(1));
         let is_left_to_bbr = chosen.legs == [None, None] && default.starts_with("bbr");
-        Ok(Row::ok(check, found, needed).unless(!is_left_to_bbr, |row| {
+        Ok(Check::ok(check, found, needed).unless(!is_left_to_bbr, |row| {
             // Measured over loopback, for nginx and HAProxy as well.
             let row = row.costs(State::Slow, "a factor of three on loopback and other short legs");
             let row = row.fix("sluicegate serve --congestion-control client=cubic    # or origin=cubic, or cubic");
@@ -49,7 +49,7 @@ pub(super) fn congestion(host: &Host, chosen: &Chosen) -> Row {
             }
         }))
     })();
-    Row::or_unknown(row, check, needed)
+    Check::or_unknown(row, check, needed)
 }
 
 /// Without CAP_NET_ADMIN a socket can only use the algorithms of this list (tcp(7)).
@@ -61,11 +61,11 @@ fn allow_cubic(host: &Host) -> String {
 
 /// `net.core.wmem_max` (socket(7)): the largest send buffer for the engine sockmap after it has
 /// dropped its capabilities, needed for redirected bytes. The kernel doubles it.
-pub(super) fn send_buffers(host: &Host, wanted: u64) -> Row {
+pub(super) fn send_buffers(host: &Host, wanted: u64) -> Check {
     let (check, name) = ("send_buffers", "net.core.wmem_max");
     let needed = format!("{} KiB, twice the backlog", wanted >> 11);
     let row = host.number(name).map(|most| {
-        let row = Row::ok(check, format!("{name} {} KiB", most >> 10), &needed);
+        let row = Check::ok(check, format!("{name} {} KiB", most >> 10), &needed);
         row.unless(most >= wanted / 2, |row| {
             // `cargo xtask bench`: four tunnels to the origin with 4 MiB instead of 32.
             row.costs(State::Slow, "up to two fifths of sockmap's bulk throughput to an origin").fix(host.set(
@@ -75,31 +75,31 @@ pub(super) fn send_buffers(host: &Host, wanted: u64) -> Row {
             ))
         })
     });
-    Row::or_unknown(row, check, &needed)
+    Check::or_unknown(row, check, &needed)
 }
 
 /// `tcp_rmem` (tcp(7)): its largest value bounds the offered window.
-pub(super) fn receive_buffer(host: &Host) -> Row {
+pub(super) fn receive_buffer(host: &Host) -> Check {
     buffer(host, "tcp_rmem", WINDOW_PERCENT)
 }
 
 /// `tcp_wmem` (tcp(7)): its largest value bounds the bytes in flight.
-pub(super) fn send_buffer(host: &Host) -> Row {
+pub(super) fn send_buffer(host: &Host) -> Check {
     buffer(host, "tcp_wmem", FLIGHT_PERCENT)
 }
 
-fn buffer(host: &Host, check: &'static str, percent: u64) -> Row {
+fn buffer(host: &Host, check: &'static str, percent: u64) -> Check {
     let name = format!("net.ipv4.{check}");
     let needed = format!("a maximum for 1 Gbit/s at {ROUND_TRIP_MS} ms");
     let row = host.numbers(&name).map(|[least, default, most]| {
         let rate = rate(most, percent);
         let found = format!("{least} {default} {most}: about {} a tunnel at {ROUND_TRIP_MS} ms", bits(rate));
-        Row::ok(check, found, &needed).unless(rate >= WANTED_BITS, |row| {
+        Check::ok(check, found, &needed).unless(rate >= WANTED_BITS, |row| {
             row.costs(State::Slow, format!("limits a tunnel over a long leg; at 10 ms to {}", bits(rate * 5)))
                 .fix(host.set(Scope::Network, &name, &format!("{least} {default} {PROPOSED}")))
         })
     });
-    Row::or_unknown(row, check, &needed)
+    Check::or_unknown(row, check, &needed)
 }
 
 /// Rate, in bits per second, of a number of bytes in flight.
@@ -112,31 +112,6 @@ fn bits(rate: u64) -> String {
         mega @ 0..1_000 => format!("{mega} Mbit/s"),
         mega => format!("{}.{} Gbit/s", mega / 1_000, mega % 1_000 / 100),
     }
-}
-
-/// All tunnels together at 10 Gbit/s: in flight twice, once a leg, and doubled for the overhead.
-const WANTED_MEMORY: u64 = 10 * WANTED_BITS / 8 * ROUND_TRIP_MS / 1_000 * 4;
-
-/// `tcp_mem` (tcp(7)), in pages: above the second value the kernel makes windows smaller, above the
-/// third it drops.
-pub(super) fn memory(host: &Host) -> Row {
-    let check = "tcp_mem";
-    let needed = format!("{} MiB before pressure, for 10 Gbit/s", WANTED_MEMORY >> 20);
-    let page = rustix::param::page_size() as u64;
-    let row = host.numbers("net.ipv4.tcp_mem").map(|pages: [u64; 3]| {
-        let [_, pressure, most] = pages.map(|pages| pages.saturating_mul(page));
-        let found = format!("pressure from {} MiB, at most {} MiB", pressure >> 20, most >> 20);
-        Row::ok(check, found, &needed).unless(pressure >= WANTED_MEMORY, |row| {
-            let wanted = WANTED_MEMORY / page;
-            let value = format!("{} {wanted} {}", wanted / 4 * 3, wanted / 2 * 3);
-            row.costs(State::Slow, "windows shrink for every tunnel when many are slow").fix(host.set(
-                Scope::Machine,
-                "net.ipv4.tcp_mem",
-                &value,
-            ))
-        })
-    });
-    Row::or_unknown(row, check, &needed)
 }
 
 #[cfg(test)]
@@ -195,19 +170,5 @@ mod tests {
         let row = send_buffer(&tree.host());
         assert!(row.state == State::Ok && row.found.contains("about 2.2 Gbit/s"), "{row:?}");
         assert!(rate(PROPOSED, WINDOW_PERCENT) >= WANTED_BITS, "what is proposed is enough");
-    }
-
-    #[test]
-    fn memory_is_in_pages_and_not_in_every_namespace() {
-        let page = rustix::param::page_size() as u64;
-        let pages = |bytes: u64| bytes / page;
-        let value = |pressure| format!("{} {} {}", pages(1 << 20), pages(pressure), pages(1 << 30));
-        let tree = Tree::new(&[("proc/sys/net/ipv4/tcp_mem", &value(256 << 20))]);
-        let row = memory(&tree.host());
-        assert_eq!((row.state, row.found.as_str()), (State::Ok, "pressure from 256 MiB, at most 1024 MiB"));
-        tree.file("proc/sys/net/ipv4/tcp_mem", &value(100 << 20));
-        let row = memory(&tree.host());
-        assert!(row.state == State::Slow && row.fix[0].starts_with("sysctl -w net.ipv4.tcp_mem=\""), "{row:?}");
-        assert_eq!(memory(&Tree::new(&[]).host()).state, State::Unknown);
     }
 }

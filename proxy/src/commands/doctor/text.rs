@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
+use super::check::{Check, State};
 use super::report::Report;
-use super::row::{Row, State};
 use super::verdict::{Outcome, Tried};
 
 /// The columns and their widths, two spaces between them: 100 in all.
@@ -27,7 +27,7 @@ pub(super) fn text(report: &Report) -> String {
     text
 }
 
-fn row(text: &mut String, row: &Row) {
+fn row(text: &mut String, row: &Check) {
     line(text, &[row.state.label(), row.check, &row.found, &row.needed, &row.costs]);
     fixes(text, &row.fix);
 }
@@ -112,7 +112,7 @@ mod tests {
 
     fn report() -> Report {
         let fix = "sysctl -w net.ipv4.tcp_wmem=\"4096 16384 16777216\"".to_owned();
-        let row = Row::ok("tcp_wmem", "4096 16384 4194304: about 570 Mbit/s a tunnel", "1 Gbit/s");
+        let row = Check::ok("tcp_wmem", "4096 16384 4194304: about 570 Mbit/s a tunnel", "1 Gbit/s");
         let passed = Tried { engine: Engine::Copy, passed: Some(true), error: None, cause: None, fix: Vec::new() };
         let failed = Tried {
             engine: Engine::Splice,

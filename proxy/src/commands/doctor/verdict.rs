@@ -2,9 +2,9 @@
 
 use serde::{Serialize, Serializer};
 
+use super::check::Check;
 use super::host::Host;
 use super::refusal::{self, Refusal, Trials};
-use super::row::Row;
 use crate::relay::{Engine, EngineUnavailable, Options, Relay};
 use crate::sys::capabilities::with_only;
 
@@ -110,7 +110,7 @@ pub(super) struct Verdict {
 
 impl Verdict {
     /// Judges the tried engines and the rows.
-    pub(super) fn new(tried: &[Tried], rows: &[Row]) -> Self {
+    pub(super) fn new(tried: &[Tried], rows: &[Check]) -> Self {
         let before = tried.iter().take_while(|tried| tried.passed != Some(true));
         let mut because: Vec<String> = before.filter(|tried| tried.passed.is_some()).map(failure).collect();
         because.extend(rows.iter().filter(|row| row.degrades).map(|row| format!("{}: {}", row.check, row.found)));
@@ -134,7 +134,7 @@ fn failure(tried: &Tried) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::row::State;
+    use super::super::check::State;
     use super::super::tree::Tree;
     use super::*;
     use crate::relay::Component;
@@ -179,7 +179,7 @@ mod tests {
     #[test]
     fn advice_does_not_degrade_and_want_of_room_does() {
         let both = [tried(Engine::Splice, None)];
-        let mut row = Row::ok("pipes", "few", "many").costs(State::Slow, "speed");
+        let mut row = Check::ok("pipes", "few", "many").costs(State::Slow, "speed");
         assert_eq!(Verdict::new(&both, std::slice::from_ref(&row)).outcome, Outcome::Best);
         row.degrades = true;
         let verdict = Verdict::new(&both, &[row]);

@@ -1,4 +1,4 @@
-//! A line of the table: a check, its finding, and the remedy.
+//! A check: the value found and needed, the verdict, the cost and the remedy.
 
 use serde::Serialize;
 
@@ -33,7 +33,7 @@ impl State {
 
 /// One check. The names of the fields are the keys of `--json`.
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct Row {
+pub(super) struct Check {
     /// Name of the check, a stable word.
     pub(super) check: &'static str,
     /// The verdict.
@@ -50,7 +50,7 @@ pub(super) struct Row {
     pub(super) fix: Vec<String>,
 }
 
-impl Row {
+impl Check {
     /// A check without a finding.
     pub(super) fn ok(check: &'static str, found: impl Into<String>, needed: impl Into<String>) -> Self {
         Self {
