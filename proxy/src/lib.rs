@@ -16,30 +16,31 @@
 //! | layer | module | purpose | may import | may not mention |
 //! |---|---|---|---|---|
 //! | 5 | `main` | parse, start log and metrics, run, exit code | `commands` `config` `sys` | |
-//! | 5 | `commands` | the subcommands, one file each | `config` `server` `auth` `user_policy` `fingerprint` `policy` `principal` `dial` `target` `rate` `secret` `reason` `metrics` `relay` `account` `admin` `connection` `sys` `file` | |
-//! | 5 | `config` | one definition of every option: flag, environment, file, help, table | `auth` `user_policy` `policy` `proxy_protocol` `dial` `rate` `relay` `server` `connection` `client` `secret` `target` `account` `sys` `tls` `file` | |
-//! | 4 | `server` | bind, accept with back-off, slots, reloads, drain | `connection` `account` `admin` `policy` `auth` `dial` `relay` `client` `reason` `metrics` `sys` `tls` | `httparse` |
+//! | 5 | `commands` | the subcommands, one file each | `config` `server` `auth` `user_policy` `fingerprint` `policy` `principal` `dial` `target` `rate` `secret` `reason` `metrics` `relay` `account` `admin` `connection` `sys` `file` `invalid_value` | |
+//! | 5 | `config` | one definition of every option: flag, environment, file, help, table | `auth` `user_policy` `policy` `proxy_protocol` `dial` `rate` `relay` `server` `connection` `client` `secret` `target` `account` `sys` `tls` `file` `invalid_value` | |
+//! | 4 | `server` | bind, accept with back-off, slots, reloads, drain | `connection` `account` `admin` `policy` `auth` `dial` `relay` `client` `reason` `metrics` `sys` `tls` `invalid_value` | `httparse` |
 //! | 3 | `connection` | the life of a connection: `serve` and `handshake` | `client` `request` `auth` `user_policy` `policy` `proxy_protocol` `dial` `upgrade` `relay` `account` `tunnel` `reason` `metrics` `secret` `principal` `target` `tls` | `rustix` `libc` `unsafe` |
 //! | 2 | `client` | the buffered client socket; the only writer of HTTP but for origins' answers | `message` `request` `proxy_protocol` `reason` `sys` `tls` | `policy` `relay` |
 //! | 2 | `request` | pure parser: bytes in, request or refusal out | `message` `reason` `secret` `target` | `tokio` `TcpStream` `Instant` `async` |
-//! | 2 | `proxy_protocol` | PROXY protocol: reads and writes the header with a client's address | `policy` `target` | `tokio` `TcpStream` |
+//! | 2 | `proxy_protocol` | PROXY protocol: reads and writes the header with a client's address | `policy` `target` `invalid_value` | `tokio` `TcpStream` |
 //! | 2 | `upgrade` | forwards an Upgrade to its origin, and answers other than 101, within bounds | `client` `dial` `request` `message` `reason` `sys` `tunnel` | `policy` `auth` `relay` |
 //! | 2 | `user_policy` | limits of one user: targets, networks, expiry, tunnels, rate | `policy` `account` `reason` | `tokio` `TcpStream` |
 //! | 2 | `auth` | credentials to user and policy; hashes off the event loop | `user_policy` `account` `reason` `secret` `source` `fingerprint` `file` `metrics` `sys` | `tracing` `TcpStream` |
-//! | 2 | `policy` | name rules, then address rules on resolved addresses: `Permit` | `reason` `target` | `tokio` `TcpStream` |
-//! | 2 | `dial` | resolve, Happy Eyeballs, parent proxies, deadlines; accepts only a `Permit` | `policy` `message` `reason` `secret` `principal` `fingerprint` `file` `target` `sys` `metrics` `tls` | `auth` |
-//! | 2 | `relay` | choose an engine, adopt, fall back; one file an engine | `tunnel` `rate` `reason` `metrics` `sys` `tls` | `http` `auth` `policy` `config` |
-//! | 1 | `account` | drop-guard: one log line and the counters, exactly once | `tunnel` `rate` `reason` `metrics` `source` `principal` `target` | `TcpStream` `socket2` |
-//! | 1 | `admin` | metrics, health, the API of tunnels and rates over HTTP, and the control socket | `account` `metrics` `rate` `reason` `tunnel` | `relay` |
-//! | 1 | `sys` | the only `unsafe`: descriptors in, `io::Result` out | `tls` | `tracing` `policy` |
+//! | 2 | `policy` | name rules, then address rules on resolved addresses: `Permit` | `reason` `target` `invalid_value` | `tokio` `TcpStream` |
+//! | 2 | `dial` | resolve, Happy Eyeballs, parent proxies, deadlines; accepts only a `Permit` | `policy` `message` `reason` `secret` `principal` `fingerprint` `file` `target` `sys` `metrics` `tls` `invalid_value` | `auth` |
+//! | 2 | `relay` | choose an engine, adopt, fall back; one file an engine | `tunnel` `rate` `reason` `metrics` `sys` `tls` `invalid_value` | `http` `auth` `policy` `config` |
+//! | 1 | `account` | drop-guard: one log line and the counters, exactly once | `tunnel` `rate` `reason` `metrics` `source` `principal` `target` `invalid_value` | `TcpStream` `socket2` |
+//! | 1 | `admin` | metrics, health, the API of tunnels and rates over HTTP, and the control socket | `account` `metrics` `rate` `reason` `tunnel` `invalid_value` | `relay` |
+//! | 1 | `sys` | the only `unsafe`: descriptors in, `io::Result` out | `tls` `invalid_value` | `tracing` `policy` |
 //! | 0 | `tunnel` | the hand-off type and its live counts | `rate` `reason` `tls` | `tokio` |
-//! | 0 | `target` | host and port of a request, in one normal form | | `tokio` |
+//! | 0 | `invalid_value` | rejection of a value: cause and remedy | | `tokio` |
+//! | 0 | `target` | host and port of a request, in one normal form | `invalid_value` | `tokio` |
 //! | 0 | `reason` | why a connection ended: one enum to label, status, side | | `tokio` |
-//! | 0 | `tls` | TLS sessions, certificates and roots; does no I/O of its own | `file` `fingerprint` | `tokio` `TcpStream` |
-//! | 0 | `rate` | bytes per second: parsed and printed | | `tokio` |
+//! | 0 | `tls` | TLS sessions, certificates and roots; does no I/O of its own | `file` `fingerprint` `invalid_value` | `tokio` `TcpStream` |
+//! | 0 | `rate` | bytes per second: parsed and printed | `invalid_value` | `tokio` |
 //! | 0 | `message` | heads and content of HTTP messages; pure | | `tokio` `std::io` |
 //! | 0 | `fingerprint` | detects that a file has changed | `file` | `tokio` |
-//! | 0 | `file` | reads the files that options name, within limits of size and time | | `tokio` |
+//! | 0 | `file` | reads the files that options name, within limits of size and time | `invalid_value` | `tokio` |
 //! | 0 | `source` | IPv4 address or IPv6 /64: the unit of limits before authentication | | `tokio` |
 //! | 0 | `principal` | user or source that uses a shared resource, and counts by key | `source` | `tokio` |
 //! | 0 | `secret` | passwords: never printed, zeroed when dropped | | `tokio` |
@@ -75,6 +76,7 @@ pub mod connection;
 pub mod dial;
 pub mod file;
 pub mod fingerprint;
+pub mod invalid_value;
 pub mod message;
 pub mod metrics;
 pub mod policy;

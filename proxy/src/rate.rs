@@ -6,6 +6,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::invalid_value::InvalidValue;
+
 /// Bytes a second, from [`Rate::LEAST`] on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -35,11 +37,11 @@ impl Rate {
     ///
     /// # Errors
     /// Less than [`Rate::LEAST`], with the remedy.
-    pub fn new(bytes: u64) -> Result<Self, String> {
+    pub fn new(bytes: u64) -> Result<Self, InvalidValue> {
         NonZeroU64::new(bytes)
             .filter(|bytes| bytes.get() >= Self::LEAST)
             .map(Self)
-            .ok_or_else(|| "a rate is at least 1KiB a second; leave it out for no limit".to_owned())
+            .ok_or_else(|| InvalidValue::new("a rate is at least 1KiB a second", "leave it out for no limit"))
     }
 
     /// Bytes a second.
@@ -57,20 +59,14 @@ impl Rate {
 }
 
 impl FromStr for Rate {
-    type Err = String;
+    type Err = InvalidValue;
 
     /// Reads `100MiB`, `1Gbit` or `12500000`, with or without `/s`.
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wanted = || "not a rate; write it as 100MiB, 1Gbit or 12500000 (bytes), per second".to_owned();
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        let wanted = || InvalidValue::new("not a rate", "write it as 100MiB, 1Gbit or 12500000 (bytes), per second");
         let rate = text.trim();
         let rate = rate.strip_suffix("/s").unwrap_or(rate);
-        let digits = rate.trim_end_matches(|c: char| !c.is_ascii_digit());
-        let unit = rate[digits.len()..].trim_start();
-        let unit = if unit.is_empty() { "B" } else { unit };
-        // As it is written: an `Mb` may be meant for a bit or a byte.
-        let factor = UNITS.iter().find(|(name, _)| *name == unit).map(|(_, factor)| *factor);
-        let bytes = digits.parse::<u64>().ok().zip(factor).and_then(|(number, factor)| number.checked_mul(factor));
-        Self::new(bytes.ok_or_else(wanted)?)
+        Self::new(bytes(rate, &UNITS).ok_or_else(wanted)?)
     }
 }
 
@@ -81,6 +77,20 @@ impl fmt::Display for Rate {
         let (unit, factor) = UNITS.into_iter().find(|(_, factor)| bytes.is_multiple_of(*factor)).unwrap_or(("B", 1));
         write!(f, "{}{unit}/s", bytes / factor)
     }
+}
+
+/// Parses a whole number with one of these units, each with its bytes; without a unit, bytes.
+///
+/// The spelling of a unit is exact: an `Mb` may be meant for a bit or a byte.
+#[must_use]
+pub fn bytes(text: &str, units: &[(&str, u64)]) -> Option<u64> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let unit = text[digits.len()..].trim_start();
+    let factor = match unit {
+        "" => 1,
+        unit => units.iter().find(|(name, _)| *name == unit)?.1,
+    };
+    digits.parse::<u64>().ok()?.checked_mul(factor)
 }
 
 #[cfg(test)]
@@ -118,7 +128,7 @@ mod tests {
             ("0", "at least 1KiB"),
             ("1023B", "at least 1KiB"),
         ] {
-            let error = text.parse::<Rate>().unwrap_err();
+            let error = text.parse::<Rate>().unwrap_err().to_string();
             assert!(error.contains(words), "{text}: {error}");
         }
     }

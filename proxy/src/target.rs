@@ -7,6 +7,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use crate::invalid_value::InvalidValue;
 use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
 
 /// The longest name in octets, without its trailing dot (RFC 1035, 2.3.4, as text).
@@ -27,26 +28,35 @@ const FORBIDDEN: AsciiDenyList = AsciiDenyList::new(true, "!\"#$%&'()*+,/:;<=>?@
 ///
 /// Never quotes the text, since it may hold a password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TargetError(&'static str);
+pub struct TargetError {
+    cause: &'static str,
+    remedy: Option<&'static str>,
+}
 
 impl TargetError {
-    /// The words, without a full stop.
+    /// Returns cause and remedy.
     #[must_use]
-    pub const fn detail(self) -> &'static str {
-        self.0
+    pub fn invalid(self) -> InvalidValue {
+        InvalidValue { cause: self.cause.into(), remedy: self.remedy.map(Into::into) }
     }
 }
 
 impl fmt::Display for TargetError {
+    /// Without a full stop.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0)
+        f.write_str(self.cause)?;
+        self.remedy.map_or(Ok(()), |remedy| write!(f, "; {remedy}"))
     }
 }
 
 impl std::error::Error for TargetError {}
 
-const fn bad<T>(detail: &'static str) -> Result<T, TargetError> {
-    Err(TargetError(detail))
+const fn bad<T>(cause: &'static str) -> Result<T, TargetError> {
+    Err(TargetError { cause, remedy: None })
+}
+
+const fn bad_with_remedy<T>(cause: &'static str, remedy: &'static str) -> Result<T, TargetError> {
+    Err(TargetError { cause, remedy: Some(remedy) })
 }
 
 /// A host, either a name or an address.
@@ -120,13 +130,13 @@ impl Target {
     /// [`Host::parse`].
     pub fn parse(text: &str) -> Result<Self, TargetError> {
         if text.contains("://") {
-            return bad("the target is a URL; CONNECT takes host:port alone");
+            return bad_with_remedy("the target is a URL", "CONNECT takes host:port alone");
         }
         if text.contains(['/', '?', '#']) {
-            return bad("the target has a path or query; CONNECT takes host:port alone");
+            return bad_with_remedy("the target has a path or query", "CONNECT takes host:port alone");
         }
         if text.contains('@') {
-            return bad("the target has a user part; credentials go into Proxy-Authorization");
+            return bad_with_remedy("the target has a user part", "credentials go into Proxy-Authorization");
         }
         let (host, port) = split(text)?;
         if host.is_empty() {
@@ -203,8 +213,9 @@ fn rooted_name(text: &str) -> Result<(String, bool), TargetError> {
         return bad("the host name is longer than a DNS name can be");
     }
     if ends_in_number(name) {
-        return bad(
-            "the host looks like an address, but is not four decimal numbers without leading zeros; write it as 192.0.2.1",
+        return bad_with_remedy(
+            "the host looks like an address, but is not four decimal numbers without leading zeros",
+            "write it as 192.0.2.1",
         );
     }
     Ok((name.to_owned(), absolute))
@@ -222,7 +233,7 @@ fn ends_in_number(name: &str) -> bool {
 
 fn parse_ipv6(inner: &str) -> Result<Host, TargetError> {
     if inner.contains('%') {
-        return bad("a zone id means nothing to a proxy; leave it out");
+        return bad_with_remedy("a zone id means nothing to a proxy", "leave it out");
     }
     if inner.starts_with(['v', 'V']) {
         return bad("IPvFuture addresses are not supported");
@@ -235,7 +246,8 @@ fn parse_ipv6(inner: &str) -> Result<Host, TargetError> {
 
 /// Host and port, with the brackets left on the host.
 fn split(text: &str) -> Result<(&str, &str), TargetError> {
-    const NO_PORT: TargetError = TargetError("the target has no port; CONNECT takes host:port");
+    const NO_PORT: TargetError =
+        TargetError { cause: "the target has no port", remedy: Some("CONNECT takes host:port") };
     if !text.starts_with('[') {
         return text.rsplit_once(':').ok_or(NO_PORT);
     }
@@ -253,7 +265,7 @@ fn split(text: &str) -> Result<(&str, &str), TargetError> {
 /// Decimal digits alone: `u16` by itself would take a sign.
 fn parse_port(text: &str) -> Result<u16, TargetError> {
     if text.is_empty() {
-        return bad("the target has no port; CONNECT takes host:port");
+        return bad_with_remedy("the target has no port", "CONNECT takes host:port");
     }
     if !text.bytes().all(|b| b.is_ascii_digit()) {
         return bad("the port is not a number");
@@ -270,8 +282,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn shown(text: &str) -> Result<String, &'static str> {
-        Target::parse(text).map(|target| target.to_string()).map_err(TargetError::detail)
+    fn shown(text: &str) -> Result<String, String> {
+        Target::parse(text).map(|target| target.to_string()).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -292,8 +304,9 @@ mod tests {
             ("[::1]x", Err("something other than a port follows the brackets")),
         ];
         for (text, expected) in table {
-            let read = Target::parse_authority(text, 80).map(|target| target.to_string()).map_err(TargetError::detail);
-            assert_eq!(read.as_deref().map_err(|error| *error), expected, "{text:?}");
+            let read =
+                Target::parse_authority(text, 80).map(|target| target.to_string()).map_err(|error| error.to_string());
+            assert_eq!(read.as_deref().map_err(String::as_str), expected, "{text:?}");
         }
     }
 
@@ -452,7 +465,7 @@ mod tests {
             "127.0.0.1\u{200b}",
         ];
         for host in table {
-            let detail = Host::parse(host).map_err(TargetError::detail).expect_err(host);
+            let detail = Host::parse(host).map_err(|error| error.to_string()).expect_err(host);
             assert!(detail.contains("looks like an address"), "{host}: {detail}");
             assert!(shown(&format!("{host}:443")).is_err(), "{host}");
         }

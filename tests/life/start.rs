@@ -97,7 +97,7 @@ fn tunnels_that_do_not_fit_are_refused_with_the_number_that_does() {
     ]);
     in_clean_environment(&mut command);
     let outcome = run(command, b"");
-    let why = descriptors::divide(Some(1_000), 600, 1).expect_err("too many");
+    let why = descriptors::divide(Some(1_000), 600, 1).expect_err("too many").to_string();
     assert!(why.starts_with("--max-tunnels 1000 needs 2"), "{why}");
     assert_eq!((outcome.code, outcome.err.lines().next()), (Some(2), Some(format!("sluicegate: {why}").as_str())));
 }

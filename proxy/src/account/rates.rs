@@ -13,6 +13,7 @@ use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize, Serializer};
 use tokio::sync::Notify;
 
+use crate::invalid_value::InvalidValue;
 use crate::rate::Rate;
 
 /// Shortest time between two rebalances.
@@ -218,10 +219,10 @@ impl<'de> Deserialize<'de> for Limit {
 }
 
 impl std::str::FromStr for Limit {
-    type Err = String;
+    type Err = InvalidValue;
 
     /// Reads a rate, or `none`.
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
         if text == "none" { Ok(Self(None)) } else { text.parse().map(|rate| Self(Some(rate))) }
     }
 }

@@ -16,6 +16,8 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::geteuid;
 use tokio::net::{UnixListener, UnixStream};
 
+use crate::invalid_value::InvalidValue;
+
 /// The socket's mode: its user alone.
 const MODE: u32 = 0o600;
 
@@ -50,9 +52,17 @@ pub struct BindError {
     remedy: &'static str,
 }
 
+impl BindError {
+    /// Returns the cause, with option and path, and the remedy.
+    #[must_use]
+    pub fn invalid(&self) -> InvalidValue {
+        InvalidValue::new(self.cause.clone(), self.remedy).of(format_args!("--control {}", self.path.display()))
+    }
+}
+
 impl fmt::Display for BindError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "--control {}: {}; {}", self.path.display(), self.cause, self.remedy)
+        self.invalid().fmt(f)
     }
 }
 

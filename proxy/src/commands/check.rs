@@ -70,7 +70,7 @@ pub(super) fn run(options: &Check) -> Result<(), Failure> {
 fn control_error(options: &Serve) -> Option<ConfigError> {
     let ControlChoice::At(path) = options.control() else { return None };
     let error = ControlSocket::check(&path).err()?;
-    Some(options.sources.with_location(ConfigError::from_text("control", &error.to_string())))
+    Some(options.sources.with_location(ConfigError::of("control", error.invalid())))
 }
 
 /// The outcome of a sound configuration, in a line.

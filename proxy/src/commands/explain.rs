@@ -12,6 +12,7 @@ use crate::config::Explain;
 use crate::config::error::ConfigErrors;
 use crate::config::settings::parents;
 use crate::dial::{self, Candidates, Dialer, LOOKUPS_EACH, Location};
+use crate::invalid_value::InvalidValue;
 use crate::policy::{Named, Policy};
 use crate::principal::Principal;
 use crate::reason::{Reason, Refusal};
@@ -138,15 +139,21 @@ fn question(options: &Explain, target: &Target, user_policy: Option<&UserPolicy>
     format!("{user} from {from} requests {target}{terms}{}", network.unwrap_or_default())
 }
 
+/// Joins errors, one a line.
+fn lines(errors: &[InvalidValue]) -> String {
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
 fn dialer(explain: &Explain) -> Result<Dialer, Failure> {
     let rules = &explain.rules;
     let leg = LegOptions::default();
     let options =
-        dial::Options::new(Duration::from_secs(10), &[], leg).map_err(|errors| Failure::Work(errors.join("\n")))?;
+        dial::Options::new(Duration::from_secs(10), &[], leg).map_err(|errors| Failure::Work(lines(&errors)))?;
     let parents = parents(rules, &explain.operation).map_err(|errors| {
         ConfigErrors(errors.0.into_iter().map(|error| explain.sources.with_location(error)).collect())
     })?;
-    let options = options.through(parents, rules.parent_ca.as_deref()).map_err(Failure::Usage)?;
+    let options =
+        options.through(parents, rules.parent_ca.as_deref()).map_err(|error| Failure::Usage(error.to_string()))?;
     Ok(Dialer::new(options.resolving(rules.resolver.into(), rules.search_domain.clone(), LOOKUPS_EACH)))
 }
 

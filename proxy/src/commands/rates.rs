@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::endpoint::{ControlOption, refused, tunnel_id};
 use crate::account::{Limit, RatesView, sanitize};
 use crate::admin::client::ask;
+use crate::invalid_value::InvalidValue;
 
 /// The options of `rates`.
 #[derive(Args, Debug)]
@@ -42,7 +43,7 @@ pub struct Rates {
 #[derive(Clone, Copy, Debug)]
 struct Setting(Option<Limit>);
 
-fn setting(text: &str) -> Result<Setting, String> {
+fn setting(text: &str) -> Result<Setting, InvalidValue> {
     if text == "configured" { Ok(Setting(None)) } else { text.parse().map(|limit| Setting(Some(limit))) }
 }
 

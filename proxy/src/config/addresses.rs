@@ -5,8 +5,8 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use super::error::InvalidValue;
 use crate::account::sanitize;
+use crate::invalid_value::InvalidValue;
 
 /// Parses `ADDR:PORT`; the error names the right form.
 pub(super) fn socket(text: &str) -> Result<SocketAddr, InvalidValue> {

@@ -1,7 +1,7 @@
 //! Options with a fixed set of values.
 
-use super::error::InvalidValue;
 use crate::dial::ResolverKind;
+use crate::invalid_value::InvalidValue;
 use crate::relay::Engine;
 
 /// Values of `--resolver`.
@@ -72,7 +72,7 @@ pub fn engines(text: &str) -> Result<Engines, InvalidValue> {
         match word {
             // Every engine except those needing an explicit request, best first.
             "auto" => engines.extend(Engine::AUTO),
-            word => engines.push(word.parse().map_err(|error: String| InvalidValue::from_text(&error))?),
+            word => engines.push(word.parse()?),
         }
     }
     Ok(Engines(engines))

@@ -1,11 +1,13 @@
 //! Errors and warnings of a configuration: the option, where it was set, the cause and the remedy.
 
-use std::error::Error;
+use std::borrow::Cow;
 use std::fmt;
 use std::path::PathBuf;
 
 use serde::Serialize;
 use serde::ser::{SerializeStruct, Serializer};
+
+use crate::invalid_value::InvalidValue;
 
 /// Place of a setting in a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,9 +66,10 @@ impl ConfigError {
         Self { option: Some(option.to_owned()), ..Self::new(cause, remedy) }
     }
 
-    /// Makes an error about an option from a text of the form `cause; remedy`.
-    pub fn from_text(option: &str, text: &str) -> Self {
-        let (cause, remedy) = split(text);
+    /// Creates an error about an option; the cause names its value.
+    pub fn of(option: &str, invalid: InvalidValue) -> Self {
+        let InvalidValue { cause, remedy } = invalid;
+        let (cause, remedy) = (cause.into_owned(), remedy.map(Cow::into_owned));
         Self { severity: Severity::Error, option: Some(option.to_owned()), location: None, cause, remedy }
     }
 
@@ -79,14 +82,6 @@ impl ConfigError {
     #[must_use]
     pub fn at(self, location: Location) -> Self {
         Self { location: Some(location), ..self }
-    }
-}
-
-/// Divides `cause; remedy`.
-fn split(text: &str) -> (String, Option<String>) {
-    match text.split_once("; ") {
-        Some((cause, remedy)) => (cause.to_owned(), Some(remedy.to_owned())),
-        None => (text.to_owned(), None),
     }
 }
 
@@ -140,38 +135,6 @@ impl fmt::Display for ConfigErrors {
     }
 }
 
-/// An invalid value of an option; the option and the value are put in front for display.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct InvalidValue {
-    /// The cause.
-    pub cause: String,
-    /// The right form.
-    pub remedy: Option<String>,
-}
-
-impl InvalidValue {
-    /// Makes an error with this cause and remedy.
-    pub fn new(cause: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { cause: cause.into(), remedy: Some(remedy.into()) }
-    }
-
-    /// Makes an error from a text of the form `cause; remedy`.
-    #[must_use]
-    pub fn from_text(text: &str) -> Self {
-        let (cause, remedy) = split(text);
-        Self { cause, remedy }
-    }
-}
-
-impl fmt::Display for InvalidValue {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.cause)?;
-        self.remedy.as_ref().map_or(Ok(()), |remedy| write!(f, "; {remedy}"))
-    }
-}
-
-impl Error for InvalidValue {}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -179,7 +142,8 @@ mod tests {
     #[test]
     fn an_error_names_place_cause_and_remedy() {
         let at = Location { file: "gateway.toml".into(), line: Some(7) };
-        let error = ConfigError::from_text("listen", "--listen 3128: no address; write 0.0.0.0:3128").at(at);
+        let error =
+            ConfigError::of("listen", InvalidValue::new("--listen 3128: no address", "write 0.0.0.0:3128")).at(at);
         assert_eq!(error.to_string(), "gateway.toml:7: --listen 3128: no address; write 0.0.0.0:3128");
         let json = serde_json::to_value(&error).unwrap();
         let expected = serde_json::json!({

@@ -4,6 +4,7 @@
 //! A refused value is noted and removed, and everything is parsed again, until the rest is sound.
 //! Of a list only the refused element is removed, so that the next one is found too.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error as _;
 use std::ffi::{OsStr, OsString};
@@ -13,10 +14,11 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command};
 
-use super::error::{ConfigError, InvalidValue};
+use super::error::ConfigError;
 use super::file;
 use super::sources::ConfigSources;
 use crate::account::sanitize;
+use crate::invalid_value::InvalidValue;
 
 /// Parses a command line by `command`, with the file that it or the environment names.
 ///
@@ -137,11 +139,10 @@ impl Parser {
                 ("takes no value".to_owned(), Some(remedy))
             }
             (_, Some(source)) => match source.downcast_ref::<InvalidValue>() {
-                Some(invalid) => (invalid.cause.clone(), invalid.remedy.clone()),
-                None => {
-                    let InvalidValue { cause, remedy } = InvalidValue::from_text(&source.to_string());
-                    (cause, remedy)
+                Some(InvalidValue { cause, remedy }) => {
+                    (cause.clone().into_owned(), remedy.clone().map(Cow::into_owned))
                 }
+                None => (source.to_string(), None),
             },
             (_, None) if value.is_empty() => {
                 ("no value".to_owned(), Some("give one, or leave the option out".to_owned()))

@@ -8,11 +8,12 @@ use super::rules::{Operation, Rules};
 use crate::account::{Limits, Rates};
 use crate::auth::{Authenticator, Entry, Users, UsersError, parse_user};
 use crate::dial::{self, Parent, Parents};
+use crate::invalid_value::InvalidValue;
 use crate::relay;
 use crate::server::descriptors;
 use crate::sys::socket::{Leg, LegOptions, is_local_address};
 use crate::target::Host;
-use crate::tls::ServerCertificate;
+use crate::tls::{PairError, ServerCertificate};
 
 /// A checked configuration.
 #[derive(Debug)]
@@ -62,7 +63,7 @@ impl Settings {
         errors.0.extend(not_distinct(options));
         let listeners = options.rules.listen.len() + options.rules.listen_tls.len();
         let division = descriptors::divide(options.max_tunnels, descriptors::raise(), listeners);
-        let division = errors.collect(division.map_err(|error| ConfigError::from_text("max-tunnels", &error)));
+        let division = errors.collect(division.map_err(|error| ConfigError::of("max-tunnels", error)));
         division.iter().for_each(descriptors::Division::apply);
         let tunnels = division.map_or(1, |division| division.tunnels);
         let certificate = certificate(options, &refused).map_err(|found| errors.0.extend(found.0)).ok();
@@ -83,11 +84,11 @@ impl Settings {
         let mut leg = |which| leg(which).map_err(|found| errors.0.extend(found.0)).ok();
         let (client_leg, origin_leg) = (leg(Leg::Client), leg(Leg::Origin));
         let dial = dial::Options::new(options.dial_timeout, &options.source, origin_leg.unwrap_or_default());
-        let of_source = |error: &String| ConfigError::from_text("source", error);
-        let dial = dial.map_err(|found| errors.0.extend(found.iter().map(of_source))).ok();
+        let of_source = |error| ConfigError::of("source", error);
+        let dial = dial.map_err(|found| errors.0.extend(found.into_iter().map(of_source))).ok();
         let dial = dial.zip(parents).and_then(|(dial, parents)| {
             let through = dial.through(parents, options.rules.parent_ca.as_deref());
-            errors.collect(through.map_err(|error| ConfigError::from_text("parent-ca", &error)))
+            errors.collect(through.map_err(|error| ConfigError::of("parent-ca", error)))
         });
         let authenticator = authenticator?;
         if !errors.0.is_empty() {
@@ -228,8 +229,8 @@ fn certificate(options: &Serve, refused: &Refused) -> Result<Option<ServerCertif
         ([], None, None) => Ok(None),
         ([_, ..], Some(certificate), Some(key)) => {
             ServerCertificate::load(certificate, key).map(Some).map_err(|errors| {
-                let of = |error: &String| if error.starts_with("--tls-key ") { "tls-key" } else { "tls-cert" };
-                ConfigErrors(errors.iter().map(|error| ConfigError::from_text(of(error), error)).collect())
+                let of = |PairError { half, error }| ConfigError::of(half.option(), error);
+                ConfigErrors(errors.into_iter().map(of).collect())
             })
         }
         ([], certificate, _) => {
@@ -255,7 +256,7 @@ fn leg(options: &Serve, leg: Leg, send_buffer: usize) -> Result<LegOptions, Conf
         // Each is sound, and together they contradict each other.
         errors.push(whole);
     }
-    let about = |error: String| ConfigError::from_text("congestion-control", &format!("--congestion-control: {error}"));
+    let about = |error: InvalidValue| ConfigError::of("congestion-control", error.of("--congestion-control"));
     Err(ConfigErrors(errors.into_iter().map(about).collect()))
 }
 
@@ -265,7 +266,7 @@ fn leg(options: &Serve, leg: Leg, send_buffer: usize) -> Result<LegOptions, Conf
 /// Every one that cannot be used.
 pub fn parents(rules: &Rules, operation: &Operation) -> Result<Parents, ConfigErrors> {
     let parents = Parents::new(&rules.parent)
-        .map_err(|errors| ConfigErrors(errors.iter().map(|error| ConfigError::from_text("parent", error)).collect()))?;
+        .map_err(|errors| ConfigErrors(errors.into_iter().map(|error| ConfigError::of("parent", error)).collect()))?;
     let listen = rules.listen();
     let is_own = |parent: &Parent| match parent.target.host {
         Host::Name(_) => false,

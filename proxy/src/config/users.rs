@@ -19,11 +19,12 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 use toml::value::{Datetime, Offset};
 
-use super::error::{ConfigError, InvalidValue};
+use super::error::ConfigError;
 use super::lines::Lines;
 use super::values::network;
 use crate::account::{Limit, sanitize};
 use crate::auth::{Entry, UsersError};
+use crate::invalid_value::InvalidValue;
 use crate::policy::{Rule, Scope};
 use crate::rate::Rate;
 use crate::user_policy::{OnExpiry, UserPolicy};
@@ -72,7 +73,7 @@ fn entry(lines: Lines<'_>, at: usize, name: &str, user: &DeTable<'_>, errors: &m
         let set = match key {
             "passwords" => each(value, Ok).map(|texts| passwords = texts),
             "allow" => {
-                let rules = each(value, |text| text.parse::<Rule>().map_err(|error| InvalidValue::from_text(&error)));
+                let rules = each(value, |text| text.parse::<Rule>());
                 rules.map(|rules| user_policy.scope = Some(Scope::new(Arc::clone(&shared), rules)))
             }
             "from" => each(value, network).map(|networks| user_policy.from = networks),
@@ -88,8 +89,8 @@ fn entry(lines: Lines<'_>, at: usize, name: &str, user: &DeTable<'_>, errors: &m
             }
         };
         for (at, InvalidValue { cause, remedy }) in set.err().unwrap_or_default() {
-            let cause = format!("'{}': {cause}", sanitize(&option));
-            errors.push(ConfigError { remedy, ..ConfigError::about(&option, cause, "") }.at(lines.at(at)));
+            let cause = format!("'{}': {cause}", sanitize(&option)).into();
+            errors.push(ConfigError::of(&option, InvalidValue { cause, remedy }).at(lines.at(at)));
         }
     }
     let option = format!("users.{name}");
@@ -108,7 +109,7 @@ fn entry(lines: Lines<'_>, at: usize, name: &str, user: &DeTable<'_>, errors: &m
     }
 }
 
-fn invalid(cause: &str, remedy: &str) -> InvalidValue {
+fn invalid(cause: &'static str, remedy: &'static str) -> InvalidValue {
     InvalidValue::new(cause, remedy)
 }
 
@@ -159,9 +160,8 @@ fn limit(value: &Spanned<DeValue<'_>>) -> Result<Limit, InvalidValue> {
     match value.get_ref() {
         DeValue::Integer(number) => number.as_str().parse::<Rate>().map(|rate| Limit(Some(rate))),
         DeValue::String(text) => text.parse(),
-        _ => Err("not a rate; write \"100MiB\", \"1Gbit\" or \"none\"".to_owned()),
+        _ => Err(invalid("not a rate", "write \"100MiB\", \"1Gbit\" or \"none\"")),
     }
-    .map_err(|error| InvalidValue::from_text(&error))
 }
 
 /// Parses a time of TOML, in the form of RFC 3339, or a string with one.

@@ -8,8 +8,9 @@ use std::time::Duration;
 use ipnet::{IpNet, Ipv4Net};
 
 use super::addresses::separated;
-use super::error::InvalidValue;
 use crate::auth::TrustedNetwork;
+use crate::invalid_value::InvalidValue;
+use crate::rate::bytes;
 use crate::secret::Secret;
 
 /// Separates the values of a list in a variable; no value of a list has it.
@@ -30,12 +31,12 @@ pub(super) fn former_users(_: &str) -> Parsed<Infallible> {
 }
 
 /// Parses one value of a list; the type's own error explains an invalid value.
-pub(super) fn parsed<T: FromStr<Err = String>>(text: &str) -> Parsed<T> {
-    text.parse().map_err(|error: String| InvalidValue::from_text(&error))
+pub(super) fn parsed<T: FromStr<Err = InvalidValue>>(text: &str) -> Parsed<T> {
+    text.parse()
 }
 
 /// Parses one value without blanks, as [`parsed`].
-pub(super) fn word<T: FromStr<Err = String>>(text: &str) -> Parsed<T> {
+pub(super) fn word<T: FromStr<Err = InvalidValue>>(text: &str) -> Parsed<T> {
     let words: Vec<&str> = text.split_whitespace().collect();
     match words.len() {
         0 => Err(InvalidValue::new("it is empty", "leave the option out, or give it a value")),
@@ -63,7 +64,7 @@ pub(super) fn duration(text: &str) -> Parsed<Duration> {
     }
 }
 
-fn time(text: &str, remedy: &str) -> Parsed<Duration> {
+fn time(text: &str, remedy: &'static str) -> Parsed<Duration> {
     humantime::parse_duration(text).map_err(|error| InvalidValue::new(format!("not a time: {error}"), remedy))
 }
 
@@ -79,17 +80,11 @@ pub(super) fn spin(text: &str) -> Parsed<Duration> {
 /// one direction is no longer a backlog.
 const BACKLOG: std::ops::RangeInclusive<u64> = 64 << 10..=256 << 20;
 
+/// Units of a size.
+const SIZE_UNITS: [(&str, u64); 4] = [("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
+
 pub(super) fn size(text: &str) -> Parsed<u64> {
-    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
-    let unit = match text[digits.len()..].trim_start() {
-        "" | "B" => Some(0),
-        "KiB" => Some(10),
-        "MiB" => Some(20),
-        "GiB" => Some(30),
-        _ => None,
-    };
-    let bytes = digits.parse::<u64>().ok().zip(unit).and_then(|(number, unit)| number.checked_mul(1 << unit));
-    match bytes {
+    match bytes(text, &SIZE_UNITS) {
         None => Err(InvalidValue::new("not a number of bytes", "write it as 16MiB, 512KiB or 4194304")),
         Some(bytes) if BACKLOG.contains(&bytes) => Ok(bytes),
         Some(_) => Err(InvalidValue::new("out of range: 64KiB to 256MiB", "write a size in that range")),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::parents::Parents;
 use super::resolve::{LOOKUPS_EACH, ResolverKind};
 use super::search::SearchDomain;
+use crate::invalid_value::InvalidValue;
 use crate::sys::socket::{LegOptions, is_local_address};
 use crate::tls::RootStore;
 
@@ -37,15 +38,21 @@ impl Options {
     ///
     /// # Errors
     /// Two source addresses of one family, or an address not configured on this host.
-    pub fn new(timeout: Duration, source: &[IpAddr], leg: LegOptions) -> Result<Self, Vec<String>> {
+    pub fn new(timeout: Duration, source: &[IpAddr], leg: LegOptions) -> Result<Self, Vec<InvalidValue>> {
         let source: Vec<_> = source.iter().map(IpAddr::to_canonical).collect();
         let mut errors = Vec::new();
         for (place, address) in source.iter().enumerate() {
             if let Some(other) = source[..place].iter().find(|other| other.is_ipv4() == address.is_ipv4()) {
-                errors.push(format!("--source {other} and {address} are of the same family; remove one of the two"));
+                errors.push(InvalidValue::new(
+                    format!("--source {other} and {address} are of the same family"),
+                    "remove one of the two",
+                ));
             }
             if !is_local_address(*address) {
-                errors.push(format!("--source {address}: this host has no such address; see `ip address`"));
+                errors.push(InvalidValue::new(
+                    format!("--source {address}: this host has no such address"),
+                    "see `ip address`",
+                ));
             }
         }
         if !errors.is_empty() {
@@ -82,13 +89,18 @@ impl Options {
     /// # Errors
     /// A parent by TLS without any CA certificate, or an unusable file; the text includes the
     /// remedy.
-    pub fn through(self, parents: Parents, roots: Option<&Path>) -> Result<Self, String> {
+    pub fn through(self, parents: Parents, roots: Option<&Path>) -> Result<Self, InvalidValue> {
         let trust = match (parents.speak_tls(), roots) {
-            (true, None) => Some(RootStore::of_host().map_err(|error| format!("--parent https://: {error}"))?),
-            (true, Some(file)) => Some(RootStore::of_file(file).map_err(|error| format!("--parent-ca {error}"))?),
+            (true, None) => Some(RootStore::of_host().map_err(|error| error.of("--parent https://"))?),
+            (true, Some(file)) => Some(
+                RootStore::of_file(file).map_err(|error| error.of(format_args!("--parent-ca {}", file.display())))?,
+            ),
             (false, None) => None,
             (false, Some(_)) => {
-                return Err("--parent-ca needs an https:// parent; add one with --parent, or remove it".into());
+                return Err(InvalidValue::new(
+                    "--parent-ca needs an https:// parent",
+                    "add one with --parent, or remove it",
+                ));
             }
         };
         Ok(Self { parents, trust, ..self })

@@ -9,6 +9,7 @@ use base64::prelude::BASE64_STANDARD;
 use ipnet::IpNet;
 use rustls::pki_types::ServerName;
 
+use crate::invalid_value::InvalidValue;
 use crate::policy::Rule;
 use crate::secret::Secret;
 use crate::target::{Host, Target};
@@ -55,23 +56,23 @@ impl Parents {
     /// with ` for RULE`.
     ///
     /// # Errors
-    /// One text for each invalid value, without quoting it: it may hold a password.
-    pub fn new(values: &[Secret]) -> Result<Self, Vec<String>> {
+    /// One for each invalid value, without quoting it: it may hold a password.
+    pub fn new(values: &[Secret]) -> Result<Self, Vec<InvalidValue>> {
         let is_rest = |place: usize| {
             let text = values.get(place).and_then(|value| std::str::from_utf8(value.expose()).ok());
             text.is_some_and(|text| text.contains('@') && !text.contains("://"))
         };
         let entry = |(place, value): (usize, &Secret)| {
-            let text = std::str::from_utf8(value.expose()).map_err(|_| "it is not UTF-8".to_owned());
+            let text = std::str::from_utf8(value.expose()).map_err(|_| InvalidValue::without_remedy("it is not UTF-8"));
             let entry =
                 text.and_then(Entry::parse).map_err(|error| match place > 0 && is_rest(place) || is_rest(place + 1) {
-                    true => format!("{error}; {SEMICOLON}"),
+                    true => error.or(SEMICOLON),
                     false => error,
                 });
-            entry.map_err(|error| format!("--parent, number {}: {error}", place + 1))
+            entry.map_err(|error| error.of(format_args!("--parent, number {}", place + 1)))
         };
         let (entries, errors): (Vec<_>, Vec<_>) = values.iter().enumerate().map(entry).partition(Result::is_ok);
-        let errors: Vec<String> = errors.into_iter().filter_map(Result::err).collect();
+        let errors: Vec<InvalidValue> = errors.into_iter().filter_map(Result::err).collect();
         if errors.is_empty() { Ok(Self(entries.into_iter().flatten().collect())) } else { Err(errors) }
     }
 
@@ -130,40 +131,44 @@ impl Parents {
 /// The route depends on unknown addresses.
 struct ByAddress;
 
-const NO_RULE: &str =
-    "unexpected text after the URL; write ` for *.apps.example:443`, and a blank in a password as %20";
+fn no_rule() -> InvalidValue {
+    InvalidValue::new(
+        "unexpected text after the URL",
+        "write ` for *.apps.example:443`, and a blank in a password as %20",
+    )
+}
 
 /// Remedy where a URL seems to be divided by a semicolon.
 const SEMICOLON: &str = "a semicolon separates parents: write %3B for one in a password";
 
 /// Where a parent is, of the part of its URL behind the credentials.
-fn target(place: &str) -> Result<Target, String> {
+fn target(place: &str) -> Result<Target, InvalidValue> {
     const FORM: &str = "write http://HOST:PORT, with an IPv6 address in brackets";
     if place.contains(['/', '?', '#']) {
-        return Err("the URL has a path or query; write http://HOST:PORT without it".to_owned());
+        return Err(InvalidValue::new("the URL has a path or query", "write http://HOST:PORT without it"));
     }
     let past_brackets = place.rfind(']').map_or(0, |end| end + 1);
     let mut parts = place[past_brackets..].split(':').skip(1);
     match (parts.next(), parts.next()) {
-        (None | Some(""), None) => Err(format!("the URL has no port; {FORM}")),
-        (_, Some(_)) => Err(format!("the URL has several colons behind its credentials; {FORM}")),
-        (Some(_), None) => Target::parse(place).map_err(|error| match error.to_string() {
-            text if text.contains("; ") => text,
-            text => format!("{text}; {FORM}"),
+        (None | Some(""), None) => Err(InvalidValue::new("the URL has no port", FORM)),
+        (_, Some(_)) => Err(InvalidValue::new("the URL has several colons behind its credentials", FORM)),
+        (Some(_), None) => Target::parse(place).map_err(|error| {
+            let InvalidValue { cause, remedy } = error.invalid();
+            InvalidValue { cause, remedy: Some(remedy.unwrap_or(FORM.into())) }
         }),
     }
 }
 
 impl Entry {
-    fn parse(text: &str) -> Result<Self, String> {
+    fn parse(text: &str) -> Result<Self, InvalidValue> {
         let mut words = text.split_whitespace();
         let (first, of, rule, more) = (words.next(), words.next(), words.next(), words.next());
         let rule = match (of, rule, more) {
             (None, ..) => None,
             // Omits the error of the rule, because it quotes the rule: with an unescaped blank,
             // part of a password would be parsed here.
-            (Some("for"), Some(rule), None) => Some(rule.parse::<Rule>().map_err(|_| NO_RULE)?),
-            _ => return Err(NO_RULE.into()),
+            (Some("for"), Some(rule), None) => Some(rule.parse::<Rule>().map_err(|_| no_rule())?),
+            _ => return Err(no_rule()),
         };
         let parent = match first.unwrap_or_default() {
             "direct" => None,
@@ -174,9 +179,13 @@ impl Entry {
 }
 
 impl Parent {
-    fn parse(url: &str) -> Result<Self, String> {
-        let wanted =
-            || "not the URL of a proxy; write http://USER:PASSWORD@HOST:PORT, https://HOST:PORT or direct".to_owned();
+    fn parse(url: &str) -> Result<Self, InvalidValue> {
+        let wanted = || {
+            InvalidValue::new(
+                "not the URL of a proxy",
+                "write http://USER:PASSWORD@HOST:PORT, https://HOST:PORT or direct",
+            )
+        };
         let (scheme, rest) = url.split_once("://").ok_or_else(wanted)?;
         let secure = match scheme {
             "http" => false,
@@ -194,7 +203,7 @@ impl Parent {
             Host::Name(name) => server_name(Err(name.as_str())),
             Host::Address(address) => server_name(Ok(*address)),
         };
-        let tls = secure.then(name).transpose()?;
+        let tls = secure.then(name).transpose().map_err(InvalidValue::without_remedy)?;
         Ok(Self { target, tls, authorization, label })
     }
 }
@@ -215,16 +224,19 @@ impl fmt::Display for Parent {
 }
 
 /// `Basic`, of percent-encoded credentials (RFC 3986, 3.2.1; RFC 7617, 2).
-fn authorization(userinfo: &str) -> Result<Secret, String> {
-    let (name, password) = userinfo.split_once(':').ok_or("the user has no password; write USER:PASSWORD@")?;
-    let broken = || "invalid percent-encoding in the user or the password; write %25 for %".to_owned();
+fn authorization(userinfo: &str) -> Result<Secret, InvalidValue> {
+    let (name, password) = userinfo
+        .split_once(':')
+        .ok_or_else(|| InvalidValue::new("the user has no password", "write USER:PASSWORD@"))?;
+    let broken = || InvalidValue::new("invalid percent-encoding in the user or the password", "write %25 for %");
     let (name, password) = (decoded(name).ok_or_else(broken)?, decoded(password).ok_or_else(broken)?);
     if name.iter().chain(&password).any(u8::is_ascii_control) {
         let cause = "the user or the password contains a control character, which Basic authentication does not allow (RFC 7617)";
-        return Err(format!("{cause}; use another one"));
+        return Err(InvalidValue::new(cause, "use another one"));
     }
     if name.is_empty() || name.contains(&b':') {
-        return Err("the user is empty or contains a colon, which Basic authentication does not allow; give the parent a user with another name".into());
+        let cause = "the user is empty or contains a colon, which Basic authentication does not allow";
+        return Err(InvalidValue::new(cause, "give the parent a user with another name"));
     }
     let credentials = BASE64_STANDARD.encode([&name[..], b":", &password].concat());
     Ok(Secret::new(format!("Basic {credentials}")))
@@ -247,7 +259,7 @@ mod tests {
 
     fn read(values: &[&str]) -> Result<Parents, String> {
         let values = values.iter().map(|value| Secret::new(*value)).collect::<Vec<_>>();
-        Parents::new(&values).map_err(|errors| errors.join("\n"))
+        Parents::new(&values).map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
     }
 
     fn route(parents: &Parents, target: &str, addresses: Option<&[&str]>) -> String {

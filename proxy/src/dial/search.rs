@@ -3,6 +3,7 @@
 use std::str::FromStr;
 use std::vec;
 
+use crate::invalid_value::InvalidValue;
 use crate::target::{Host, MAX_LABEL, MAX_NAME, Target, normal_name};
 
 /// Domain of `--search-domain`, in the normal form of names.
@@ -10,14 +11,14 @@ use crate::target::{Host, MAX_LABEL, MAX_NAME, Target, normal_name};
 pub struct SearchDomain(String);
 
 impl FromStr for SearchDomain {
-    type Err = String;
+    type Err = InvalidValue;
 
-    fn from_str(text: &str) -> Result<Self, String> {
-        let name = normal_name(text).map_err(|error| format!("{}; write it as corp.example", error.detail()))?;
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        let name = normal_name(text).map_err(|error| error.invalid().or("write it as corp.example"))?;
         // It must still be a valid name with the longest label and a dot in front.
         match name.len() + 1 + MAX_LABEL <= MAX_NAME {
             true => Ok(Self(name)),
-            false => Err("too long to complete a name; use a shorter domain".to_owned()),
+            false => Err(InvalidValue::new("too long to complete a name", "use a shorter domain")),
         }
     }
 }
@@ -71,7 +72,7 @@ mod tests {
 
     #[test]
     fn a_domain_that_completes_no_name_is_refused() {
-        let refused = |domain: &str| domain.parse::<SearchDomain>().unwrap_err();
+        let refused = |domain: &str| domain.parse::<SearchDomain>().unwrap_err().to_string();
         assert_eq!(refused("a..b"), "the host name has an empty label; write it as corp.example");
         let long = ["a".repeat(63).as_str(), &"b".repeat(63), &"c".repeat(63)].join(".");
         assert!(refused(&long).contains("too long to complete a name"));

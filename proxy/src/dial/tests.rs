@@ -155,6 +155,7 @@ fn sources_are_checked_at_start() {
         Options::new(PATIENCE, &source, LegOptions::default()).map(|options| options.source)
     };
     let errors = options(&["127.0.0.1", "127.0.0.2", "192.0.2.1"]).unwrap_err();
+    let errors: Vec<_> = errors.iter().map(ToString::to_string).collect();
     let expected = [
         "--source 127.0.0.1 and 127.0.0.2 are of the same family; remove one of the two",
         "--source 127.0.0.1 and 192.0.2.1 are of the same family; remove one of the two",

@@ -5,6 +5,8 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::invalid_value::InvalidValue;
+
 /// Longest wait for a file.
 pub const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -41,8 +43,8 @@ impl ReadError {
 
     /// Returns the cause and the remedy; `remedy` applies if the error has none of its own.
     #[must_use]
-    pub fn with_remedy(&self, remedy: &str) -> String {
-        format!("{self}; {}", self.remedy().unwrap_or(remedy))
+    pub fn invalid(&self, remedy: &'static str) -> InvalidValue {
+        InvalidValue::new(self.to_string(), self.remedy().unwrap_or(remedy))
     }
 }
 

@@ -210,7 +210,7 @@ mod tests {
     use super::*;
 
     fn error(path: &Path) -> String {
-        read(path, 1 << 20).unwrap_err().with_remedy("do this")
+        read(path, 1 << 20).unwrap_err().invalid("do this").to_string()
     }
 
     #[test]

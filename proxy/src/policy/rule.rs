@@ -8,6 +8,7 @@ use std::str::FromStr;
 
 use ipnet::{IpNet, Ipv4Net};
 
+use crate::invalid_value::InvalidValue;
 use crate::target::{Host, Target, normal_name};
 
 /// Longest text of a rule, in bytes: rules are quoted in answers and in the log.
@@ -90,19 +91,26 @@ impl fmt::Display for Rule {
 }
 
 impl FromStr for Rule {
-    type Err = String;
+    type Err = InvalidValue;
 
     /// Parses a rule; the error gives the fault and the remedy.
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
         let text = text.trim();
         if text.len() > MAX_RULE {
-            return Err(format!("a rule of {} bytes is too long; write several of at most {MAX_RULE}", text.len()));
+            let cause = format!("a rule of {} bytes is too long", text.len());
+            return Err(InvalidValue::new(cause, format!("write several of at most {MAX_RULE}")));
         }
         if text.chars().any(char::is_control) {
-            return Err(format!("{text:?} contains control characters; write HOST:PORTS, as api.example:443"));
+            return Err(InvalidValue::new(
+                format!("{text:?} contains control characters"),
+                "write HOST:PORTS, as api.example:443",
+            ));
         }
         if let Some((_, rest)) = text.split_once("://") {
-            return Err(format!("`{text}` is a URL; write HOST:PORTS alone, as `{rest}`"));
+            return Err(InvalidValue::new(
+                format!("`{text}` is a URL"),
+                format!("write HOST:PORTS alone, as `{rest}`"),
+            ));
         }
         let (host, ports) = split(text)?;
         let pattern = Pattern::parse(host)?;
@@ -112,11 +120,17 @@ impl FromStr for Rule {
 }
 
 /// Parts the host from the ports, at the last colon; a bracketed host keeps its colons.
-fn split(text: &str) -> Result<(&str, &str), String> {
-    let no_ports = || format!("`{text}` names no ports; write HOST:PORTS, as `{text}:443` or `{text}:*`");
+fn split(text: &str) -> Result<(&str, &str), InvalidValue> {
+    let no_ports = || {
+        InvalidValue::new(
+            format!("`{text}` names no ports"),
+            format!("write HOST:PORTS, as `{text}:443` or `{text}:*`"),
+        )
+    };
     if text.starts_with('[') {
-        let close =
-            text.find(']').ok_or_else(|| format!("`{text}` lacks the closing bracket; write [ADDRESS]:PORTS"))?;
+        let close = text
+            .find(']')
+            .ok_or_else(|| InvalidValue::new(format!("`{text}` lacks the closing bracket"), "write [ADDRESS]:PORTS"))?;
         let colon = text[close..].find(':').ok_or_else(no_ports)?;
         return Ok((&text[..close + colon], &text[close + colon + 1..]));
     }
@@ -124,13 +138,16 @@ fn split(text: &str) -> Result<(&str, &str), String> {
         return Err(no_ports());
     }
     if text.parse::<Ipv6Addr>().is_ok() {
-        return Err(format!("`{text}` may be an IPv6 address with or without a port; write [ADDRESS]:PORTS"));
+        return Err(InvalidValue::new(
+            format!("`{text}` may be an IPv6 address with or without a port"),
+            "write [ADDRESS]:PORTS",
+        ));
     }
     text.rsplit_once(':').ok_or_else(no_ports)
 }
 
 impl Pattern {
-    fn parse(host: &str) -> Result<Self, String> {
+    fn parse(host: &str) -> Result<Self, InvalidValue> {
         if host == "*" {
             return Ok(Self::Any);
         }
@@ -140,7 +157,9 @@ impl Pattern {
         if let Ok(address) = host.parse::<IpAddr>() {
             return match address {
                 IpAddr::V4(_) => Ok(Self::Network(address.into())),
-                IpAddr::V6(_) => Err(format!("an IPv6 address needs brackets; write [{host}]:PORTS")),
+                IpAddr::V6(_) => {
+                    Err(InvalidValue::new("an IPv6 address needs brackets", format!("write [{host}]:PORTS")))
+                }
             };
         }
         match host.strip_prefix("*.") {
@@ -161,19 +180,27 @@ impl fmt::Display for Pattern {
     }
 }
 
-fn parse_name(name: &str) -> Result<String, String> {
+fn parse_name(name: &str) -> Result<String, InvalidValue> {
     if name.contains('*') {
-        return Err(format!("`{name}`: `*` must stand alone or be the first label; write * or *.example.com"));
+        return Err(InvalidValue::new(
+            format!("`{name}`: `*` must stand alone or be the first label"),
+            "write * or *.example.com",
+        ));
     }
     if let Some(suffix) = name.strip_prefix('.') {
-        return Err(format!("`{name}` begins with a dot; write *.{suffix} for the names below it"));
+        return Err(InvalidValue::new(
+            format!("`{name}` begins with a dot"),
+            format!("write *.{suffix} for the names below it"),
+        ));
     }
-    normal_name(name).map_err(|why| format!("`{name}` is not a host name: {why}"))
+    normal_name(name).map_err(|error| error.invalid().of(format_args!("`{name}` is not a host name")))
 }
 
 /// Reads `10.0.0.0/8`, `fd00::/8`, `[fd00::/8]`, `[fd00::]/8` or `[fd00::1]`.
-fn parse_network(host: &str) -> Result<IpNet, String> {
-    let wanted = || format!("`{host}` is not a network; write 10.0.0.0/8, [fd00::]/8, 10.1.2.3 or [fd00::1]");
+fn parse_network(host: &str) -> Result<IpNet, InvalidValue> {
+    let wanted = || {
+        InvalidValue::new(format!("`{host}` is not a network"), "write 10.0.0.0/8, [fd00::]/8, 10.1.2.3 or [fd00::1]")
+    };
     let bare = without_brackets(host).ok_or_else(wanted)?;
     let network: IpNet = match bare.parse::<IpAddr>() {
         Ok(address) => address.into(),
@@ -183,7 +210,8 @@ fn parse_network(host: &str) -> Result<IpNet, String> {
         return Err(wanted());
     }
     if network.trunc() != network {
-        return Err(format!("`{host}` has host bits set beyond its prefix; write {}", shown(network.trunc())));
+        let cause = format!("`{host}` has host bits set beyond its prefix");
+        return Err(InvalidValue::new(cause, format!("write {}", shown(network.trunc()))));
     }
     Ok(as_ipv4(network))
 }
@@ -217,19 +245,24 @@ pub(super) fn shown(network: IpNet) -> String {
     }
 }
 
-fn parse_ports(ports: &str) -> Result<Vec<RangeInclusive<u16>>, String> {
+fn parse_ports(ports: &str) -> Result<Vec<RangeInclusive<u16>>, InvalidValue> {
     if ports == "*" {
         return Ok(vec![1..=u16::MAX]);
     }
     ports.split(',').map(|item| parse_range(item.trim_ascii())).collect()
 }
 
-fn parse_range(item: &str) -> Result<RangeInclusive<u16>, String> {
+fn parse_range(item: &str) -> Result<RangeInclusive<u16>, InvalidValue> {
     let (low, high) = item.split_once('-').unwrap_or((item, item));
     match (parse_port(low), parse_port(high)) {
         (Some(low), Some(high)) if low <= high => Ok(low..=high),
-        (Some(low), Some(high)) => Err(format!("the ports {low}-{high} are reversed; write {high}-{low}")),
-        _ => Err(format!("`{item}` is not a port from 1 to 65535; write 443, 30000-32767, a list of those, or *")),
+        (Some(low), Some(high)) => {
+            Err(InvalidValue::new(format!("the ports {low}-{high} are reversed"), format!("write {high}-{low}")))
+        }
+        _ => Err(InvalidValue::new(
+            format!("`{item}` is not a port from 1 to 65535"),
+            "write 443, 30000-32767, a list of those, or *",
+        )),
     }
 }
 
@@ -337,10 +370,10 @@ mod tests {
             ("a\u{7}b:443", "control characters"),
         ];
         for (text, words) in table {
-            let error = text.parse::<Rule>().unwrap_err();
+            let error = text.parse::<Rule>().unwrap_err().to_string();
             assert!(error.contains(words), "{text}: {error}");
         }
         let long = format!("*:{}443", "443,".repeat(MAX_RULE));
-        assert!(long.parse::<Rule>().unwrap_err().contains("too long"));
+        assert!(long.parse::<Rule>().unwrap_err().to_string().contains("too long"));
     }
 }

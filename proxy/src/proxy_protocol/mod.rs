@@ -9,6 +9,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
+use crate::invalid_value::InvalidValue;
 use crate::policy::Rule;
 use crate::target::{Host, Target};
 
@@ -187,11 +188,12 @@ pub struct ProxyProtocolRule {
 }
 
 impl FromStr for ProxyProtocolRule {
-    type Err = String;
+    type Err = InvalidValue;
 
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wanted =
-            || "no version and rule; write `v1 for RULE` or `v2 for RULE`, as `v2 for 10.0.0.0/8:873`".to_owned();
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        let wanted = || {
+            InvalidValue::new("no version and rule", "write `v1 for RULE` or `v2 for RULE`, as `v2 for 10.0.0.0/8:873`")
+        };
         let (version, rule) = text.trim().split_once(" for ").ok_or_else(wanted)?;
         let version = match version {
             "v1" => Version::V1,

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use tokio::sync::oneshot;
 
+use crate::invalid_value::InvalidValue;
 use crate::reason::Reason;
 use crate::tunnel::Tunnel;
 
@@ -47,11 +48,13 @@ impl Engine {
 }
 
 impl FromStr for Engine {
-    type Err = String;
+    type Err = InvalidValue;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
         let found = Self::ALL.iter().find(|engine| engine.label() == text);
-        found.copied().ok_or_else(|| format!("unknown engine '{text}'; use auto, uring, splice, sockmap or copy"))
+        found.copied().ok_or_else(|| {
+            InvalidValue::new(format!("unknown engine '{text}'"), "use auto, uring, splice, sockmap or copy")
+        })
     }
 }
 

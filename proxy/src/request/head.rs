@@ -22,7 +22,7 @@ pub(super) fn refuse<T>(reason: Reason, detail: impl Into<Cow<'static, str>>) ->
 }
 
 pub(super) fn bad_target(error: TargetError) -> Refusal {
-    Refusal::new(Reason::BadTarget, error.detail())
+    Refusal::new(Reason::BadTarget, error.to_string())
 }
 
 /// Returns the value of a header that may come once. A repeated header is refused even with an

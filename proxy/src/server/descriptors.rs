@@ -3,6 +3,7 @@
 
 use std::thread::available_parallelism;
 
+use crate::invalid_value::InvalidValue;
 use crate::sys::descriptors;
 
 /// Descriptors of the gateway itself, beside those of [`EACH_CORE`]: listeners, log, re-read files,
@@ -55,7 +56,7 @@ pub fn raise() -> u64 {
 ///
 /// # Errors
 /// When more tunnels are wanted than fit, or none does.
-pub fn divide(wanted: Option<usize>, limit: u64, listeners: usize) -> Result<Division, String> {
+pub fn divide(wanted: Option<usize>, limit: u64, listeners: usize) -> Result<Division, InvalidValue> {
     let cores = available_parallelism().map_or(1, |threads| threads.get() as u64);
     let inherited = descriptors::inherited().saturating_sub(INHERITED);
     let division = divide_for(wanted, limit, own(cores, listeners as u64) + inherited)?;
@@ -68,25 +69,31 @@ const fn own(cores: u64, listeners: u64) -> u64 {
     cores.saturating_mul(EACH_CORE + listeners.saturating_sub(1)).saturating_add(OWN)
 }
 
-fn divide_for(wanted: Option<usize>, limit: u64, own: u64) -> Result<Division, String> {
+/// Remedy for too low a limit.
+const RAISE: &str = "raise it (systemd: LimitNOFILE=, shell: ulimit -Hn)";
+
+fn divide_for(wanted: Option<usize>, limit: u64, own: u64) -> Result<Division, InvalidValue> {
     let (least, most) = HANDSHAKES;
     let handshakes = (limit / HANDSHAKES_SHARE).clamp(least, most);
     let room = |handshakes: u64| limit.saturating_sub(own).saturating_sub(handshakes) / EACH;
     let beside = own + least;
     let (tunnels, handshakes) = match wanted {
         Some(wanted) if wanted as u64 > room(least) => {
-            return Err(format!(
-                "--max-tunnels {wanted} needs {} descriptors ({EACH} each and {beside} beside), but the hard limit is \
-                 {limit}; raise it (systemd: LimitNOFILE=, shell: ulimit -Hn) or lower --max-tunnels to {}",
-                (wanted as u64).saturating_mul(EACH).saturating_add(beside),
-                room(least),
-            ));
+            let needed = (wanted as u64).saturating_mul(EACH).saturating_add(beside);
+            let cause = format!(
+                "--max-tunnels {wanted} needs {needed} descriptors ({EACH} each and {beside} beside), but the hard \
+                 limit is {limit}"
+            );
+            let remedy = format!("{RAISE} or lower --max-tunnels to {}", room(least));
+            return Err(InvalidValue::new(cause, remedy));
         }
         None if room(handshakes) == 0 => {
-            return Err(format!(
-                "the hard limit of {limit} descriptors has no room for a tunnel: the gateway needs {} for itself and for handshakes; raise it (systemd: LimitNOFILE=, shell: ulimit -Hn)",
-                own + handshakes
-            ));
+            let needed = own + handshakes;
+            let cause = format!(
+                "the hard limit of {limit} descriptors has no room for a tunnel: the gateway needs {needed} for itself \
+                 and for handshakes"
+            );
+            return Err(InvalidValue::new(cause, RAISE));
         }
         Some(wanted) => {
             let rest = limit - own - EACH * wanted as u64;
@@ -110,10 +117,10 @@ mod tests {
         assert_eq!(division(None, 1 << 20), Ok((((1 << 20) - 320 - 4_096) / 2, 4_096)));
         assert_eq!(division(Some(468), own + 1_000), Ok((468, 64)));
         assert_eq!(division(Some(1), own + 1_000), Ok((1, 998)));
-        let error = division(Some(469), own + 1_000).unwrap_err();
+        let error = division(Some(469), own + 1_000).unwrap_err().to_string();
         let needed = format!("needs {} descriptors", own + 1_002);
         assert!(error.contains(&needed) && error.contains("--max-tunnels to 468"), "{error}");
-        assert!(division(None, own + 64).unwrap_err().contains("no room for a tunnel"));
+        assert!(division(None, own + 64).unwrap_err().to_string().contains("no room for a tunnel"));
         assert!(division(Some(usize::MAX), own + 1_000).is_err());
         assert!(division(Some(1), 10).is_err());
     }

@@ -11,6 +11,7 @@ use rustix::net::sockopt;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use super::option::{get, set};
+use crate::invalid_value::InvalidValue;
 
 /// Maximum length of a congestion control's name, without its NUL (`TCP_CA_NAME_MAX`,
 /// `include/net/tcp.h`).
@@ -84,7 +85,7 @@ impl LegOptions {
     ///
     /// # Errors
     /// An ambiguous value, or a congestion control refused by the kernel, with the remedy.
-    pub fn new(leg: Leg, congestion_control: &[String], user_timeout: Duration) -> Result<Self, String> {
+    pub fn new(leg: Leg, congestion_control: &[String], user_timeout: Duration) -> Result<Self, InvalidValue> {
         let algorithm = algorithm_for(leg, congestion_control)?;
         if let Some(name) = &algorithm {
             try_congestion_control(name)?;
@@ -115,27 +116,35 @@ impl LegOptions {
     ///
     /// # Errors
     /// As [`LegOptions::new`].
-    pub fn try_again(&self) -> Result<(), String> {
+    pub fn try_again(&self) -> Result<(), InvalidValue> {
         self.congestion_control.as_deref().map_or(Ok(()), try_congestion_control)
     }
 }
 
 /// Selects the value for `leg`.
-fn algorithm_for(leg: Leg, values: &[String]) -> Result<Option<String>, String> {
+fn algorithm_for(leg: Leg, values: &[String]) -> Result<Option<String>, InvalidValue> {
     let mut chosen: [Option<&str>; 3] = [None; 3];
     for value in values {
         let (place, name) = match value.split_once('=') {
             None => (0, value.as_str()),
             Some((label, name)) if label == Leg::Client.label() => (1, name),
             Some((label, name)) if label == Leg::Origin.label() => (2, name),
-            Some(_) => return Err(format!("`{value}` does not name a leg; write NAME, client=NAME or origin=NAME")),
+            Some(_) => {
+                return Err(InvalidValue::new(
+                    format!("`{value}` does not name a leg"),
+                    "write NAME, client=NAME or origin=NAME",
+                ));
+            }
         };
         let is_name = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-');
         if name.is_empty() || name.len() > MAX_ALGORITHM || !name.bytes().all(is_name) {
-            return Err(format!("`{name}` cannot be the name of a congestion control; write one such as cubic or bbr"));
+            return Err(InvalidValue::new(
+                format!("`{name}` cannot be the name of a congestion control"),
+                "write one such as cubic or bbr",
+            ));
         }
         if chosen[place].replace(name).is_some_and(|before| before != name) {
-            return Err(format!("`{value}` contradicts an earlier value; remove one of the two"));
+            return Err(InvalidValue::new(format!("`{value}` contradicts an earlier value"), "remove one of the two"));
         }
     }
     let own = match leg {
@@ -146,19 +155,19 @@ fn algorithm_for(leg: Leg, values: &[String]) -> Result<Option<String>, String> 
 }
 
 /// Tries a congestion control on an unconnected socket.
-fn try_congestion_control(name: &str) -> Result<(), String> {
+fn try_congestion_control(name: &str) -> Result<(), InvalidValue> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP));
     let Err(error) = socket.and_then(|socket| socket.set_tcp_congestion(name.as_bytes())) else { return Ok(()) };
     Err(match Errno::from_io_error(&error) {
-        Some(Errno::NOENT) => format!(
-            "the kernel has no congestion control `{name}`; try `modprobe tcp_{name}`, or choose one of \
-             /proc/sys/net/ipv4/tcp_available_congestion_control"
+        Some(Errno::NOENT) => InvalidValue::new(
+            format!("the kernel has no congestion control `{name}`"),
+            format!("try `modprobe tcp_{name}`, or choose one of /proc/sys/net/ipv4/tcp_available_congestion_control"),
         ),
-        Some(Errno::PERM) => format!(
-            "`{name}` is not allowed without CAP_NET_ADMIN; add it to \
-             /proc/sys/net/ipv4/tcp_allowed_congestion_control"
+        Some(Errno::PERM) => InvalidValue::new(
+            format!("`{name}` is not allowed without CAP_NET_ADMIN"),
+            "add it to /proc/sys/net/ipv4/tcp_allowed_congestion_control",
         ),
-        _ => format!("`{name}`: {error}"),
+        _ => InvalidValue::without_remedy(format!("`{name}`: {error}")),
     })
 }
 
@@ -342,14 +351,15 @@ mod tests {
             (&["origin=cubic", "origin=bbr"], "contradicts an earlier value"),
         ];
         for (texts, words) in table {
-            let error = LegOptions::new(Leg::Client, &values(texts), Duration::ZERO).unwrap_err();
+            let error = LegOptions::new(Leg::Client, &values(texts), Duration::ZERO).unwrap_err().to_string();
             assert!(error.contains(words), "{texts:?}: {error}");
         }
     }
 
     #[test]
     fn a_congestion_control_that_the_kernel_lacks_is_found_at_start() {
-        let error = LegOptions::new(Leg::Origin, &values(&["client=reno", "nosuch"]), Duration::ZERO).unwrap_err();
+        let error =
+            LegOptions::new(Leg::Origin, &values(&["client=reno", "nosuch"]), Duration::ZERO).unwrap_err().to_string();
         assert!(error.contains("modprobe tcp_nosuch"), "{error}");
         assert!(error.contains("/proc/sys/net/ipv4/tcp_available_congestion_control"), "{error}");
     }

@@ -7,6 +7,7 @@ use std::mem::MaybeUninit;
 use std::ptr;
 use std::str::FromStr;
 
+use crate::invalid_value::InvalidValue;
 use rustix::process::{Gid, Uid, getgid, getgroups, getuid};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
@@ -26,27 +27,34 @@ const ENTRY_BYTES: usize = 64 << 10;
 const MAX_GROUPS: usize = 1 << 16;
 
 impl FromStr for RunAs {
-    type Err = String;
+    type Err = InvalidValue;
 
     /// Looks up `USER`, with all its groups, or `USER:GROUP`, with this group alone.
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
         let (user, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
         let number = user.parse::<u32>().ok();
         let entry = entry_of(user, number)?;
         let unknown = |what: &str, name: &str| format!("this host has no {what} '{name}'");
         let uid = number.or(entry.as_ref().map(|entry| entry.uid));
-        let uid = uid.ok_or_else(|| format!("{}; create it, or use numbers as USER:GROUP", unknown("user", user)))?;
+        let uid =
+            uid.ok_or_else(|| InvalidValue::new(unknown("user", user), "create it, or use numbers as USER:GROUP"))?;
         if uid == 0 {
-            return Err("root keeps the privileges that --run-as is meant to drop; use another user".to_owned());
+            return Err(InvalidValue::new(
+                "root keeps the privileges that --run-as is meant to drop",
+                "use another user",
+            ));
         }
         let (gid, groups) = match (group, entry) {
             (Some(group), _) => {
                 let gid = group.parse().ok().map_or_else(|| gid_of(group), |gid| Ok(Some(gid)))?;
-                let gid = gid.ok_or_else(|| format!("{}; create it, or give its number", unknown("group", group)))?;
+                let gid =
+                    gid.ok_or_else(|| InvalidValue::new(unknown("group", group), "create it, or give its number"))?;
                 (gid, vec![gid])
             }
             (None, Some(entry)) => (entry.gid, groups_of(&entry.name, entry.gid)),
-            (None, None) => return Err(format!("{}; give its group as well: {user}:GROUP", unknown("user", user))),
+            (None, None) => {
+                return Err(InvalidValue::new(unknown("user", user), format!("give its group as well: {user}:GROUP")));
+            }
         };
         Ok(Self { text: text.to_owned(), uid, gid, groups })
     }
@@ -125,16 +133,20 @@ fn check(result: libc::c_int) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-fn c_string(name: &str) -> Result<CString, String> {
-    CString::new(name).map_err(|_| "a name with a NUL byte; remove it".to_owned())
+fn c_string(name: &str) -> Result<CString, InvalidValue> {
+    CString::new(name).map_err(|_| InvalidValue::new("a name with a NUL byte", "remove it"))
 }
 
-fn looked_up(code: libc::c_int, name: &str) -> Result<(), String> {
+fn looked_up(code: libc::c_int, name: &str) -> Result<(), InvalidValue> {
     let error = io::Error::from_raw_os_error(code);
-    if code == 0 { Ok(()) } else { Err(format!("'{name}' cannot be looked up: {error}; give numbers as USER:GROUP")) }
+    if code == 0 {
+        Ok(())
+    } else {
+        Err(InvalidValue::new(format!("'{name}' cannot be looked up: {error}"), "give numbers as USER:GROUP"))
+    }
 }
 
-fn entry_of(user: &str, uid: Option<u32>) -> Result<Option<Entry>, String> {
+fn entry_of(user: &str, uid: Option<u32>) -> Result<Option<Entry>, InvalidValue> {
     let name = c_string(user)?;
     let mut entry = MaybeUninit::<libc::passwd>::uninit();
     let mut strings = vec![0; ENTRY_BYTES];
@@ -157,7 +169,7 @@ fn entry_of(user: &str, uid: Option<u32>) -> Result<Option<Entry>, String> {
     Ok(Some(Entry { name, uid: entry.pw_uid, gid: entry.pw_gid }))
 }
 
-fn gid_of(group: &str) -> Result<Option<u32>, String> {
+fn gid_of(group: &str) -> Result<Option<u32>, InvalidValue> {
     let name = c_string(group)?;
     let mut entry = MaybeUninit::<libc::group>::uninit();
     let mut strings = vec![0; ENTRY_BYTES];
@@ -208,7 +220,7 @@ mod tests {
             ("0:0", "root keeps the privileges"),
             ("", "this host has no user ''"),
         ] {
-            let error = parse(text).unwrap_err();
+            let error = parse(text).unwrap_err().to_string();
             assert!(error.starts_with(said), "{text}: {error}");
         }
     }

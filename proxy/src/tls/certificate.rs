@@ -21,6 +21,7 @@ use super::validity::Validity;
 use super::x509::Facts;
 use crate::file::{self, MAX_CONFIG_BYTES, ReadError};
 use crate::fingerprint::FileFingerprint;
+use crate::invalid_value::InvalidValue;
 
 /// A certificate and its key.
 pub struct ServerCertificate {
@@ -44,7 +45,7 @@ impl ServerCertificate {
     ///
     /// # Errors
     /// Of each file the cause and the remedy.
-    pub fn load(certificate: &Path, key: &Path) -> Result<Self, Vec<String>> {
+    pub fn load(certificate: &Path, key: &Path) -> Result<Self, Vec<PairError>> {
         let seen = Mutex::new([certificate, key].map(FileFingerprint::of));
         let shown = RwLock::new(read(certificate, key)?);
         Ok(Self { certificate: certificate.to_owned(), key: key.to_owned(), seen, shown })
@@ -63,7 +64,8 @@ impl ServerCertificate {
     pub fn reload(&self) -> Result<(), String> {
         // Taken before the read, so that the next check notices a change in between.
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = self.stamps();
-        let shown = read(&self.certificate, &self.key).map_err(|errors| errors.join("; "))?;
+        let shown = read(&self.certificate, &self.key)
+            .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))?;
         *self.shown.write().unwrap_or_else(PoisonError::into_inner) = shown;
         Ok(())
     }
@@ -109,12 +111,30 @@ impl ServerCertificate {
     }
 }
 
+/// One of the two files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Half {
+    /// `--tls-cert`.
+    Certificate,
+    /// `--tls-key`.
+    Key,
+}
+
+/// Fault of one of the two files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PairError {
+    /// The file.
+    pub half: Half,
+    /// Cause, with option and path, and remedy.
+    pub error: InvalidValue,
+}
+
 const CHAIN: &str = "write the certificate in PEM, followed by its intermediate certificates";
 const KEY: &str = "write the key of the certificate in PEM, not encrypted: ECDSA by P-256 or P-384, Ed25519, or RSA from \
                    2048 bits on";
 
 /// Reads both files; the errors are those of each.
-fn read(certificate: &Path, key: &Path) -> Result<Shown, Vec<String>> {
+fn read(certificate: &Path, key: &Path) -> Result<Shown, Vec<PairError>> {
     let provider = provider();
     let signing = signing_key(key, &provider);
     let (chain, signing) = match (chain(certificate), signing) {
@@ -124,39 +144,66 @@ fn read(certificate: &Path, key: &Path) -> Result<Shown, Vec<String>> {
     show(certificate, key, chain, signing, provider).map_err(|error| vec![error])
 }
 
-fn unusable(option: &str, file: &Path, cause: &str, remedy: &str) -> String {
-    format!("{option} {}: {cause}; {remedy}", file.display())
+impl PairError {
+    fn new(half: Half, file: &Path, error: InvalidValue) -> Self {
+        Self { half, error: error.of(format_args!("--{} {}", half.option(), file.display())) }
+    }
 }
 
-fn bytes(option: &str, file: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
-    let unread = |error: ReadError| error.with_remedy("check the path and its permissions");
-    file::read(file, MAX_CONFIG_BYTES).map_err(|error| format!("{option} {}: {}", file.display(), unread(error)))
+impl fmt::Display for PairError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
 }
 
-fn not_pem(option: &str, file: &Path, error: &pem::Error, remedy: &str) -> String {
-    match error {
-        pem::Error::NoItemsFound => {
-            let item = if option == "--tls-key" { "key" } else { "certificate" };
-            unusable(option, file, &format!("contains no {item}"), remedy)
+impl Half {
+    /// Returns the name of its option without the dashes.
+    #[must_use]
+    pub const fn option(self) -> &'static str {
+        match self {
+            Self::Certificate => "tls-cert",
+            Self::Key => "tls-key",
         }
-        error => unusable(option, file, &error.to_string(), remedy),
+    }
+
+    const fn remedy(self) -> &'static str {
+        match self {
+            Self::Certificate => CHAIN,
+            Self::Key => KEY,
+        }
+    }
+
+    fn read(self, file: &Path) -> Result<Zeroizing<Vec<u8>>, PairError> {
+        let unread = |error: ReadError| error.invalid("check the path and its permissions");
+        file::read(file, MAX_CONFIG_BYTES).map_err(|error| PairError::new(self, file, unread(error)))
+    }
+
+    fn not_pem(self, file: &Path, error: &pem::Error) -> PairError {
+        let cause = match (error, self) {
+            (pem::Error::NoItemsFound, Self::Certificate) => "contains no certificate".to_owned(),
+            (pem::Error::NoItemsFound, Self::Key) => "contains no key".to_owned(),
+            (error, _) => error.to_string(),
+        };
+        PairError::new(self, file, InvalidValue::new(cause, self.remedy()))
     }
 }
 
-fn chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let text = bytes("--tls-cert", file)?;
+fn chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, PairError> {
+    let half = Half::Certificate;
+    let text = half.read(file)?;
     match CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>() {
-        Ok(chain) if chain.is_empty() => Err(not_pem("--tls-cert", file, &pem::Error::NoItemsFound, CHAIN)),
+        Ok(chain) if chain.is_empty() => Err(half.not_pem(file, &pem::Error::NoItemsFound)),
         Ok(chain) => Ok(chain),
-        Err(error) => Err(not_pem("--tls-cert", file, &error, CHAIN)),
+        Err(error) => Err(half.not_pem(file, &error)),
     }
 }
 
-fn signing_key(file: &Path, provider: &CryptoProvider) -> Result<Arc<dyn SigningKey>, String> {
-    let text = bytes("--tls-key", file)?;
-    let private = PrivateKeyDer::from_pem_slice(&text).map_err(|error| not_pem("--tls-key", file, &error, KEY))?;
+fn signing_key(file: &Path, provider: &CryptoProvider) -> Result<Arc<dyn SigningKey>, PairError> {
+    let half = Half::Key;
+    let text = half.read(file)?;
+    let private = PrivateKeyDer::from_pem_slice(&text).map_err(|error| half.not_pem(file, &error))?;
     let signing = provider.key_provider.load_private_key(private);
-    signing.map_err(|error| unusable("--tls-key", file, &error.to_string(), KEY))
+    signing.map_err(|error| PairError::new(half, file, InvalidValue::new(error.to_string(), KEY)))
 }
 
 /// Combines certificate and key; they must match.
@@ -166,20 +213,25 @@ fn show(
     chain: Vec<CertificateDer<'static>>,
     signing: Arc<dyn SigningKey>,
     provider: Arc<CryptoProvider>,
-) -> Result<Shown, String> {
+) -> Result<Shown, PairError> {
     let facts = chain.first().and_then(|certificate| Facts::of(certificate));
     let certified = CertifiedKey::new(chain, signing);
     match certified.keys_match() {
         Ok(()) => {}
         Err(rustls::Error::InconsistentKeys(_)) => {
             let cause = format!("does not match --tls-cert {}", certificate.display());
-            return Err(unusable("--tls-key", key, &cause, "use the key of the certificate"));
+            let error = InvalidValue::new(cause, "use the key of the certificate");
+            return Err(PairError::new(Half::Key, key, error));
         }
-        Err(error) => return Err(unusable("--tls-cert", certificate, &words(&error), CHAIN)),
+        Err(error) => {
+            return Err(PairError::new(Half::Certificate, certificate, InvalidValue::new(words(&error), CHAIN)));
+        }
     }
     let config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
+        .map_err(|error| {
+            PairError::new(Half::Certificate, certificate, InvalidValue::without_remedy(error.to_string()))
+        })?
         .with_no_client_auth();
     let mut config = config.with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(certified)));
     config.ignore_client_order = true;

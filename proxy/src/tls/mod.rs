@@ -21,7 +21,7 @@ mod suites;
 mod validity;
 mod x509;
 
-pub use certificate::ServerCertificate;
+pub use certificate::{Half, PairError, ServerCertificate};
 pub use failure::is_truncation;
 pub use hello::Hello;
 pub use roots::{RootStore, server_name};

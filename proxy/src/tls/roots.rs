@@ -14,6 +14,7 @@ use crate::file::{self, MAX_CONFIG_BYTES};
 
 use super::session::Session;
 use super::suites::provider;
+use crate::invalid_value::InvalidValue;
 
 /// The trusted root certificates.
 #[derive(Clone)]
@@ -24,28 +25,30 @@ impl RootStore {
     ///
     /// # Errors
     /// No CA certificate found; the text includes the remedy.
-    pub fn of_host() -> Result<Self, String> {
+    pub fn of_host() -> Result<Self, InvalidValue> {
         // Reads the files named by SSL_CERT_FILE and SSL_CERT_DIR, or else the defaults of
         // OpenSSL's build.
         let found = file::with_deadline(Path::new("the host's certificates"), rustls_native_certs::load_native_certs);
-        let found = found.map_err(|error| error.with_remedy("check SSL_CERT_FILE and SSL_CERT_DIR"))?;
+        let found = found.map_err(|error| error.invalid("check SSL_CERT_FILE and SSL_CERT_DIR"))?;
         Self::of(found.certs).map_err(|cause| {
             let cause = found.errors.first().map_or(cause, ToString::to_string);
-            format!("this host trusts no certificate authority: {cause}; install ca-certificates, or name a file with --parent-ca")
+            InvalidValue::new(
+                format!("this host trusts no certificate authority: {cause}"),
+                "install ca-certificates, or name a file with --parent-ca",
+            )
         })
     }
 
     /// Reads the roots from a PEM file.
     ///
     /// # Errors
-    /// The file and the cause, with the remedy.
-    pub fn of_file(file: &Path) -> Result<Self, String> {
-        let text = file::read(file, MAX_CONFIG_BYTES).map_err(|error| {
-            format!("{}: {}", file.display(), error.with_remedy("check the path and its permissions"))
-        })?;
+    /// The cause and the remedy; the caller names the file.
+    pub fn of_file(file: &Path) -> Result<Self, InvalidValue> {
+        let text =
+            file::read(file, MAX_CONFIG_BYTES).map_err(|error| error.invalid("check the path and its permissions"))?;
         let certificates = CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>();
         let trust = certificates.map_err(|error| error.to_string()).and_then(Self::of);
-        trust.map_err(|cause| format!("{}: {cause}; write the CA certificates of the parents in PEM", file.display()))
+        trust.map_err(|cause| InvalidValue::new(cause, "write the CA certificates of the parents in PEM"))
     }
 
     fn of(certificates: Vec<CertificateDer<'static>>) -> Result<Self, String> {

@@ -96,6 +96,6 @@ impl Doctor {
             Err(error) => Err(Failure::Usage(format!("--congestion-control: {error}"))),
         };
         let legs = [of(Leg::Client)?, of(Leg::Origin)?];
-        Ok(Chosen { legs, no_cubic: leg(Leg::Client, &["cubic".to_owned()]).err() })
+        Ok(Chosen { legs, no_cubic: leg(Leg::Client, &["cubic".to_owned()]).err().map(|error| error.to_string()) })
     }
 }
