@@ -1,5 +1,6 @@
-//! Says which object of the kernel program is linked: the committed one, unless `SLUICEGATE_EBPF_OBJECT` names
-//! another, as `cargo xtask test` does with the one that it has just built from source.
+//! Says which object of the kernel program is linked: the committed one, unless
+//! `SLUICEGATE_EBPF_OBJECT` names another, as `cargo xtask test` does with the one that it has just
+//! built from source.
 
 use std::env;
 use std::path::PathBuf;

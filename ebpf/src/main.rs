@@ -4,6 +4,7 @@
 //! `net/core/skmsg.c`, `sk_psock_verdict_recv`).
 #![no_std]
 #![no_main]
+#![expect(unsafe_code, reason = "BPF helpers take pointers, each checked by the kernel's verifier")]
 
 use core::ffi::c_void;
 

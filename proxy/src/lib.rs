@@ -2,8 +2,9 @@
 //! dials; the established pair of sockets then goes to the kernel, for forwarding the bytes.
 //!
 //! ```text
-//! accept -> read CONNECT -> authenticate -> permit target -> dial -> 200 -> hand-off -> relay -> close & account
-//! server    client+request  auth            policy           dial    client  tunnel      relay/*  account
+//! accept -> read CONNECT -> authenticate -> permit target -> dial -> 200 -> hand-off -> relay ->
+//! close & account server    client+request  auth            policy           dial    client
+//! tunnel      relay/*  account
 //!           or Upgrade                                               or upgrade
 //!           '--------- connection::handshake: any failure is one Reason, one HTTP answer --'  '- no HTTP below -'
 //! ```
@@ -54,8 +55,8 @@
 //!    unchanged, and the checked address is the dialled address.
 //! 4. No cargo feature changes behaviour: engines are chosen at run time, by a self-test, and each
 //!    fallback is counted with its cause.
-//! 5. In the engines uring and splice no tunnel byte lives only in process memory once the tunnel is
-//!    established: it is in a socket or in a pipe, also while the tunnel moves from worker to
+//! 5. In the engines uring and splice no tunnel byte lives only in process memory once the tunnel
+//!    is established: it is in a socket or in a pipe, also while the tunnel moves from worker to
 //!    worker. With sockmap the kernel holds the bytes too, except for bytes spilled by a stopped
 //!    reader, within bounds.
 //! 6. No byte of an authenticated peer is passed on outside an [`account::Account`]: a tunnel and

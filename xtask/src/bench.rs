@@ -3,9 +3,10 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::check::succeed;
 use crate::failure::Result;
-use crate::{demo, root, tools};
+use crate::subprocess::succeed;
+use crate::workspace::root;
+use crate::{demo, tools};
 
 /// Default folder of the results, below the root.
 const FOLDER: &str = "target/bench";

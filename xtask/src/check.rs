@@ -5,6 +5,8 @@ use std::process::Command;
 use std::time::Instant;
 
 use crate::failure::{Context, Failure, Result};
+use crate::subprocess::succeed;
+use crate::workspace::root;
 use crate::{ebpf, tidy, tools};
 
 /// Seconds for each parser: 70 s in all.
@@ -88,7 +90,7 @@ pub fn fuzz(seconds: u32) -> Result<()> {
 }
 
 fn fuzz_one(parser: &str, seconds: u32) -> Result<()> {
-    let folder = crate::root().join("proxy/fuzz");
+    let folder = root().join("proxy/fuzz");
     let (corpus, seeds) = (format!("corpus/{parser}"), format!("seeds/{parser}"));
     std::fs::create_dir_all(folder.join(&corpus)).context(&corpus)?;
     let limit = format!("-max_total_time={seconds}");
@@ -105,20 +107,8 @@ fn cargo(arguments: &[&str]) -> Result<()> {
 
 fn cargo_in_root(arguments: &[&str]) -> Command {
     let mut command = Command::new("cargo");
-    command.args(arguments).current_dir(crate::root());
+    command.args(arguments).current_dir(root());
     command
-}
-
-/// Runs `command` to completion.
-///
-/// # Errors
-/// The command cannot be started, or fails.
-pub(crate) fn succeed(command: &mut Command) -> Result<()> {
-    let program = Path::new(command.get_program()).display().to_string();
-    let status = command.status().context(format!("starting {program}"))?;
-    let arguments: Vec<_> = command.get_args().map(|argument| argument.to_string_lossy()).collect();
-    let line = || format!("'{program} {}' ended with {status}", arguments.join(" "));
-    if status.success() { Ok(()) } else { Err(Failure::new(line())) }
 }
 
 #[cfg(test)]
@@ -135,7 +125,7 @@ mod tests {
 
     #[test]
     fn every_parser_that_is_fuzzed_has_a_target_and_seeds() {
-        let folder = crate::root().join("proxy/fuzz");
+        let folder = root().join("proxy/fuzz");
         for parser in FUZZED {
             assert!(folder.join(format!("fuzz_targets/{parser}.rs")).is_file(), "{parser}");
             let seeds = std::fs::read_dir(folder.join(format!("seeds/{parser}"))).unwrap();

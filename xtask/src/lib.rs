@@ -8,13 +8,7 @@ pub mod ebpf;
 pub mod failure;
 pub mod interrupt;
 pub mod migration;
+mod subprocess;
 pub mod tidy;
 pub mod tools;
-
-use std::path::Path;
-
-/// Root of the workspace: the folder above this crate.
-#[must_use]
-pub fn root() -> &'static Path {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
-}
+mod workspace;

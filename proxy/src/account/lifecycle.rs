@@ -227,8 +227,8 @@ impl Account {
         }
     }
 
-    /// Registers the exchange with `origin` before its 101 under [`Account::id`], as a tunnel is: the
-    /// flow counts its bytes and takes its rate and its end. It lasts until
+    /// Registers the exchange with `origin` before its 101 under [`Account::id`], as a tunnel is:
+    /// the flow counts its bytes and takes its rate and its end. It lasts until
     /// [`Account::established`], or until the connection is refused.
     pub fn exchange(&mut self, origin: SocketAddr) -> Arc<Flow> {
         let flow = Arc::new(Flow::default());
@@ -246,8 +246,8 @@ impl Account {
         flow
     }
 
-    /// Registers the tunnel under [`Account::id`]; from here on its bytes are counted from `flow`. A
-    /// second call changes nothing.
+    /// Registers the tunnel under [`Account::id`]; from here on its bytes are counted from `flow`.
+    /// A second call changes nothing.
     pub fn established(&mut self, origin: SocketAddr, engine: &'static str, flow: Arc<Flow>) {
         let state = mem::replace(&mut self.state, State::Ended { stage: None });
         let State::Handshake(handshake) = state else {
@@ -307,7 +307,8 @@ impl Account {
         match mem::replace(&mut self.state, State::Ended { stage: None }) {
             State::Handshake(handshake) => self.end_handshake(*handshake, reason, detail),
             State::Live(live) => {
-                // Before the tunnel is logged and unlisted: an observer of either finds the slot free.
+                // Before the tunnel is logged and unlisted: an observer of either finds the slot
+                // free.
                 self.slot = None;
                 live.close(reason);
                 self.registry.remove(self.id);

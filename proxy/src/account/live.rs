@@ -119,7 +119,8 @@ impl Live {
         is_open
     }
 
-    /// Locks the time and byte counts of the last log line; `None` once the closing line is written.
+    /// Locks the time and byte counts of the last log line; `None` once the closing line is
+    /// written.
     pub(super) fn logged(&self) -> MutexGuard<'_, Option<(Instant, [u64; 2])>> {
         self.logged.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -124,8 +124,8 @@ impl ControlSocket {
         Ok(Self { listener, file: SocketFile(path.to_owned()) })
     }
 
-    /// Checks that a socket can be at this path: its length, and that nothing else is there. Whether
-    /// a gateway listens there is not asked.
+    /// Checks that a socket can be at this path: its length, and that nothing else is there.
+    /// Whether a gateway listens there is not asked.
     ///
     /// # Errors
     /// The same as those of [`ControlSocket::bind`].

@@ -11,8 +11,8 @@
 //! - A lock-out. A wrong password in a migration comes back volumes times 20 retries; what a source
 //!   failed at lately puts its checks behind those of others, and never refuses one for itself.
 //! - A difference between "no such user" and "wrong password", in words or in work.
-//! - Unicode normalisation. RFC 8265 (4.2) would have NFC on both ends, but the hash in a users file
-//!   was made of the bytes that somebody typed, no `crypt(3)` normalises, and the gateway has only
+//! - Unicode normalisation. RFC 8265 (4.2) requires NFC on both ends, but the hash in a users file
+//!   was made of the bytes that a user typed, no `crypt(3)` normalises, and the gateway has only
 //!   the hash: so bytes are compared, and RFC 7617's `charset="UTF-8"` asks clients for UTF-8.
 
 mod basic;

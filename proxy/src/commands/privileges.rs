@@ -42,9 +42,9 @@ pub(super) fn give_up(options: &Serve, settings: &mut Settings) -> Result<(), Fa
     file::serving().map_err(unstarted)
 }
 
-/// Errors of the files that could not be re-read with the privileges that are left while the gateway
-/// serves. A thread that has no others tries, so that `check` can ask as well as `serve`, which asks
-/// before anything is bound that another user could not remove.
+/// Errors of the files that could not be re-read with the privileges that are left while the
+/// gateway serves. A thread that has no others tries, so that `check` can ask as well as `serve`,
+/// which asks before anything is bound that another user could not remove.
 ///
 /// # Errors
 /// It could not be tried, most often since the process may not become the user of `--run-as`.

@@ -4,7 +4,6 @@
 //! A refused value is noted and removed, and everything is parsed again, until the rest is sound.
 //! Of a list only the refused element is removed, so that the next one is found too.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error as _;
 use std::ffi::{OsStr, OsString};
@@ -16,7 +15,7 @@ use clap::{Arg, ArgMatches, Command};
 
 use super::error::ConfigError;
 use super::file;
-use super::sources::ConfigSources;
+use super::sources::{ConfigSources, Setting};
 use crate::account::sanitize;
 use crate::invalid_value::InvalidValue;
 
@@ -132,49 +131,20 @@ impl Parser {
             Some(ContextValue::String(value)) => value.as_str(),
             _ => "",
         };
-        let (cause, remedy) = match (error.kind(), error.source()) {
-            (ErrorKind::ArgumentConflict, _) => ("given several times".to_owned(), Some("give it once".to_owned())),
-            (ErrorKind::TooManyValues, _) => {
-                let remedy = format!("write --{key} alone, or {key} = true in a file");
-                ("takes no value".to_owned(), Some(remedy))
-            }
-            (_, Some(source)) => match source.downcast_ref::<InvalidValue>() {
-                Some(InvalidValue { cause, remedy }) => {
-                    (cause.clone().into_owned(), remedy.clone().map(Cow::into_owned))
-                }
-                None => (source.to_string(), None),
-            },
-            (_, None) if value.is_empty() => {
-                ("no value".to_owned(), Some("give one, or leave the option out".to_owned()))
-            }
-            (_, None) => {
-                let values: Vec<_> =
-                    defined.get_possible_values().iter().map(|value| value.get_name().to_owned()).collect();
-                let values = if values.is_empty() { "true, false".to_owned() } else { values.join(", ") };
-                ("unknown value".to_owned(), Some(format!("write one of {values}")))
-            }
-        };
+        let InvalidValue { cause, remedy } = in_own_words(error, defined, value);
         let of_value = matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue);
         let refused = of_value.then(|| value.to_owned());
         let setting = self.sources.settings.iter().find(|setting| setting.key == key);
         let unset = setting.is_none() && !self.is_argument(key);
         let variable = self.variables.get(key).map(OsString::as_os_str).or(defined.get_env().filter(|_| unset));
-        let separator = defined.get_value_delimiter();
-        let line = setting.map(|setting| {
-            let holds = |flag: &OsString| {
-                let values =
-                    flag.to_str().and_then(|flag| flag.strip_prefix("--")?.strip_prefix(key)?.strip_prefix('='));
-                values.is_some_and(|values| elements(values, separator).any(|element| element == value))
-            };
-            setting.flags.iter().find(|(_, flag)| holds(flag)).map_or(setting.line, |(line, _)| *line)
-        });
+        let line = setting.map(|setting| line_of(setting, value, defined.get_value_delimiter()));
         let value = sanitize(value);
         let what = match variable {
             Some(variable) => format!("{}={value}: {cause}", variable.to_string_lossy()),
             None if value.is_empty() => format!("--{key}: {cause}"),
             None => format!("--{key} {value}: {cause}"),
         };
-        let error = ConfigError { remedy, ..ConfigError::about(key, what, "") };
+        let error = ConfigError { remedy: remedy.map(Into::into), ..ConfigError::about(key, what, "") };
         let error = match line {
             None => error,
             Some(line) => error.at(self.sources.location(line)),
@@ -259,6 +229,37 @@ impl Parser {
         self.command =
             command.mut_subcommand(&self.name, |command| command.mut_arg(id, |argument| argument.env(None::<&str>)));
     }
+}
+
+/// Cause and remedy of clap's error about a value of this option.
+fn in_own_words(error: &clap::Error, option: &Arg, value: &str) -> InvalidValue {
+    let key = option.get_long().unwrap_or_default();
+    match (error.kind(), error.source()) {
+        (ErrorKind::ArgumentConflict, _) => InvalidValue::new("given several times", "give it once"),
+        (ErrorKind::TooManyValues, _) => {
+            InvalidValue::new("takes no value", format!("write --{key} alone, or {key} = true in a file"))
+        }
+        (_, Some(source)) => match source.downcast_ref::<InvalidValue>() {
+            Some(invalid) => invalid.clone(),
+            None => InvalidValue { cause: source.to_string().into(), remedy: None },
+        },
+        (_, None) if value.is_empty() => InvalidValue::new("no value", "give one, or leave the option out"),
+        (_, None) => {
+            let values: Vec<_> = option.get_possible_values().iter().map(|value| value.get_name().to_owned()).collect();
+            let values = if values.is_empty() { "true, false".to_owned() } else { values.join(", ") };
+            InvalidValue::new("unknown value", format!("write one of {values}"))
+        }
+    }
+}
+
+/// Line of a setting of the file, or of the element of its list that equals `value`.
+fn line_of(setting: &Setting, value: &str, separator: Option<char>) -> usize {
+    let start = format!("--{}=", setting.key);
+    let holds = |flag: &OsString| {
+        let values = flag.to_str().and_then(|flag| flag.strip_prefix(&start));
+        values.is_some_and(|values| elements(values, separator).any(|element| element == value))
+    };
+    setting.flags.iter().find(|(_, flag)| holds(flag)).map_or(setting.line, |(line, _)| *line)
 }
 
 /// The elements of a value, which is a list if its option has a separator.

@@ -82,7 +82,8 @@ impl ConfigSources {
     }
 }
 
-/// Names the variable in place of the option at the start of an error, where the value came from it.
+/// Names the variable in place of the option at the start of an error, where the value came from
+/// it.
 fn named_as_given(error: ConfigError, is_given: impl Fn(&str) -> bool, is_set: impl Fn(&str) -> bool) -> ConfigError {
     let Some(option) = error.option.as_deref().filter(|option| !is_given(option)) else { return error };
     let variable = format!("SLUICEGATE_{}", option.replace('-', "_").to_uppercase());

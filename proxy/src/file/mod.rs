@@ -56,8 +56,9 @@ pub fn metadata(path: &Path) -> Result<Metadata, ReadError> {
     Ok(with_deadline(path, move || std::fs::metadata(own))??)
 }
 
-/// Opens each file on a thread of its own, after `prepare` has taken privileges from that thread, to
-/// learn whether the file can be read without them. A pipe is only looked at: it is not read again.
+/// Opens each file on a thread of its own, after `prepare` has taken privileges from that thread,
+/// to learn whether the file can be read without them. A pipe is only looked at: it is not read
+/// again.
 ///
 /// # Errors
 /// Those of `prepare`; no thread can be started; no answer within [`TIMEOUT`].

@@ -93,8 +93,8 @@ impl RelayedTunnel {
 }
 
 impl Relay {
-    /// Starts the first wanted engine that passes its self-test, and as its fallback the copy engine,
-    /// if that is wanted behind it.
+    /// Starts the first wanted engine that passes its self-test, and as its fallback the copy
+    /// engine, if that is wanted behind it.
     ///
     /// # Errors
     /// The error of each engine, if none passed.
@@ -153,8 +153,8 @@ impl Relay {
         Err(reset_both(&tunnel))
     }
 
-    /// Hands over a tunnel that speaks TLS. Its bytes are decrypted and encrypted by this process, so
-    /// that the kernel cannot move them from socket to socket.
+    /// Hands over a tunnel that speaks TLS. Its bytes are decrypted and encrypted by this process,
+    /// so that the kernel cannot move them from socket to socket.
     fn adopt_tls(&self, tunnel: Tunnel) -> Result<RelayedTunnel, Reason> {
         let adopted = match &self.tls {
             Some(copy) => copy.adopt(tunnel).map_err(|(tunnel, _)| tunnel),

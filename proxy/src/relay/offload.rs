@@ -1,8 +1,8 @@
 //! The boundary between the workers and an engine that has the kernel move the bytes of a tunnel.
 //!
 //! The pump moves the bytes of every tunnel at first. A worker whose engine can offload has an
-//! [`Offloader`], and hands a tunnel to it as soon as the pump holds none of its bytes. From then on
-//! the tunnel has an [`Offload`], which the pump asks for the directions that it owns.
+//! [`Offloader`], and hands a tunnel to it as soon as the pump holds none of its bytes. From then
+//! on the tunnel has an [`Offload`], which the pump asks for the directions that it owns.
 
 use std::fmt::Debug;
 use std::io;
@@ -33,7 +33,8 @@ pub(super) trait Offloader: Debug + Send + Sync {
     fn watch(&self, notify: Notify) -> io::Result<Box<dyn Debug + Send + Sync>>;
 }
 
-/// One tunnel of which the kernel moves at least one direction. Dropped, it is taken from the kernel.
+/// One tunnel of which the kernel moves at least one direction. Dropped, it is taken from the
+/// kernel.
 pub(super) trait Offload: Debug + Send {
     /// Tests if the kernel owns this direction; otherwise the pump keeps it.
     fn owns(&self, direction: Direction) -> bool;

@@ -51,8 +51,8 @@ pub struct Options {
     pub program: Option<Result<Arc<Program>, Arc<EngineUnavailable>>>,
 }
 
-/// Default of [`Options::sockmap_backlog`]: enough for 1 Gbit/s over a round trip of 130 ms. A stopped
-/// reader may cost as much.
+/// Default of [`Options::sockmap_backlog`]: enough for 1 Gbit/s over a round trip of 130 ms. A
+/// stopped reader may cost as much.
 pub const SOCKMAP_BACKLOG: u64 = 16 << 20;
 
 /// Default of [`Options::tunnels`].
@@ -86,9 +86,9 @@ impl Options {
         }
     }
 
-    /// Capabilities that the engines use while they run. The pipes of `uring` and `splice` are larger
-    /// in sum than an unprivileged user may have (`fs.pipe-user-pages-soft`, pipe(7)); `sockmap`, once
-    /// loaded, uses few.
+    /// Capabilities that the engines use while they run. The pipes of `uring` and `splice` are
+    /// larger in sum than an unprivileged user may have (`fs.pipe-user-pages-soft`, pipe(7));
+    /// `sockmap`, once loaded, uses few.
     #[must_use]
     pub fn capabilities(&self) -> CapabilitySet {
         let splices = self.engines.iter().any(|engine| matches!(engine, Engine::Uring | Engine::Splice));

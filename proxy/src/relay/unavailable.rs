@@ -21,8 +21,8 @@ pub struct EngineUnavailable {
 /// A component of an engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Component {
-    /// The kernel's description of its types (BTF), which has the offsets of the fields that the BPF
-    /// program reads.
+    /// The kernel's description of its types (BTF), which has the offsets of the fields that the
+    /// BPF program reads.
     Types,
     /// A kernel that does not panic at a warning.
     PanicOnWarn,

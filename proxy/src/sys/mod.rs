@@ -2,6 +2,7 @@
 //!
 //! Takes borrowed descriptors and returns `io::Result`. Uses rustix or socket2 where they can do
 //! the work safely.
+#![expect(unsafe_code, reason = "system calls without a safe wrapper, each with its argument")]
 
 pub mod bpf;
 pub mod capabilities;

@@ -102,7 +102,7 @@ fn remove(volumes: Volumes) -> Result<()> {
 /// cargo fails.
 pub fn build(packages: &[&str]) -> Result<PathBuf> {
     let mut command = Command::new("cargo");
-    command.args(["build", "--release", "--quiet"]).current_dir(crate::root());
+    command.args(["build", "--release", "--quiet"]).current_dir(crate::workspace::root());
     for package in packages {
         command.args(["-p", package]);
     }
@@ -110,7 +110,8 @@ pub fn build(packages: &[&str]) -> Result<PathBuf> {
     if !status.success() {
         return Err(Failure::new("the release build failed"));
     }
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| crate::root().join("target"), PathBuf::from);
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| crate::workspace::root().join("target"), PathBuf::from);
     Ok(target.join("release"))
 }
 

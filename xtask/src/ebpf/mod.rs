@@ -6,8 +6,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::check::succeed;
 use crate::failure::{Context, Failure, Result};
+use crate::subprocess::succeed;
 
 mod object;
 mod toolchain;
@@ -27,7 +27,7 @@ const BUILT: &str = "bpfel-unknown-none/release/redirect";
 /// No toolchain can be found or installed, or the build fails.
 pub fn build() -> Result<()> {
     let toolchain = Toolchain::find_or_install()?;
-    let committed = crate::root().join(COMMITTED);
+    let committed = crate::workspace::root().join(COMMITTED);
     fs::copy(from_source(&toolchain)?, &committed).context(committed.display())?;
     let program = read(&committed)?;
     println!("{COMMITTED}: {} instructions, {} maps, by {toolchain}", program.instructions(), program.maps.len());
@@ -43,7 +43,7 @@ pub fn check() -> Result<PathBuf> {
     let toolchain = Toolchain::find_or_install()?;
     let built = from_source(&toolchain)?;
     let fresh = read(&built)?;
-    let committed = read(&crate::root().join(COMMITTED))?;
+    let committed = read(&crate::workspace::root().join(COMMITTED))?;
     match committed.differs_from(&fresh) {
         None => Ok(built),
         Some(what) => Err(Failure::new(format!(
@@ -53,7 +53,7 @@ pub fn check() -> Result<PathBuf> {
 }
 
 fn from_source(toolchain: &Toolchain) -> Result<PathBuf> {
-    let target = crate::root().join("target/ebpf");
+    let target = crate::workspace::root().join("target/ebpf");
     succeed(&mut toolchain.cargo_build(&target))?;
     Ok(target.join(BUILT))
 }
@@ -69,7 +69,7 @@ mod tests {
 
     #[test]
     fn the_committed_object_has_the_program_its_maps_and_no_path_of_a_machine() {
-        let path = crate::root().join(COMMITTED);
+        let path = crate::workspace::root().join(COMMITTED);
         let program = read(&path).unwrap();
         let maps: Vec<&str> = program.maps.keys().map(String::as_str).collect();
         assert_eq!(maps, ["DESTINATIONS", "DIRECTIONS", "FULL", "SLOTS", "SOURCES"]);
@@ -82,7 +82,7 @@ mod tests {
 
     #[test]
     fn an_object_with_another_instruction_or_another_map_differs() {
-        let bytes = fs::read(crate::root().join(COMMITTED)).unwrap();
+        let bytes = fs::read(crate::workspace::root().join(COMMITTED)).unwrap();
         let committed = Program::parse(&bytes).unwrap();
         assert_eq!(committed.differs_from(&Program::parse(&bytes).unwrap()), None);
         for (section, said) in [("sk_skb/stream_verdict", "instructions of"), ("maps", "map DESTINATIONS")] {

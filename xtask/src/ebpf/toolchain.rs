@@ -75,7 +75,7 @@ impl Toolchain {
         if matches!(self, Self::Debian) {
             install.args(["--no-default-features", "--features", "llvm-22"]).env("LLVM_PREFIX", LLVM);
         }
-        crate::check::succeed(&mut install)
+        crate::subprocess::succeed(&mut install)
     }
 
     /// Command that builds the program into `target`.
@@ -86,7 +86,7 @@ impl Toolchain {
             .args(["build", "--quiet", "--release", "--locked", "--package", "sluicegate-ebpf"])
             .args(["--features", "program", "--bin", "redirect"])
             .args(["-Z", "build-std=core", "--target", "bpfel-unknown-none"])
-            .current_dir(crate::root())
+            .current_dir(crate::workspace::root())
             .env("CARGO_TARGET_DIR", target)
             .env("CARGO_ENCODED_RUSTFLAGS", format!("-Clinker={}", linker.display()))
             // No paths of this machine, and only parts visible to the kernel.

@@ -29,7 +29,6 @@ pub use volume::Contents;
 use std::fs;
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::thread;
 
 use crate::failure::{Context, Failure, Result};
 use folder::Folder;
@@ -187,13 +186,4 @@ impl Route {
                 .with_log("rsyncd's own log", &self.dir.join("rsyncd-transfers.log"))
         })
     }
-}
-
-/// Runs `left` and `right` concurrently.
-fn both<T: Send>(left: impl FnOnce() -> T + Send, right: impl FnOnce() -> T) -> Result<(T, T)> {
-    thread::scope(|scope| {
-        let left = scope.spawn(left);
-        let right = right();
-        left.join().map(|left| (left, right)).map_err(|_| Failure::new("a worker thread panicked"))
-    })
 }

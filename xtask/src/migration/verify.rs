@@ -7,11 +7,11 @@ use std::io::Read;
 use std::ops::AddAssign;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use rustix::fs::{SeekFrom, seek};
 use sha2::{Digest, Sha256};
 
-use super::both;
 use crate::failure::{Context, Failure, Result};
 use crate::interrupt;
 
@@ -208,6 +208,15 @@ impl Reader {
         let hole = seek(&file, SeekFrom::Hole(0)).is_ok_and(|offset| offset < meta.len());
         Ok((None, sha256, hole))
     }
+}
+
+/// Runs `left` and `right` concurrently.
+fn both<T: Send>(left: impl FnOnce() -> T + Send, right: impl FnOnce() -> T) -> Result<(T, T)> {
+    thread::scope(|scope| {
+        let left = scope.spawn(left);
+        let right = right();
+        left.join().map(|left| (left, right)).map_err(|_| Failure::new("a worker thread panicked"))
+    })
 }
 
 #[cfg(test)]

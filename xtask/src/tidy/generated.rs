@@ -1,6 +1,6 @@
 //! Generated tables in the documents, each between a pair of markers.
 
-use super::Finding;
+use super::finding::Finding;
 
 /// A table and its place: between `<!-- NAME -->` and `<!-- /NAME -->` in a document.
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 //! Patterns forbidden in every file of the workspace.
 
-use super::scan::{code, line_of, lines_with_word, positions};
-use super::{Finding, Source};
+use super::finding::{Finding, Source};
+use super::scan::{code, line_of, positions};
 
 /// Maximum number of lines of a file before its tests.
 const MAX_LINES: usize = 400;
@@ -13,12 +13,8 @@ struct Habit {
 }
 
 const HABITS: &[Habit] = &[
-    Habit { text: "thread::sleep", instead: "wait for the condition, with a deadline" },
-    Habit { text: "dbg!", instead: "remove it" },
     Habit { text: "#[ignore", instead: "make the test reliable, or remove it" },
     Habit { text: "allow(dead_code)", instead: "remove what is dead" },
-    Habit { text: "todo!", instead: "write it" },
-    Habit { text: "unimplemented!", instead: "write it" },
 ];
 
 /// Folders of one machine; split, so that this file passes.
@@ -34,16 +30,8 @@ pub(super) fn check_rust(source: &Source) -> Vec<Finding> {
             findings.push(Finding::new(&source.path, line_of(&code, at), rule, habit.instead));
         }
     }
-    findings.extend(unsafe_code(source, &code));
     findings.extend(too_long(source));
     findings
-}
-
-fn unsafe_code(source: &Source, code: &str) -> Vec<Finding> {
-    let at_home = source.path.starts_with("proxy/src/sys/") || source.path.starts_with("ebpf/");
-    let lines = if at_home { Vec::new() } else { lines_with_word(code, "unsafe") };
-    let rule = "unsafe code of the product lives in proxy/src/sys alone";
-    lines.into_iter().map(|line| Finding::new(&source.path, line, rule, "add a safe function there")).collect()
 }
 
 /// Finding for a file over the limit; files of tests are exempt.
@@ -58,7 +46,8 @@ fn too_long(source: &Source) -> Option<Finding> {
         .then(|| Finding::new(&source.path, lines, rule, "find the second idea in it and give that a file"))
 }
 
-/// Findings of one module style in all Rust files: a module with a folder is `x/mod.rs`, not `x.rs`.
+/// Findings of one module style in all Rust files: a module with a folder is `x/mod.rs`, not
+/// `x.rs`.
 pub(super) fn check_modules(sources: &[Source]) -> Vec<Finding> {
     let has_folder = |path: &str| {
         let folder = format!("{}/", path.trim_end_matches(".rs"));
@@ -98,14 +87,6 @@ mod tests {
             assert!(found.len() == 1 && found[0].starts_with("a.rs:2: "), "{found:?}");
             assert_eq!(rust("a.rs", &format!("// {0}\nconst X: &str = \"{0}\";", habit.text)), Vec::<String>::new());
         }
-    }
-
-    #[test]
-    fn unsafe_code_is_at_home_in_one_folder() {
-        let block = "fn f() {\n    unsafe { g() }\n}";
-        assert!(rust("proxy/src/relay/mod.rs", block)[0].starts_with("proxy/src/relay/mod.rs:2: unsafe code"));
-        assert_eq!(rust("proxy/src/sys/mod.rs", block), Vec::<String>::new());
-        assert_eq!(rust("proxy/src/relay/mod.rs", "#![deny(unsafe_op_in_unsafe_fn)]"), Vec::<String>::new());
     }
 
     #[test]

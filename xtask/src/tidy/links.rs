@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::{Finding, Source};
+use super::finding::{Finding, Source};
 
 /// Finds every broken link. `exists` tests if a path from the root is a file or folder.
 pub(super) fn check(sources: &[Source], exists: impl Fn(&str) -> bool) -> Vec<Finding> {

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use super::finding::{Finding, Source};
 use super::scan::{code_without_tests, line_of, lines_with_word, positions};
-use super::{Finding, Source};
 
 /// File of the map.
 pub(super) const LIB: &str = "proxy/src/lib.rs";

@@ -1,8 +1,8 @@
 //! Checks that code writes every metric and docs/operations.md describes it.
 
+use super::finding::{Finding, Source};
 use super::map::FOLDER;
 use super::scan::{code_without_tests, positions};
-use super::{Finding, Source};
 
 /// Document of the metrics.
 pub(super) const DOCUMENT: &str = "docs/operations.md";

@@ -1,50 +1,25 @@
 //! `cargo xtask tidy`: checks the code against the map in its crate docs, and the documentation
 //! against the code. Each check is a function of text, tested with a good and a bad example.
 
+mod cycles;
+mod finding;
 mod generated;
 mod habits;
 mod links;
 mod map;
 mod metrics;
 mod numbers;
+mod prose;
 mod readme;
 mod scan;
 
-use std::fmt;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
 use crate::failure::{Context, Failure, Result};
+use finding::{Finding, Source};
 use generated::Generated;
-
-/// A file of the workspace: path from the root, and text.
-#[derive(Debug)]
-struct Source {
-    path: String,
-    text: String,
-}
-
-/// A violated rule: place, rule, and remedy.
-#[derive(Debug, PartialEq)]
-struct Finding {
-    path: String,
-    line: usize,
-    rule: String,
-    remedy: String,
-}
-
-impl Finding {
-    fn new(path: &str, line: usize, rule: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { path: path.to_owned(), line, rule: rule.into(), remedy: remedy.into() }
-    }
-}
-
-impl fmt::Display for Finding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}: {}; {}", self.path, self.line, self.rule, self.remedy)
-    }
-}
 
 /// Prints every violated rule. `fix` first rewrites the generated tables of the documents.
 ///
@@ -52,16 +27,19 @@ impl fmt::Display for Finding {
 /// A rule is violated or a file cannot be read.
 pub fn run(fix: bool) -> Result<()> {
     let mut files = Vec::new();
-    read(crate::root(), "", &mut files)?;
+    read(crate::workspace::root(), "", &mut files)?;
     let mut findings = generated_tables(fix, &mut files)?;
     findings.extend(files.iter().flat_map(habits::check_text));
-    findings.extend(links::check(&files, |path| crate::root().join(path).exists()));
+    findings.extend(links::check(&files, |path| crate::workspace::root().join(path).exists()));
     findings.extend(readme::check(text_of(&files, readme::README)));
     let operations = text_of(&files, metrics::DOCUMENT).to_owned();
     files.retain(|file| file.path.ends_with(".rs"));
     findings.extend(files.iter().flat_map(habits::check_rust));
     findings.extend(habits::check_modules(&files));
+    findings.extend(files.iter().flat_map(prose::check_lines));
+    findings.extend(prose::check_pronouns(&files));
     findings.extend(map::check(&files));
+    findings.extend(cycles::check(&files));
     findings.extend(metrics::check(&files, &operations));
     report(&findings, files.len())
 }
@@ -91,7 +69,7 @@ fn generated_tables(fix: bool, files: &mut [Source]) -> Result<Vec<Finding>> {
         if let (true, Some(file)) = (fix, file) {
             let fixed = generated.rewrite(&file.text).map_err(|finding| Failure::new(finding.to_string()))?;
             if fixed != file.text {
-                fs::write(crate::root().join(&file.path), &fixed).context(&file.path)?;
+                fs::write(crate::workspace::root().join(&file.path), &fixed).context(&file.path)?;
                 file.text = fixed;
             }
         }
@@ -115,7 +93,7 @@ fn report(findings: &[Finding], files: usize) -> Result<()> {
 fn printed_by(arguments: &[&str]) -> Result<String> {
     let name = format!("sluicegate {}", arguments.join(" "));
     let mut command = Command::new("cargo");
-    command.args(["run", "--quiet", "-p", "sluicegate", "--"]).args(arguments).current_dir(crate::root());
+    command.args(["run", "--quiet", "-p", "sluicegate", "--"]).args(arguments).current_dir(crate::workspace::root());
     let output = command.output().context("starting cargo")?;
     if !output.status.success() {
         let why = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -1,7 +1,7 @@
 //! Table of numbers in the README: five rows and five columns of the measured table in
 //! docs/benchmarks.md.
 
-use super::Finding;
+use super::finding::Finding;
 use super::generated::split;
 
 /// Document of all measurements, between `<!-- measured -->` markers.

@@ -1,6 +1,6 @@
 //! Checks that the README is short.
 
-use super::Finding;
+use super::finding::Finding;
 
 pub(super) const README: &str = "README.md";
 const MAX_LINES: usize = 120;

@@ -101,8 +101,8 @@ impl CopyTunnel {
         self.meter.sample([&self.client, &self.origin]).activity
     }
 
-    /// Carries the tunnel to its end. `prefix`: bytes from behind the heads; `stopped`: the command to
-    /// stop.
+    /// Carries the tunnel to its end. `prefix`: bytes from behind the heads; `stopped`: the command
+    /// to stop.
     pub(super) async fn run(&self, prefix: [Vec<u8>; 2], stopped: oneshot::Receiver<Reason>) -> Reason {
         let why = self.carry(prefix, stopped).await;
         // While the connections still have their counters.
@@ -152,8 +152,8 @@ impl CopyTunnel {
         }
     }
 
-    /// Waits until both sides have acknowledged all that was passed on to them. Sockets closed earlier
-    /// would be orphans, which the kernel gives up although a reader is only slow.
+    /// Waits until both sides have acknowledged all that was passed on to them. Sockets closed
+    /// earlier would be orphans, which the kernel gives up although a reader is only slow.
     async fn delivered(&self) {
         let mut pause = Duration::from_millis(1);
         while !(tcp::is_delivered(&self.client) && tcp::is_delivered(&self.origin)) {
@@ -260,8 +260,8 @@ impl CopyTunnel {
         }
     }
 
-    /// Delivers bytes of `direction` that came before its source failed, while there is progress. The
-    /// reset comes when the sockets are dropped.
+    /// Delivers bytes of `direction` that came before its source failed, while there is progress.
+    /// The reset comes when the sockets are dropped.
     async fn pass_last(&self, direction: Direction, passing: impl Future<Output = Result<(), Fault>>) {
         let (_, sound) = self.ends(direction);
         let arrived = async {
@@ -292,8 +292,8 @@ impl CopyTunnel {
         }
     }
 
-    /// Tests if the source of `direction`, which ended without notice, had received the whole of the
-    /// other direction, with the end that came `first`. Then it left a tunnel that was over.
+    /// Tests if the source of `direction`, which ended without notice, had received the whole of
+    /// the other direction, with the end that came `first`. Then it left a tunnel that was over.
     fn is_answered(&self, direction: Direction, first: Direction) -> bool {
         let (left, _) = self.ends(direction);
         let other = direction.opposite();

@@ -1,5 +1,5 @@
-//! Readiness from epoll(7). Edge-triggered, so that the only system calls for a tunnel are those that
-//! move its bytes.
+//! Readiness from epoll(7). Edge-triggered, so that the only system calls for a tunnel are those
+//! that move its bytes.
 
 use std::io;
 use std::net::TcpStream;

@@ -1,5 +1,5 @@
-//! Sources of readiness for workers: epoll(7) for the engines `splice` and `sockmap`, io_uring for the
-//! engine `uring`. Only in this do these engines differ.
+//! Sources of readiness for workers: epoll(7) for the engines `splice` and `sockmap`, io_uring for
+//! the engine `uring`. Only in this do these engines differ.
 
 mod epoll;
 mod readiness;

@@ -16,12 +16,12 @@ pub(in crate::relay) trait Poller: Sized {
     /// Makes a poller for the calling thread. A write to the eventfd `wake` ends its waiting.
     fn new(wake: &OwnedFd) -> io::Result<Self>;
 
-    /// Reports under `key` the readiness that the socket has now, and then each time that it becomes
-    /// ready again.
+    /// Reports under `key` the readiness that the socket has now, and then each time that it
+    /// becomes ready again.
     fn watch(&mut self, socket: &TcpStream, key: Key) -> io::Result<()>;
 
-    /// Reports only the end and the failure of a socket from now on: a wake-up for every segment costs
-    /// a third of the speed.
+    /// Reports only the end and the failure of a socket from now on: a wake-up for every segment
+    /// costs a third of the speed.
     fn watch_end(&mut self, socket: &TcpStream, key: Key) -> io::Result<()>;
 
     /// Ends the reports. One that is under way may still come.
@@ -53,8 +53,8 @@ pub(in crate::relay) trait Poller: Sized {
 pub(in crate::relay) struct Key {
     /// Number of the tunnel, from 1.
     pub(in crate::relay) tunnel: u64,
-    /// Number of migrations of the tunnel (modulo 256), so that a late report from before one is not
-    /// taken for a new one.
+    /// Number of migrations of the tunnel (modulo 256), so that a late report from before one is
+    /// not taken for a new one.
     pub(in crate::relay) generation: u8,
     /// Direction that the socket is the source of.
     pub(in crate::relay) direction: Direction,

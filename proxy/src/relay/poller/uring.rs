@@ -1,5 +1,5 @@
-//! Readiness from io_uring: a multishot poll for each socket. One system call submits and waits, and
-//! a look for completions takes none.
+//! Readiness from io_uring: a multishot poll for each socket. One system call submits and waits,
+//! and a look for completions takes none.
 
 use std::io;
 use std::net::TcpStream;
@@ -43,7 +43,8 @@ impl Poller for Uring {
         let _ = self.ring.cancel(key.pack());
     }
 
-    /// A poll holds its file: closing the descriptor does not close the socket before the poll ends.
+    /// A poll holds its file: closing the descriptor does not close the socket before the poll
+    /// ends.
     fn settle(&mut self) {
         let _ = self.ring.submit();
     }

@@ -136,8 +136,8 @@ impl DirectionPump<'_> {
         let read = self.classify(filled)?;
         if let Read::Bytes(bytes) = read {
             self.half.held = bytes;
-            // Fewer bytes than the pipe has slots cannot have filled it, so the socket is empty; but
-            // the last bytes and the end come in one event.
+            // Fewer bytes than the pipe has slots cannot have filled it, so the socket is empty;
+            // but the last bytes and the end come in one event.
             if bytes < slots.min(most) && !self.source.read_closed {
                 self.source.readable = false;
             }

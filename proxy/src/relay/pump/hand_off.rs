@@ -15,8 +15,8 @@ pub(super) enum HandOff {
     /// Sources that were found empty, by [`Direction::index`], are not read any more until all
     /// that was read before is sent.
     ///
-    /// Bytes that arrive meanwhile then are whole segments: the kernel would redirect a segment that
-    /// was read in part as a whole.
+    /// Bytes that arrive meanwhile then are whole segments: the kernel would redirect a segment
+    /// that was read in part as a whole.
     Draining([bool; 2]),
     /// Not begun because the tunnel has a rate limit.
     ///

@@ -1,9 +1,10 @@
-//! The pump moves the bytes of one tunnel. The engines `uring`, `splice` and `sockmap` share it; the
-//! engine `copy` does not.
+//! The pump moves the bytes of one tunnel. The engines `uring`, `splice` and `sockmap` share it;
+//! the engine `copy` does not.
 //!
-//! A pump holds two sockets, and for each direction a pipe with the bytes under way, or the kernel's
-//! offload of the tunnel. It never blocks and never waits: its worker tells it the readiness of the
-//! sockets ([`Pump::set_ready`]), runs steps ([`Pump::step`]), and acts on their outcome.
+//! A pump holds two sockets, and for each direction a pipe with the bytes under way, or the
+//! kernel's offload of the tunnel. It never blocks and never waits: its worker tells it the
+//! readiness of the sockets ([`Pump::set_ready`]), runs steps ([`Pump::step`]), and acts on their
+//! outcome.
 //!
 //! | file | contents |
 //! |---|---|
@@ -150,9 +151,9 @@ impl Pump {
         self.halves.iter().all(|half| half.life == Life::Finished)
     }
 
-    /// Tests if both sides have acknowledged all that was passed on to them, so that the sockets can
-    /// be closed. Closed earlier they would be orphans, which the kernel gives up although a reader
-    /// is only slow.
+    /// Tests if both sides have acknowledged all that was passed on to them, so that the sockets
+    /// can be closed. Closed earlier they would be orphans, which the kernel gives up although a
+    /// reader is only slow.
     pub(super) fn is_delivered(&self) -> bool {
         self.legs.iter().all(|leg| tcp::is_delivered(&leg.socket))
     }

@@ -34,7 +34,8 @@ impl BackpressureWatch {
                 match poll(&mut watched, None) {
                     Ok(_) if watched[1].revents().is_empty() => {}
                     Err(Errno::INTR) => continue,
-                    // Told to end; or it cannot wait, and the periodic samples of the workers have to do.
+                    // Told to end; or it cannot wait, and the periodic samples of the workers have
+                    // to do.
                     Ok(_) | Err(_) => return,
                 }
                 program.take_full(&mut tunnels);

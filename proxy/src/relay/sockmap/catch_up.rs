@@ -6,10 +6,10 @@
 //! ([`sluicegate_ebpf::Direction::judge`]).
 //!
 //! As much as possible of a closed window is sent at once, and only then taken out of the source,
-//! which opens the window for bytes that may be redirected. A sender that is faster than the copying
-//! fills it again before that; such a direction stays here until the sender pauses, which takes
-//! tenths of a second. Sending everything before anything is taken out ends this at once, but was
-//! slower by a fifth, since the sender stands still meanwhile.
+//! which opens the window for bytes that may be redirected. A sender that is faster than the
+//! copying fills it again before that; such a direction stays here until the sender pauses, which
+//! takes tenths of a second. Sending everything before anything is taken out ends this at once, but
+//! was slower by a fifth, since the sender stands still meanwhile.
 
 use std::io;
 use std::net::TcpStream;
@@ -173,8 +173,8 @@ impl CatchUp {
             moved += taken.len();
             self.pause = SHORTEST_PAUSE;
         }
-        // For speed alone: the sender waits for a window update, and the acknowledgement that carries
-        // it may be delayed otherwise.
+        // For speed alone: the sender waits for a window update, and the acknowledgement that
+        // carries it may be delayed otherwise.
         let _ = set_tcp_quickack(ends.source, true);
         Ok(Step::Yielded)
     }
@@ -212,8 +212,8 @@ impl CatchUp {
     /// Keeps the opposite direction in userspace, or gives it back to the kernel.
     ///
     /// Bytes redirected there are in one queue with the bytes left here (`net/core/skmsg.c`,
-    /// `sk_psock_verdict_apply`), and those in the queue count as read, so that the window stays open
-    /// for more than the receive buffer can hold.
+    /// `sk_psock_verdict_apply`), and those in the queue count as read, so that the window stays
+    /// open for more than the receive buffer can hold.
     fn keep_opposite(&mut self, ends: &Ends<'_>, directions: &Directions, keeps: bool) {
         if std::mem::replace(&mut self.keeps_opposite, keeps) != keeps {
             directions.enable(ends.opposite_slot(), !keeps);
@@ -225,9 +225,9 @@ impl CatchUp {
     /// ([`CatchUp::keep_opposite`]). Not so much that the window opens, which it does when a
     /// sixteenth is free (`net/ipv4/tcp_output.c`, `__tcp_select_window`).
     ///
-    /// Returns true, after making room enough for the window to open, if a segment was dropped. Then
-    /// the window may have been taken back while bytes that it had let through were under way. Until
-    /// it lets them through again every acknowledgement behind them is dropped too
+    /// Returns true, after making room enough for the window to open, if a segment was dropped.
+    /// Then the window may have been taken back while bytes that it had let through were under way.
+    /// Until it lets them through again every acknowledgement behind them is dropped too
     /// (`net/ipv4/tcp_input.c`, `tcp_sequence`), and the opposite direction stands still.
     ///
     /// When the memory for spilled bytes is used up nothing more is taken out: the window stays
@@ -255,8 +255,8 @@ impl CatchUp {
         Ok(has_dropped)
     }
 
-    /// Pause before the next look: short if the destination takes bytes, doubled while it takes none.
-    /// `acknowledged`: bytes that it has acknowledged by now.
+    /// Pause before the next look: short if the destination takes bytes, doubled while it takes
+    /// none. `acknowledged`: bytes that it has acknowledged by now.
     fn next_pause(&mut self, acknowledged: u64) -> Duration {
         let taken = acknowledged.saturating_sub(std::mem::replace(&mut self.acknowledged, acknowledged));
         self.pause = if taken > self.limit / 16 { SHORTEST_PAUSE } else { (self.pause * 2).min(LONGEST_PAUSE) };
@@ -272,9 +272,9 @@ impl CatchUp {
 /// Sends bytes to the destination; `None` if it has no room.
 fn send_now(ends: &Ends<'_>, bytes: &[u8]) -> Result<Option<usize>, Fault> {
     match send(ends.destination, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
-        // FAULT: where memory for TCP is short the kernel may compute that less than nothing is left,
-        // and sends nothing (`net/ipv4/tcp.c`, `tcp_wmem_schedule`: memory that stays with a socket
-        // is charged to it unasked).
+        // FAULT: where memory for TCP is short the kernel may compute that less than nothing is
+        // left, and sends nothing (`net/ipv4/tcp.c`, `tcp_wmem_schedule`: memory that stays with a
+        // socket is charged to it unasked).
         Err(Errno::AGAIN | Errno::FAULT) => Ok(None),
         sent => sent.map(Some).map_err(|error| ends.fault_of_destination(error)),
     }

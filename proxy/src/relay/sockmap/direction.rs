@@ -17,8 +17,8 @@ use crate::sys::tcp;
 use crate::tunnel::Flow;
 
 /// Size of a send buffer in multiples of the limit of bytes under way: the kernel counts the memory
-/// of what it holds, which is more than its bytes, and a full buffer costs the kernel's worker a pause
-/// of a clock tick (`net/core/skmsg.c`, `sk_psock_backlog`).
+/// of what it holds, which is more than its bytes, and a full buffer costs the kernel's worker a
+/// pause of a clock tick (`net/core/skmsg.c`, `sk_psock_backlog`).
 const BUFFERS: u64 = 4;
 
 /// Size of the send buffer for a limit, in bytes.
@@ -70,8 +70,8 @@ impl OffloadedDirection {
         Step::Blocked
     }
 
-    /// Tests if the destination's send buffer has had all bytes. Bytes left with a source that broke
-    /// are lost with it.
+    /// Tests if the destination's send buffer has had all bytes. Bytes left with a source that
+    /// broke are lost with it.
     pub(super) fn is_drained(&self, ends: &Ends<'_>, directions: &Directions) -> bool {
         let given = self.catch_up.given(&directions.counts(ends.slot));
         self.point.has_all(ends.destination, given)

@@ -62,8 +62,8 @@ impl HandOffPoint {
         })
     }
 
-    /// Bytes of those given to the destination since that it has not acknowledged. Bytes under way at
-    /// the hand-off may not be acknowledged yet, so that the difference may be negative.
+    /// Bytes of those given to the destination since that it has not acknowledged. Bytes under way
+    /// at the hand-off may not be acknowledged yet, so that the difference may be negative.
     pub(super) const fn unacknowledged(&self, given: u64, acknowledged: u64) -> u64 {
         given.wrapping_sub(acknowledged.wrapping_sub(self.acknowledged))
     }

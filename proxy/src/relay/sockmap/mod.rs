@@ -1,8 +1,10 @@
-//! The engine `sockmap`: a BPF program redirects the bytes of a tunnel from one socket to the other.
+//! The engine `sockmap`: a BPF program redirects the bytes of a tunnel from one socket to the
+//! other.
 //!
-//! A tunnel begins with the pump, as with the engine `splice`. As soon as the pump holds none of its
-//! bytes, and unless it has a rate limit, [`Sockmap`] takes it over ([`crate::relay::offload`]). From
-//! then on its worker handles the ends, failures, and destinations that do not keep up.
+//! A tunnel begins with the pump, as with the engine `splice`. As soon as the pump holds none of
+//! its bytes, and unless it has a rate limit, [`Sockmap`] takes it over
+//! ([`crate::relay::offload`]). From then on its worker handles the ends, failures, and
+//! destinations that do not keep up.
 //!
 //! | file | contents |
 //! |---|---|

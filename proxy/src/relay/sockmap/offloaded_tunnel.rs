@@ -14,7 +14,8 @@ use crate::relay::step::Step;
 use crate::sys::bpf::{Directions, Redirector};
 use crate::tunnel::{ByteCounter, Direction, Flow};
 
-/// A tunnel in the maps, with at least one direction that is redirected. Dropped, it is out of them.
+/// A tunnel in the maps, with at least one direction that is redirected. Dropped, it is out of
+/// them.
 #[derive(Debug)]
 pub(super) struct OffloadedTunnel {
     slots: SlotPair,

@@ -24,8 +24,8 @@ const MAX_TUNNELS: u32 = 1 << 16;
 #[derive(Debug)]
 pub struct Program {
     redirector: Redirector,
-    /// First slot of each free pair. Pairs that were returned last are taken last, so that nothing of
-    /// their former tunnel is still under way in the kernel.
+    /// First slot of each free pair. Pairs that were returned last are taken last, so that nothing
+    /// of their former tunnel is still under way in the kernel.
     free: Mutex<VecDeque<u32>>,
     /// Numbers of the tunnels, by pair; 0: none.
     owners: Box<[AtomicU64]>,
@@ -89,8 +89,8 @@ impl Program {
         self.redirector.full()
     }
 
-    /// Appends the numbers of the tunnels with a direction that has exceeded its limit since the last
-    /// call.
+    /// Appends the numbers of the tunnels with a direction that has exceeded its limit since the
+    /// last call.
     pub(super) fn take_full(&self, tunnels: &mut Vec<u64>) {
         let mut slots = Vec::new();
         self.redirector.take_full(&mut slots);

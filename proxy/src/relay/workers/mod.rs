@@ -1,5 +1,5 @@
-//! Worker threads that carry tunnels: the engines `uring` and `splice`, each with its [`Poller`], and
-//! `sockmap`, which hands tunnels over to the kernel ([`super::offload`]).
+//! Worker threads that carry tunnels: the engines `uring` and `splice`, each with its [`Poller`],
+//! and `sockmap`, which hands tunnels over to the kernel ([`super::offload`]).
 //!
 //! A worker has its own poller, tunnels and pipes, and shares nothing with the others. There is a
 //! thread per core of each class: **interactive** workers, where every tunnel begins, and **bulk**
@@ -8,8 +8,8 @@
 //!
 //! An interactive worker is pinned to a core if possible, and has the tunnels that were accepted or
 //! became calm on that core: waking a thread of the same core costs a tenth of the interrupt that
-//! wakes one of another, and opening and closing a tunnel takes a dozen wake-ups. A bulk worker moves
-//! to the core that its bytes come in on ([`affinity`]).
+//! wakes one of another, and opening and closing a tunnel takes a dozen wake-ups. A bulk worker
+//! moves to the core that its bytes come in on ([`affinity`]).
 //!
 //! | file | contents |
 //! |---|---|
@@ -172,8 +172,9 @@ fn spawn<P: Poller>(
         let handle = &pool.of(class)[number];
         let _presence = Presence(handle);
         if class == Class::Bulk {
-            // For the good of others, so that a refusal does not matter. A nice value costs too much:
-            // at 5, sixty-four tunnels lose a tenth to their own senders and receivers on the same cores.
+            // For the good of others, so that a refusal does not matter. A nice value costs too
+            // much: at 5, sixty-four tunnels lose a tenth to their own senders and receivers on the
+            // same cores.
             let _ = set_sched_batch();
         } else if let Some(core) = pool.cores.get(number) {
             // For speed alone: if refused, the scheduler places it.
@@ -181,7 +182,8 @@ fn spawn<P: Poller>(
         }
         let mut started = Some(started);
         while let Some(poller) = new_poller::<P>(handle, started.take()) {
-            // Its state is dropped with it, and it shares nothing else that a panic could leave half done.
+            // Its state is dropped with it, and it shares nothing else that a panic could leave
+            // half done.
             let run = AssertUnwindSafe(|| Worker::new(poller, &pool, class, number, options.clone()).run());
             if panic::catch_unwind(run).is_ok() {
                 return;

@@ -70,8 +70,8 @@ impl WorkerPool {
     /// opened one after the other are then side by side, each with the same neighbours however soon
     /// it became bulk. Four tunnels that mixed were slower by a third.
     ///
-    /// An interactive tunnel goes to the worker on this core, unless others have far fewer: a network
-    /// card with one queue reports everything to one core.
+    /// An interactive tunnel goes to the worker on this core, unless others have far fewer: a
+    /// network card with one queue reports everything to one core.
     pub(super) fn hand(&self, class: Class, mut tunnel: Box<ActiveTunnel>) -> Result<(), Box<ActiveTunnel>> {
         let load = |number: usize| self.of(class)[number].load.load(Ordering::Relaxed);
         let least = self.fewest(class).map_or(0, |(_, load)| load);

@@ -37,8 +37,8 @@ impl<P: Poller> Waiter<P> {
         Self { poller, busy_poll: BusyPoll::new(spin), failed: None }
     }
 
-    /// Waits for events or a message, at most for `limit`; a zero limit does not wait. A worker that
-    /// is `idle`, without tunnels, does not busy-poll.
+    /// Waits for events or a message, at most for `limit`; a zero limit does not wait. A worker
+    /// that is `idle`, without tunnels, does not busy-poll.
     ///
     /// # Errors
     /// Those of the poller. Events may have been lost.

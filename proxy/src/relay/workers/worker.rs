@@ -27,8 +27,8 @@ use crate::tunnel::Direction;
 /// Bytes that a peek at a socket may return where there is no pipe.
 const SCRATCH: usize = 64 << 10;
 
-/// The same where the kernel redirects. The larger the piece of a closed window that is forwarded at
-/// once, the sooner the kernel redirects again.
+/// The same where the kernel redirects. The larger the piece of a closed window that is forwarded
+/// at once, the sooner the kernel redirects again.
 const SCRATCH_OF_WINDOW: usize = 2 << 20;
 
 pub(super) struct Worker<P> {
@@ -384,8 +384,8 @@ impl<P: Poller> Worker<P> {
 /// which reports it then.
 fn error_of(pump: &Pump, source_of: Direction) -> Option<io::Error> {
     let error = pump.leg(source_of).socket.take_error().ok().flatten();
-    // Of a socket that the kernel redirects to, the kernel's own write may have taken the error, and
-    // no one else learns it.
+    // Of a socket that the kernel redirects to, the kernel's own write may have taken the error,
+    // and no one else learns it.
     let taken_by_kernel = pump.is_offloaded(source_of.opposite());
     error.or_else(|| taken_by_kernel.then(|| ErrorKind::ConnectionReset.into()))
 }
