@@ -131,7 +131,7 @@ impl Flow {
     }
 
     /// Records that a peer sent or acknowledged a byte at `at`; ignored if a later time is known.
-    pub fn note_activity(&self, at: Instant) {
+    pub fn record_activity(&self, at: Instant) {
         self.last_moved.fetch_max(self.milliseconds_at(at), Ordering::Relaxed);
     }
 
@@ -188,7 +188,7 @@ impl Flow {
             // Held meanwhile: a detached source is then no longer in use.
             let source = self.activity();
             if let Some(at) = source.as_ref().and_then(|source| source.last_activity()) {
-                self.note_activity(at);
+                self.record_activity(at);
             }
         }
         self.last_moved()

@@ -73,7 +73,7 @@ impl Connection {
         Self { access, permitted, deadlines, complete: Arc::default() }
     }
 
-    /// Notes a completely read request.
+    /// Records a completely read request.
     pub(super) fn set_complete(&self) {
         self.complete.store(true, Ordering::Relaxed);
     }

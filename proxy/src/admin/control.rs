@@ -109,11 +109,11 @@ impl ControlSocket {
         is_socket(path)?;
         make_folder(folder).map_err(of_folder)?;
         // Reports a live socket even to a user without permission to make a lock here.
-        look(path)?;
+        inspect(path)?;
         // Held until the new socket listens: of two gateways replacing the same dead socket, one
         // would remove the other's new socket.
         let _lock = Lock::of(path)?;
-        match look(path)? {
+        match inspect(path)? {
             Found::Nothing => {}
             Found::Dead => fs::remove_file(path).map_err(|error| (error.to_string(), remedy(&error)))?,
         }
@@ -161,7 +161,7 @@ impl Drop for SocketFile {
     /// Removes the file, unless another gateway has put a live socket in its place.
     fn drop(&mut self) {
         let Ok(_lock) = Lock::of(&self.0) else { return };
-        if let Ok(Found::Dead) = look(&self.0) {
+        if let Ok(Found::Dead) = inspect(&self.0) {
             // Fails with EPERM after a change of user; the next gateway replaces the file.
             let _ = fs::remove_file(&self.0);
         }
@@ -278,7 +278,7 @@ fn is_socket(path: &Path) -> Result<bool, (String, &'static str)> {
     }
 }
 
-fn look(path: &Path) -> Result<Found, (String, &'static str)> {
+fn inspect(path: &Path) -> Result<Found, (String, &'static str)> {
     if !is_socket(path)? {
         return Ok(Found::Nothing);
     }

@@ -53,7 +53,7 @@ impl Readiness {
         self.drain.notified().await;
     }
 
-    /// Notes the close of the listeners for clients.
+    /// Records the close of the listeners for clients.
     pub fn set_closed(&self) {
         self.closed.send_replace(true);
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::error::UsersError;
+use super::error::{Place, UsersError};
 use super::hash::Hash;
 use super::names::{check_name, without_line_end};
 use crate::user_policy::UserPolicy;
@@ -18,8 +18,7 @@ const MOST_PASSWORDS: usize = 2;
 #[derive(Clone, Debug)]
 pub struct Entry {
     pub(super) name: Arc<str>,
-    /// `FILE:LINE`.
-    pub(super) place: String,
+    pub(super) place: Place,
     pub(super) hashes: Vec<Arc<Hash>>,
     pub(super) user_policy: Arc<UserPolicy>,
 }
@@ -42,12 +41,12 @@ impl Entry {
     /// # Errors
     /// An impossible user name, and each unusable hash.
     pub fn new(
-        place: String,
+        place: Place,
         name: Arc<str>,
         passwords: &[&str],
         user_policy: UserPolicy,
     ) -> Result<Self, Vec<UsersError>> {
-        let error = |cause: String, remedy: &str| UsersError::new(place.as_str(), cause, remedy);
+        let error = |cause: String, remedy: &str| UsersError::new(place.clone(), cause, remedy);
         // A network of `--no-auth-from` may be an IPv6 one; its user name never appears in
         // credentials.
         let is_network = name.parse::<IpNet>().is_ok() || name.parse::<IpAddr>().is_ok();
@@ -86,13 +85,10 @@ impl Entry {
         &self.name
     }
 
-    /// File and line of the section.
+    /// Returns the place of the section.
     #[must_use]
-    pub fn place(&self) -> (&str, Option<usize>) {
-        match self.place.rsplit_once(':').map(|(file, line)| (file, line.parse())) {
-            Some((file, Ok(line))) => (file, Some(line)),
-            _ => (&self.place, None),
-        }
+    pub const fn place(&self) -> &Place {
+        &self.place
     }
 
     /// Returns true if the section has a password; otherwise the password is in another source.
@@ -102,7 +98,7 @@ impl Entry {
     }
 
     pub(super) fn error(&self, cause: impl Into<String>, remedy: &'static str) -> UsersError {
-        UsersError::new(self.place.as_str(), cause, remedy)
+        UsersError::new(self.place.clone(), cause, remedy)
     }
 }
 

@@ -1,18 +1,43 @@
 //! Errors in the users of a gateway.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+/// Place of a user's definition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// An option or an argument, by its name.
+    Named(&'static str),
+    /// A file, and the line in it, counted from 1, if one is meant.
+    File(PathBuf, Option<usize>),
+}
+
+impl From<&'static str> for Place {
+    fn from(name: &'static str) -> Self {
+        Self::Named(name)
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Named(name) => f.write_str(name),
+            Self::File(path, None) => write!(f, "{}", path.display()),
+            Self::File(path, Some(line)) => write!(f, "{}:{line}", path.display()),
+        }
+    }
+}
 
 /// An invalid user: place, reason and remedy. Never holds a password or a hash.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UsersError {
-    place: String,
+    place: Place,
     cause: String,
     remedy: String,
 }
 
 impl UsersError {
-    pub(crate) fn new(place: impl Into<String>, cause: impl Into<String>, remedy: impl Into<String>) -> Self {
+    pub(crate) fn new(place: impl Into<Place>, cause: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { place: place.into(), cause: cause.into(), remedy: remedy.into() }
     }
 
@@ -28,15 +53,15 @@ impl UsersError {
         &self.remedy
     }
 
-    /// Returns the place: an option, a file or `FILE:LINE`.
+    /// Returns the place of the definition.
     #[must_use]
-    pub fn place(&self) -> &str {
+    pub const fn place(&self) -> &Place {
         &self.place
     }
 
     /// Creates the error of a line, counted from 1, of a file.
     pub(super) fn at(path: &Path, line: usize, cause: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self::new(format!("{}:{line}", path.display()), cause, remedy)
+        Self::new(Place::File(path.to_owned(), Some(line)), cause, remedy)
     }
 }
 

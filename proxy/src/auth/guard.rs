@@ -159,21 +159,21 @@ fn read(
     before: Option<&Table>,
 ) -> Result<(Table, Vec<UsersError>), UsersError> {
     let own = |name: &str| entries.iter().find(|entry| entry.has_password() && *entry.name == *name);
-    let elsewhere = |name: &str| match own(name) {
-        _ if inline.has(name) => Some("by --user".to_owned()),
-        _ if networks.has(name) => Some("by --no-auth-from".to_owned()),
-        Some(entry) => Some(format!("with passwords at {}", entry.place)),
-        None => None,
+    let option = |name: &str| match () {
+        () if inline.has(name) => Some("by --user"),
+        () if networks.has(name) => Some("by --no-auth-from"),
+        () => None,
     };
     for entry in entries.iter().filter(|entry| entry.has_password()) {
-        if let Some(other) = elsewhere(&entry.name).filter(|other| other.starts_with("by ")) {
+        if let Some(other) = option(&entry.name) {
             return Err(entry.error(format!("'{}' is also defined {other}", entry.name), "keep one of the two"));
         }
     }
     let Some(file) = file else { return Ok((Table::new(Vec::new(), entries, before), Vec::new())) };
     let Lines { mut good, mut bad, .. } = file.read()?;
     good.retain(|line| {
-        let Some(other) = elsewhere(&line.name) else { return true };
+        let section = || own(&line.name).map(|entry| format!("with passwords at {}", entry.place));
+        let Some(other) = option(&line.name).map(str::to_owned).or_else(section) else { return true };
         let cause = format!("'{}' is also defined {other}; this line is ignored", line.name);
         bad.push(UsersError::at(file.path(), line.number, cause, "keep one of the two"));
         false

@@ -53,7 +53,7 @@ use verify::Verifier;
 
 pub use changes::{Changes, Snapshot, name_list};
 pub use entry::{Entry, UserSource};
-pub use error::UsersError;
+pub use error::{Place, UsersError};
 pub use guard::{Failure, User, Users};
 pub use inline::parse_user;
 pub use make::{Recipe, make_line};

@@ -602,13 +602,16 @@ fn the_name_of_a_network_is_no_other_user() {
     let users = Users { networks: networks.clone(), ..inline(vec![("10.0.0.0/8".to_owned(), Secret::new("x"))]) };
     let error = Authenticator::new(users).unwrap_err().to_string();
     assert!(error.contains("'10.0.0.0/8' is a network of --no-auth-from"), "{error}");
-    let entry = Entry::new("FILE:1".to_owned(), "10.0.0.0/8".into(), &[BCRYPT_4], UserPolicy::default()).unwrap();
+    let entry =
+        Entry::new(Place::File("FILE".into(), Some(1)), "10.0.0.0/8".into(), &[BCRYPT_4], UserPolicy::default())
+            .unwrap();
     let error = Authenticator::new(Users { networks, entries: vec![entry], ..Users::default() }).unwrap_err();
     assert!(error.to_string().contains("also defined by --no-auth-from"), "{error}");
-    let of_ipv6 =
-        |passwords: &[&str]| Entry::new("FILE:1".to_owned(), "fd00::/8".into(), passwords, UserPolicy::default());
+    let of_ipv6 = |passwords: &[&str]| {
+        Entry::new(Place::File("FILE".into(), Some(1)), "fd00::/8".into(), passwords, UserPolicy::default())
+    };
     assert!(of_ipv6(&[]).is_ok() && of_ipv6(&[BCRYPT_4]).is_err());
-    assert!(Entry::new("FILE:1".to_owned(), "a:b".into(), &[], UserPolicy::default()).is_err());
+    assert!(Entry::new(Place::File("FILE".into(), Some(1)), "a:b".into(), &[], UserPolicy::default()).is_err());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -663,7 +666,9 @@ fn users_of_another_making_are_held_to_the_same_rules() {
 
 #[test]
 fn the_line_end_of_a_hash_is_no_part_of_it() {
-    let entry = |password: &str| Entry::new("FILE:1".to_owned(), "ann".into(), &[password], UserPolicy::default());
+    let entry = |password: &str| {
+        Entry::new(Place::File("FILE".into(), Some(1)), "ann".into(), &[password], UserPolicy::default())
+    };
     for end in ["", "\n", "\r\n"] {
         assert!(
             entry(&format!("{BCRYPT_4}{end}")).is_ok() && entry(&format!("ann:{BCRYPT_4}{end}")).is_ok(),

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::error::UsersError;
+use super::error::{Place, UsersError};
 use super::hash::Hash;
 use super::names::check_name;
 use crate::file::{self, MAX_USERS_BYTES};
@@ -60,7 +60,7 @@ impl UsersFile {
     }
 
     fn error(&self, cause: impl Into<String>, remedy: &'static str) -> UsersError {
-        UsersError::new(self.path.display().to_string(), cause, remedy)
+        UsersError::new(Place::File(self.path.clone(), None), cause, remedy)
     }
 }
 
@@ -125,7 +125,7 @@ pub(super) fn parse_lines(path: &Path, bytes: &[u8]) -> Lines {
     if let Some(more) = lines.bad.len().checked_sub(MAX_NAMED).filter(|more| *more > 0) {
         lines.bad.truncate(MAX_NAMED);
         let cause = format!("{more} more errors of this kind");
-        lines.bad.push(UsersError::new(path.display().to_string(), cause, "check the whole file"));
+        lines.bad.push(UsersError::new(Place::File(path.to_owned(), None), cause, "check the whole file"));
     }
     lines
 }
@@ -240,7 +240,7 @@ mod tests {
 
     const LINE: &str = "alice:$2y$04$s3nEBtS7Qzw9ctn.NRIzs.IQt8.B7mCW1RaVx4LMDuSuTuhtnSTGa\n";
 
-    /// As two looks see it.
+    /// The result of the second of two checks.
     fn settled(file: &mut UsersFile) -> bool {
         let _ = file.changed();
         file.changed()

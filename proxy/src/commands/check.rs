@@ -10,7 +10,7 @@ use super::failure::{Failure, print};
 use super::privileges;
 use crate::account::sanitize;
 use crate::admin::ControlSocket;
-use crate::auth::Entry;
+use crate::auth::{Entry, Place};
 use crate::config::error::{ConfigError, ConfigErrors, Location, Severity};
 use crate::config::settings::{Settings, bad_lines};
 use crate::config::{Check, Serve};
@@ -121,8 +121,10 @@ fn of_user(entry: &Entry, known: bool, now: SystemTime) -> Vec<ConfigError> {
     let name = entry.name();
     let warning = |setting: &str, cause: String, remedy| {
         let warning = ConfigError::warning(&format!("users.{name}{setting}"), cause, remedy);
-        let (file, line) = entry.place();
-        warning.at(Location { file: file.into(), line })
+        match entry.place() {
+            Place::File(file, line) => warning.at(Location { file: file.clone(), line: *line }),
+            Place::Named(_) => warning,
+        }
     };
     let mut warnings = Vec::new();
     if !known {

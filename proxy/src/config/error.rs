@@ -118,7 +118,7 @@ impl Serialize for ConfigError {
 pub struct ConfigErrors(pub Vec<ConfigError>);
 
 impl ConfigErrors {
-    /// Keeps the value, or notes the error.
+    /// Returns the value, or records the error.
     pub fn collect<T>(&mut self, result: Result<T, impl Into<ConfigError>>) -> Option<T> {
         result.map_err(|error| self.0.push(error.into())).ok()
     }

@@ -89,7 +89,7 @@ struct Parser {
 }
 
 impl Parser {
-    /// Parses until nothing is wrong any more, and notes what was.
+    /// Parses until nothing is wrong any more, and records the errors.
     fn matches(&mut self) -> Result<ArgMatches, clap::Error> {
         loop {
             let mut all = self.arguments.clone();

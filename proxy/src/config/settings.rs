@@ -6,7 +6,7 @@ use super::file;
 use super::options::Serve;
 use super::rules::{Operation, Rules};
 use crate::account::{Limits, Rates};
-use crate::auth::{Authenticator, Entry, Users, UsersError, parse_user};
+use crate::auth::{Authenticator, Entry, Place, Users, UsersError, parse_user};
 use crate::dial::{self, Parent, Parents};
 use crate::invalid_value::InvalidValue;
 use crate::relay;
@@ -197,15 +197,10 @@ pub fn bad_lines(authenticator: &Authenticator) -> Vec<ConfigError> {
 /// An error about users, which names its place itself.
 fn of_users(option: &str, error: &UsersError) -> ConfigError {
     let about = |cause: String| ConfigError::about(option, cause, error.remedy());
-    let place = error.place();
-    let (file, line) = match place.rsplit_once(':').map(|(file, line)| (file, line.parse::<usize>())) {
-        Some((file, Ok(line))) => (file, Some(line)),
-        _ => (place, None),
-    };
-    if line.is_none() && !file.contains('/') {
-        return about(format!("{place}: {}", error.cause()));
+    match error.place() {
+        Place::Named(name) => about(format!("{name}: {}", error.cause())),
+        Place::File(file, line) => about(error.cause().to_owned()).at(Location { file: file.clone(), line: *line }),
     }
-    about(error.cause().to_owned()).at(Location { file: file.into(), line })
 }
 
 /// An option that only means something where there are users.

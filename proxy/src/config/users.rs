@@ -23,7 +23,7 @@ use super::error::ConfigError;
 use super::lines::Lines;
 use super::values::network;
 use crate::account::{Limit, sanitize};
-use crate::auth::{Entry, UsersError};
+use crate::auth::{Entry, Place, UsersError};
 use crate::invalid_value::InvalidValue;
 use crate::policy::{Rule, Scope};
 use crate::rate::Rate;
@@ -99,7 +99,7 @@ fn entry(lines: Lines<'_>, at: usize, name: &str, user: &DeTable<'_>, errors: &m
         errors.push(ConfigError::about(&option, cause, "add expires, or remove on-expiry").at(lines.at(at)));
     }
     let place = lines.at(at);
-    match Entry::new(place.to_string(), shared, &passwords, user_policy) {
+    match Entry::new(Place::File(place.file.clone(), place.line), shared, &passwords, user_policy) {
         Ok(entry) => (errors.len() == before).then_some(entry),
         Err(found) => {
             let about = |error: &UsersError| ConfigError::about(&option, error.cause(), error.remedy());
@@ -214,7 +214,7 @@ mod tests {
         );
         let section = section(&text).unwrap();
         let [ann, bob, eve] = &section[..] else { panic!("{section:?}") };
-        assert_eq!((ann.name(), ann.place(), ann.has_password()), ("ann", ("FILE", Some(3)), true));
+        assert_eq!((ann.name(), ann.place(), ann.has_password()), ("ann", &Place::File("FILE".into(), Some(3)), true));
         assert_eq!(
             ann.user_policy().to_string(),
             "from 192.0.2.0/24, 2001:db8::1/128; until 2026-12-24T17:00:00Z, when open tunnels end; at most 2 open tunnels; 1Gbit/s in all"

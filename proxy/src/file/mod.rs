@@ -47,7 +47,7 @@ pub fn read(path: &Path, limit: u64) -> Result<Zeroizing<Vec<u8>>, ReadError> {
     with_deadline(path, move || read_now(&own, limit, TIMEOUT))?
 }
 
-/// Looks at a file, through symbolic links.
+/// Returns the metadata of a file, through symbolic links.
 ///
 /// # Errors
 /// As [`read`].
@@ -57,8 +57,8 @@ pub fn metadata(path: &Path) -> Result<Metadata, ReadError> {
 }
 
 /// Opens each file on a thread of its own, after `prepare` has taken privileges from that thread,
-/// to learn whether the file can be read without them. A pipe is only looked at: it is not read
-/// again.
+/// to learn whether the file can be read without them. Of a pipe only the metadata is read, since
+/// its content cannot be read again.
 ///
 /// # Errors
 /// Those of `prepare`; no thread can be started; no answer within [`TIMEOUT`].

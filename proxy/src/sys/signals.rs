@@ -45,7 +45,7 @@ pub fn prepare() -> io::Result<()> {
     for signal in IGNORED.into_iter().chain(libc::SIGRTMIN()..=libc::SIGRTMAX()) {
         set(signal, libc::SIG_IGN)?;
     }
-    set(libc::SIGHUP, note_hangup as *const () as libc::sighandler_t)?;
+    set(libc::SIGHUP, record_hangup as *const () as libc::sighandler_t)?;
     for signal in [libc::SIGTERM, libc::SIGINT] {
         set(signal, end_start as *const () as libc::sighandler_t)?;
     }
@@ -71,7 +71,7 @@ fn set(signal: c_int, handler: libc::sighandler_t) -> io::Result<()> {
     if before == libc::SIG_ERR { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-extern "C" fn note_hangup(_: c_int) {
+extern "C" fn record_hangup(_: c_int) {
     if !WATCHED.load(Ordering::Relaxed) {
         HANGUP.store(true, Ordering::Relaxed);
     }

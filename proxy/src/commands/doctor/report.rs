@@ -43,7 +43,7 @@ pub(super) struct Report {
 }
 
 impl Report {
-    /// Looks at this host.
+    /// Inspects this host.
     pub(super) fn new(host: &Host, engines: Vec<Engine>, chosen: &Chosen) -> Self {
         let limit = Limit::raised();
         let threads = available_parallelism().map_or(1, Into::into);

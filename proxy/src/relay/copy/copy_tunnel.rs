@@ -106,7 +106,7 @@ impl CopyTunnel {
     pub(super) async fn run(&self, prefix: [Vec<u8>; 2], stopped: oneshot::Receiver<Reason>) -> Reason {
         let why = self.carry(prefix, stopped).await;
         // While the connections still have their counters.
-        self.sample().into_iter().for_each(|at| self.flow.note_activity(at));
+        self.sample().into_iter().for_each(|at| self.flow.record_activity(at));
         why
     }
 

@@ -86,14 +86,14 @@ impl Program {
 
     /// Descriptor that becomes readable when a direction exceeds its limit.
     pub(super) fn full(&self) -> io::Result<OwnedFd> {
-        self.redirector.full()
+        self.redirector.over_limit_events()
     }
 
     /// Appends the numbers of the tunnels with a direction that has exceeded its limit since the
     /// last call.
     pub(super) fn take_full(&self, tunnels: &mut Vec<u64>) {
         let mut slots = Vec::new();
-        self.redirector.take_full(&mut slots);
+        self.redirector.take_over_limit(&mut slots);
         let owners = slots.iter().filter_map(|slot| self.owners.get(*slot as usize / 2));
         tunnels.extend(owners.map(|owner| owner.load(Ordering::Relaxed)));
     }

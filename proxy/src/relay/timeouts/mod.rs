@@ -107,7 +107,7 @@ impl Watch {
         timeouts: Timeouts,
     ) -> Option<Expired> {
         let samples = meter.sample(sockets);
-        samples.activity.into_iter().for_each(|at| flow.note_activity(at));
+        samples.activity.into_iter().for_each(|at| flow.record_activity(at));
         for ((leg, sample), side) in
             self.legs.iter_mut().zip(&samples.legs).zip([LimitedSide::Client, LimitedSide::Origin])
         {

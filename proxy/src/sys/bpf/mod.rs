@@ -20,7 +20,7 @@ pub use directions::{Counts, Directions};
 pub struct Redirector {
     maps: Mutex<Maps>,
     directions: Arc<Directions>,
-    full: Mutex<RingBuf<MapData>>,
+    over_limit: Mutex<RingBuf<MapData>>,
     /// Owns the program; it stays attached to the map even without this.
     _program: Ebpf,
 }
@@ -71,7 +71,7 @@ impl Redirector {
         let mut program = loader.load(&object).map_err(LoadError::of_object)?;
         let mut map = |name: &str| program.take_map(name).ok_or_else(|| LoadError::missing(name));
         let (directions, slots) = (map(DIRECTIONS)?, map(SLOTS)?);
-        let (destinations, sources, full) = (map(DESTINATIONS)?, map(SOURCES)?, map(FULL)?);
+        let (destinations, sources, over_limit) = (map(DESTINATIONS)?, map(SOURCES)?, map(FULL)?);
         let Map::Array(directions) = directions else { return Err(LoadError::missing(DIRECTIONS)) };
         let directions = Directions::map(&directions, sockets).map_err(|error| LoadError::new("map", error))?;
         let of_map = LoadError::of_map;
@@ -80,7 +80,7 @@ impl Redirector {
             destinations: destinations.try_into().map_err(of_map)?,
             sources: sources.try_into().map_err(of_map)?,
         };
-        let full = full.try_into().map_err(of_map)?;
+        let over_limit = over_limit.try_into().map_err(of_map)?;
         let found: Result<&mut SkSkb, _> = match program.program_mut(PROGRAM) {
             Some(found) => found.try_into(),
             None => return Err(LoadError::missing(PROGRAM)),
@@ -91,7 +91,12 @@ impl Redirector {
         // does not make a segment cheaper.
         let map = maps.sources.fd().try_clone().map_err(|error| LoadError::new("attach", error))?;
         redirect.attach(&map).map_err(|error| LoadError::of_program("attach", error))?;
-        Ok(Self { maps: Mutex::new(maps), directions: Arc::new(directions), full: Mutex::new(full), _program: program })
+        Ok(Self {
+            maps: Mutex::new(maps),
+            directions: Arc::new(directions),
+            over_limit: Mutex::new(over_limit),
+            _program: program,
+        })
     }
 
     /// The state of every direction.
@@ -167,22 +172,22 @@ impl Redirector {
     }
 
     /// Appends the slots of directions gone over their limit since the last call.
-    pub fn take_full(&self, slots: &mut Vec<u32>) {
-        let mut full = self.full.lock().unwrap_or_else(PoisonError::into_inner);
-        while let Some(item) = full.next() {
+    pub fn take_over_limit(&self, slots: &mut Vec<u32>) {
+        let mut over_limit = self.over_limit.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some(item) = over_limit.next() {
             slots.extend(<[u8; 4]>::try_from(&*item).map(u32::from_ne_bytes));
         }
     }
 
-    /// Descriptor readable when [`Redirector::take_full`] has slots to return.
+    /// Descriptor readable when [`Redirector::take_over_limit`] has slots to return.
     ///
     /// # Errors
     /// The error of dup(2).
-    pub fn full(&self) -> io::Result<std::os::fd::OwnedFd> {
-        let full = self.full.lock().unwrap_or_else(PoisonError::into_inner);
-        // SAFETY: the ring buffer owns the descriptor and lives while `full` is locked, which is
+    pub fn over_limit_events(&self) -> io::Result<std::os::fd::OwnedFd> {
+        let over_limit = self.over_limit.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: the ring buffer owns the descriptor and lives while `over_limit` is locked, which is
         // until the copy is made.
-        unsafe { BorrowedFd::borrow_raw(full.as_raw_fd()) }.try_clone_to_owned()
+        unsafe { BorrowedFd::borrow_raw(over_limit.as_raw_fd()) }.try_clone_to_owned()
     }
 
     fn maps(&self) -> MutexGuard<'_, Maps> {
