@@ -185,8 +185,8 @@ impl Redirector {
     /// The error of dup(2).
     pub fn over_limit_events(&self) -> io::Result<std::os::fd::OwnedFd> {
         let over_limit = self.over_limit.lock().unwrap_or_else(PoisonError::into_inner);
-        // SAFETY: the ring buffer owns the descriptor and lives while `over_limit` is locked, which is
-        // until the copy is made.
+        // SAFETY: the ring buffer owns the descriptor and lives while `over_limit` is locked, until
+        // the copy is made.
         unsafe { BorrowedFd::borrow_raw(over_limit.as_raw_fd()) }.try_clone_to_owned()
     }
 
