@@ -31,7 +31,7 @@
 //! | 2 | `dial` | resolve, Happy Eyeballs, parent proxies, deadlines; accepts only a `Permit` | `policy` `message` `reason` `secret` `principal` `fingerprint` `file` `target` `sys` `metrics` `tls` `invalid_value` | `auth` |
 //! | 2 | `relay` | choose an engine, adopt, fall back; one file an engine | `tunnel` `rate` `reason` `metrics` `sys` `tls` `invalid_value` | `http` `auth` `policy` `config` |
 //! | 1 | `account` | drop-guard: one log line and the counters, exactly once | `tunnel` `rate` `reason` `metrics` `source` `principal` `target` `invalid_value` | `TcpStream` `socket2` |
-//! | 1 | `admin` | metrics, health, the API of tunnels and rates over HTTP, and the control socket | `account` `metrics` `rate` `reason` `tunnel` `invalid_value` | `relay` |
+//! | 1 | `admin` | metrics, health, the API of tunnels and rates over HTTP, and the control socket | `account` `metrics` `rate` `reason` `source` `tunnel` `invalid_value` | `relay` |
 //! | 1 | `sys` | the only `unsafe`: descriptors in, `io::Result` out | `tls` `invalid_value` | `tracing` `policy` |
 //! | 0 | `tunnel` | the hand-off type and its live counts | `rate` `reason` `tls` | `tokio` |
 //! | 0 | `invalid_value` | rejection of a value: cause and remedy | | `tokio` |

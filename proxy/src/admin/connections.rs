@@ -1,8 +1,10 @@
 //! Connections to the listeners of [`Admin`]: accepted, bounded, ended.
 
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -20,9 +22,10 @@ use tracing::warn;
 use super::access::Access;
 use super::control::may_control;
 use super::server::Admin;
+use crate::source::Source;
 
-/// Most connections of each listener. A further one replaces the oldest with an incomplete request,
-/// or, if all are being answered, the oldest.
+/// Most connections of each listener. A further one replaces one with an incomplete request, the
+/// oldest of the source with most of them; or, if all are being answered, the oldest.
 pub const MAX_CONNECTIONS: usize = 64;
 
 /// Most bytes of a request head; hyper answers 431 past it.
@@ -65,12 +68,18 @@ pub(super) struct Connection {
     /// The peer may use the listener.
     pub(super) permitted: bool,
     pub(super) deadlines: Deadlines,
+    /// Absent for the control socket.
+    source: Option<Source>,
     complete: Arc<AtomicBool>,
 }
 
 impl Connection {
     pub(super) fn new(access: Access, permitted: bool, deadlines: Deadlines) -> Self {
-        Self { access, permitted, deadlines, complete: Arc::default() }
+        Self { access, permitted, deadlines, source: None, complete: Arc::default() }
+    }
+
+    fn from(self, peer: SocketAddr) -> Self {
+        Self { source: Some(peer.ip().into()), ..self }
     }
 
     /// Records a completely read request.
@@ -95,10 +104,8 @@ impl Connections {
     fn add(&mut self, connection: Connection, task: impl Future<Output = ()> + Send + 'static) {
         self.order.retain(|(task, _)| !task.is_finished());
         if self.order.len() >= MAX_CONNECTIONS {
-            let oldest = self.order.iter().position(|(_, other)| !other.is_complete()).unwrap_or(0);
-            if let Some((task, _)) = self.order.remove(oldest) {
-                task.abort();
-            }
+            let replaced = self.replaceable().unwrap_or(0);
+            self.order.remove(replaced).into_iter().for_each(|(task, _)| task.abort());
         }
         self.order.push_back((self.tasks.spawn(task), connection));
     }
@@ -106,9 +113,21 @@ impl Connections {
     /// Ends one connection, for want of descriptors.
     fn make_room(&mut self) {
         self.order.retain(|(task, _)| !task.is_finished());
-        if let Some(oldest) = self.order.iter().position(|(_, other)| !other.is_complete()) {
-            self.order.remove(oldest).into_iter().for_each(|(task, _)| task.abort());
+        if let Some(replaced) = self.replaceable() {
+            self.order.remove(replaced).into_iter().for_each(|(task, _)| task.abort());
         }
+    }
+
+    /// Place of the oldest incomplete request of the source with most of them: a source that floods
+    /// the listener ends its own connections, and not that of a slow prober.
+    fn replaceable(&self) -> Option<usize> {
+        let incomplete = || self.order.iter().enumerate().filter(|(_, (_, other))| !other.is_complete());
+        let mut by_source: HashMap<Option<Source>, (usize, usize)> = HashMap::new();
+        for (place, (_, connection)) in incomplete() {
+            by_source.entry(connection.source).or_insert((0, place)).0 += 1;
+        }
+        // Of sources with as many, the one with the oldest connection.
+        by_source.into_values().max_by_key(|(count, oldest)| (*count, Reverse(*oldest))).map(|(_, oldest)| oldest)
     }
 
     /// Finishes writing the answers in progress, and ends the other connections.
@@ -160,8 +179,8 @@ impl Admin {
 
     fn start(&self, accepted: Accepted, deadlines: Deadlines, among: &mut Connections) {
         match accepted {
-            Accepted::Tcp(stream, access) => {
-                let connection = Connection::new(access, true, deadlines);
+            Accepted::Tcp(stream, peer, access) => {
+                let connection = Connection::new(access, true, deadlines).from(peer);
                 among.add(connection.clone(), self.clone().serve(stream, connection));
             }
             Accepted::Control(stream) => {
@@ -192,14 +211,17 @@ impl Admin {
 
 /// A connection without a request so far.
 enum Accepted {
-    Tcp(TcpStream, Access),
+    Tcp(TcpStream, SocketAddr, Access),
     Control(UnixStream),
 }
 
 impl Listener {
     async fn accept(&self) -> io::Result<Accepted> {
         match self {
-            Self::Tcp(listener, access) => Ok(Accepted::Tcp(listener.accept().await?.0, *access)),
+            Self::Tcp(listener, access) => {
+                let (stream, peer) = listener.accept().await?;
+                Ok(Accepted::Tcp(stream, peer, *access))
+            }
             Self::Control(listener) => Ok(Accepted::Control(listener.accept().await?.0)),
         }
     }

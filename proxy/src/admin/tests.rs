@@ -10,7 +10,7 @@ use metrics::LocalRecorderGuard;
 use metrics_exporter_prometheus::PrometheusRecorder;
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -439,6 +439,27 @@ async fn the_oldest_unfinished_request_makes_room() {
     let mut answer = String::new();
     timeout(DEADLINE, drains.read_to_string(&mut answer)).await.unwrap().unwrap();
     assert_eq!(status(&answer), 202);
+}
+
+#[tokio::test]
+async fn a_slow_prober_outlives_a_flood_from_another_source() {
+    let scene = Scene::new().await;
+    let from = async |source: [u8; 4]| {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((source, 0).into()).unwrap();
+        socket.connect(scene.metrics).await.unwrap()
+    };
+    let mut prober = from([127, 0, 0, 2]).await;
+    let mut flood = Vec::new();
+    for _ in 0..3 * MAX_CONNECTIONS {
+        flood.push(from([127, 0, 0, 1]).await);
+    }
+    // Accepted behind the flood, so that the flood has been dealt with.
+    assert_eq!(status(&scene.send(Access::Metrics, "GET", "/healthz", "").await), 200);
+    prober.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    timeout(DEADLINE, prober.read_to_string(&mut answer)).await.unwrap().unwrap();
+    assert_eq!(status(&answer), 200);
 }
 
 #[tokio::test]
