@@ -26,14 +26,15 @@
 //! | 2 | `proxy_protocol` | PROXY protocol: reads and writes the header with a client's address | `policy` `target` `invalid_value` | `tokio` `TcpStream` |
 //! | 2 | `upgrade` | forwards an Upgrade to its origin, and answers other than 101, within bounds | `client` `dial` `request` `message` `reason` `sys` `tunnel` | `policy` `auth` `relay` |
 //! | 2 | `user_policy` | limits of one user: targets, networks, expiry, tunnels, rate | `policy` `account` `reason` | `tokio` `TcpStream` |
-//! | 2 | `auth` | credentials to user and policy; hashes off the event loop | `user_policy` `account` `reason` `secret` `source` `fingerprint` `file` `metrics` `sys` | `tracing` `TcpStream` |
+//! | 2 | `auth` | credentials to user and policy; hashes off the event loop | `user_policy` `account` `reason` `secret` `source` `fingerprint` `file` `metrics` `sys` `single_flight` | `tracing` `TcpStream` |
 //! | 2 | `policy` | name rules, then address rules on resolved addresses: `Permit` | `reason` `target` `invalid_value` | `tokio` `TcpStream` |
-//! | 2 | `dial` | resolve, Happy Eyeballs, parent proxies, deadlines; accepts only a `Permit` | `policy` `message` `reason` `secret` `principal` `fingerprint` `file` `target` `sys` `metrics` `tls` `invalid_value` | `auth` |
+//! | 2 | `dial` | resolve, Happy Eyeballs, parent proxies, deadlines; accepts only a `Permit` | `policy` `message` `reason` `secret` `principal` `fingerprint` `file` `target` `sys` `metrics` `tls` `invalid_value` `single_flight` | `auth` |
 //! | 2 | `relay` | choose an engine, adopt, fall back; one file an engine | `tunnel` `rate` `reason` `metrics` `sys` `tls` `invalid_value` | `http` `auth` `policy` `config` |
 //! | 1 | `account` | drop-guard: one log line and the counters, exactly once | `tunnel` `rate` `reason` `metrics` `source` `principal` `target` `invalid_value` | `TcpStream` `socket2` |
 //! | 1 | `admin` | metrics, health, the API of tunnels and rates over HTTP, and the control socket | `account` `metrics` `rate` `reason` `source` `tunnel` `invalid_value` | `relay` |
 //! | 1 | `sys` | the only `unsafe`: descriptors in, `io::Result` out | `tls` `invalid_value` | `tracing` `policy` |
 //! | 0 | `tunnel` | the hand-off type and its live counts | `rate` `reason` `tls` | `tokio` |
+//! | 0 | `single_flight` | one piece of work for all equal requests at the same time | | |
 //! | 0 | `invalid_value` | rejection of a value: cause and remedy | | `tokio` |
 //! | 0 | `target` | host and port of a request, in one normal form | `invalid_value` | `tokio` |
 //! | 0 | `reason` | why a connection ended: one enum to label, status, side | | `tokio` |
@@ -89,6 +90,7 @@ pub mod relay;
 pub mod request;
 pub mod secret;
 pub mod server;
+pub mod single_flight;
 pub mod source;
 pub mod sys;
 pub mod target;

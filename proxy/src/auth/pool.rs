@@ -10,10 +10,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Instant;
 
+use super::digest::Digest;
 use super::failures::Failures;
-use super::flight::{Lead, Outcome};
+use super::outcome::Outcome;
 use super::queue::{Full, Queue};
 use crate::reason::{Reason, Refusal};
+use crate::single_flight::{self, SingleFlight};
 use crate::source::Source;
 use crate::sys::thread::lowest_priority;
 
@@ -23,13 +25,26 @@ const MAX_THREADS: usize = 32;
 /// Bytes of stack of a thread; bcrypt keeps 4 KiB there, SHA-crypt less.
 const STACK: usize = 256 << 10;
 
+/// Waiting and running checks, by credentials.
+pub(super) type Checks = SingleFlight<Digest, Outcome, Ticket>;
+
+/// The hashing side of a check.
+pub(super) type Lead = single_flight::Lead<Digest, Outcome, Ticket>;
+
 /// Computes one check; `true` if the password is right.
 type Check = Box<dyn FnOnce() -> bool + Send>;
 
 /// A waiting check.
 struct Job {
     check: Check,
-    lead: Lead<Ticket>,
+    lead: Lead,
+    source: Source,
+}
+
+impl Job {
+    fn refuse(self, refusal: Refusal) {
+        self.lead.tell(Outcome::Refused { refusal, source: self.source });
+    }
 }
 
 /// The threads, and their waiting checks.
@@ -84,26 +99,25 @@ impl Pool {
     }
 
     /// Has a check wait in the line of its source. Without room for it, it ends with a refusal.
-    pub(super) fn submit(&self, source: Source, check: Check, lead: Lead<Ticket>) -> Option<Ticket> {
+    pub(super) fn submit(&self, source: Source, check: Check, lead: Lead) -> Option<Ticket> {
         let pushed = {
             let mut state = self.0.lock();
             let State { queue, failures, .. } = &mut *state;
             let now = Instant::now();
-            queue.push(source, Job { check, lead }, |source| failures.recent(source, now))
+            queue.push(source, Job { check, lead, source }, |source| failures.recent(source, now))
         };
         // Out of the lock: waiters have a lock of their own, and take this one under it.
         match pushed {
             Ok((number, displaced)) => {
                 self.0.changed.notify_one();
                 if let Some(job) = displaced {
-                    job.lead.tell(Outcome::Refused(busy(
-                        "other sources are served first, and have used up the room for unverified credentials",
-                    )));
+                    let why = "other sources are served first, and have used up the room for unverified credentials";
+                    job.refuse(busy(why));
                 }
                 Some(Ticket { shared: Arc::clone(&self.0), source, number })
             }
             Err(Full { check: job, limit }) => {
-                job.lead.tell(Outcome::Refused(busy(limit)));
+                job.refuse(busy(limit));
                 None
             }
         }
@@ -116,7 +130,7 @@ impl Shared {
         // Refused, as by a seccomp filter, hashing has the share of any other thread.
         let _ = lowest_priority();
         while let Some((source, job)) = self.next() {
-            let Job { check, lead } = job;
+            let Job { check, lead, .. } = job;
             if lead.begin() {
                 // A panic costs this one check: dropping `lead` wakes its waiters.
                 match catch_unwind(AssertUnwindSafe(check)) {

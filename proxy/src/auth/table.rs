@@ -11,9 +11,8 @@ use super::basic::Credentials;
 use super::ceiling::Ceiling;
 use super::digest::Digest;
 use super::entry::Entry;
-use super::flight::SingleFlight;
 use super::hash::{Hash, Work};
-use super::pool::Ticket;
+use super::pool::Checks;
 use super::users_file::Line;
 use crate::secret::Secret;
 use crate::user_policy::UserPolicy;
@@ -27,7 +26,7 @@ pub(super) struct Table {
     /// Policy of users without a section: no limit beside the common ones.
     no_limits: Arc<UserPolicy>,
     ceiling: Ceiling,
-    pub(super) flights: Arc<SingleFlight<Ticket>>,
+    pub(super) flights: Arc<Checks>,
 }
 
 struct Account {

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use super::basic::Credentials;
 use super::digest::Digest;
-use super::flight::{Lead, Outcome};
 use super::hash::Hash;
-use super::pool::{Pool, Ticket, busy};
+use super::outcome::Outcome;
+use super::pool::{Lead, Pool, Ticket, busy};
 use super::table::Table;
 use crate::reason::{Reason, Refusal};
 use crate::source::Source;
@@ -71,7 +71,7 @@ impl Verifier {
     ) -> Result<bool, Refusal> {
         let mut is_again = false;
         loop {
-            let (waiter, lead) = table.flights.join(digest, source);
+            let (waiter, lead) = table.flights.join(digest);
             // A check that ended before this one joined is recorded by now.
             if table.verified(&credentials.user, &digest).is_some() {
                 return Ok(true);
@@ -80,13 +80,13 @@ impl Verifier {
                 waiter.hold(place);
             }
             match waiter.outcome().await {
-                Outcome::Right => return Ok(true),
-                Outcome::Wrong => return Ok(false),
+                Some(Outcome::Right) => return Ok(true),
+                Some(Outcome::Wrong) => return Ok(false),
                 // Another source had no room: this one may have.
-                Outcome::Refused(_) if !is_again && waiter.charged_to() != source => {}
-                Outcome::Refused(refusal) => return Err(refusal),
-                Outcome::Abandoned if !is_again => {}
-                Outcome::Abandoned => return Err(busy("the password check was aborted; try again")),
+                Some(Outcome::Refused { source: charged, .. }) if !is_again && charged != source => {}
+                Some(Outcome::Refused { refusal, .. }) => return Err(refusal),
+                None if !is_again => {}
+                None => return Err(busy("the password check was aborted; try again")),
             }
             is_again = true;
         }
@@ -98,7 +98,7 @@ impl Verifier {
         credentials: Credentials,
         digest: Digest,
         source: Source,
-        lead: Lead<Ticket>,
+        lead: Lead,
     ) -> Option<Ticket> {
         let (table, matches) = (Arc::clone(table), Arc::clone(&self.matches));
         self.pool.submit(source, Box::new(move || table.judge(&credentials, digest, &*matches)), lead)

@@ -29,12 +29,13 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::race::interleave;
 use crate::metrics::{LOOKUPS, LOOKUPS_ACTIVE};
 use crate::principal::Principal;
+use crate::single_flight::{Lead, SingleFlight, Waiter};
 use crate::sys::deadline::timeout;
 use answer::Answer;
 use dns::Dns;
@@ -63,7 +64,8 @@ struct Shared {
     limits: Limits,
     files: Option<Files>,
     shares: Arc<Shares>,
-    names: Mutex<Names>,
+    cache: Mutex<Cache>,
+    flights: Arc<LookUps>,
 }
 
 enum Backend {
@@ -71,20 +73,26 @@ enum Backend {
     Threads(Arc<Lookup>),
 }
 
+/// Answers, and until when they hold.
 #[derive(Default)]
-struct Names {
-    /// Answers, and until when they hold.
-    known: HashMap<String, (Outcome, Instant)>,
-    pending: HashMap<String, Sender>,
-}
+struct Cache(HashMap<String, (Outcome, Instant)>);
 
-/// Sends the outcome to all waiters for a name.
-type Sender = watch::Sender<Option<Outcome>>;
+/// Look-ups in progress, by name.
+type LookUps = SingleFlight<String, Outcome, AbortOnDrop>;
+
+/// Cancels the task of a look-up.
+struct AbortOnDrop(AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
 
 /// Where the addresses of a name are.
 enum Source {
     Known(Outcome),
-    Pending(watch::Receiver<Option<Outcome>>),
+    Pending(Waiter<String, Outcome, AbortOnDrop>),
 }
 
 impl Resolver {
@@ -108,7 +116,16 @@ impl Resolver {
 
     fn with(backend: Backend, files: Option<Files>, limits: Limits) -> Self {
         let shares = Shares::new(limits.total, limits.each);
-        Self { shared: Arc::new(Shared { backend, limits, files, shares, names: Mutex::default() }) }
+        Self {
+            shared: Arc::new(Shared {
+                backend,
+                limits,
+                files,
+                shares,
+                cache: Mutex::default(),
+                flights: Arc::default(),
+            }),
+        }
     }
 
     /// The hosts file of this host lists the name.
@@ -124,17 +141,22 @@ impl Resolver {
     /// Resolves `name` to addresses with port 0. Dropping the future releases the requester's
     /// share, and cancels the look-up if it has no other waiters.
     pub(super) async fn resolve(&self, name: &str, requester: &Principal) -> Outcome {
-        let mut answer = match self.find(name, requester) {
-            Source::Known(outcome) => return outcome,
-            Source::Pending(answer) => answer,
-        };
         let deadline = self.shared.limits.deadline;
-        match timeout(deadline, answer.wait_for(Option::is_some)).await {
-            Ok(Ok(outcome)) => outcome.clone().unwrap_or(Err(LookupError::Timeout(deadline))),
-            // The look-up went away with its runtime.
-            Ok(Err(_)) => Err(LookupError::Failed("the look-up was cancelled".to_owned())),
-            Err(_) => Err(LookupError::Timeout(deadline)),
-        }
+        let answered = async {
+            // Once more if the look-up went away, as with its runtime.
+            for _ in 0..2 {
+                match self.find(name, requester) {
+                    Source::Known(outcome) => return outcome,
+                    Source::Pending(waiter) => {
+                        if let Some(outcome) = waiter.outcome().await {
+                            return outcome;
+                        }
+                    }
+                }
+            }
+            Err(LookupError::Failed("the look-up was cancelled".to_owned()))
+        };
+        timeout(deadline, answered).await.unwrap_or(Err(LookupError::Timeout(deadline)))
     }
 
     /// Returns the cached answer, or the look-up to wait for; starts the look-up if none is in
@@ -144,14 +166,14 @@ impl Resolver {
         if let Some(addresses) = shared.in_files(name) {
             return Source::Known(Ok(usable(&addresses)));
         }
-        let mut names = shared.names();
-        if let Some((outcome, until)) = names.known.get(name)
-            && *until > Instant::now()
-        {
-            return Source::Known(outcome.clone());
+        if let Some(outcome) = shared.cached(name) {
+            return Source::Known(outcome);
         }
-        if let Some(sender) = names.pending.get(name) {
-            return Source::Pending(sender.subscribe());
+        let (waiter, lead) = shared.flights.join(name.to_owned());
+        let Some(lead) = lead else { return Source::Pending(waiter) };
+        // A look-up that ended just before is in the cache by now.
+        if let Some(outcome) = shared.cached(name) {
+            return Source::Known(outcome);
         }
         let slot = match shared.shares.take(requester) {
             Ok(slot) => slot,
@@ -161,11 +183,14 @@ impl Resolver {
                 return Source::Known(Err(error));
             }
         };
-        let (sender, receiver) = watch::channel(None);
-        names.pending.insert(name.to_owned(), sender.clone());
-        let flight = Flight { shared: shared.clone(), name: name.to_owned(), sender };
-        tokio::spawn(flight.run(slot));
-        Source::Pending(receiver)
+        // A thread in getaddrinfo(3) cannot be stopped: its look-up goes on and serves later
+        // requests.
+        let is_stoppable = matches!(shared.backend, Backend::Dns(_)) || !lead.begin();
+        let task = tokio::spawn(Arc::clone(shared).run(name.to_owned(), slot, lead));
+        if is_stoppable {
+            waiter.hold(AbortOnDrop(task.abort_handle()));
+        }
+        Source::Pending(waiter)
     }
 }
 
@@ -184,14 +209,35 @@ impl fmt::Debug for Resolver {
 }
 
 impl Shared {
-    fn names(&self) -> MutexGuard<'_, Names> {
-        // No holder of the lock leaves the maps half changed.
-        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    fn cache(&self) -> MutexGuard<'_, Cache> {
+        // No holder of the lock leaves the map half changed.
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn cached(&self, name: &str) -> Option<Outcome> {
+        let cache = self.cache();
+        let (outcome, until) = cache.0.get(name)?;
+        (*until > Instant::now()).then(|| outcome.clone())
     }
 
     fn in_files(&self, name: &str) -> Option<Vec<SocketAddr>> {
         let addresses = self.files.as_ref()?.content().addresses(name)?;
         Some(addresses.into_iter().map(|address| SocketAddr::new(address, 0)).collect())
+    }
+
+    /// Looks a name up for all that wait for it. However it ends, the name can be looked up again.
+    async fn run(self: Arc<Self>, name: String, slot: Slot, lead: Lead<String, Outcome, AbortOnDrop>) {
+        let abandoned = Abandoned;
+        let answer = self.look_up(&name, slot).await;
+        std::mem::forget(abandoned);
+        let label = answer.outcome.as_ref().map_or_else(LookupError::label, |_| "resolved");
+        LOOKUPS.counter(&[label]).increment(1);
+        let outcome = answer.outcome.map(|addresses| usable(&addresses));
+        // Cached before the look-up ends: a later request finds one or the other.
+        if !answer.ttl.is_zero() {
+            self.cache().remember(name, &outcome, answer.ttl, self.limits.known);
+        }
+        lead.tell(outcome);
     }
 
     async fn look_up(&self, name: &str, slot: Slot) -> Answer {
@@ -207,72 +253,28 @@ impl Shared {
     }
 }
 
-/// A look-up in progress. However it ends, its name can be looked up again.
-struct Flight {
-    shared: Arc<Shared>,
-    name: String,
-    sender: Sender,
-}
-
-impl Flight {
-    async fn run(self, slot: Slot) {
-        let answer = tokio::select! {
-            answer = self.shared.look_up(&self.name, slot) => answer,
-            () = self.abandoned() => return LOOKUPS.counter(&["abandoned"]).increment(1),
-        };
-        let label = answer.outcome.as_ref().map_or_else(LookupError::label, |_| "resolved");
-        LOOKUPS.counter(&[label]).increment(1);
-        let outcome = answer.outcome.map(|addresses| usable(&addresses));
-        let mut names = self.shared.names();
-        names.pending.remove(&self.name);
-        if !answer.ttl.is_zero() {
-            names.remember(self.name.clone(), &outcome, answer.ttl, self.shared.limits.known);
-        }
-        drop(names);
-        self.sender.send_replace(Some(outcome));
-    }
-
-    /// Completes when the answer has no waiters left. A thread in getaddrinfo(3) cannot be stopped:
-    /// its look-up goes on and serves later requests.
-    async fn abandoned(&self) {
-        if matches!(self.shared.backend, Backend::Threads(_)) {
-            return std::future::pending().await;
-        }
-        loop {
-            self.sender.closed().await;
-            let mut names = self.shared.names();
-            // Under the lock no waiter can join; one may have joined just before.
-            if self.sender.receiver_count() == 0 {
-                names.pending.remove(&self.name);
-                return;
-            }
-        }
-    }
-}
-
-impl Drop for Flight {
-    fn drop(&mut self) {
-        let mut names = self.shared.names();
-        // Another look-up may have begun since this one has answered.
-        if names.pending.get(&self.name).is_some_and(|pending| pending.same_channel(&self.sender)) {
-            names.pending.remove(&self.name);
-        }
-    }
-}
-
-impl Names {
+impl Cache {
     /// Remembers an answer; when there is no room, it forgets the stale ones, or else the stalest.
     fn remember(&mut self, name: String, outcome: &Outcome, ttl: Duration, limit: usize) {
         let now = Instant::now();
-        if self.known.len() >= limit {
-            self.known.retain(|_, (_, until)| *until > now);
+        if self.0.len() >= limit {
+            self.0.retain(|_, (_, until)| *until > now);
         }
-        if self.known.len() >= limit
-            && let Some(stalest) = self.known.iter().min_by_key(|(_, (_, until))| *until).map(|(name, _)| name.clone())
+        if self.0.len() >= limit
+            && let Some(stalest) = self.0.iter().min_by_key(|(_, (_, until))| *until).map(|(name, _)| name.clone())
         {
-            self.known.remove(&stalest);
+            self.0.remove(&stalest);
         }
-        self.known.insert(name, (outcome.clone(), now + ttl));
+        self.0.insert(name, (outcome.clone(), now + ttl));
+    }
+}
+
+/// Counts a look-up that is dropped before its answer.
+struct Abandoned;
+
+impl Drop for Abandoned {
+    fn drop(&mut self) {
+        LOOKUPS.counter(&["abandoned"]).increment(1);
     }
 }
 

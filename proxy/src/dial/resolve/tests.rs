@@ -126,8 +126,7 @@ async fn a_name_is_looked_up_once_for_all_who_ask() {
             tokio::spawn(async move { resolver.resolve("a.example", &user(&number.to_string())).await })
         })
         .collect();
-    let waiting = || resolver.shared.names().pending.get("a.example").map(Sender::receiver_count);
-    until("all wait", || waiting() == Some(50)).await;
+    until("all wait", || resolver.shared.flights.waiters() == 50).await;
     drop(release);
     for asked in asking {
         assert_eq!(asked.await.unwrap(), Ok(parse(&[ADDRESS])));
@@ -143,7 +142,7 @@ async fn a_hanging_thread_ends_in_a_time_out_and_is_of_use_later() {
     assert_eq!(refusal.reason, Reason::ResolveTimeout);
     assert_eq!(refusal.detail, "no answer about a.example from the resolver in 20ms");
     drop(release);
-    until("the answer is remembered", || resolver.shared.names().known.contains_key("a.example")).await;
+    until("the answer is remembered", || resolver.shared.cache().0.contains_key("a.example")).await;
     assert_eq!(resolve(&resolver, "a.example").await, Ok(parse(&[ADDRESS])));
     assert_eq!(calls.load(Ordering::SeqCst), 1);
 }
@@ -165,7 +164,7 @@ async fn hanging_threads_are_the_share_of_who_wanted_them() {
     assert_eq!(refusal.detail, why);
     drop(release);
     assert_eq!(resolver.resolve("c.example", &user("bob")).await, Ok(parse(&[ADDRESS])));
-    until("nothing is pending", || resolver.shared.names().pending.is_empty()).await;
+    until("nothing is pending", || resolver.shared.flights.flights() == 0).await;
     resolve(&resolver, "d.example").await.unwrap();
 }
 
@@ -177,7 +176,7 @@ async fn memory_is_bounded_and_the_stalest_goes_first() {
         skip(Duration::from_secs(1)).await;
     }
     let known = || {
-        let mut known: Vec<_> = resolver.shared.names().known.keys().cloned().collect();
+        let mut known: Vec<_> = resolver.shared.cache().0.keys().cloned().collect();
         known.sort();
         known
     };
@@ -194,7 +193,7 @@ async fn a_look_up_that_panics_is_a_failure_and_gives_back_its_share() {
         let error = resolve(&resolver, name).await.unwrap_err();
         assert_eq!(error, LookupError::Failed("the look-up failed".to_owned()));
     }
-    assert!(resolver.shared.names().pending.is_empty());
+    assert!(resolver.shared.flights.flights() == 0);
 }
 
 /// A look-up dropped with its runtime leaves nothing behind, and its name can be looked up again.
@@ -205,9 +204,9 @@ fn a_look_up_that_is_dropped_is_no_hindrance() {
     let first = runtime();
     let asked = first.block_on(async { timeout(Duration::from_millis(10), resolve(&resolver, "a.example")).await });
     asked.unwrap_err();
-    assert_eq!(resolver.shared.names().pending.len(), 1);
+    assert_eq!(resolver.shared.flights.flights(), 1);
     drop(first);
-    assert!(resolver.shared.names().pending.is_empty());
+    assert!(resolver.shared.flights.flights() == 0);
     drop(release);
     assert_eq!(runtime().block_on(resolve(&resolver, "a.example")), Ok(parse(&[ADDRESS])));
 }
@@ -221,6 +220,6 @@ async fn a_look_up_that_nobody_waits_for_is_given_up_with_its_share() {
     assert!(resolver.is_in_hosts("short") && !resolver.is_in_hosts("other"));
     let gone = timeout(Duration::ZERO, resolve(&resolver, "a.example"));
     let _ = gone.await;
-    until("nothing is pending", || resolver.shared.names().pending.is_empty()).await;
+    until("nothing is pending", || resolver.shared.flights.flights() == 0).await;
     until("the share is free", || resolver.shared.shares.take(&user("ann")).is_ok()).await;
 }
