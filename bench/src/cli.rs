@@ -8,11 +8,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::effort::Effort;
 use crate::rated::Rates;
+use crate::setup::{far_end, usual_engines};
 use sluicegate_bench::contender::{Kind, Programs};
 use sluicegate_bench::flow::Role;
-use sluicegate_bench::origin;
-use sluicegate_bench::process::Process;
-use sluicegate_bench::socket::{Proxy, Way};
+use sluicegate_bench::socket::{Proxy, Route};
 
 /// Measures tunnel gateways against no proxy at all
 #[derive(Parser)]
@@ -231,13 +230,6 @@ impl Rivals {
     }
 }
 
-/// Engines measured by default. `sockmap` needs capabilities to start.
-pub(crate) fn usual_engines() -> Vec<String> {
-    let all = ["uring", "uring --spin 0s", "splice", "sockmap", "copy"];
-    let may = |engine: &&str| *engine != "sockmap" || rustix::process::geteuid().is_root();
-    all.into_iter().filter(may).map(str::to_owned).collect()
-}
-
 #[derive(Args)]
 pub(crate) struct Path {
     /// Address of a CONNECT proxy [default: connect straight to the target]
@@ -260,23 +252,14 @@ pub(crate) struct Path {
 
 impl Path {
     /// Runs `measure` over this path.
-    pub(crate) fn on(self, measure: impl FnOnce(&Way) -> io::Result<()>) -> io::Result<()> {
+    pub(crate) fn on(self, measure: impl FnOnce(&Route) -> io::Result<()>) -> io::Result<()> {
         let (_own, origin) = far_end(self.target, self.mixed)?;
         let proxy = self.proxy.map(|address| match self.plain {
             true => Proxy::Plain(address),
             false => Proxy::Connect { address, user: self.user },
         });
-        measure(&Way { proxy, origin })
+        measure(&Route { proxy, origin })
     }
-}
-
-/// Returns the origin at `target`, or starts one for the lifetime of the returned process.
-pub(crate) fn far_end(target: Option<SocketAddr>, mixed: bool) -> io::Result<(Option<Process>, SocketAddr)> {
-    if let Some(target) = target {
-        return Ok((None, target));
-    }
-    let (process, address) = origin::spawn(SocketAddr::from(([127, 0, 0, 1], 0)), mixed)?;
-    Ok((Some(process), address))
 }
 
 #[derive(Clone, Copy, ValueEnum)]

@@ -5,12 +5,14 @@ use std::io;
 use std::time::Duration;
 
 use crate::contender::Contender;
-use crate::everybody::Everybody;
 use crate::flow::Role;
 use crate::load::{self, Connects};
 use crate::machine::family_seconds;
-use crate::report::{Row, tunnels, unit};
-use crate::socket::Way;
+use crate::rounds::Rounds;
+use crate::rows::{
+    BESIDE_NAME, CONNECTS_NAME, IDLE_NAME, LOSS_NAME, Row, SHORT_NAME, bulk_name, percentiles, ping_name, unit,
+};
+use crate::socket::Route;
 use crate::stats::Samples;
 
 /// Tunnels, and bytes of each, of the initial data check.
@@ -62,46 +64,16 @@ impl Plan {
     }
 }
 
-/// Name of a bulk measurement in the table.
-#[must_use]
-pub fn bulk_name(number: usize, role: Role) -> String {
-    let direction = match role {
-        Role::Source => "to the origin",
-        Role::Both => "both ways",
-        Role::Sink | Role::Echo | Role::Short => "to the client",
-    };
-    format!("{} {direction}", tunnels(number))
-}
-
-/// Name of a ping-pong in the table.
-#[must_use]
-pub fn ping_name(size: usize) -> String {
-    format!("ping-pong of {size} bytes alone")
-}
-
-/// Name of a ping-pong beside bulk load in the table.
-pub const BESIDE_NAME: &str = "ping-pong of 64 bytes beside 4 bulk tunnels";
-
-/// Name of the bulk load beside a ping-pong in the table.
-pub const LOSS_NAME: &str = "those 4 bulk tunnels, to the ping-pong";
-
-/// Name of opening tunnels in the table.
-pub const CONNECTS_NAME: &str = "tunnels opened and closed, 4 clients";
-
-/// Name of short tunnels in the table.
-pub const SHORT_NAME: &str = "tunnels of 64 KiB each, 4 clients";
-
-/// Name of idle tunnels in the table.
-pub const IDLE_NAME: &str = "an idle tunnel";
-
 /// Runs the plan.
 ///
 /// # Errors
 /// The first failed measurement, with the name of its contender.
 pub fn compare(contenders: &mut [Contender], plan: &Plan) -> io::Result<Vec<Row>> {
     let steps = (plan.rounds * plan.measurements() + 2) * contenders.len();
-    let mut session = Session { all: Everybody::new(contenders, steps), plan };
-    session.all.once("checking the bytes", |contender| load::verify(&contender.way, CHECKED.0, CHECKED.1).map(drop))?;
+    let mut session = Session { all: Rounds::new(contenders, steps), plan };
+    session
+        .all
+        .once("checking the bytes", |contender| load::verify(&contender.route, CHECKED.0, CHECKED.1).map(drop))?;
     let mut rows = Vec::new();
     for &tunnels in &plan.tunnels {
         for &role in &plan.roles {
@@ -124,7 +96,7 @@ pub fn compare(contenders: &mut [Contender], plan: &Plan) -> io::Result<Vec<Row>
 }
 
 struct Session<'a> {
-    all: Everybody<'a>,
+    all: Rounds<'a>,
     plan: &'a Plan,
 }
 
@@ -140,7 +112,7 @@ impl Session<'_> {
     fn bulk(&mut self, tunnels: usize, role: Role) -> io::Result<Vec<Row>> {
         let name = bulk_name(tunnels, role);
         self.rows(&[(&name, unit::RATE), (&name, unit::CPU)], |contender, time| {
-            let bulk = load::bulk(&contender.way, tunnels, role, time)?;
+            let bulk = load::bulk(&contender.route, tunnels, role, time)?;
             Ok(vec![Some(bulk.gib_per_second), Some(bulk.cpu_per_gib)])
         })
     }
@@ -148,7 +120,7 @@ impl Session<'_> {
     fn ping(&mut self, size: usize) -> io::Result<Vec<Row>> {
         let name = ping_name(size);
         self.rows(&unit::PERCENTILES.map(|(_, unit)| (name.as_str(), unit)), |contender, time| {
-            Ok(percentiles(&load::ping(&contender.way, size, time)?))
+            Ok(percentiles(&load::ping(&contender.route, size, time)?))
         })
     }
 
@@ -156,7 +128,7 @@ impl Session<'_> {
         let mut names = unit::PERCENTILES.map(|(_, unit)| (BESIDE_NAME, unit)).to_vec();
         names.extend([(BESIDE_NAME, unit::RATE), (LOSS_NAME, unit::PERCENT)]);
         self.rows(&names, |contender, time| {
-            let beside = load::beside(&contender.way, BESIDE, time)?;
+            let beside = load::beside(&contender.route, BESIDE, time)?;
             let mut values = percentiles(&beside.samples);
             values.extend([Some(beside.with), Some((1.0 - beside.with / beside.without) * 100.0)]);
             Ok(values)
@@ -166,7 +138,7 @@ impl Session<'_> {
     fn opened(
         &mut self,
         name: &str,
-        measure: fn(&Way, usize, Duration) -> io::Result<Connects>,
+        measure: fn(&Route, usize, Duration) -> io::Result<Connects>,
     ) -> io::Result<Vec<Row>> {
         let mut names = vec![(name, unit::PER_SECOND)];
         names.extend(unit::PERCENTILES.map(|(_, unit)| (name, unit)));
@@ -174,7 +146,7 @@ impl Session<'_> {
         self.rows(&names, |contender, time| {
             let spent = || contender.pid().map(family_seconds).transpose();
             let before = spent()?;
-            let result = measure(&contender.way, CLIENTS, time)?;
+            let result = measure(&contender.route, CLIENTS, time)?;
             #[expect(clippy::cast_precision_loss, reason = "a count")]
             let each = |cpu: f64| cpu * 1e6 / result.latency.0.len() as f64;
             let mut values = vec![Some(result.per_second)];
@@ -189,7 +161,7 @@ impl Session<'_> {
         let idle = self.all.once("idle tunnels", |contender| {
             let Some(fresh) = contender.fresh()? else { return Ok(None) };
             let Some(pid) = fresh.pid() else { return Ok(None) };
-            match load::idle(&fresh.way, number, pid) {
+            match load::idle(&fresh.route, number, pid) {
                 // A program hidden from other processes of its own user, like Squid.
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(None),
                 idle => idle.map(Some),
@@ -206,9 +178,4 @@ impl Session<'_> {
             row(unit::THREADS, |idle| idle.threads),
         ])
     }
-}
-
-/// Values of [`unit::PERCENTILES`].
-pub(crate) fn percentiles(samples: &Samples) -> Vec<Option<f64>> {
-    unit::PERCENTILES.iter().map(|(share, _)| Some(samples.percentile(*share))).collect()
 }

@@ -9,7 +9,7 @@
 //! | `origin` | the far end |
 //! | `load` | the measurements |
 //! | `contender`, `relay` | the compared programs, one file each; a relay for comparison |
-//! | `everybody` | one measurement of each contender, round by round |
+//! | `rounds`, `rows` | one measurement of each contender, round by round; its row |
 //! | `compare`, `scale` | all measurements in one run; the cost of many tunnels |
 //! | `rates` | accuracy of the gateway's rate limits |
 //! | `report` | the result: table, plots, the block of docs/benchmarks.md |
@@ -18,7 +18,6 @@
 pub mod compare;
 pub mod contender;
 pub mod data;
-mod everybody;
 pub mod flow;
 pub mod host;
 pub mod interrupt;
@@ -32,6 +31,8 @@ pub mod process;
 pub mod rates;
 pub mod relay;
 pub mod report;
+mod rounds;
+pub mod rows;
 pub mod scale;
 pub mod socket;
 pub mod stats;

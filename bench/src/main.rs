@@ -4,6 +4,7 @@ mod cli;
 mod effort;
 mod rated;
 mod run;
+mod setup;
 
 use std::io;
 use std::process::ExitCode;
@@ -61,13 +62,13 @@ fn serve(address: std::net::SocketAddr) -> io::Result<()> {
 
 fn measure(task: Task) -> io::Result<()> {
     match task {
-        Task::Bulk { path, tunnels, seconds, direction } => path.on(|way| {
-            let bulk = load::bulk(way, tunnels, direction.role(), Duration::from_secs_f64(seconds))?;
+        Task::Bulk { path, tunnels, seconds, direction } => path.on(|route| {
+            let bulk = load::bulk(route, tunnels, direction.role(), Duration::from_secs_f64(seconds))?;
             println!("{:.2} GiB/s, {:.3} CPU s/GiB, {tunnels} tunnels", bulk.gib_per_second, bulk.cpu_per_gib);
             Ok(())
         }),
-        Task::Ping { path, seconds, beside: Some(tunnels), .. } => path.on(|way| {
-            let beside = load::beside(way, tunnels, Duration::from_secs_f64(seconds / 2.0))?;
+        Task::Ping { path, seconds, beside: Some(tunnels), .. } => path.on(|route| {
+            let beside = load::beside(route, tunnels, Duration::from_secs_f64(seconds / 2.0))?;
             let (without, with) = (beside.without, beside.with);
             println!(
                 "64 bytes: {}; beside {with:.2} GiB/s, which were {without:.2} without",
@@ -75,24 +76,24 @@ fn measure(task: Task) -> io::Result<()> {
             );
             Ok(())
         }),
-        Task::Ping { path, size, seconds, beside: None } => path.on(|way| {
-            println!("{size} bytes: {}", round_trips(&load::ping(way, size, Duration::from_secs_f64(seconds))?));
+        Task::Ping { path, size, seconds, beside: None } => path.on(|route| {
+            println!("{size} bytes: {}", round_trips(&load::ping(route, size, Duration::from_secs_f64(seconds))?));
             Ok(())
         }),
-        Task::Connects { path, clients, seconds, carry } => path.on(|way| {
+        Task::Connects { path, clients, seconds, carry } => path.on(|route| {
             let measure = if carry { load::short } else { load::connects };
-            let result = measure(way, clients, Duration::from_secs_f64(seconds))?;
+            let result = measure(route, clients, Duration::from_secs_f64(seconds))?;
             let [p50, p99] = [0.5, 0.99].map(|share| result.latency.percentile(share));
             println!("{:.0} tunnels/s, p50 {p50:.0} us, p99 {p99:.0} us, {clients} clients", result.per_second);
             Ok(())
         }),
-        Task::Idle { path, tunnels, pid } => path.on(|way| {
-            let idle = load::idle(way, tunnels, pid)?;
+        Task::Idle { path, tunnels, pid } => path.on(|route| {
+            let idle = load::idle(route, tunnels, pid)?;
             println!("{:.2} KiB, {:.2} descriptors, {:.2} threads each", idle.kib, idle.descriptors, idle.threads);
             Ok(())
         }),
-        Task::Verify { path, tunnels, mib } => path.on(|way| {
-            let rate = load::verify(way, tunnels, mib << 20)?;
+        Task::Verify { path, tunnels, mib } => path.on(|route| {
+            let rate = load::verify(route, tunnels, mib << 20)?;
             println!("{mib} MiB in each of {tunnels} tunnels sent and came back unchanged, {rate:.2} GiB/s");
             Ok(())
         }),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::cli::{far_end, usual_engines};
+use crate::setup::{far_end, usual_engines};
 use sluicegate_bench::contender::Programs;
 use sluicegate_bench::{interrupt, namespace, rates};
 
@@ -40,12 +40,12 @@ pub(crate) fn rated(task: &Rates) -> io::Result<()> {
     let (_process, origin) = far_end(None, false)?;
     println!("| gateway | load | wanted, MiB/s | measured, MiB/s | off, % | stolen, % |\n|---|---|---|---|---|---|");
     let mib = |bytes: f64| bytes / f64::from(1 << 20);
-    let all = rates::rates(&task.programs(), origin, Duration::from_secs_f64(task.seconds), |kept| {
-        let (wanted, measured) = (mib(kept.wanted), mib(kept.measured));
-        let (off, stolen) = (kept.off(), kept.stolen * 100.0);
-        println!("| {} | {} | {wanted:.0} | {measured:.1} | {off:+.1} | {stolen:.1} |", kept.what, kept.load);
+    let all = rates::rates(&task.programs(), origin, Duration::from_secs_f64(task.seconds), |result| {
+        let (wanted, measured) = (mib(result.wanted), mib(result.measured));
+        let (off, stolen) = (result.off(), result.stolen * 100.0);
+        println!("| {} | {} | {wanted:.0} | {measured:.1} | {off:+.1} | {stolen:.1} |", result.what, result.load);
     })?;
-    let worst = all.iter().map(|kept| kept.off().abs()).fold(0.0, f64::max);
+    let worst = all.iter().map(|result| result.off().abs()).fold(0.0, f64::max);
     println!(
         "\n{} measurements of {} s, the calmest of up to three; the worst is {worst:.1} % off.",
         all.len(),

@@ -4,13 +4,13 @@ use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use crate::compare::bulk_name;
 use crate::contender::{Kind, Programs};
 use crate::flow::Role;
 use crate::interrupt;
 use crate::load::{Load, pause};
 use crate::machine::Cpu;
 use crate::origin::count;
+use crate::rows::bulk_name;
 
 /// Option, rate in bytes per second, and number of tunnels; all tunnels belong to one user.
 const SETTINGS: [(&str, u64, usize); 5] = [
@@ -23,7 +23,7 @@ const SETTINGS: [(&str, u64, usize); 5] = [
 
 /// Result of one setting with one engine.
 #[derive(Clone, Debug)]
-pub struct Kept {
+pub struct RateResult {
     /// Engine and setting.
     pub what: String,
     /// Number of tunnels, and direction of the bytes.
@@ -38,8 +38,8 @@ pub struct Kept {
     pub stolen: f64,
 }
 
-impl Kept {
-    /// Deviation in percent of the configured rate.
+impl RateResult {
+    /// RateResult in percent of the configured rate.
     #[must_use]
     pub fn off(&self) -> f64 {
         (self.measured / self.wanted - 1.0) * 100.0
@@ -56,8 +56,8 @@ pub fn rates(
     programs: &Programs,
     origin: SocketAddr,
     time: Duration,
-    mut tell: impl FnMut(&Kept),
-) -> io::Result<Vec<Kept>> {
+    mut tell: impl FnMut(&RateResult),
+) -> io::Result<Vec<RateResult>> {
     let mut all = Vec::new();
     for (option, rate, tunnels) in SETTINGS {
         for engine in &programs.engines {
@@ -67,12 +67,12 @@ pub fn rates(
             let gateway = gateway.ok_or_else(|| io::Error::other("no gateway was started"))?;
             for role in [Role::Sink, Role::Source] {
                 interrupt::check()?;
-                let load = Load::start(&gateway.way, tunnels, role)?;
+                let load = Load::start(&gateway.route, tunnels, role)?;
                 let (measured, stolen) = calmest(|| arriving(&load, role, origin, time))?;
                 let each = if option == "--rate" { tunnels } else { 1 };
                 #[expect(clippy::cast_precision_loss, reason = "a rate")]
                 let wanted = (rate * each as u64) as f64;
-                let kept = Kept { what: what.clone(), load: bulk_name(tunnels, role), wanted, measured, stolen };
+                let kept = RateResult { what: what.clone(), load: bulk_name(tunnels, role), wanted, measured, stolen };
                 tell(&kept);
                 all.push(kept);
             }

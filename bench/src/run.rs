@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use clap::ValueEnum as _;
 
-use crate::cli::{Compare, Output, Rivals, Scale, far_end};
+use crate::cli::{Compare, Output, Rivals, Scale};
+use crate::setup::far_end;
 use sluicegate_bench::contender::{Contender, Kind};
 use sluicegate_bench::host::Host;
 use sluicegate_bench::machine::Cpu;

@@ -6,13 +6,12 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::compare::percentiles;
 use crate::contender::Contender;
-use crate::everybody::Everybody;
 use crate::flow::Role;
 use crate::load::{self, Idle, Load, pause};
 use crate::machine::{self, process_family, threads_seconds};
-use crate::report::{Row, tunnels, unit};
+use crate::rounds::Rounds;
+use crate::rows::{Row, percentiles, tunnels, unit};
 use crate::stats::Samples;
 
 /// Minimum number of tunnels for memory per tunnel: below, one-time allocations dominate.
@@ -85,7 +84,7 @@ fn sizes(busy: &[usize], mixed: &[usize], idle: &[usize]) -> Vec<Size> {
 /// The first failed measurement, with the name of its contender.
 pub fn scale(contenders: &mut [Contender], plan: &Plan) -> io::Result<Vec<Point>> {
     let steps = plan.rounds * plan.sizes.len() * contenders.len();
-    let mut all = Everybody::new(contenders, steps);
+    let mut all = Rounds::new(contenders, steps);
     let mut points = Vec::new();
     for &size in &plan.sizes {
         let name = name(size);
@@ -120,19 +119,19 @@ fn measure(contender: &Contender, size: Size, time: Duration) -> io::Result<Vec<
     let fresh = if size.busy == 0 { contender.fresh()? } else { None };
     let contender = fresh.as_ref().unwrap_or(contender);
     let quiet = size.open - size.busy;
-    let first = load::open(&contender.way, FIRST.min(quiet))?;
+    let first = load::open(&contender.route, FIRST.min(quiet))?;
     let before = contender.pid().map(process_family).transpose()?;
     let (start, counted) = (Instant::now(), quiet - first.len());
-    let rest = load::open(&contender.way, counted)?;
+    let rest = load::open(&contender.route, counted)?;
     let took = start.elapsed();
     let idle = before.filter(|_| size.busy == 0 && size.open >= MANY).zip(contender.pid());
     let idle = idle.map(|(before, pid)| Ok::<_, io::Error>(Idle::between(before, process_family(pid)?, counted)));
     let idle = idle.transpose()?;
     let (mut values, latency) = if size.busy == 0 {
-        (vec![None, None], load::paced(&contender.way, time)?)
+        (vec![None, None], load::paced(&contender.route, time)?)
     } else {
-        let load = Load::start(&contender.way, size.busy, Role::Sink)?;
-        let (bulk, latency) = load.during(|| load::paced(&contender.way, time))?;
+        let load = Load::start(&contender.route, size.busy, Role::Sink)?;
+        let (bulk, latency) = load.during(|| load::paced(&contender.route, time))?;
         (vec![Some(bulk.gib_per_second), Some(bulk.cpu_per_gib)], latency)
     };
     values.extend(percentiles(&latency));

@@ -31,14 +31,14 @@ pub enum Proxy {
 
 /// Route to an origin.
 #[derive(Clone, Debug)]
-pub struct Way {
+pub struct Route {
     /// Proxy on the route; `None` for a direct connection.
     pub proxy: Option<Proxy>,
     /// The origin.
     pub origin: SocketAddr,
 }
 
-impl Way {
+impl Route {
     /// Opens a connection to the origin.
     ///
     /// # Errors

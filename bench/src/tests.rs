@@ -9,8 +9,8 @@ use crate::contender::Contender;
 use crate::flow::Role;
 use crate::load;
 use crate::origin;
-use crate::socket::{Proxy, Way};
-use crate::{compare, relay, scale};
+use crate::socket::{Proxy, Route};
+use crate::{compare, relay, rows, scale};
 
 const SHORT: Duration = Duration::from_millis(200);
 
@@ -23,13 +23,13 @@ fn origin() -> SocketAddr {
     origin::start("127.0.0.1:0".parse().unwrap(), false).unwrap()
 }
 
-fn direct() -> Way {
-    Way { proxy: None, origin: origin() }
+fn direct() -> Route {
+    Route { proxy: None, origin: origin() }
 }
 
 /// Route through a proxy that reads a request head, answers, and applies `change` to data from the
 /// origin.
-fn through(answer: &'static str, change: Change) -> Way {
+fn through(answer: &'static str, change: Change) -> Route {
     let address = serve(move |mut client| {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
@@ -44,13 +44,13 @@ fn through(answer: &'static str, change: Change) -> Way {
             tunnel(client, target.parse().unwrap(), change);
         }
     });
-    Way { proxy: Some(Proxy::Connect { address, user: Some("a:b".into()) }), ..direct() }
+    Route { proxy: Some(Proxy::Connect { address, user: Some("a:b".into()) }), ..direct() }
 }
 
 /// Route through a proxy with a fixed target.
-fn plainly(change: Change) -> Way {
+fn plainly(change: Change) -> Route {
     let origin = origin();
-    Way { proxy: Some(Proxy::Plain(serve(move |client| tunnel(client, origin, change)))), origin }
+    Route { proxy: Some(Proxy::Plain(serve(move |client| tunnel(client, origin, change)))), origin }
 }
 
 /// Starts a listener, and a thread for each connection.
@@ -106,8 +106,8 @@ fn the_rate_is_that_of_a_peer_whose_rate_is_known() {
             load::pause((EVERY * number).saturating_sub(start.elapsed()));
         }
     });
-    let way = Way { proxy: None, origin };
-    let bulk = load::bulk(&way, 2, Role::Sink, Duration::from_secs(1)).unwrap();
+    let route = Route { proxy: None, origin };
+    let bulk = load::bulk(&route, 2, Role::Sink, Duration::from_secs(1)).unwrap();
     let known = 2.0 * CHUNK as f64 / EVERY.as_secs_f64() / f64::from(1 << 30);
     let ratio = bulk.gib_per_second / known;
     assert!((0.8..1.2).contains(&ratio), "{ratio} of the rate that is known");
@@ -126,8 +126,8 @@ fn the_latency_is_that_of_a_peer_whose_latency_is_known() {
             }
         }
     });
-    let way = Way { proxy: None, origin };
-    for samples in [load::ping(&way, 64, SHORT).unwrap(), load::paced(&way, SHORT).unwrap()] {
+    let route = Route { proxy: None, origin };
+    for samples in [load::ping(&route, 64, SHORT).unwrap(), load::paced(&route, SHORT).unwrap()] {
         let p50 = samples.percentile(0.5);
         assert!((4_000.0..8_000.0).contains(&p50), "{p50} us");
     }
@@ -146,8 +146,8 @@ fn a_sound_proxy_passes_the_check_and_one_that_flips_a_bit_does_not() {
 
 #[test]
 fn a_refusal_is_an_error_that_shows_the_answer() {
-    let way = through("HTTP/1.1 407 who are you\r\n\r\n", |_| {});
-    let error = load::ping(&way, 64, SHORT).unwrap_err().to_string();
+    let route = through("HTTP/1.1 407 who are you\r\n\r\n", |_| {});
+    let error = load::ping(&route, 64, SHORT).unwrap_err().to_string();
     assert_eq!(error, "the proxy answered 'HTTP/1.1 407 who are you'");
 }
 
@@ -167,7 +167,7 @@ fn a_short_tunnel_that_is_cut_is_an_error() {
         client.read_exact(&mut [0]).unwrap();
         client.write_all(&[7; 1_000]).unwrap();
     });
-    let error = load::short(&Way { proxy: None, origin }, 1, SHORT).unwrap_err();
+    let error = load::short(&Route { proxy: None, origin }, 1, SHORT).unwrap_err();
     assert_eq!(error.to_string(), "1000 bytes arrived instead of 65536");
 }
 
@@ -193,9 +193,9 @@ fn an_origin_tells_how_much_has_come() {
 fn the_relay_on_tokio_uring_passes_every_byte() {
     let origin = origin();
     let address = relay::start("127.0.0.1:0".parse().unwrap(), origin, 2).unwrap();
-    let way = Way { proxy: Some(Proxy::Plain(address)), origin };
-    load::verify(&way, 3, 8 << 20).unwrap();
-    load::short(&way, 2, SHORT).unwrap();
+    let route = Route { proxy: Some(Proxy::Plain(address)), origin };
+    load::verify(&route, 3, 8 << 20).unwrap();
+    load::short(&route, 2, SHORT).unwrap();
 }
 
 #[test]
@@ -206,11 +206,11 @@ fn everything_is_measured_of_everybody() {
     let time = Duration::from_millis(50);
     let plan = compare::Plan { rounds: 2, time, idle: 10, ..compare::Plan::full(vec![1, 2]) };
     let rows = compare::compare(&mut contenders, &plan).unwrap();
-    for row in rows.iter().filter(|row| row.what != compare::IDLE_NAME && !row.unit.contains("gateway CPU")) {
+    for row in rows.iter().filter(|row| row.what != rows::IDLE_NAME && !row.unit.contains("gateway CPU")) {
         let counts: Vec<_> = row.samples.iter().map(|samples| samples.0.len()).collect();
         assert_eq!(counts, [2, 2], "{}, {}", row.what, row.unit);
     }
     let sizes = vec![scale::Size { open: 2, busy: 2 }, scale::Size { open: 4, busy: 0 }];
     let points = scale::scale(&mut contenders, &scale::Plan { rounds: 1, time, sizes }).unwrap();
-    assert_eq!(scale::rows(&points).filter(|row| row.unit == crate::report::unit::RATE).count(), 1);
+    assert_eq!(scale::rows(&points).filter(|row| row.unit == rows::unit::RATE).count(), 1);
 }

@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 
-use super::{Contender, USER, first_line, says};
+use super::instance::Contender;
+use super::program::{USER, first_line, says};
 use crate::process::Process;
 use crate::socket::{CONGESTION_CONTROL, Proxy, may_choose};
 

@@ -3,69 +3,21 @@
 
 mod gateway;
 mod haproxy;
+mod instance;
 mod nginx;
+mod program;
 mod squid;
 mod tinyproxy;
 mod tokio_uring;
 
 use std::env;
-use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use rustix::fs::{Access, access};
 
-use crate::process::Process;
-use crate::socket::{Proxy, Way};
-
-/// Name and password for proxies started by the bench.
-const USER: &str = "bench";
-
-/// A contender, and its process if the bench started it.
-#[derive(Debug)]
-pub struct Contender {
-    /// Name in the table.
-    pub name: String,
-    /// Version as printed by the program; empty if unknown.
-    pub version: String,
-    /// Route to the origin.
-    pub way: Way,
-    process: Option<Process>,
-    /// Programs and kind for starting another instance.
-    recipe: Option<(Programs, Kind)>,
-}
-
-/// A program to compare.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
-pub enum Kind {
-    /// The gateway, once for each of its engines
-    Engines,
-    /// nginx, module stream, buffers of 1 MiB
-    Nginx,
-    /// HAProxy in TCP mode, splicing through pipes of 1 MiB
-    Haproxy,
-    /// Squid, CONNECT with Basic
-    Squid,
-    /// tinyproxy, CONNECT with Basic
-    Tinyproxy,
-    /// A relay on tokio-uring, part of this tool
-    TokioUring,
-}
-
-/// Paths of the programs to start.
-#[derive(Clone, Debug)]
-pub struct Programs {
-    /// Path of the gateway.
-    pub gateway: PathBuf,
-    /// Engines of the gateway, each optionally followed by options of `serve`.
-    pub engines: Vec<String>,
-    /// Path of nginx; the system's by default.
-    pub nginx: Option<PathBuf>,
-    /// Path of HAProxy; the system's by default.
-    pub haproxy: Option<PathBuf>,
-}
+pub use instance::{Contender, Kind, Programs};
 
 impl Programs {
     /// Starts `kind`: one contender for each engine of the gateway. Reports a missing program and
@@ -99,52 +51,19 @@ impl Programs {
             Kind::Tinyproxy => tinyproxy::start(&program, origin),
             Kind::TokioUring => tokio_uring::start(origin),
         }?;
-        Ok(Some(Contender { recipe: Some((self.clone(), kind)), ..contender }))
+        Ok(Some(contender.started_by(self.clone(), kind)))
     }
 }
 
 impl Contender {
-    /// Connects straight to the origin.
-    #[must_use]
-    pub fn direct(origin: SocketAddr) -> Self {
-        Self::running("no proxy", None, origin)
-    }
-
-    /// Contender behind a running proxy, or without a proxy.
-    #[must_use]
-    pub fn running(name: &str, proxy: Option<Proxy>, origin: SocketAddr) -> Self {
-        Self { name: name.to_owned(), version: String::new(), way: Way { proxy, origin }, process: None, recipe: None }
-    }
-
-    fn started(process: Process, name: &str, version: String, proxy: Proxy, origin: SocketAddr) -> Self {
-        let way = Way { proxy: Some(proxy), origin };
-        Self { name: name.to_owned(), version, way, process: Some(process), recipe: None }
-    }
-
     /// Starts another instance, without earlier tunnels: a used instance holds memory for reuse.
     /// Returns `None` if the bench did not start this one.
     ///
     /// # Errors
     /// The instance cannot be started.
     pub fn fresh(&self) -> io::Result<Option<Self>> {
-        let Some((programs, kind)) = &self.recipe else { return Ok(None) };
-        programs.one(*kind, self.way.origin)
-    }
-
-    /// Process id, if the bench started the contender.
-    #[must_use]
-    pub fn pid(&self) -> Option<u32> {
-        self.process.as_ref().map(Process::id)
-    }
-
-    /// Explains an error of a measurement: if the contender has exited, its exit is the cause.
-    #[must_use]
-    pub fn blame(&mut self, what: &str, error: &io::Error) -> io::Error {
-        let dead = self.process.as_mut().and_then(|process| process.ends().map(|status| (process, status)));
-        match dead {
-            Some((process, status)) => process.failure(&format!("ended ({status}) during '{what}'")),
-            None => io::Error::new(error.kind(), format!("{}, {what}: {error}", self.name)),
-        }
+        let Some((programs, kind)) = self.recipe() else { return Ok(None) };
+        programs.one(*kind, self.route.origin)
     }
 }
 
@@ -164,31 +83,14 @@ fn find(program: &str) -> Option<PathBuf> {
     folders.map(|folder| folder.join(program)).find(|path| path.is_file() && access(path, Access::EXEC_OK).is_ok())
 }
 
-/// Output of `program` with `option`, standard output and error together.
-fn says(program: &Path, option: &str) -> io::Result<String> {
-    let output = Command::new(program).arg(option).output();
-    let output = output.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", program.display())))?;
-    Ok([output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat())
-}
-
-fn first_line(text: &str) -> String {
-    text.lines().next().unwrap_or_default().trim().to_owned()
-}
-
-fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, Into::into)
-}
-
-fn write(folder: &Path, name: &str, text: &str) -> io::Result<PathBuf> {
-    let path = folder.join(name);
-    fs::write(&path, text)?;
-    Ok(path)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
+    use super::program::write;
     use super::*;
-    use crate::process::{folder, free_port};
+    use crate::process::{Process, folder, free_port};
+    use crate::socket::Proxy;
 
     /// Tests that `program` accepts a configuration; skipped if the program is not installed.
     fn accepts(program: &str, arguments: &[&str], config: impl Fn(&Path, &Path) -> String) {

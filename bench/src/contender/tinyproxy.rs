@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 
-use super::{Contender, USER, first_line, says, write};
+use super::instance::Contender;
+use super::program::{USER, first_line, says, write};
 use crate::process::{Process, folder, free_port};
 use crate::socket::Proxy;
 

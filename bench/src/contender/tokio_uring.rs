@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::process::Command;
 
-use super::Contender;
+use super::instance::Contender;
 use crate::process::Process;
 use crate::socket::Proxy;
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::flow::{Flow, Role, threads};
 use crate::machine::Cpu;
 use crate::origin::wish;
-use crate::socket::Way;
+use crate::socket::Route;
 
 /// Warm-up for windows to grow, the scheduler to spread the threads over the cores, and the buffers
 /// on the path to fill: the sending side counts bytes accepted by the kernel.
@@ -31,7 +31,7 @@ impl Load {
     ///
     /// # Errors
     /// A tunnel cannot be opened.
-    pub fn start(way: &Way, tunnels: usize, role: Role) -> io::Result<Self> {
+    pub fn start(route: &Route, tunnels: usize, role: Role) -> io::Result<Self> {
         let flow = Flow::start(threads(), false)?;
         let answers = match role {
             Role::Sink => Role::Source,
@@ -39,7 +39,7 @@ impl Load {
             other => other,
         };
         for thread in 0..tunnels {
-            let mut stream = way.open()?;
+            let mut stream = route.open()?;
             stream.write_all(&[wish(answers, thread)])?;
             flow.add(stream, role, thread)?;
         }
@@ -86,8 +86,8 @@ impl Load {
 ///
 /// # Errors
 /// Errors of [`Load`].
-pub fn bulk(way: &Way, tunnels: usize, role: Role, time: Duration) -> io::Result<Bulk> {
-    Load::start(way, tunnels, role)?.alone(time)
+pub fn bulk(route: &Route, tunnels: usize, role: Role, time: Duration) -> io::Result<Bulk> {
+    Load::start(route, tunnels, role)?.alone(time)
 }
 
 /// Sleeps for `time`, across early wake-ups.

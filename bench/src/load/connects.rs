@@ -9,7 +9,7 @@ use rustix::net::{RecvFlags, recv};
 
 use crate::flow::{Role, SHORT};
 use crate::origin::{TOUCH, wish};
-use crate::socket::Way;
+use crate::socket::Route;
 use crate::stats::Samples;
 
 /// Result of opening tunnels.
@@ -26,17 +26,17 @@ pub struct Connects {
 ///
 /// # Errors
 /// Errors of any tunnel.
-pub fn connects(way: &Way, clients: usize, time: Duration) -> io::Result<Connects> {
-    repeat(clients, time, |_| touch(way).map(drop))
+pub fn connects(route: &Route, clients: usize, time: Duration) -> io::Result<Connects> {
+    repeat(clients, time, |_| touch(route).map(drop))
 }
 
 /// Lets `clients` clients open a tunnel, receive 64 KiB and close, repeatedly for `time`.
 ///
 /// # Errors
 /// Errors of any tunnel, and another length of the payload.
-pub fn short(way: &Way, clients: usize, time: Duration) -> io::Result<Connects> {
+pub fn short(route: &Route, clients: usize, time: Duration) -> io::Result<Connects> {
     repeat(clients, time, |client| {
-        let mut stream = way.open()?;
+        let mut stream = route.open()?;
         stream.write_all(&[wish(Role::Short, client)])?;
         let mut arrived = 0;
         let mut scratch = [0; SHORT];
@@ -55,8 +55,8 @@ pub fn short(way: &Way, clients: usize, time: Duration) -> io::Result<Connects> 
 ///
 /// # Errors
 /// Errors of the tunnel.
-pub fn touch(way: &Way) -> io::Result<TcpStream> {
-    let mut stream = way.open()?;
+pub fn touch(route: &Route) -> io::Result<TcpStream> {
+    let mut stream = route.open()?;
     stream.write_all(&[TOUCH])?;
     let mut answer = [0];
     stream.read_exact(&mut answer)?;

@@ -3,9 +3,9 @@
 use std::io;
 use std::net::TcpStream;
 
-use crate::load::touch;
+use super::connects::touch;
 use crate::machine::{Process, process_family};
-use crate::socket::Way;
+use crate::socket::Route;
 
 /// Tunnels opened before the measurement, to pay for one-time allocations.
 const FIRST: usize = 100;
@@ -36,10 +36,10 @@ impl Idle {
 ///
 /// # Errors
 /// Errors of the tunnels, and of reading /proc.
-pub fn idle(way: &Way, tunnels: usize, pid: u32) -> io::Result<Idle> {
-    let first = open(way, FIRST)?;
+pub fn idle(route: &Route, tunnels: usize, pid: u32) -> io::Result<Idle> {
+    let first = open(route, FIRST)?;
     let before = process_family(pid)?;
-    let rest = open(way, tunnels)?;
+    let rest = open(route, tunnels)?;
     let idle = Idle::between(before, process_family(pid)?, tunnels);
     drop((first, rest));
     Ok(idle)
@@ -49,6 +49,6 @@ pub fn idle(way: &Way, tunnels: usize, pid: u32) -> io::Result<Idle> {
 ///
 /// # Errors
 /// Errors of the tunnels.
-pub fn open(way: &Way, tunnels: usize) -> io::Result<Vec<TcpStream>> {
-    (0..tunnels).map(|_| touch(way)).collect()
+pub fn open(route: &Route, tunnels: usize) -> io::Result<Vec<TcpStream>> {
+    (0..tunnels).map(|_| touch(route)).collect()
 }

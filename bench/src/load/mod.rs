@@ -1,4 +1,4 @@
-//! Measurements, one function each, over any [`Way`](crate::socket::Way).
+//! Measurements, one function each, over any [`Route`](crate::socket::Route).
 
 mod bulk;
 mod connects;

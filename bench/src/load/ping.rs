@@ -8,7 +8,7 @@ use crate::flow::Role;
 use crate::load::bulk::{Bulk, Load, pause};
 use crate::origin::PING;
 use crate::place::{self, End};
-use crate::socket::Way;
+use crate::socket::Route;
 use crate::stats::Samples;
 
 /// Interval between messages beside bulk load. Back-to-back messages would be a load of their own,
@@ -20,8 +20,8 @@ const EVERY: Duration = Duration::from_millis(1);
 ///
 /// # Errors
 /// Errors of the tunnel.
-pub fn ping(way: &Way, size: usize, time: Duration) -> io::Result<Samples> {
-    apart(|| round_trips(way, size, time, Duration::ZERO))
+pub fn ping(route: &Route, size: usize, time: Duration) -> io::Result<Samples> {
+    apart(|| round_trips(route, size, time, Duration::ZERO))
 }
 
 /// Runs `work` on a thread placed as the client of a ping-pong.
@@ -31,8 +31,8 @@ fn apart(work: impl FnOnce() -> io::Result<Vec<f64>> + Send) -> io::Result<Sampl
     result.map_err(|_| io::Error::other("the client of the ping-pong panicked"))?.map(Samples)
 }
 
-fn round_trips(way: &Way, size: usize, time: Duration, every: Duration) -> io::Result<Vec<f64>> {
-    let mut stream = way.open()?;
+fn round_trips(route: &Route, size: usize, time: Duration, every: Duration) -> io::Result<Vec<f64>> {
+    let mut stream = route.open()?;
     stream.write_all(&[PING])?;
     let (message, mut answer) = (vec![7; size], vec![0; size]);
     let mut samples = Vec::with_capacity(1 << 16);
@@ -70,13 +70,13 @@ pub struct Beside {
 ///
 /// # Errors
 /// Errors of the tunnels.
-pub fn beside(way: &Way, tunnels: usize, time: Duration) -> io::Result<Beside> {
-    let load = Load::start(way, tunnels, Role::Sink)?;
+pub fn beside(route: &Route, tunnels: usize, time: Duration) -> io::Result<Beside> {
+    let load = Load::start(route, tunnels, Role::Sink)?;
     let mut turns = Vec::new();
     let mut samples = Vec::new();
     for _ in 0..2 {
         let without = load.alone(time / 2)?;
-        let (with, more) = load.during(|| paced(way, time / 2))?;
+        let (with, more) = load.during(|| paced(route, time / 2))?;
         turns.push((without, with));
         samples.extend(more.0);
     }
@@ -92,6 +92,6 @@ pub fn beside(way: &Way, tunnels: usize, time: Duration) -> io::Result<Beside> {
 ///
 /// # Errors
 /// Errors of the tunnel.
-pub fn paced(way: &Way, time: Duration) -> io::Result<Samples> {
-    apart(|| round_trips(way, 64, time, EVERY))
+pub fn paced(route: &Route, time: Duration) -> io::Result<Samples> {
+    apart(|| round_trips(route, 64, time, EVERY))
 }

@@ -8,7 +8,7 @@ use std::time::Instant;
 use crate::data;
 use crate::flow::Role;
 use crate::origin::wish;
-use crate::socket::Way;
+use crate::socket::Route;
 
 /// Bytes compared at once.
 const BLOCK: usize = 256 << 10;
@@ -20,11 +20,11 @@ const BLOCK: usize = 256 << 10;
 ///
 /// # Errors
 /// Errors of the tunnels, and the first different byte.
-pub fn verify(way: &Way, tunnels: usize, bytes: u64) -> io::Result<f64> {
+pub fn verify(route: &Route, tunnels: usize, bytes: u64) -> io::Result<f64> {
     let start = Instant::now();
     thread::scope(|scope| {
         let threads: Vec<_> = (0..tunnels as u64)
-            .map(|number| scope.spawn(move || one(way, number, bytes).map_err(|e| named(number, &e))))
+            .map(|number| scope.spawn(move || one(route, number, bytes).map_err(|e| named(number, &e))))
             .collect();
         let results =
             threads.into_iter().map(|thread| thread.join().map_err(|_| io::Error::other("a client panicked"))?);
@@ -38,9 +38,9 @@ fn named(number: u64, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("tunnel {number}: {error}"))
 }
 
-fn one(way: &Way, number: u64, bytes: u64) -> io::Result<()> {
+fn one(route: &Route, number: u64, bytes: u64) -> io::Result<()> {
     let place = number * 1_000_003;
-    let mut stream = way.open()?;
+    let mut stream = route.open()?;
     #[expect(clippy::cast_possible_truncation, reason = "only to spread them")]
     stream.write_all(&[wish(Role::Echo, number as usize)])?;
     let sending = stream.try_clone()?;

@@ -2,7 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::{Report, Row};
+use super::result::Report;
+use crate::rows::Row;
 use crate::scale;
 
 /// Formats the whole report.

@@ -3,9 +3,9 @@
 use std::fmt::Write as _;
 
 use super::markdown::short;
-use super::{Report, Row, unit};
-use crate::compare::{BESIDE_NAME, CONNECTS_NAME, IDLE_NAME, LOSS_NAME, bulk_name, ping_name};
+use super::result::Report;
 use crate::flow::Role;
+use crate::rows::{BESIDE_NAME, CONNECTS_NAME, IDLE_NAME, LOSS_NAME, Row, bulk_name, ping_name, unit};
 
 /// Formats the block. `images`: folder of the plots as linked from the document; `None` leaves them
 /// out.

@@ -6,7 +6,7 @@ use plotters::element::{Rectangle, Text};
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{Color, IntoFont};
 
-use super::{FONT, INK, colour, svg};
+use super::canvas::{FONT, INK, colour, svg};
 use crate::report::markdown::short;
 
 const WIDTH: i32 = 640;

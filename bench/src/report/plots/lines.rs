@@ -10,7 +10,7 @@ use plotters::series::LineSeries;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{Color, IntoFont, ShapeStyle};
 
-use super::{Area, FONT, GRID, INK, colour, svg};
+use super::canvas::{Area, FONT, GRID, INK, colour, svg};
 
 /// Size of a panel in pixels.
 const PANEL: (u32, u32) = (340, 270);

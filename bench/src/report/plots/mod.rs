@@ -1,19 +1,17 @@
 //! Plots as SVG, on a light background of their own: legible on a dark page too.
 
 mod bars;
+mod canvas;
 mod lines;
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use plotters::coord::Shift;
-use plotters::prelude::{DrawingArea, IntoDrawingArea, RGBColor, SVGBackend, WHITE};
-
 use self::lines::{Axis, Panel, Series};
-use super::{Report, Row, unit};
-use crate::compare::{BESIDE_NAME, bulk_name, ping_name};
+use super::result::Report;
 use crate::flow::Role;
+use crate::rows::{BESIDE_NAME, Row, bulk_name, ping_name, unit};
 use crate::scale::{self, Size};
 
 /// Files of the plots, with their titles.
@@ -24,28 +22,6 @@ pub(super) const FILES: [(&str, &str); 4] = [
     ("scale.svg", "Cost over the number of tunnels"),
 ];
 
-type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
-
-/// Colours: no proxy, then one for each contender, distinguishable also in colour blindness.
-const COLOURS: [RGBColor; 11] = [
-    RGBColor(90, 90, 90),
-    RGBColor(0, 90, 181),
-    RGBColor(0, 158, 155),
-    RGBColor(86, 180, 233),
-    RGBColor(0, 135, 60),
-    RGBColor(213, 94, 0),
-    RGBColor(204, 121, 167),
-    RGBColor(160, 110, 40),
-    RGBColor(126, 60, 180),
-    RGBColor(200, 30, 60),
-    RGBColor(120, 140, 20),
-];
-
-/// Colour of text and axes.
-const INK: RGBColor = RGBColor(40, 40, 40);
-const GRID: RGBColor = RGBColor(222, 222, 222);
-const FONT: &str = "sans-serif";
-
 /// Draws the plots of `report` into `folder` and returns the written files.
 ///
 /// # Errors
@@ -55,22 +31,6 @@ pub fn plots(report: &Report, folder: &Path) -> io::Result<Vec<PathBuf>> {
     let drawn = [throughput(report)?, cpu(report)?, latency(report)?, scaling(report)?];
     let files = FILES.iter().zip(drawn).filter_map(|((name, _), svg)| Some((folder.join(name), svg?)));
     files.map(|(path, svg)| fs::write(&path, svg).map(|()| path)).collect()
-}
-
-/// An SVG of `size`, drawn by `draw`.
-fn svg(size: (u32, u32), draw: impl FnOnce(&Area<'_>) -> io::Result<()>) -> io::Result<Option<String>> {
-    let mut text = String::new();
-    {
-        let root = SVGBackend::with_string(&mut text, size).into_drawing_area();
-        root.fill(&WHITE).map_err(io::Error::other)?;
-        draw(&root)?;
-        root.present().map_err(io::Error::other)?;
-    }
-    Ok(Some(text))
-}
-
-fn colour(number: usize) -> RGBColor {
-    COLOURS[number % COLOURS.len()]
 }
 
 /// A series for each contender with `points`.

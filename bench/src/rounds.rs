@@ -6,16 +6,16 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::contender::Contender;
 use crate::interrupt;
-use crate::report::Row;
+use crate::rows::Row;
 use crate::stats::Samples;
 
 /// All contenders, with the progress bar.
-pub(crate) struct Everybody<'a> {
+pub(crate) struct Rounds<'a> {
     contenders: &'a mut [Contender],
     bar: ProgressBar,
 }
 
-impl<'a> Everybody<'a> {
+impl<'a> Rounds<'a> {
     /// Prepares `steps` measurements of one contender each.
     pub(crate) fn new(contenders: &'a mut [Contender], steps: usize) -> Self {
         Self { contenders, bar: bar(steps) }
@@ -39,16 +39,16 @@ impl<'a> Everybody<'a> {
         names: &[(&str, &str)],
         measure: impl Fn(&Contender) -> io::Result<Vec<Option<f64>>>,
     ) -> io::Result<Vec<Row>> {
-        let everybody = self.len();
+        let contenders = self.len();
         let row = |(what, unit): &(&str, &str)| Row {
             what: (*what).to_owned(),
             unit: (*unit).to_owned(),
-            samples: vec![Samples::default(); everybody],
+            samples: vec![Samples::default(); contenders],
         };
         let mut rows: Vec<Row> = names.iter().map(row).collect();
         for round in 0..rounds {
             // Rotate the order: no contender is always first, or always behind the same one.
-            for number in (0..everybody).map(|place| (place + round) % everybody) {
+            for number in (0..contenders).map(|place| (place + round) % contenders) {
                 let values = self.step(number, names[0].0, &measure)?;
                 for (row, value) in rows.iter_mut().zip(values) {
                     row.samples[number].0.extend(value.filter(|value| value.is_finite()));
@@ -73,7 +73,7 @@ impl<'a> Everybody<'a> {
     }
 }
 
-impl Drop for Everybody<'_> {
+impl Drop for Rounds<'_> {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
     }
