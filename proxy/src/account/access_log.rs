@@ -59,7 +59,7 @@ impl Live {
                 client: self.client,
                 user: self.user().map(|user| &*user.name),
                 request: &self.request,
-                heard: true,
+                received_bytes: true,
                 moved: Some(self.moved()),
                 reason,
                 detail,
@@ -145,7 +145,7 @@ pub(super) struct Refused<'a> {
     pub(super) user: Option<&'a str>,
     pub(super) request: &'a RequestInfo,
     /// The client sent at least a byte.
-    pub(super) heard: bool,
+    pub(super) received_bytes: bool,
     /// Bytes of its exchange, by [`Direction::index`], where there was one.
     pub(super) moved: Option<[u64; 2]>,
     pub(super) reason: Reason,
@@ -181,7 +181,8 @@ pub(super) fn refused(refused: &Refused<'_>) {
             )
         };
     }
-    let silent = reason == Reason::Silent || reason == Reason::ClientGone && !refused.heard && target.is_none();
+    let silent =
+        reason == Reason::Silent || reason == Reason::ClientGone && !refused.received_bytes && target.is_none();
     match reason.side() {
         Side::Client if silent => line!(DEBUG),
         Side::Client | Side::Origin | Side::Operator => line!(INFO),

@@ -93,7 +93,7 @@ struct Table {
     events: u64,
 }
 
-/// Numbers of the connections of each source by [`Entry::heard`], the longest silent one first.
+/// Numbers of the connections of each source by [`Entry::last_event`], the longest silent one first.
 #[derive(Debug, Default)]
 struct BySource {
     sources: HashMap<Source, BTreeMap<u64, u64>>,
@@ -106,7 +106,7 @@ struct Entry {
     /// It waits for the gateway.
     waits: bool,
     /// This client's last number of [`Table::events`].
-    heard: u64,
+    last_event: u64,
     /// Ends the task of the connection.
     task: AbortHandle,
 }
@@ -163,7 +163,7 @@ impl Handshakes {
 
     /// Records an awaited event of a client, now known to come from `source`: the connection is at
     /// `stage`.
-    pub(super) fn heard(&self, id: u64, source: Source, stage: Stage) {
+    pub(super) fn record_event(&self, id: u64, source: Source, stage: Stage) {
         let mut table = self.lock();
         if let Some(entry) = table.remove(id) {
             table.insert(id, source, stage.is_of_gateway(), entry.task);
@@ -187,14 +187,14 @@ impl Handshakes {
 impl Table {
     fn insert(&mut self, id: u64, source: Source, waits: bool, task: AbortHandle) {
         self.events += 1;
-        let heard = self.events;
-        self.connections.insert(id, Entry { source, waits, heard, task });
-        self.by_source(waits).insert(source, heard, id);
+        let last_event = self.events;
+        self.connections.insert(id, Entry { source, waits, last_event, task });
+        self.by_source(waits).insert(source, last_event, id);
     }
 
     fn remove(&mut self, id: u64) -> Option<Entry> {
         let entry = self.connections.remove(&id)?;
-        self.by_source(entry.waits).remove(entry.source, entry.heard);
+        self.by_source(entry.waits).remove(entry.source, entry.last_event);
         Some(entry)
     }
 
@@ -214,14 +214,14 @@ impl Table {
 }
 
 impl BySource {
-    fn insert(&mut self, source: Source, heard: u64, id: u64) {
-        self.sources.entry(source).or_default().insert(heard, id);
+    fn insert(&mut self, source: Source, last_event: u64, id: u64) {
+        self.sources.entry(source).or_default().insert(last_event, id);
         self.len += 1;
     }
 
-    fn remove(&mut self, source: Source, heard: u64) {
+    fn remove(&mut self, source: Source, last_event: u64) {
         let Some(of_source) = self.sources.get_mut(&source) else { return };
-        self.len -= usize::from(of_source.remove(&heard).is_some());
+        self.len -= usize::from(of_source.remove(&last_event).is_some());
         if of_source.is_empty() {
             self.sources.remove(&source);
         }
@@ -230,7 +230,8 @@ impl BySource {
     /// Returns the longest silent connection of the fullest source; of equally full sources, as in
     /// a distributed flood, the longest silent one too.
     fn longest_of_fullest(&self) -> Option<u64> {
-        let longest = |of_source: &BTreeMap<u64, u64>| of_source.first_key_value().map(|(&heard, &id)| (heard, id));
+        let longest =
+            |of_source: &BTreeMap<u64, u64>| of_source.first_key_value().map(|(&last_event, &id)| (last_event, id));
         let fullest = self.sources.values().max_by_key(|of_source| (of_source.len(), Reverse(longest(of_source))))?;
         longest(fullest).map(|(_, id)| id)
     }
@@ -273,13 +274,13 @@ mod tests {
         let tasks: Vec<_> = (0..100).map(|_| tokio::spawn(std::future::pending::<()>())).collect();
         let enter = |id: usize, source| handshakes.enter(id as u64, source, tasks[id].abort_handle());
         enter(0, honest);
-        handshakes.heard(0, honest, Stage::Password);
+        handshakes.record_event(0, honest, Stage::Password);
         enter(1, flood);
-        handshakes.heard(1, flood, Stage::Queue);
+        handshakes.record_event(1, flood, Stage::Queue);
         (2..60).for_each(|id| enter(id, flood));
         assert_eq!((there(&handshakes, honest), there(&handshakes, flood)), (vec![0], vec![1, 54, 55, 56, 57, 58, 59]));
         // Seven waiting of eight are too many: the longest of the fullest source is evicted.
-        (54..59).for_each(|id| handshakes.heard(id, flood, Stage::Password));
+        (54..59).for_each(|id| handshakes.record_event(id, flood, Stage::Password));
         enter(60, honest);
         assert_eq!(
             (there(&handshakes, honest), there(&handshakes, flood)),
@@ -302,7 +303,7 @@ mod tests {
         let enter = |id: usize, source| handshakes.enter(id as u64, source, tasks[id].abort_handle());
         (0..3).for_each(|id| enter(id, many));
         enter(3, few);
-        handshakes.heard(0, many, Stage::Request);
+        handshakes.record_event(0, many, Stage::Request);
         enter(4, few);
         assert_eq!((there(&handshakes, many), there(&handshakes, few)), (vec![0, 2], vec![3, 4]));
         // A connection with a slot takes no room any more, and cannot be evicted.
@@ -324,7 +325,7 @@ mod tests {
         let handshakes = Handshakes::new(9);
         let (proxy, client) = (source("192.0.2.1"), source("198.51.100.1"));
         handshakes.enter(1, proxy, tokio::spawn(async {}).abort_handle());
-        handshakes.heard(1, client, Stage::Request);
+        handshakes.record_event(1, client, Stage::Request);
         assert_eq!((there(&handshakes, proxy), there(&handshakes, client)), (vec![], vec![1]));
         assert!(handshakes.leave(1).is_ok());
         assert!(is_empty(&handshakes));
@@ -338,7 +339,7 @@ mod tests {
         for id in [2, 0, 1] {
             handshakes.enter(id as u64, sources[id], tasks[id].abort_handle());
         }
-        handshakes.heard(2, sources[2], Stage::Request);
+        handshakes.record_event(2, sources[2], Stage::Request);
         handshakes.enter(3, sources[3], tasks[3].abort_handle());
         assert_eq!(sources.map(|source| there(&handshakes, source)), [vec![], vec![1], vec![2], vec![3]]);
     }

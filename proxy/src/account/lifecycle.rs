@@ -47,7 +47,7 @@ enum State {
 struct Handshake {
     stage: Stage,
     /// The client sent at least a byte.
-    heard: bool,
+    received_bytes: bool,
     user: Option<Arc<str>>,
     request: RequestInfo,
     /// Ends the task that serves the connection, while a slot keeps it out of the handshakes' room.
@@ -68,7 +68,7 @@ impl Registry {
         self.handshakes.moved(None, Some(stage));
         let handshake = Handshake {
             stage,
-            heard: false,
+            received_bytes: false,
             user: None,
             request: RequestInfo::accepted(Instant::now()),
             task: None,
@@ -87,13 +87,13 @@ impl Account {
     pub fn set_client(&mut self, client: SocketAddr) {
         self.client = canonical(client);
         let Connection { id, source } = self.connection();
-        self.registry.handshakes.heard(id, source, Stage::Request);
+        self.registry.handshakes.record_event(id, source, Stage::Request);
     }
 
     /// Records that the client sent at least a byte. A client that leaves without any was a port
     /// check, and is logged at debug level only.
     pub fn received_bytes(&mut self) {
-        self.update(|handshake| handshake.heard = true);
+        self.update(|handshake| handshake.received_bytes = true);
     }
 
     /// Sets the user: a configured one, or `None` without authentication. The name becomes a metric
@@ -181,7 +181,7 @@ impl Account {
         self.registry.handshakes.moved(Some(handshake.stage), Some(stage));
         handshake.stage = stage;
         if self.slot.is_none() {
-            self.registry.handshakes.heard(id, source, stage);
+            self.registry.handshakes.record_event(id, source, stage);
         }
     }
 
@@ -255,7 +255,8 @@ impl Account {
             return;
         };
         // A tunnel has no task: `task` would keep the task's memory.
-        let Handshake { stage, user, request, exchange, task: _, permit: _, heard: _, evicted: _ } = *handshake;
+        let Handshake { stage, user, request, exchange, task: _, permit: _, received_bytes: _, evicted: _ } =
+            *handshake;
         let meters = &self.registry.meters;
         let (established, duration) = meters.established();
         match &request.upgrade {
@@ -330,7 +331,7 @@ impl Account {
                 client: self.client,
                 user: handshake.user.as_deref(),
                 request: &handshake.request,
-                heard: handshake.heard,
+                received_bytes: handshake.received_bytes,
                 moved: None,
                 reason,
                 detail,
@@ -344,7 +345,7 @@ impl Account {
             let Connection { id, source } = self.connection();
             match handshake.task {
                 Some(task) => self.registry.handshakes.enter(id, source, task),
-                None => self.registry.handshakes.heard(id, source, stage),
+                None => self.registry.handshakes.record_event(id, source, stage),
             }
         }
         self.state = State::Ended { stage: Some(stage) };
