@@ -93,7 +93,7 @@ struct Table {
     events: u64,
 }
 
-/// Numbers of the connections of each source by [`Entry::last_event`], the longest silent one first.
+/// Numbers of the connections of each source by [`Entry::last_event`], longest silent first.
 #[derive(Debug, Default)]
 struct BySource {
     sources: HashMap<Source, BTreeMap<u64, u64>>,
