@@ -11,8 +11,8 @@ use std::process::Command;
 use sluicegate::metrics::{CONNECT_REQUESTS, LOOKUPS, LOOKUPS_ACTIVE};
 use tempfile::TempDir;
 
+use crate::support::binary::{BINARY, in_clean_environment};
 use crate::support::client::{ESTABLISHED, ask, dial, read_head, request};
-use crate::support::gateway::{BINARY, in_clean_environment};
 use crate::support::name_server::{NameServer, Reply};
 use crate::support::network::Network;
 use crate::support::origin::{Serving, echo};

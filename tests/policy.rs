@@ -6,7 +6,7 @@ use std::net::{Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use sluicegate::metrics::CONNECT_REQUESTS;
 
 use crate::support::client::{ask, request};
-use crate::support::process::skipped;
+use crate::support::skipped::skipped;
 use crate::support::{Gateway, Origin, Setup, connect};
 
 /// Status line of the answer, without the version.

@@ -1,7 +1,7 @@
 //! Document fetchers.
 
 use super::tls::{DOCUMENT, TlsOrigin};
-use super::{NAME, PASSWORD, command, gateway, succeed, url, went_through};
+use super::user::{NAME, PASSWORD, command, gateway, succeed, url, went_through};
 use crate::support::Origin;
 use crate::support::process::{program, run};
 

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 
 use super::tls::port_said_by;
-use super::{NAME, PASSWORD, command, gateway, gateway_with, succeed};
+use super::user::{NAME, PASSWORD, command, gateway, gateway_with, succeed};
 use crate::support::noise::End;
 use crate::support::origin::patient;
 use crate::support::process::{Killed, program};

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use super::{NAME, PASSWORD, command, gateway, succeed, went_through};
+use super::user::{NAME, PASSWORD, command, gateway, succeed, went_through};
 use crate::support::process::program;
 use crate::support::{Noise, Origin};
 

@@ -1,7 +1,7 @@
 //! Byte streams.
 
 use super::tls::{DOCUMENT, TlsOrigin};
-use super::{NAME, PASSWORD, command, gateway, gateway_with, succeed, went_through};
+use super::user::{NAME, PASSWORD, command, gateway, gateway_with, succeed, went_through};
 use crate::support::Origin;
 use crate::support::process::program;
 

@@ -17,7 +17,8 @@ use crate::support::forger::{FIN, Forger};
 use crate::support::kernel_log::KernelLog;
 use crate::support::network::Network;
 use crate::support::noise::End;
-use crate::support::process::{peak_memory, program, shared_descriptors, skipped};
+use crate::support::process::{peak_memory, program, shared_descriptors};
+use crate::support::skipped::skipped;
 use crate::support::stranger::Stranger;
 use crate::support::{Gateway, Noise, Origin, Setup, client, connect, eventually};
 

@@ -18,6 +18,7 @@ mod exchange;
 mod no_auth_from;
 mod passwords;
 mod reasons;
+mod refused;
 mod requests;
 pub(crate) mod scenes;
 mod upgrade;

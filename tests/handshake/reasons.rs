@@ -2,20 +2,13 @@
 //! metric, and a log line with equal reason and message.
 
 use std::collections::HashSet;
-use std::net::SocketAddr;
 
 use sluicegate::metrics::{AUTH_FAILURES, CONNECT_REQUESTS};
 use sluicegate::reason::Reason;
 
-use super::scenes;
-use crate::support::{Gateway, Setup, client};
-
-/// Outcome of one refused request.
-#[derive(Debug)]
-pub(super) struct Refused {
-    pub(super) from: SocketAddr,
-    pub(super) answer: String,
-}
+use super::refused::{Refused, check_with};
+use super::{scenes, upgrade};
+use crate::support::{Setup, client};
 
 const USER: &str = "alice:s3cret";
 
@@ -130,7 +123,7 @@ const BY_BYTES: &[(Reason, &str, &str)] = &[
     ),
 ];
 
-/// The other reasons, each with a scene to provoke it and check it with [`check`].
+/// The other reasons, each with a scene to provoke it and check it with [`super::refused::check`].
 const BY_SCENE: &[(Reason, fn())] = &[
     (Reason::HeadTooLarge, scenes::head_too_large),
     (Reason::HandshakeTimeout, scenes::handshake_timeout),
@@ -141,8 +134,8 @@ const BY_SCENE: &[(Reason, fn())] = &[
     (Reason::LookupLimit, scenes::lookup_limit),
     (Reason::ConnectRefused, scenes::connect_refused),
     (Reason::ConnectTimeout, scenes::connect_timeout),
-    (Reason::BadAnswer, super::upgrade::bad_answer),
-    (Reason::AnswerTimeout, super::upgrade::answer_timeout),
+    (Reason::BadAnswer, upgrade::bad_answer),
+    (Reason::AnswerTimeout, upgrade::answer_timeout),
     (Reason::ParentRefused, scenes::parent_refused),
     (Reason::ParentTls, scenes::parent_tls),
     (Reason::ParentTimeout, scenes::parent_timeout),
@@ -194,38 +187,4 @@ fn failure(scene: fn()) -> Option<String> {
 fn a_scene_that_fails_tells_why() {
     assert_eq!(failure(|| {}), None);
     assert_eq!(failure(|| panic!("not {}", "200")), Some("not 200".to_owned()));
-}
-
-/// Checks the only refusal with this reason at this gateway.
-pub(super) fn check(gateway: &Gateway, reason: Reason, line: &str, refused: &Refused) {
-    check_with(gateway, reason, line, refused, 1);
-}
-
-fn check_with(gateway: &Gateway, reason: Reason, line: &str, refused: &Refused, count: u64) {
-    let (head, body) = refused.answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{reason}: {refused:?}"));
-    let mut lines = head.split("\r\n");
-    assert_eq!(lines.next(), Some(format!("HTTP/1.1 {line}").as_str()), "{reason}");
-    let code = reason.status().expect("a reason with an answer").0.to_string();
-    let (title, words) = line.split_once(": ").expect("words behind the title");
-    assert!(title.starts_with(&code), "{reason}");
-    assert_eq!(lines.collect::<Vec<_>>().join("\n"), headers(reason, body.len()), "{reason}");
-    assert_eq!(body, format!("{words}\n"), "{reason}");
-    assert_eq!(gateway.metric(&CONNECT_REQUESTS, &[&code, reason.label()]), count, "{reason}");
-
-    let log = gateway.refusal_line(refused.from);
-    assert_eq!((log.text("reason"), log.text("detail")), (reason.label(), words));
-    assert!(log.code() == code && log.number("id") > 0, "{}", log.raw);
-    let level = if reason.side() == sluicegate::reason::Side::Gateway { "WARN" } else { "INFO" };
-    assert_eq!(log.level(), level, "{}", log.raw);
-}
-
-/// The exact header lines of an answer.
-fn headers(reason: Reason, length: usize) -> String {
-    let own = match reason.status().map(|status| status.0) {
-        Some(407) => "Proxy-Authenticate: Basic realm=\"sluicegate\", charset=\"UTF-8\"\n",
-        Some(405) => "Allow: CONNECT\n",
-        Some(503) => "Retry-After: 5\n",
-        _ => "",
-    };
-    format!("{own}Content-Type: text/plain\nContent-Length: {length}\nConnection: close")
 }

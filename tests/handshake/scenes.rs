@@ -10,10 +10,10 @@ use rustix::process::{Resource, Rlimit, getrlimit, prlimit};
 use sluicegate::metrics::{CONNECT_REQUESTS, HANDSHAKES, LOOKUPS_ACTIVE};
 use sluicegate::reason::Reason;
 
-use super::reasons::{Refused, check};
+use super::refused::{Refused, check};
 use crate::support::client::{ask, dial, request};
 use crate::support::log::Line;
-use crate::support::process::skipped;
+use crate::support::skipped::skipped;
 use crate::support::tls::Certificate;
 use crate::support::{Gateway, Origin, Setup, client, connect, connect_as, eventually};
 

@@ -7,7 +7,7 @@ use std::thread;
 use sluicegate::metrics::CONNECT_REQUESTS;
 use sluicegate::reason::Reason;
 
-use super::reasons::{Refused, check};
+use super::refused::{Refused, check};
 use crate::support::client::{self, SWITCHED, SWITCHING, dial, read_head, upgrade, upgrade_at_origin};
 use crate::support::{Gateway, Noise, Origin, Setup};
 

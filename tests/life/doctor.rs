@@ -6,7 +6,8 @@ use rustix::process::getuid;
 use serde_json::Value;
 use sluicegate::server::descriptors::divide;
 
-use crate::support::gateway::{BINARY, Setup, in_clean_environment};
+use crate::support::binary::{BINARY, in_clean_environment};
+use crate::support::gateway::Setup;
 use crate::support::process::{Outcome, raise_descriptor_limit, run, sluicegate};
 use crate::support::seccomp::{DOCKER, NO_EPOLL, NO_EVENTFD, NO_SPLICE, PODMAN, Refused, refusing};
 use crate::support::stranger::Stranger;

@@ -9,7 +9,8 @@ use std::process::Command;
 use rustix::process::Signal;
 
 use crate::support::log::Line;
-use crate::support::process::{replace, skipped};
+use crate::support::process::replace;
+use crate::support::skipped::skipped;
 use crate::support::tls::Certificate;
 use crate::support::{Gateway, Origin, Setup, admin, client, connect_as, eventually};
 

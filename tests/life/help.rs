@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use crate::support::gateway::{BINARY, in_clean_environment};
+use crate::support::binary::{BINARY, in_clean_environment};
 use crate::support::process::{program, run, sluicegate};
 
 #[test]

@@ -6,7 +6,7 @@ use std::process::{Child, ChildStderr, Command, Stdio};
 
 use serde_json::Value;
 
-use crate::support::gateway::BINARY;
+use crate::support::binary::BINARY;
 use crate::support::{client, in_clean_environment};
 
 /// More refusals than a pipe has room for in log lines.

@@ -9,7 +9,8 @@ use rustix::process::{Signal, getuid};
 use sluicegate::relay::Engine;
 
 use crate::support::gateway::engines;
-use crate::support::process::{replace, skipped};
+use crate::support::process::replace;
+use crate::support::skipped::skipped;
 use crate::support::{Gateway, Origin, Setup, client, connect, connect_as};
 
 /// User and group numbers outside every range in use.
@@ -127,7 +128,7 @@ fn a_user_that_cannot_be_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let copy = folder.path().join("sluicegate");
-    fs::copy(crate::support::gateway::BINARY, &copy).unwrap();
+    fs::copy(crate::support::binary::BINARY, &copy).unwrap();
     let mut command = Command::new(unprivileged[0]);
     command.args(&unprivileged[1..]).arg(copy).args(["serve", "--no-auth", "--run-as", &run_as()]);
     command.args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);

@@ -7,7 +7,7 @@ use std::thread;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::support::gateway::BINARY;
+use crate::support::binary::BINARY;
 use crate::support::log::Log;
 use crate::support::process::Killed;
 use crate::support::{Gateway, Origin, client, connect, eventually, in_clean_environment};

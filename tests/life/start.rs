@@ -4,8 +4,9 @@ use std::fs;
 
 use sluicegate::server::descriptors;
 
+use crate::support::binary::BINARY;
 use crate::support::process::{run, sluicegate};
-use crate::support::{Gateway, gateway, in_clean_environment};
+use crate::support::{Gateway, in_clean_environment};
 
 fn refused(arguments: &[&str], code: i32) -> String {
     let outcome = sluicegate(arguments, &[]);
@@ -90,11 +91,7 @@ fn a_file_is_blamed_by_its_line() {
 #[test]
 fn tunnels_that_do_not_fit_are_refused_with_the_number_that_does() {
     let mut command = std::process::Command::new("sh");
-    command.args([
-        "-c",
-        "ulimit -n 600; exec \"$0\" check --no-auth --listen 127.0.0.1:0 --max-tunnels 1000",
-        gateway::BINARY,
-    ]);
+    command.args(["-c", "ulimit -n 600; exec \"$0\" check --no-auth --listen 127.0.0.1:0 --max-tunnels 1000", BINARY]);
     in_clean_environment(&mut command);
     let outcome = run(command, b"");
     let why = descriptors::divide(Some(1_000), 600, 1).expect_err("too many").to_string();

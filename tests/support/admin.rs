@@ -8,7 +8,7 @@ use std::path::Path;
 
 use sluicegate::metrics::Metric;
 
-use super::DEADLINE;
+use super::deadline::DEADLINE;
 
 /// An HTTP answer.
 #[derive(Debug)]

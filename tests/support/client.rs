@@ -7,7 +7,8 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 
-use super::noise::End;
+use super::deadline::eventually;
+use super::noise::{End, Noise};
 use super::origin::patient;
 
 /// The complete answer to a CONNECT; the next byte belongs to the tunnel.
@@ -86,7 +87,7 @@ pub(crate) fn answer(mut stream: TcpStream) -> String {
 
 /// Waits until all sent bytes are acknowledged, so that the next bytes travel in another segment.
 pub(crate) fn arrives(stream: &TcpStream) {
-    super::eventually("it is acknowledged", || sluicegate::sys::tcp::unacknowledged(stream).expect("a socket") == 0);
+    eventually("it is acknowledged", || sluicegate::sys::tcp::unacknowledged(stream).expect("a socket") == 0);
 }
 
 /// Sends bytes in two segments, split at `cut`.
@@ -142,7 +143,7 @@ pub(crate) fn end_of(mut stream: &TcpStream) -> End {
 
 /// Sends bytes through an echo origin and compares the bytes received.
 pub(crate) fn echoes(stream: &TcpStream, length: usize) {
-    let mut noise = super::Noise::new(length as u64 + 1);
+    let mut noise = Noise::new(length as u64 + 1);
     let mut same = noise.clone();
     std::thread::scope(|scope| {
         scope.spawn(|| assert_eq!(noise.send(stream, length), length));

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, ipproto, recv, sendto, socket_with};
 
-use super::eventually;
+use super::deadline::eventually;
 
 /// `th_flags` (RFC 9293, 3.1).
 pub(crate) const FIN: u8 = 0x01;

@@ -15,12 +15,12 @@ use sluicegate::relay::Engine;
 use sluicegate::sys::capabilities::{FOR_BPF, missing};
 use tempfile::TempDir;
 
+use super::admin;
+use super::binary::{BINARY, in_clean_environment};
+use super::deadline::eventually;
 use super::log::{Line, Log};
 use super::process::{Outcome, run};
-use super::{admin, eventually};
-
-/// Path of the binary under test.
-pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_sluicegate");
+use super::ring_sysctl::unchanged;
 
 /// Engines this process may run: one of them needs capabilities to start.
 pub(crate) fn engines() -> &'static [Engine] {
@@ -88,7 +88,7 @@ impl Setup {
 
     /// Starts the gateway and waits until it listens.
     pub(crate) fn start(self) -> Gateway {
-        let _engines_are_tried = super::ring_sysctl::unchanged();
+        let _engines_are_tried = unchanged();
         let mut gateway = self.spawn();
         let line = gateway.log_line("listening", |line| line.message() == "listening");
         let listeners = line.text("listen").split(',').map(|address| address.parse().expect("an address"));
@@ -152,17 +152,6 @@ fn folder_for_all() -> TempDir {
 
 fn control_in(folder: &TempDir) -> PathBuf {
     folder.path().join("control.sock")
-}
-
-/// Removes inherited SLUICEGATE_ variables and the control socket's default path, which belongs to
-/// the host.
-pub(crate) fn in_clean_environment(command: &mut Command) -> &mut Command {
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("SLUICEGATE_") {
-            command.env_remove(name);
-        }
-    }
-    command.env("SLUICEGATE_CONTROL", "none")
 }
 
 /// A running gateway.

@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
 
-use super::process::skipped;
+use super::skipped::skipped;
 
 /// Words in the kernel log of a kernel bug or warning.
 const COMPLAINTS: &[&str] = &["BUG", "WARNING", "Oops", "seq # bug", "refcount", "KASAN", "hung task", "soft lockup"];

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-use super::DEADLINE;
+use super::deadline::DEADLINE;
 
 /// One log line: JSON, or plain text before the log is set up.
 #[derive(Clone, Debug)]

@@ -12,8 +12,9 @@ use std::thread;
 use rustix::process::getuid;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use super::Setup;
-use super::process::{program, run, skipped};
+use super::gateway::Setup;
+use super::process::{program, run};
+use super::skipped::skipped;
 
 /// Addresses of the two ends of the link (RFC 5737).
 const OUTSIDE: &str = "192.0.2.1";

@@ -6,7 +6,7 @@ use std::thread::{self, JoinHandle};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::DEADLINE;
+use super::deadline::DEADLINE;
 
 /// A listener, usually on loopback. The test accepts its connections itself.
 #[derive(Debug)]

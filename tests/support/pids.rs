@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::process::Pid;
 
-use super::eventually;
-use super::process::skipped;
+use super::deadline::eventually;
+use super::skipped::skipped;
 
 /// Mount points of the pids controller: version 1, version 2 beside it, version 2 alone.
 const PLACES: [&str; 3] = ["/sys/fs/cgroup/pids", "/sys/fs/cgroup/unified", "/sys/fs/cgroup"];

@@ -16,8 +16,9 @@ use rustix::process::{
 use sluicegate_xtask::migration::{Process, start_listener};
 use tempfile::TempDir;
 
-use super::eventually;
-use super::gateway::{BINARY, in_clean_environment};
+use super::binary::{BINARY, in_clean_environment};
+use super::deadline::eventually;
+use super::skipped::skipped;
 
 /// Exit code and output of a program.
 #[derive(Debug)]
@@ -74,12 +75,6 @@ pub(crate) fn program(name: &'static str, package: &str) -> Option<&'static str>
     assert!(!full, "{name} is missing: apt install {package}");
     skipped(&format!("there is no {name} (apt install {package})"));
     None
-}
-
-/// Prints the reason for a skipped test, even if the harness captures the output of passing tests.
-pub(crate) fn skipped(why: &str) {
-    let test = thread::current();
-    let _ = writeln!(std::io::stderr(), "skipped in {}: {why}", test.name().unwrap_or("a test"));
 }
 
 /// A child process, killed at the end of its test.

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::fs;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use super::process::skipped;
+use super::skipped::skipped;
 
 const FILE: &str = "/proc/sys/kernel/io_uring_disabled";
 

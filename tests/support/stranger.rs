@@ -11,8 +11,9 @@ use rustix::thread::{set_thread_res_gid, set_thread_res_uid};
 use sluicegate::sys::pipe::{Pipe, WANTED_CAPACITY};
 use tempfile::TempDir;
 
-use super::gateway::BINARY;
-use super::process::{program, run, skipped};
+use super::binary::BINARY;
+use super::process::{program, run};
+use super::skipped::skipped;
 
 /// A user, and a copy of the gateway executable by this user, wherever the build directory is.
 #[derive(Debug)]

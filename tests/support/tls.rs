@@ -20,7 +20,7 @@ use sluicegate::sys::tcp;
 use socket2::{Domain, SockRef, Socket, Type};
 use tempfile::TempDir;
 
-use super::Setup;
+use super::gateway::Setup;
 use super::process::{program, run};
 
 /// Path of a file in the unit tests' data: `certificate.pem` with `key.pem`, and `expired.pem` for

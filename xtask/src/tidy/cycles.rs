@@ -10,7 +10,7 @@ use super::finding::{Finding, Source};
 use super::scan::{code_without_tests, line_of, positions};
 
 /// Folders of the crates' root files.
-const CRATES: &[&str] = &["proxy/src/", "bench/src/", "xtask/src/", "ebpf/src/"];
+const CRATES: &[&str] = &["proxy/src/", "bench/src/", "xtask/src/", "ebpf/src/", "tests/"];
 
 /// Path of a module in its crate.
 type Module = Vec<String>;
