@@ -136,7 +136,7 @@ pub(crate) struct Compare {
     #[arg(long)]
     pub(crate) quick: bool,
     #[command(flatten)]
-    pub(crate) rivals: Rivals,
+    pub(crate) rivals: ContenderOptions,
     /// Numbers of bulk tunnels to measure
     #[arg(long, default_value = "1,4,64", value_delimiter = ',', value_name = "LIST")]
     pub(crate) tunnels: Vec<usize>,
@@ -152,7 +152,7 @@ pub(crate) struct Scale {
     #[arg(long)]
     pub(crate) quick: bool,
     #[command(flatten)]
-    pub(crate) rivals: Rivals,
+    pub(crate) rivals: ContenderOptions,
     #[command(flatten)]
     pub(crate) effort: Effort,
     #[command(flatten)]
@@ -172,7 +172,7 @@ pub(crate) struct Output {
 
 /// Contenders to compare.
 #[derive(Args)]
-pub(crate) struct Rivals {
+pub(crate) struct ContenderOptions {
     /// Contenders beside no proxy [default: all; engines alone for scale and with --against]
     #[arg(long, value_delimiter = ',', value_name = "LIST")]
     contenders: Option<Vec<Kind>>,
@@ -207,7 +207,7 @@ pub(crate) struct Rivals {
     pub(crate) mixed: bool,
 }
 
-impl Rivals {
+impl ContenderOptions {
     /// Programs to start, and their kinds with the engines first: `usual` unless overridden.
     pub(crate) fn programs(&self, usual: &[Kind]) -> (Programs, Vec<Kind>) {
         let usual = if self.against.is_some() { &[Kind::Engines] } else { usual };

@@ -16,19 +16,19 @@ use rustix::fs::sendfile;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
+use crate::affinity::CpuAffinity;
 use crate::data;
-use crate::place::Place;
 
 /// Maximum of bytes moved by one step of a socket.
-const TURN: usize = 1 << 20;
+const STEP_BYTES: usize = 1 << 20;
 
-/// Maximum number of threads: the range of a wish ([`crate::origin::wish`]).
-const MOST: usize = 32;
+/// Maximum number of threads: the range of a request ([`crate::origin::encode_request`]).
+const MAX_THREADS: usize = 32;
 
-/// Number of threads of a side: one for each core, at most 32, the maximum of a wish.
+/// Number of threads of a side: one for each core, at most 32, the maximum of a request.
 #[must_use]
 pub fn threads() -> usize {
-    thread::available_parallelism().map_or(2, usize::from).min(MOST)
+    thread::available_parallelism().map_or(2, usize::from).min(MAX_THREADS)
 }
 
 /// Payload of a short tunnel: 64 KiB.
@@ -87,7 +87,7 @@ impl Flow {
     /// Errors of epoll_create(2), memfd_create(2) and of starting threads.
     pub fn start(threads: usize, mixed: bool) -> io::Result<Self> {
         let (open, count) = (Arc::<AtomicUsize>::default(), threads.max(1));
-        let start = |number| Worker::start(Place::new(number)?, open.clone(), count);
+        let start = |number| Worker::start(CpuAffinity::new(number)?, open.clone(), count);
         let threads = (0..count).map(start).collect::<io::Result<Vec<_>>>()?;
         let given = threads.iter().map(|_| AtomicUsize::new(0)).collect();
         Ok(Self { threads, given, mixed, next_id: AtomicU64::new(0), open })
@@ -100,13 +100,13 @@ impl Flow {
     /// Errors of epoll_ctl(2).
     pub fn add(&self, socket: TcpStream, role: Role, thread: usize) -> io::Result<()> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let worker = &self.threads[self.place(thread)];
+        let worker = &self.threads[self.thread_for(thread)];
         self.open.fetch_add(1, Ordering::Relaxed);
         worker.add(id, Carried { socket, role, sent: AtomicUsize::new(0) })
     }
 
     /// Index of the thread for the next socket given to number `thread`.
-    fn place(&self, thread: usize) -> usize {
+    fn thread_for(&self, thread: usize) -> usize {
         let thread = thread % self.threads.len();
         let earlier = self.given[thread].fetch_add(1, Ordering::Relaxed);
         if self.mixed { (thread + earlier) % self.threads.len() } else { thread }
@@ -127,8 +127,8 @@ impl Drop for Flow {
 }
 
 impl Worker {
-    /// Starts a thread, pinned to its place while `open` equals the number of threads.
-    fn start(mut place: Place, open: Arc<AtomicUsize>, threads: usize) -> io::Result<Arc<Self>> {
+    /// Starts a thread, pinned to its core while `open` equals the number of threads.
+    fn start(mut affinity: CpuAffinity, open: Arc<AtomicUsize>, threads: usize) -> io::Result<Arc<Self>> {
         let worker = Arc::new(Self {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             data: data::file()?,
@@ -139,7 +139,7 @@ impl Worker {
         });
         let working = worker.clone();
         thread::Builder::new().name("flow".into()).spawn(move || {
-            working.run(&open, |open| place.keep(open >= threads));
+            working.run(&open, |open| affinity.set_pinned(open >= threads));
         })?;
         Ok(worker)
     }
@@ -161,20 +161,20 @@ impl Worker {
         self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn run(&self, open: &AtomicUsize, mut settle: impl FnMut(usize)) {
+    fn run(&self, open: &AtomicUsize, mut set_affinity: impl FnMut(usize)) {
         let mut events = Vec::with_capacity(64);
-        let mut scratch = vec![0; TURN];
+        let mut scratch = vec![0; STEP_BYTES];
         let tick = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
         while !self.stop.load(Ordering::Relaxed) {
             events.clear();
-            settle(open.load(Ordering::Relaxed));
+            set_affinity(open.load(Ordering::Relaxed));
             if epoll::wait(&self.epoll, spare_capacity(&mut events), Some(&tick)).is_err() {
                 continue;
             }
             for event in &events {
                 let id = event.data.u64();
                 let Some(carried) = self.sockets().get(&id).cloned() else { continue };
-                if self.turn(&carried, event.flags, &mut scratch).is_err() {
+                if self.step(&carried, event.flags, &mut scratch).is_err() {
                     let _ = epoll::delete(&self.epoll, &carried.socket);
                     self.sockets().remove(&id);
                     open.fetch_sub(1, Ordering::Relaxed);
@@ -185,7 +185,7 @@ impl Worker {
     }
 
     /// One step of a socket; an error is the end of the socket.
-    fn turn(&self, carried: &Carried, flags: epoll::EventFlags, scratch: &mut [u8]) -> io::Result<()> {
+    fn step(&self, carried: &Carried, flags: epoll::EventFlags, scratch: &mut [u8]) -> io::Result<()> {
         use epoll::EventFlags as Flags;
         let readable = flags.intersects(Flags::IN | Flags::HUP | Flags::ERR);
         let result = match carried.role {
@@ -214,7 +214,7 @@ impl Worker {
     }
 
     fn send(&self, socket: &TcpStream) -> io::Result<()> {
-        let bytes = sendfile(socket, &self.data, Some(&mut 0), TURN)?;
+        let bytes = sendfile(socket, &self.data, Some(&mut 0), STEP_BYTES)?;
         self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
         Ok(())
     }
@@ -256,7 +256,7 @@ mod tests {
     fn the_same_thread_has_what_is_given_to_it_and_all_have_it_if_they_are_mixed() {
         let places = |mixed| {
             let flow = Flow::start(2, mixed).unwrap();
-            [0, 1, 2, 3, 0, 0].map(|thread| flow.place(thread))
+            [0, 1, 2, 3, 0, 0].map(|thread| flow.thread_for(thread))
         };
         assert_eq!(places(false), [0, 1, 0, 1, 0, 0]);
         assert_eq!(places(true), [0, 1, 1, 0, 0, 1]);

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use serde::{Deserialize, Serialize};
 
 use crate::flow;
-use crate::{namespace, place, socket};
+use crate::{affinity, namespace, socket};
 
 /// The machine and the circumstances of a run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -61,7 +61,7 @@ impl Host {
             chosen: socket::may_choose(),
             send_buffers: field("/proc/sys/net/core/wmem_max", "")?.parse().unwrap_or(0),
             namespace: namespace::inside(),
-            priority: place::has_priority(),
+            priority: affinity::has_priority(),
             date: date(),
             generator: format!(
                 "epoll, {threads} threads a side, on a core each where there are as many tunnels, {ends}, sendfile(2) and MSG_TRUNC"

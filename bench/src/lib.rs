@@ -2,7 +2,7 @@
 //!
 //! | module | purpose |
 //! |---|---|
-//! | `namespace`, `netlink`, `place` | a network of its own; the cores of a ping-pong |
+//! | `namespace`, `netlink`, `affinity` | a network of its own; threads pinned to cores |
 //! | `process`, `interrupt` | children that end with the run, even an interrupted one |
 //! | `socket` | sockets, and CONNECT where there is a proxy |
 //! | `data`, `flow` | the payload; sending and receiving at the least cost |
@@ -15,6 +15,7 @@
 //! | `report` | the result: table, plots, the block of docs/benchmarks.md |
 //! | `machine`, `host`, `stats` | /proc, description of the machine, medians |
 
+pub mod affinity;
 pub mod compare;
 pub mod contender;
 pub mod data;
@@ -26,7 +27,6 @@ pub mod machine;
 pub mod namespace;
 mod netlink;
 pub mod origin;
-pub mod place;
 pub mod process;
 pub mod rates;
 pub mod relay;

@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Clock ticks per second in /proc: 100 on every Linux seen by userspace (`USER_HZ`).
-const TICKS: f64 = 100.0;
+const TICKS_PER_SECOND: f64 = 100.0;
 
 /// CPU seconds of all cores since boot.
 #[derive(Clone, Copy, Debug, Default)]
@@ -33,7 +33,11 @@ impl Cpu {
         let ticks: Vec<f64> = line.split_whitespace().skip(1).take(8).filter_map(|field| field.parse().ok()).collect();
         let [_, _, _, idle, iowait, _, _, steal] = ticks[..] else { return Err(io::ErrorKind::InvalidData.into()) };
         let all: f64 = ticks.iter().sum();
-        Ok(Self { busy: (all - idle - iowait - steal) / TICKS, stolen: steal / TICKS, all: all / TICKS })
+        Ok(Self {
+            busy: (all - idle - iowait - steal) / TICKS_PER_SECOND,
+            stolen: steal / TICKS_PER_SECOND,
+            all: all / TICKS_PER_SECOND,
+        })
     }
 
     /// Share of the total time since `then` stolen by the host, from 0 to 1.
@@ -90,7 +94,7 @@ fn process_seconds(pid: u32) -> io::Result<f64> {
     // The name in parentheses may contain anything; the fields behind it are numbers.
     let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
     let ticks: Vec<f64> = fields.split_whitespace().skip(11).take(2).filter_map(|field| field.parse().ok()).collect();
-    Ok(ticks.iter().sum::<f64>() / TICKS)
+    Ok(ticks.iter().sum::<f64>() / TICKS_PER_SECOND)
 }
 
 /// Returns `pid` and its descendants, started from any thread.

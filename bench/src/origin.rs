@@ -1,4 +1,4 @@
-//! The far end of the tunnels. The first byte of a connection, its wish, selects a service.
+//! The far end of the tunnels. The first byte of a connection, its request, selects a service.
 //!
 //! | lower three bits | service |
 //! |---|---|
@@ -8,7 +8,7 @@
 //! | 3 | echoes |
 //! | 4 | sends 64 KiB and closes |
 //! | 5 | echoes, on a thread of its own on the last core |
-//! | 6 | echoes the wish, then waits for another |
+//! | 6 | echoes the request, then waits for another |
 //! | 7 | sends the number of bytes received and sent by all connections, then waits for another |
 //!
 //! The upper five bits are the number of the client's thread. Pairing by the order of the wishes
@@ -25,8 +25,8 @@ use std::thread;
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll;
 
+use crate::affinity::{self, End};
 use crate::flow::{Flow, Role, threads};
-use crate::place::{self, End};
 use crate::process::Process;
 use crate::socket;
 
@@ -39,19 +39,19 @@ pub const TOUCH: u8 = 6;
 /// Requests the byte count, as eight bytes, little-endian.
 const COUNT: u8 = 7;
 
-/// Roles by the lower bits of a wish.
+/// Roles by the lower bits of a request.
 const ROLES: [Role; 5] = [Role::Source, Role::Sink, Role::Both, Role::Echo, Role::Short];
 
 /// Lowest bit of the thread number.
-const THREAD: u32 = 3;
+const THREAD_SHIFT: u32 = 3;
 
 /// The epoll number of the listener.
 const LISTENER: u64 = 0;
 
-/// Wish for a role, for a connection of that thread of the client.
+/// Encodes a request for a role, for a connection of that thread of the client.
 #[must_use]
 #[expect(clippy::cast_possible_truncation, reason = "what does not fit is left away")]
-pub const fn wish(role: Role, thread: usize) -> u8 {
+pub const fn encode_request(role: Role, thread: usize) -> u8 {
     let role = match role {
         Role::Source => 0,
         Role::Sink => 1,
@@ -59,12 +59,12 @@ pub const fn wish(role: Role, thread: usize) -> u8 {
         Role::Echo => 3,
         Role::Short => 4,
     };
-    role | (thread as u8) << THREAD
+    role | (thread as u8) << THREAD_SHIFT
 }
 
-/// Decodes a wish.
-fn wished(wish: u8) -> Option<(Role, usize)> {
-    let (role, thread) = (wish & ((1 << THREAD) - 1), wish >> THREAD);
+/// Decodes a request.
+fn decode_request(request: u8) -> Option<(Role, usize)> {
+    let (role, thread) = (request & ((1 << THREAD_SHIFT) - 1), request >> THREAD_SHIFT);
     Some((*ROLES.get(usize::from(role))?, thread.into()))
 }
 
@@ -86,8 +86,8 @@ pub fn start(address: SocketAddr, mixed: bool) -> io::Result<SocketAddr> {
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     epoll::add(&epoll, &listener, epoll::EventData::new_u64(LISTENER), epoll::EventFlags::IN)?;
     let flow = Flow::start(threads(), mixed)?;
-    let mut door = Door { listener, epoll, flow, waiting: HashMap::new(), next: LISTENER + 1 };
-    thread::Builder::new().name("origin".into()).spawn(move || door.run())?;
+    let mut acceptor = Acceptor { listener, epoll, flow, waiting: HashMap::new(), next: LISTENER + 1 };
+    thread::Builder::new().name("origin".into()).spawn(move || acceptor.run())?;
     Ok(address)
 }
 
@@ -106,8 +106,8 @@ pub fn spawn(address: SocketAddr, mixed: bool) -> io::Result<(Process, SocketAdd
     Ok((process, address))
 }
 
-/// Listener, and connections waiting for their first or next wish.
-struct Door {
+/// Listener, and connections waiting for their first or next request.
+struct Acceptor {
     listener: TcpListener,
     epoll: OwnedFd,
     flow: Flow,
@@ -115,7 +115,7 @@ struct Door {
     next: u64,
 }
 
-impl Door {
+impl Acceptor {
     fn run(&mut self) {
         let mut events = Vec::with_capacity(64);
         loop {
@@ -127,7 +127,7 @@ impl Door {
             for event in &events {
                 match event.data.u64() {
                     LISTENER => self.accept(),
-                    id => self.hear(id),
+                    id => self.resume(id),
                 }
             }
         }
@@ -136,16 +136,16 @@ impl Door {
     fn accept(&mut self) {
         loop {
             match self.listener.accept() {
-                Ok((stream, _)) => self.admit(stream),
+                Ok((stream, _)) => self.add(stream),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) => return eprintln!("origin: {error}"),
             }
         }
     }
 
-    fn admit(&mut self, stream: TcpStream) {
-        // An error here, as in `hear`, is a connection closed by its peer.
-        if let Ok(Some(stream)) = stream.set_nonblocking(true).and_then(|()| self.look(stream)) {
+    fn add(&mut self, stream: TcpStream) {
+        // An error here, as in `resume`, is a connection closed by its peer.
+        if let Ok(Some(stream)) = stream.set_nonblocking(true).and_then(|()| self.serve_request(stream)) {
             let id = self.next;
             self.next += 1;
             if epoll::add(&self.epoll, &stream, epoll::EventData::new_u64(id), epoll::EventFlags::IN).is_ok() {
@@ -154,34 +154,34 @@ impl Door {
         }
     }
 
-    fn hear(&mut self, id: u64) {
+    fn resume(&mut self, id: u64) {
         let Some(stream) = self.waiting.remove(&id) else { return };
-        if let Ok(Some(stream)) = self.look(stream) {
+        if let Ok(Some(stream)) = self.serve_request(stream) {
             self.waiting.insert(id, stream);
         }
     }
 
-    /// Reads and serves the wish, if received. Returns a connection still waiting.
-    fn look(&self, mut stream: TcpStream) -> io::Result<Option<TcpStream>> {
-        let mut wish = [0];
-        match stream.read(&mut wish) {
+    /// Reads and serves the request, if received. Returns a connection still waiting.
+    fn serve_request(&self, mut stream: TcpStream) -> io::Result<Option<TcpStream>> {
+        let mut request = [0];
+        match stream.read(&mut request) {
             Ok(1) => {}
             Ok(_) => return Err(ErrorKind::UnexpectedEof.into()),
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Some(stream)),
             Err(error) => return Err(error),
         }
-        if wish[0] == TOUCH {
-            return stream.write_all(&wish).map(|()| Some(stream));
+        if request[0] == TOUCH {
+            return stream.write_all(&request).map(|()| Some(stream));
         }
-        if wish[0] == COUNT {
+        if request[0] == COUNT {
             return stream.write_all(&self.flow.moved().to_le_bytes()).map(|()| Some(stream));
         }
-        // Not registered if the wish was read at once.
+        // Not registered if the request was read at once.
         let _ = epoll::delete(&self.epoll, &stream);
-        if wish[0] == PING {
+        if request[0] == PING {
             return ping(stream).map(|()| None);
         }
-        let (role, thread) = wished(wish[0]).ok_or(ErrorKind::InvalidData)?;
+        let (role, thread) = decode_request(request[0]).ok_or(ErrorKind::InvalidData)?;
         self.flow.add(stream, role, thread).map(|()| None)
     }
 }
@@ -201,7 +201,7 @@ pub fn count(stream: &mut TcpStream) -> io::Result<u64> {
 fn ping(mut stream: TcpStream) -> io::Result<()> {
     stream.set_nonblocking(false)?;
     let answer = move || -> io::Result<()> {
-        place::here(End::Origin)?;
+        affinity::pin_to_core_of(End::Origin)?;
         let mut buffer = vec![0; 64 << 10];
         loop {
             let bytes = stream.read(&mut buffer)?;
@@ -221,8 +221,8 @@ mod tests {
     #[test]
     fn a_wish_is_understood_and_those_without_a_role_are_not() {
         for (role, thread) in ROLES.into_iter().zip([0, 1, 2, 30, 31]) {
-            assert_eq!(wished(wish(role, thread)), Some((role, thread)));
+            assert_eq!(decode_request(encode_request(role, thread)), Some((role, thread)));
         }
-        assert_eq!([PING, TOUCH, COUNT].map(wished), [None; 3]);
+        assert_eq!([PING, TOUCH, COUNT].map(decode_request), [None; 3]);
     }
 }

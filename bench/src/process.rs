@@ -17,18 +17,18 @@ use tempfile::TempDir;
 use crate::interrupt;
 
 /// Timeout for the start of a program on a loaded machine.
-const START: Duration = Duration::from_secs(20);
+const START_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Timeout after SIGTERM.
-const END: Duration = Duration::from_secs(3);
+const TERM_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Timeout for a process about to exit.
-const SOON: Duration = Duration::from_millis(500);
+const EXIT_TIMEOUT: Duration = Duration::from_millis(500);
 
-const TICK: Duration = Duration::from_millis(5);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Lines of a log shown in an error: the cause is at the end.
-const TAIL: usize = 12;
+const LOG_TAIL_LINES: usize = 12;
 
 /// A running child, and the folder with its configuration.
 #[derive(Debug)]
@@ -98,14 +98,14 @@ impl Process {
 
     /// Exit status, if the process exits within 500 ms: its sockets close a moment earlier.
     pub fn ends(&mut self) -> Option<ExitStatus> {
-        self.ends_within(SOON)
+        self.ends_within(EXIT_TIMEOUT)
     }
 
     fn ends_within(&mut self, limit: Duration) -> Option<ExitStatus> {
         let deadline = Instant::now() + limit;
         loop {
             match self.ended() {
-                None if Instant::now() < deadline => thread::park_timeout(TICK),
+                None if Instant::now() < deadline => thread::park_timeout(POLL_INTERVAL),
                 status => return status,
             }
         }
@@ -116,7 +116,7 @@ impl Process {
     /// # Errors
     /// The process exits or the timeout expires; the error has the end of the log.
     pub fn ready<T>(&mut self, mut ready: impl FnMut(&Self) -> Option<T>) -> io::Result<T> {
-        let deadline = Instant::now() + START;
+        let deadline = Instant::now() + START_TIMEOUT;
         loop {
             interrupt::check()?;
             if let Some(status) = self.ended() {
@@ -126,9 +126,9 @@ impl Process {
                 return Ok(value);
             }
             if Instant::now() > deadline {
-                return Err(self.failure(&format!("was not ready after {} s", START.as_secs())));
+                return Err(self.failure(&format!("was not ready after {} s", START_TIMEOUT.as_secs())));
             }
-            thread::park_timeout(TICK);
+            thread::park_timeout(POLL_INTERVAL);
         }
     }
 
@@ -145,7 +145,7 @@ impl Process {
     pub fn failure(&self, what: &str) -> io::Error {
         let log = self.log();
         let lines: Vec<&str> = log.lines().collect();
-        let tail = lines[lines.len().saturating_sub(TAIL)..].join("\n");
+        let tail = lines[lines.len().saturating_sub(LOG_TAIL_LINES)..].join("\n");
         let shown = if tail.is_empty() { "it wrote no log".to_owned() } else { format!("the end of its log:\n{tail}") };
         io::Error::other(format!("{} {what}; {shown}", self.name))
     }
@@ -156,7 +156,7 @@ impl Drop for Process {
         let group = Pid::from_child(&self.child);
         // A master ends its workers on SIGTERM; SIGKILL would leave them running.
         let _ = kill_process_group(group, Signal::TERM);
-        self.ends_within(END);
+        self.ends_within(TERM_TIMEOUT);
         let _ = kill_process_group(group, Signal::KILL);
         let _ = self.child.wait();
         // Removed last, after the exit of every reader.
@@ -187,10 +187,10 @@ mod tests {
         assert!(Path::new(&format!("/proc/{id}")).exists() && folder.exists());
         drop(peer);
         let there = || fs::read_to_string(format!("/proc/{id}/stat")).is_ok_and(|stat| !stat.contains(" Z "));
-        let deadline = Instant::now() + START;
+        let deadline = Instant::now() + START_TIMEOUT;
         while there() {
             assert!(Instant::now() < deadline, "{id} is still there");
-            thread::park_timeout(TICK);
+            thread::park_timeout(POLL_INTERVAL);
         }
         assert!(!folder.exists());
     }

@@ -72,9 +72,10 @@ pub fn rates(
                 let each = if option == "--rate" { tunnels } else { 1 };
                 #[expect(clippy::cast_precision_loss, reason = "a rate")]
                 let wanted = (rate * each as u64) as f64;
-                let kept = RateResult { what: what.clone(), load: bulk_name(tunnels, role), wanted, measured, stolen };
-                tell(&kept);
-                all.push(kept);
+                let result =
+                    RateResult { what: what.clone(), load: bulk_name(tunnels, role), wanted, measured, stolen };
+                tell(&result);
+                all.push(result);
             }
         }
     }
@@ -82,19 +83,19 @@ pub fn rates(
 }
 
 /// Share of stolen processor time below which a measurement is not repeated.
-const CALM: f64 = 0.02;
+const MAX_STOLEN_SHARE: f64 = 0.02;
 
 /// Maximum number of tries.
-const TRIES: usize = 3;
+const MAX_TRIES: usize = 3;
 
 /// Repeats a measurement and returns the result with the least stolen time, and the stolen share.
 fn calmest(measure: impl Fn() -> io::Result<f64>) -> io::Result<(f64, f64)> {
     let mut calmest: Option<(f64, f64)> = None;
-    for _ in 0..TRIES {
+    for _ in 0..MAX_TRIES {
         let (before, measured) = (Cpu::now()?, measure()?);
         let stolen = Cpu::now()?.stolen_since(&before);
         calmest = calmest.filter(|calmest| calmest.1 <= stolen).or(Some((measured, stolen)));
-        if stolen < CALM {
+        if stolen < MAX_STOLEN_SHARE {
             break;
         }
     }

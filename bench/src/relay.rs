@@ -20,7 +20,7 @@ use tokio_uring::{OneshotOutputTransform, UnsubmittedOneshot};
 use crate::socket;
 
 /// Capacity of a pipe in bytes, and the maximum moved by one step.
-const PIPE: usize = 1 << 20;
+const PIPE_BYTES: usize = 1 << 20;
 
 /// Serves on `threads` threads, each with its own listener for the address and its own runtime.
 /// Returns the address and serves until the process exits.
@@ -105,9 +105,9 @@ async fn pump(from: Rc<TcpStream>, to: Rc<TcpStream>) -> io::Result<()> {
 async fn carry(from: &Rc<TcpStream>, to: &Rc<TcpStream>) -> io::Result<()> {
     let (read, write) = pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC)?;
     // An ordinary user gets 64 pipes of this size, then smaller ones.
-    let _ = fcntl_setpipe_size(&write, PIPE);
+    let _ = fcntl_setpipe_size(&write, PIPE_BYTES);
     loop {
-        let mut filled = match once(&**from, &write, PIPE) {
+        let mut filled = match once(&**from, &write, PIPE_BYTES) {
             // The next step starts with a wait, so that other tunnels make progress.
             Err(Errno::AGAIN) => {
                 ready(from, PollFlags::IN).await?;

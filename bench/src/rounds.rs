@@ -67,7 +67,7 @@ impl<'a> Rounds<'a> {
         interrupt::check()?;
         let contender = &mut self.contenders[number];
         self.bar.set_message(format!("{}: {what}", contender.name));
-        let result = measure(contender).map_err(|error| contender.blame(what, &error));
+        let result = measure(contender).map_err(|error| contender.explain(what, &error));
         self.bar.inc(1);
         result
     }

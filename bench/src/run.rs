@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::ValueEnum as _;
 
-use crate::cli::{Compare, Output, Rivals, Scale};
+use crate::cli::{Compare, ContenderOptions, Output, Scale};
 use crate::setup::far_end;
 use sluicegate_bench::contender::{Contender, Kind};
 use sluicegate_bench::host::Host;
@@ -18,7 +18,7 @@ use sluicegate_bench::{compare, interrupt, namespace, scale};
 
 /// Compares and, except in a quick run, scales.
 pub(crate) fn compared(task: &Compare) -> io::Result<()> {
-    let mut field = Field::line_up(&task.rivals, Kind::value_variants())?;
+    let mut field = Field::start(&task.rivals, Kind::value_variants())?;
     let mut plan = if task.quick { compare::Plan::quick } else { compare::Plan::full }(task.tunnels.clone());
     task.effort.change(&mut plan.time, &mut plan.rounds);
     let mut report = field.report(plan.rounds, plan.time)?;
@@ -33,7 +33,7 @@ pub(crate) fn compared(task: &Compare) -> io::Result<()> {
 
 /// Measures the scaling.
 pub(crate) fn scaled(task: &Scale) -> io::Result<()> {
-    let mut field = Field::line_up(&task.rivals, &[Kind::Engines])?;
+    let mut field = Field::start(&task.rivals, &[Kind::Engines])?;
     let mut plan = if task.quick { scale::Plan::quick() } else { scale::Plan::full() };
     task.effort.change(&mut plan.time, &mut plan.rounds);
     let mut report = field.report(plan.rounds, plan.time)?;
@@ -68,7 +68,7 @@ struct Field {
 
 impl Field {
     /// Starts the origin and all contenders.
-    fn line_up(rivals: &Rivals, usual: &[Kind]) -> io::Result<Self> {
+    fn start(rivals: &ContenderOptions, usual: &[Kind]) -> io::Result<Self> {
         // A running proxy is not reachable from a new namespace.
         if rivals.against.is_none() && rivals.target.is_none() {
             namespace::enter()?;

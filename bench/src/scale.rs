@@ -15,13 +15,13 @@ use crate::rows::{Row, percentiles, tunnels, unit};
 use crate::stats::Samples;
 
 /// Minimum number of tunnels for memory per tunnel: below, one-time allocations dominate.
-const MANY: usize = 1_000;
+const MIN_TUNNELS_FOR_MEMORY: usize = 1_000;
 
 /// Tunnels opened before measuring the memory of idle ones.
-const FIRST: usize = 100;
+const WARM_UP_TUNNELS: usize = 100;
 
 /// Descriptors of a gateway beside two per tunnel: pipes, listeners, rings.
-const RESERVE: u64 = 1_000;
+const RESERVED_DESCRIPTORS: u64 = 1_000;
 
 /// Number of tunnels, open and busy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,7 +68,7 @@ impl Plan {
 }
 
 fn sizes(busy: &[usize], mixed: &[usize], idle: &[usize]) -> Vec<Size> {
-    let room = machine::descriptors().saturating_sub(RESERVE) / 2;
+    let room = machine::descriptors().saturating_sub(RESERVED_DESCRIPTORS) / 2;
     let room = usize::try_from(room).unwrap_or(usize::MAX);
     let busy = busy.iter().map(|&number| Size { open: number, busy: number });
     let mixed = mixed.iter().map(|&open| Size { open: open.min(room), busy: 50 });
@@ -119,12 +119,12 @@ fn measure(contender: &Contender, size: Size, time: Duration) -> io::Result<Vec<
     let fresh = if size.busy == 0 { contender.fresh()? } else { None };
     let contender = fresh.as_ref().unwrap_or(contender);
     let quiet = size.open - size.busy;
-    let first = load::open(&contender.route, FIRST.min(quiet))?;
+    let first = load::open(&contender.route, WARM_UP_TUNNELS.min(quiet))?;
     let before = contender.pid().map(process_family).transpose()?;
     let (start, counted) = (Instant::now(), quiet - first.len());
     let rest = load::open(&contender.route, counted)?;
     let took = start.elapsed();
-    let idle = before.filter(|_| size.busy == 0 && size.open >= MANY).zip(contender.pid());
+    let idle = before.filter(|_| size.busy == 0 && size.open >= MIN_TUNNELS_FOR_MEMORY).zip(contender.pid());
     let idle = idle.map(|(before, pid)| Ok::<_, io::Error>(Idle::between(before, process_family(pid)?, counted)));
     let idle = idle.transpose()?;
     let (mut values, latency) = if size.busy == 0 {

@@ -12,8 +12,8 @@ use socket2::{Domain, Socket, Type};
 /// on loopback for every contender.
 pub const CONGESTION_CONTROL: &str = "cubic";
 
-/// Read timeout of a peer; a longer silence fails the measurement.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Read and write timeout of a socket; a longer silence fails the measurement.
+const SOCKET_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Proxy between the two ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,8 +122,8 @@ pub fn new(address: SocketAddr) -> io::Result<Socket> {
     // If refused, the host's congestion control is measured, and the report names it.
     let _ = socket.set_tcp_congestion(CONGESTION_CONTROL.as_bytes());
     socket.set_tcp_nodelay(true)?;
-    socket.set_read_timeout(Some(PATIENCE))?;
-    socket.set_write_timeout(Some(PATIENCE))?;
+    socket.set_read_timeout(Some(SOCKET_TIMEOUT))?;
+    socket.set_write_timeout(Some(SOCKET_TIMEOUT))?;
     Ok(socket)
 }
 

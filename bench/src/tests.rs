@@ -178,7 +178,7 @@ fn an_origin_tells_how_much_has_come() {
     let mut far = TcpStream::connect(origin).unwrap();
     assert_eq!(origin::count(&mut far).unwrap(), 0);
     let mut sender = TcpStream::connect(origin).unwrap();
-    sender.write_all(&[origin::wish(Role::Sink, 0)]).unwrap();
+    sender.write_all(&[origin::encode_request(Role::Sink, 0)]).unwrap();
     sender.write_all(&[7; 100_000]).unwrap();
     let deadline = Instant::now() + Duration::from_secs(20);
     let mut come = 0;

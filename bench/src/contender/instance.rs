@@ -93,7 +93,7 @@ impl Contender {
 
     /// Explains an error of a measurement: if the contender has exited, its exit is the cause.
     #[must_use]
-    pub fn blame(&mut self, what: &str, error: &io::Error) -> io::Error {
+    pub fn explain(&mut self, what: &str, error: &io::Error) -> io::Error {
         let dead = self.process.as_mut().and_then(|process| process.ends().map(|status| (process, status)));
         match dead {
             Some((process, status)) => process.failure(&format!("ended ({status}) during '{what}'")),

@@ -118,10 +118,10 @@ mod tests {
         assert!(process.ready(|_| None::<()>).is_err());
         let address = free_port().unwrap();
         let mut contender = Contender::started(process, "mouse", String::new(), Proxy::Plain(address), address);
-        let error = contender.blame("1 tunnel", &io::ErrorKind::ConnectionRefused.into()).to_string();
+        let error = contender.explain("1 tunnel", &io::ErrorKind::ConnectionRefused.into()).to_string();
         let expected = "mouse ended (exit status: 7) during '1 tunnel'; the end of its log:\nout of cheese";
         assert_eq!(error, expected);
-        let error = Contender::direct(address).blame("1 tunnel", &io::Error::other("no byte arrived")).to_string();
+        let error = Contender::direct(address).explain("1 tunnel", &io::Error::other("no byte arrived")).to_string();
         assert_eq!(error, "no proxy, 1 tunnel: no byte arrived");
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::flow::{Flow, Role, threads};
 use crate::machine::Cpu;
-use crate::origin::wish;
+use crate::origin::encode_request;
 use crate::socket::Route;
 
 /// Warm-up for windows to grow, the scheduler to spread the threads over the cores, and the buffers
@@ -40,7 +40,7 @@ impl Load {
         };
         for thread in 0..tunnels {
             let mut stream = route.open()?;
-            stream.write_all(&[wish(answers, thread)])?;
+            stream.write_all(&[encode_request(answers, thread)])?;
             flow.add(stream, role, thread)?;
         }
         pause(WARM_UP);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::net::{RecvFlags, recv};
 
 use crate::flow::{Role, SHORT};
-use crate::origin::{TOUCH, wish};
+use crate::origin::{TOUCH, encode_request};
 use crate::socket::Route;
 use crate::stats::Samples;
 
@@ -37,7 +37,7 @@ pub fn connects(route: &Route, clients: usize, time: Duration) -> io::Result<Con
 pub fn short(route: &Route, clients: usize, time: Duration) -> io::Result<Connects> {
     repeat(clients, time, |client| {
         let mut stream = route.open()?;
-        stream.write_all(&[wish(Role::Short, client)])?;
+        stream.write_all(&[encode_request(Role::Short, client)])?;
         let mut arrived = 0;
         let mut scratch = [0; SHORT];
         loop {

@@ -8,7 +8,7 @@ use crate::machine::{Process, process_family};
 use crate::socket::Route;
 
 /// Tunnels opened before the measurement, to pay for one-time allocations.
-const FIRST: usize = 100;
+const WARM_UP_TUNNELS: usize = 100;
 
 /// The cost of one idle tunnel to the proxy's processes.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -37,7 +37,7 @@ impl Idle {
 /// # Errors
 /// Errors of the tunnels, and of reading /proc.
 pub fn idle(route: &Route, tunnels: usize, pid: u32) -> io::Result<Idle> {
-    let first = open(route, FIRST)?;
+    let first = open(route, WARM_UP_TUNNELS)?;
     let before = process_family(pid)?;
     let rest = open(route, tunnels)?;
     let idle = Idle::between(before, process_family(pid)?, tunnels);

@@ -9,5 +9,5 @@ mod verify;
 pub use bulk::{Bulk, Load, bulk, pause};
 pub use connects::{Connects, connects, short, touch};
 pub use idle::{Idle, idle, open};
-pub use ping::{Beside, beside, paced, ping};
+pub use ping::{PingBesideLoad, beside, paced, ping};
 pub use verify::verify;

@@ -4,16 +4,16 @@ use std::io::{self, Read, Write};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::affinity::{self, End};
 use crate::flow::Role;
 use crate::load::bulk::{Bulk, Load, pause};
 use crate::origin::PING;
-use crate::place::{self, End};
 use crate::socket::Route;
 use crate::stats::Samples;
 
 /// Interval between messages beside bulk load. Back-to-back messages would be a load of their own,
 /// growing with the speed of the answers: bulk tunnels would lose most beside the fastest gateway.
-const EVERY: Duration = Duration::from_millis(1);
+const PACED_INTERVAL: Duration = Duration::from_millis(1);
 
 /// Sends `size` bytes and waits for their echo, repeatedly for `time`. Returns microseconds of each
 /// round trip, without the first tenth.
@@ -26,7 +26,7 @@ pub fn ping(route: &Route, size: usize, time: Duration) -> io::Result<Samples> {
 
 /// Runs `work` on a thread placed as the client of a ping-pong.
 fn apart(work: impl FnOnce() -> io::Result<Vec<f64>> + Send) -> io::Result<Samples> {
-    let placed = || place::here(End::Client).and_then(|()| work());
+    let placed = || affinity::pin_to_core_of(End::Client).and_then(|()| work());
     let result = thread::scope(|scope| scope.spawn(placed).join());
     result.map_err(|_| io::Error::other("the client of the ping-pong panicked"))?.map(Samples)
 }
@@ -55,7 +55,7 @@ fn round_trips(route: &Route, size: usize, time: Duration, every: Duration) -> i
 
 /// Result of a ping-pong beside bulk load.
 #[derive(Clone, Debug)]
-pub struct Beside {
+pub struct PingBesideLoad {
     /// GiB per second of the bulk load alone.
     pub without: f64,
     /// GiB per second of the bulk load beside the ping-pong.
@@ -70,20 +70,20 @@ pub struct Beside {
 ///
 /// # Errors
 /// Errors of the tunnels.
-pub fn beside(route: &Route, tunnels: usize, time: Duration) -> io::Result<Beside> {
+pub fn beside(route: &Route, tunnels: usize, time: Duration) -> io::Result<PingBesideLoad> {
     let load = Load::start(route, tunnels, Role::Sink)?;
-    let mut turns = Vec::new();
+    let mut rounds = Vec::new();
     let mut samples = Vec::new();
     for _ in 0..2 {
         let without = load.alone(time / 2)?;
         let (with, more) = load.during(|| paced(route, time / 2))?;
-        turns.push((without, with));
+        rounds.push((without, with));
         samples.extend(more.0);
     }
-    let mean = |rate: fn(&(Bulk, Bulk)) -> f64| f64::midpoint(rate(&turns[0]), rate(&turns[1]));
-    Ok(Beside {
-        without: mean(|turn| turn.0.gib_per_second),
-        with: mean(|turn| turn.1.gib_per_second),
+    let mean = |rate: fn(&(Bulk, Bulk)) -> f64| f64::midpoint(rate(&rounds[0]), rate(&rounds[1]));
+    Ok(PingBesideLoad {
+        without: mean(|round| round.0.gib_per_second),
+        with: mean(|round| round.1.gib_per_second),
         samples: Samples(samples),
     })
 }
@@ -93,5 +93,5 @@ pub fn beside(route: &Route, tunnels: usize, time: Duration) -> io::Result<Besid
 /// # Errors
 /// Errors of the tunnel.
 pub fn paced(route: &Route, time: Duration) -> io::Result<Samples> {
-    apart(|| round_trips(route, 64, time, EVERY))
+    apart(|| round_trips(route, 64, time, PACED_INTERVAL))
 }

@@ -7,11 +7,11 @@ use std::time::Instant;
 
 use crate::data;
 use crate::flow::Role;
-use crate::origin::wish;
+use crate::origin::encode_request;
 use crate::socket::Route;
 
 /// Bytes compared at once.
-const BLOCK: usize = 256 << 10;
+const BLOCK_BYTES: usize = 256 << 10;
 
 /// Sends `bytes` random bytes through each of `tunnels` tunnels at once to an echo, as fast as
 /// possible, and compares the received bytes. Each tunnel starts at another offset of the random
@@ -42,7 +42,7 @@ fn one(route: &Route, number: u64, bytes: u64) -> io::Result<()> {
     let place = number * 1_000_003;
     let mut stream = route.open()?;
     #[expect(clippy::cast_possible_truncation, reason = "only to spread them")]
-    stream.write_all(&[wish(Role::Echo, number as usize)])?;
+    stream.write_all(&[encode_request(Role::Echo, number as usize)])?;
     let sending = stream.try_clone()?;
     thread::scope(|scope| {
         let sent = scope.spawn(move || send(&sending, place, bytes));
@@ -65,7 +65,7 @@ fn send(mut stream: &TcpStream, place: u64, bytes: u64) -> io::Result<()> {
 }
 
 fn receive(mut stream: &TcpStream, place: u64, bytes: u64) -> io::Result<()> {
-    let mut buffer = vec![0; BLOCK];
+    let mut buffer = vec![0; BLOCK_BYTES];
     let mut received = 0;
     while received < bytes {
         let wanted = next(place + received, bytes - received);
@@ -83,6 +83,6 @@ fn receive(mut stream: &TcpStream, place: u64, bytes: u64) -> io::Result<()> {
 /// Next bytes to send, at most a block.
 fn next(place: u64, left: u64) -> &'static [u8] {
     let bytes = data::from(place);
-    let length = bytes.len().min(BLOCK).min(usize::try_from(left).unwrap_or(BLOCK));
+    let length = bytes.len().min(BLOCK_BYTES).min(usize::try_from(left).unwrap_or(BLOCK_BYTES));
     &bytes[..length]
 }

@@ -17,7 +17,7 @@ use rustix::process::setpriority_process;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 /// The highest priority of ordinary threads (sched(7)).
-const FIRST: i32 = -20;
+const HIGHEST_PRIORITY: i32 = -20;
 
 /// End of a ping-pong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,13 +30,13 @@ pub enum End {
 
 /// CPU affinity of a thread: pinned to one core, or free.
 #[derive(Debug)]
-pub struct Place {
+pub struct CpuAffinity {
     permitted: CpuSet,
     own: CpuSet,
-    kept: bool,
+    pinned: bool,
 }
 
-impl Place {
+impl CpuAffinity {
     /// Affinity of the calling thread. Its core is `number` modulo the number of cores.
     ///
     /// # Errors
@@ -44,15 +44,15 @@ impl Place {
     pub fn new(number: usize) -> io::Result<Self> {
         let cores = cores()?;
         let core = cores.get(number % cores.len().max(1)).ok_or(io::ErrorKind::NotFound)?;
-        Ok(Self { permitted: sched_getaffinity(None)?, own: only(*core), kept: false })
+        Ok(Self { permitted: sched_getaffinity(None)?, own: only(*core), pinned: false })
     }
 
     /// Pins the thread to its core, or restores its original affinity.
-    pub fn keep(&mut self, keep: bool) {
-        if keep != self.kept {
+    pub fn set_pinned(&mut self, pinned: bool) {
+        if pinned != self.pinned {
             // Best effort: if refused, the scheduler places the thread.
-            let _ = sched_setaffinity(None, if keep { &self.own } else { &self.permitted });
-            self.kept = keep;
+            let _ = sched_setaffinity(None, if pinned { &self.own } else { &self.permitted });
+            self.pinned = pinned;
         }
     }
 }
@@ -62,11 +62,11 @@ impl Place {
 /// # Errors
 /// The kernel refuses the core. A refused priority, as for ordinary users, is no error:
 /// [`has_priority`] reports it.
-pub fn here(end: End) -> io::Result<()> {
+pub fn pin_to_core_of(end: End) -> io::Result<()> {
     let cores = cores()?;
     let core = if end == End::Client { cores.first() } else { cores.last() };
     sched_setaffinity(None, &only(*core.ok_or(io::ErrorKind::NotFound)?))?;
-    let _ = setpriority_process(None, FIRST);
+    let _ = setpriority_process(None, HIGHEST_PRIORITY);
     Ok(())
 }
 
@@ -85,7 +85,7 @@ fn only(core: usize) -> CpuSet {
 /// Tests on a thread of its own if the ends of a ping-pong can get priority over the load.
 #[must_use]
 pub fn has_priority() -> bool {
-    std::thread::spawn(|| setpriority_process(None, FIRST).is_ok()).join().unwrap_or(false)
+    std::thread::spawn(|| setpriority_process(None, HIGHEST_PRIORITY).is_ok()).join().unwrap_or(false)
 }
 
 #[cfg(test)]
@@ -94,23 +94,26 @@ mod tests {
 
     #[test]
     fn the_ends_are_on_one_core_each() {
-        assert_eq!(core(|| here(End::Client)) != core(|| here(End::Origin)), cores().unwrap().len() > 1);
+        assert_eq!(
+            core(|| pin_to_core_of(End::Client)) != core(|| pin_to_core_of(End::Origin)),
+            cores().unwrap().len() > 1
+        );
     }
 
     #[test]
     fn numbers_go_round_the_cores() {
         let all = cores().unwrap();
-        let kept = |number| move || Place::new(number).map(|mut place| place.keep(true));
-        let found: Vec<usize> = (0..2 * all.len()).map(|number| core(kept(number))).collect();
+        let pinned = |number| move || CpuAffinity::new(number).map(|mut affinity| affinity.set_pinned(true));
+        let found: Vec<usize> = (0..2 * all.len()).map(|number| core(pinned(number))).collect();
         assert_eq!(found, [all.clone(), all].concat());
     }
 
     #[test]
     fn who_is_let_go_may_go_anywhere() {
         let found = std::thread::spawn(|| {
-            let mut place = Place::new(0).unwrap();
-            place.keep(true);
-            place.keep(false);
+            let mut affinity = CpuAffinity::new(0).unwrap();
+            affinity.set_pinned(true);
+            affinity.set_pinned(false);
             cores().unwrap()
         });
         assert_eq!(found.join().unwrap(), cores().unwrap());
