@@ -56,9 +56,8 @@ pub struct Gateway {
     pub handshake_timeout: Duration,
 }
 
-/// Serves one accepted connection, non-blocking, until it is refused or an engine has it; `secure`
-/// if it came in where
-/// TLS is spoken.
+/// Serves one accepted, non-blocking connection until it is refused or handed to an engine.
+/// `transport` says whether the client speaks TLS to the gateway.
 ///
 /// Boxed, as are later the futures needed late or seldom: a client that sends nothing holds no
 /// memory for the steps after its request.
@@ -71,7 +70,7 @@ pub fn serve(
     let mut client = Client::new(stream);
     Box::pin(async move {
         let handed_off = match handshake(&gateway, &mut client, transport, &mut account).await {
-            Ok(origin) => hand_off(&gateway, client, origin, &mut account).await,
+            Ok(connected) => hand_off(&gateway, client, connected, &mut account).await,
             Err(refusal) => {
                 if client.pending() > 0 {
                     account.received_bytes();
@@ -82,7 +81,7 @@ pub fn serve(
         };
         match handed_off {
             // Not awaited: an established tunnel needs no task.
-            Ok(carried) => account.closed_by(carried.end()),
+            Ok(relayed) => account.closed_by(relayed.end()),
             Err(refusal) => account.refused(&refusal),
         }
     })
@@ -119,27 +118,27 @@ async fn handshake(
         None => Some(client.local_addr()?),
     };
     let Request { target, via, proxy_authorization, ask, .. } = request;
-    let connecting = connect(gateway, target, &via, proxy_authorization.as_ref(), to, account);
+    let connecting = authorize_and_dial(gateway, target, &via, proxy_authorization.as_ref(), to, account);
     let content = match &ask {
         Ask::Connect => None,
         Ask::Upgrade(asked) => Some(&asked.content),
     };
-    let upstream = Box::pin(client.unless_left(content, connecting)).await?;
+    let upstream = Box::pin(client.cancel_if_client_leaves(content, connecting)).await?;
     match ask {
         Ask::Connect => Ok(Connected { upstream, switched: false }),
         Ask::Upgrade(asked) => {
             account.enter(Stage::Upgrade);
             let flow = account.exchange(upstream.address);
             let (client, from_client) = client.split()?;
-            let upstream = Box::pin(upgrade::ask(client, from_client, upstream, *asked, limit, &flow)).await?;
+            let upstream = Box::pin(upgrade::exchange(client, from_client, upstream, *asked, limit, &flow)).await?;
             Ok(Connected { upstream, switched: true })
         }
     }
 }
 
-/// Everything between a request and its connection; needs nothing more of the client. `to` is the
+/// Authenticates, checks the target and dials; reads nothing more from the client. `to` is the
 /// address the client connected to, for targets that receive a PROXY header.
-async fn connect(
+async fn authorize_and_dial(
     gateway: &Gateway,
     target: Target,
     via: &str,
@@ -167,8 +166,8 @@ async fn connect(
     account.wait_to_dial(limit).await?;
     account.reserve(user_policy.and_then(|user_policy| user_policy.max_tunnels))?;
     account.enter(Stage::LookUp);
-    let judging = |target: &_| account.set_target(target);
-    let locating = gateway.dialer.locate(&gateway.policy, named, others, &requester, judging);
+    let record_target = |target: &_| account.set_target(target);
+    let locating = gateway.dialer.locate(&gateway.policy, named, others, &requester, record_target);
     let permit = match Box::pin(locating).await? {
         (named, Location::AtParent) => gateway.policy.check_unresolved(named)?,
         (named, Location::Addresses(addresses)) => gateway.policy.check_addresses(named, addresses)?,
@@ -191,21 +190,21 @@ struct Connected {
     switched: bool,
 }
 
-/// Says 200, unless the origin said 101, and gives both sockets away.
+/// Sends the 200, unless the origin sent a 101, and hands both sockets to an engine.
 async fn hand_off(
     gateway: &Gateway,
     client: Client,
-    origin: Connected,
+    connected: Connected,
     account: &mut Account,
 ) -> Result<RelayedTunnel, Refusal> {
-    let Connected { upstream, switched } = origin;
+    let Connected { upstream, switched } = connected;
     let client =
         if switched { client.into_parts()? } else { client.into_established(gateway.handshake_timeout).await? };
     let flow = Arc::new(Flow::default());
     account.limit_rate(&flow);
     let (tls, prefix) = ([client.tls, upstream.tls], [client.early, upstream.leftover]);
     let tunnel = Tunnel { client: client.socket, origin: upstream.socket, tls, prefix, flow: flow.clone() };
-    let carried = gateway.relay.adopt(tunnel).map_err(|reason| Refusal::new(reason, "no engine took the tunnel"))?;
-    account.established(upstream.address, carried.engine.label(), flow);
-    Ok(carried)
+    let relayed = gateway.relay.adopt(tunnel).map_err(|reason| Refusal::new(reason, "no engine took the tunnel"))?;
+    account.established(upstream.address, relayed.engine.label(), flow);
+    Ok(relayed)
 }

@@ -2,11 +2,10 @@
 //! dials; the established pair of sockets then goes to the kernel, for forwarding the bytes.
 //!
 //! ```text
-//! accept -> read CONNECT -> authenticate -> permit target -> dial -> 200 -> hand-off -> relay ->
-//! close & account server    client+request  auth            policy           dial    client
-//! tunnel      relay/*  account
-//!           or Upgrade                                               or upgrade
-//!           '--------- connection::handshake: any failure is one Reason, one HTTP answer --'  '- no HTTP below -'
+//! accept -> read CONNECT   -> authenticate -> permit -> dial -> 200    -> relay   -> account
+//! server    client+request    auth            policy    dial    client    relay/*    account
+//!           or Upgrade                                          or 101
+//!           '-- connection::handshake: one Reason, one answer --'        no HTTP from here on
 //! ```
 //!
 //! # Map
@@ -29,7 +28,7 @@
 //! | 2 | `auth` | credentials to user and policy; hashes off the event loop | `user_policy` `account` `reason` `secret` `source` `fingerprint` `file` `metrics` `sys` `single_flight` | `tracing` `TcpStream` |
 //! | 2 | `policy` | name rules, then address rules on resolved addresses: `Permit` | `reason` `target` `invalid_value` | `tokio` `TcpStream` |
 //! | 2 | `dial` | resolve, Happy Eyeballs, parent proxies, deadlines; accepts only a `Permit` | `policy` `message` `reason` `secret` `principal` `fingerprint` `file` `target` `sys` `metrics` `tls` `invalid_value` `single_flight` | `auth` |
-//! | 2 | `relay` | choose an engine, adopt, fall back; one file an engine | `tunnel` `rate` `reason` `metrics` `sys` `tls` `invalid_value` | `http` `auth` `policy` `config` |
+//! | 2 | `relay` | choose an engine, hand tunnels to it, fall back to another | `tunnel` `rate` `reason` `metrics` `sys` `tls` `invalid_value` | `http` `auth` `policy` `config` |
 //! | 1 | `account` | drop-guard: one log line and the counters, exactly once | `tunnel` `rate` `reason` `metrics` `source` `principal` `target` `invalid_value` | `TcpStream` `socket2` |
 //! | 1 | `admin` | metrics, health, the API of tunnels and rates over HTTP, and the control socket | `account` `metrics` `rate` `reason` `source` `tunnel` `invalid_value` | `relay` |
 //! | 1 | `sys` | the only `unsafe`: descriptors in, `io::Result` out | `tls` `invalid_value` | `tracing` `policy` |
@@ -56,10 +55,10 @@
 //!    unchanged, and the checked address is the dialled address.
 //! 4. No cargo feature changes behaviour: engines are chosen at run time, by a self-test, and each
 //!    fallback is counted with its cause.
-//! 5. In the engines uring and splice no tunnel byte lives only in process memory once the tunnel
-//!    is established: it is in a socket or in a pipe, also while the tunnel moves from worker to
-//!    worker. With sockmap the kernel holds the bytes too, except for bytes spilled by a stopped
-//!    reader, within bounds.
+//! 5. Apart from the prefix (bytes received after the head and not yet sent), the engines uring and
+//!    splice keep no tunnel byte only in process memory: it is in a socket or in a pipe, also while
+//!    the tunnel migrates from worker to worker. With sockmap the kernel holds the bytes too, except
+//!    for bytes spilled because of a stopped reader, within bounds.
 //! 6. No byte of an authenticated peer is passed on outside an [`account::Account`]: a tunnel and
 //!    the exchange before a 101 are listed, counted, rate-limited and ended alike.
 //! 7. Everything has a limit: head bytes, header lines, handshake, dial, slots, queues.

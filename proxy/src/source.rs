@@ -21,7 +21,7 @@ impl From<IpAddr> for Source {
 }
 
 impl Source {
-    /// Returns the IPv6 /48 around the source, as a rule the largest assignment to one customer
+    /// Returns the IPv6 /48 around the source, usually the largest assignment to one customer
     /// (RFC 6177); `None` for IPv4.
     #[must_use]
     pub fn site(self) -> Option<Self> {

@@ -17,19 +17,19 @@ use super::users_file::Line;
 use crate::secret::Secret;
 use crate::user_policy::UserPolicy;
 
-/// Users of the file and of the configuration, as one reading gave them. Checks under way are part
-/// of it, so that none of them outlives a reload; verified credentials do where their hash stays.
+/// Users and policies from one load of the users file and the configuration. Running checks belong
+/// to it and end with it at a reload; verified credentials are kept while their hash is unchanged.
 #[derive(Default)]
 pub(super) struct Table {
-    accounts: HashMap<Arc<str>, Account>,
+    passwords_by_user: HashMap<Arc<str>, UserPasswords>,
     user_policies: HashMap<Arc<str>, Arc<UserPolicy>>,
     /// Policy of users without a section: no limit beside the common ones.
     no_limits: Arc<UserPolicy>,
     ceiling: Ceiling,
-    pub(super) flights: Arc<Checks>,
+    pub(super) running_checks: Arc<Checks>,
 }
 
-struct Account {
+struct UserPasswords {
     /// One, or two while a password is being replaced.
     passwords: Vec<Arc<Password>>,
 }
@@ -41,8 +41,8 @@ struct Password {
     verified: OnceLock<Digest>,
 }
 
-impl Account {
-    /// Creates an account with these hashes; hashes also present `before` keep their verified
+impl UserPasswords {
+    /// Creates the passwords of these hashes; hashes also present `before` keep their verified
     /// credentials, also for a check that ends later.
     fn new(hashes: impl IntoIterator<Item = Arc<Hash>>, before: Option<&Self>) -> Self {
         let known = before.map_or(&[][..], |before| &before.passwords);
@@ -67,18 +67,19 @@ impl Table {
     /// Creates the table of these users, the successor of `before`.
     pub(super) fn new(lines: Vec<Line>, entries: &[Entry], before: Option<&Self>) -> Self {
         let account = |name: Arc<str>, hashes: Vec<Arc<Hash>>| {
-            let before = before.and_then(|before| before.accounts.get(&name));
-            let account = Account::new(hashes, before);
+            let before = before.and_then(|before| before.passwords_by_user.get(&name));
+            let account = UserPasswords::new(hashes, before);
             (name, account)
         };
         let of_line = |line: Line| account(line.name, vec![Arc::new(line.hash)]);
         let with_password = entries.iter().filter(|entry| entry.has_password());
         let of_entry = |entry: &Entry| account(Arc::clone(&entry.name), entry.hashes.clone());
-        let accounts: HashMap<_, _> = lines.into_iter().map(of_line).chain(with_password.map(of_entry)).collect();
-        let ceiling = Ceiling::of(accounts.values().map(Account::works));
+        let passwords_by_user: HashMap<_, _> =
+            lines.into_iter().map(of_line).chain(with_password.map(of_entry)).collect();
+        let ceiling = Ceiling::of(passwords_by_user.values().map(UserPasswords::works));
         let user_policies =
             entries.iter().map(|entry| (Arc::clone(&entry.name), Arc::clone(&entry.user_policy))).collect();
-        Self { accounts, user_policies, no_limits: Arc::default(), ceiling, flights: Arc::default() }
+        Self { passwords_by_user, user_policies, no_limits: Arc::default(), ceiling, running_checks: Arc::default() }
     }
 
     /// Returns the policy of a user.
@@ -87,7 +88,7 @@ impl Table {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.accounts.len()
+        self.passwords_by_user.len()
     }
 
     /// Returns the users with live tunnels to end.
@@ -98,9 +99,9 @@ impl Table {
 
     /// Returns the passwords and policy of every user with either.
     pub(super) fn terms(&self) -> BTreeMap<Arc<str>, Terms> {
-        let names = self.accounts.keys().chain(self.user_policies.keys());
+        let names = self.passwords_by_user.keys().chain(self.user_policies.keys());
         let terms = |name: &Arc<str>| {
-            let passwords = self.accounts.get(name).map(|account| &account.passwords).into_iter().flatten();
+            let passwords = self.passwords_by_user.get(name).map(|account| &account.passwords).into_iter().flatten();
             let hashes = passwords.map(|password| Arc::clone(&password.hash)).collect();
             (Arc::clone(name), Terms { hashes, user_policy: self.user_policies.get(name).cloned() })
         };
@@ -108,12 +109,12 @@ impl Table {
     }
 
     pub(super) fn names(&self) -> Vec<Arc<str>> {
-        self.accounts.keys().map(Arc::clone).collect()
+        self.passwords_by_user.keys().map(Arc::clone).collect()
     }
 
     /// Returns the user's name if these very credentials were verified before.
     pub(super) fn verified(&self, user: &[u8], digest: &Digest) -> Option<Arc<str>> {
-        let (name, account) = self.account(user)?;
+        let (name, account) = self.passwords_of(user)?;
         let known = account.passwords.iter().filter_map(|password| password.verified.get());
         // All are compared, so that the time does not depend on the matching one.
         known.fold(false, |found, known| found | bool::from(known.ct_eq(digest))).then(|| Arc::clone(name))
@@ -121,40 +122,41 @@ impl Table {
 
     /// Returns the user's name in the table.
     pub(super) fn name(&self, user: &[u8]) -> Option<Arc<str>> {
-        self.account(user).map(|(name, _)| Arc::clone(name))
+        self.passwords_of(user).map(|(name, _)| Arc::clone(name))
     }
 
     /// Checks the password in each of its encodings. A failed check takes the same work for every
     /// user, and for an unknown name.
-    pub(super) fn judge(
+    pub(super) fn check_password(
         &self,
         credentials: &Credentials,
         digest: Digest,
         matches: &dyn Fn(&Hash, &[u8]) -> bool,
     ) -> bool {
-        let account = self.account(&credentials.user).map(|(_, account)| account);
+        let account = self.passwords_of(&credentials.user).map(|(_, account)| account);
         let encodings = iter::once(&credentials.password).chain(&credentials.as_sent);
         for password in encodings.map(Secret::expose) {
             if let Some(right) = account.and_then(|account| account.matching(password, matches)) {
                 let _ = right.verified.set(digest);
                 return true;
             }
-            self.fill_up(account, password, matches);
+            self.equalize_work(account, password, matches);
         }
         false
     }
 
-    /// Hashes a wrong password until the work of the check is the ceiling: an account spent that of
-    /// its own hashes before, an unknown user (`None`) nothing.
-    fn fill_up(&self, account: Option<&Account>, password: &[u8], matches: &dyn Fn(&Hash, &[u8]) -> bool) {
-        let done = account.map(Account::works).unwrap_or_default();
+    /// Hashes the wrong password against dummies until the check has cost as much as that of the
+    /// most expensive user. `account`: the hashes of this user, already tried; `None` for an
+    /// unknown user.
+    fn equalize_work(&self, account: Option<&UserPasswords>, password: &[u8], matches: &dyn Fn(&Hash, &[u8]) -> bool) {
+        let done = account.map(UserPasswords::works).unwrap_or_default();
         for work in self.ceiling.remaining(&done) {
             matches(&Hash::dummy(work), password);
         }
     }
 
-    fn account(&self, user: &[u8]) -> Option<(&Arc<str>, &Account)> {
-        self.accounts.get_key_value(str::from_utf8(user).ok()?)
+    fn passwords_of(&self, user: &[u8]) -> Option<(&Arc<str>, &UserPasswords)> {
+        self.passwords_by_user.get_key_value(str::from_utf8(user).ok()?)
     }
 }
 

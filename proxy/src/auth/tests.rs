@@ -131,7 +131,7 @@ impl Setup {
 
     /// Requests that wait for a check.
     fn waiters(&self) -> usize {
-        self.guard().table().flights.waiters()
+        self.guard().table().running_checks.waiters()
     }
 
     /// Checks that wait or run.
@@ -141,7 +141,7 @@ impl Setup {
 
     /// Nothing of any check is left.
     async fn idle(&self) {
-        let flights = || self.guard().table().flights.flights();
+        let flights = || self.guard().table().running_checks.flights();
         until("all is given back", || self.checks() == 0 && self.waiters() == 0 && flights() == 0).await;
     }
 }
@@ -647,7 +647,7 @@ async fn checks_that_wait_are_answered_when_the_pool_ends() {
     guard.verifier = Verifier::new();
     let pool = std::mem::replace(&mut guard.verifier.pool, Pool::new());
     let table = guard.table();
-    let (waiter, lead) = table.flights.join(guard.key.digest(&basic::parse(&header("alice", "x")).unwrap()));
+    let (waiter, lead) = table.running_checks.join(guard.key.digest(&basic::parse(&header("alice", "x")).unwrap()));
     let place = pool.submit(ip(1).into(), Box::new(|| true), lead.unwrap());
     waiter.hold(place.unwrap());
     drop(pool);

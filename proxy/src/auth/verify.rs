@@ -71,7 +71,7 @@ impl Verifier {
     ) -> Result<bool, Refusal> {
         let mut is_again = false;
         loop {
-            let (waiter, lead) = table.flights.join(digest);
+            let (waiter, lead) = table.running_checks.join(digest);
             // A check that ended before this one joined is recorded by now.
             if table.verified(&credentials.user, &digest).is_some() {
                 return Ok(true);
@@ -101,7 +101,7 @@ impl Verifier {
         lead: Lead,
     ) -> Option<Ticket> {
         let (table, matches) = (Arc::clone(table), Arc::clone(&self.matches));
-        self.pool.submit(source, Box::new(move || table.judge(&credentials, digest, &*matches)), lead)
+        self.pool.submit(source, Box::new(move || table.check_password(&credentials, digest, &*matches)), lead)
     }
 }
 

@@ -11,7 +11,7 @@ use crate::sys::stream::{Departure, SplitStream};
 ///
 /// # Errors
 /// Errors of `work`, or [`Reason::ClientGone`].
-pub async fn unless_left<T>(
+pub async fn cancel_if_client_leaves<T>(
     client: SplitStream<'_>,
     early: &AtomicBool,
     work: impl Future<Output = Result<T, Refusal>>,

@@ -25,7 +25,7 @@ mod answer;
 mod hello;
 mod leaving;
 
-pub use leaving::unless_left;
+pub use leaving::cancel_if_client_leaves;
 
 use answer::answer;
 use hello::hello;
@@ -195,7 +195,7 @@ impl Client {
         self.buffer.len()
     }
 
-    /// Sends the client its 200, and gives up the socket with the bytes behind the head.
+    /// Sends the client its 200, and gives up the socket with the bytes after the head.
     ///
     /// # Errors
     /// [`Reason::ClientGone`] when the answer cannot be written, or not within `limit`.
@@ -205,7 +205,7 @@ impl Client {
         self.into_parts()
     }
 
-    /// Gives up the socket of an answered client, with the bytes behind the head.
+    /// Gives up the socket of an answered client, with the bytes after the head.
     ///
     /// # Errors
     /// No known ones.
@@ -236,7 +236,7 @@ impl Client {
     /// # Errors
     /// Errors of `work`; [`Reason::ClientGone`]; [`Reason::Exhausted`] if the socket cannot be
     /// waited for.
-    pub async fn unless_left<T>(
+    pub async fn cancel_if_client_leaves<T>(
         &mut self,
         content: Option<&Content>,
         work: impl Future<Output = Result<T, Refusal>>,
@@ -249,7 +249,7 @@ impl Client {
         let (client, pending) = self.split()?;
         let taken = content.map_or(Ok(0), |content| content.clone().take(pending));
         let early = taken.map_or(true, |taken| taken < pending.len());
-        unless_left(client, &AtomicBool::new(early), work).await
+        cancel_if_client_leaves(client, &AtomicBool::new(early), work).await
     }
 
     /// Answers a refusal, and closes once the client has read the answer, as after an origin's

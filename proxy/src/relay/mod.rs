@@ -101,8 +101,8 @@ impl Relay {
     pub fn start(options: &Options) -> Result<Self, Vec<EngineUnavailable>> {
         let mut relay = Self { running: Vec::new(), tls: None, unavailable: Vec::new() };
         for &engine in &options.engines {
-            if let (Engine::Sockmap, Some(Err(unfit))) = (engine, &options.program) {
-                relay.unavailable.push(unfit.again());
+            if let (Engine::Sockmap, Some(Err(failure))) = (engine, &options.program) {
+                relay.unavailable.push(failure.duplicate());
             } else if relay.running.is_empty() || engine == Engine::Copy {
                 match Running::start(engine, options) {
                     Ok(running) => relay.running.push(running),
@@ -116,8 +116,8 @@ impl Relay {
             relay.tls = Some(copy::Copy::start(options).map_err(|error| failed((Component::Threads, error)))?);
         }
         let Some(chosen) = relay.engine() else { return Err(relay.unavailable) };
-        for unfit in &relay.unavailable {
-            metrics::ENGINE_FALLBACKS.counter(&[unfit.engine.label(), chosen.label(), unfit.cause()]).increment(1);
+        for failure in &relay.unavailable {
+            metrics::ENGINE_FALLBACKS.counter(&[failure.engine.label(), chosen.label(), failure.cause()]).increment(1);
         }
         Ok(relay)
     }

@@ -30,25 +30,25 @@ pub(super) trait Offloader: Debug + Send + Sync {
     ///
     /// # Errors
     /// Those of starting a thread.
-    fn watch(&self, notify: Notify) -> io::Result<Box<dyn Debug + Send + Sync>>;
+    fn start_notifier(&self, notify: Notify) -> io::Result<Box<dyn Debug + Send + Sync>>;
 }
 
 /// One tunnel of which the kernel moves at least one direction. Dropped, it is taken from the
 /// kernel.
 pub(super) trait Offload: Debug + Send {
-    /// Tests if the kernel owns this direction; otherwise the pump keeps it.
+    /// Tests whether the kernel owns this direction; otherwise the pump keeps it.
     fn owns(&self, direction: Direction) -> bool;
 
     /// Does what userspace has to do for a direction that the kernel owns.
-    fn step(&mut self, direction: Direction, sockets: [&TcpStream; 2], source: Source<'_>) -> Step;
+    fn step(&mut self, direction: Direction, sockets: [&TcpStream; 2], source: SourceState<'_>) -> Step;
 
-    /// Tests if the destination's send buffer has had every byte of a direction.
-    fn is_drained(&self, direction: Direction, sockets: [&TcpStream; 2]) -> bool;
+    /// Tests whether the destination's send buffer has had every byte of a direction.
+    fn has_sent_all(&self, direction: Direction, sockets: [&TcpStream; 2]) -> bool;
 }
 
 /// Known state of a direction's source, and memory lent to the step.
 #[derive(Debug)]
-pub(super) struct Source<'a> {
+pub(super) struct SourceState<'a> {
     /// The peer has sent FIN or a reset.
     pub(super) read_closed: bool,
     /// The connection broke.

@@ -12,7 +12,8 @@ pub(super) const QUANTUM: usize = 1 << 20;
 pub(super) enum Step {
     /// Nothing can be done until the kernel reports readiness.
     Blocked,
-    /// The quantum is used up, and there may be more to do; no event announces it.
+    /// The direction has to run again without an event: the quantum is used up, or more may
+    /// follow.
     Yielded,
     /// There is something to do after this time; no event announces it.
     RetryAfter(Duration),

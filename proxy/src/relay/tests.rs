@@ -298,7 +298,7 @@ impl Rig {
     /// Number of migrations between workers, including those of the self-test.
     fn moves(&self) -> u64 {
         match &self._relay.running[0] {
-            super::Running::Workers(_, loops) => loops.moves(),
+            super::Running::Workers(_, loops) => loops.migrations(),
             super::Running::Copy(_) => 0,
         }
     }

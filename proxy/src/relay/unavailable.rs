@@ -60,8 +60,8 @@ impl EngineUnavailable {
         if self.part == Component::PanicOnWarn { "panic_on_warn" } else { cause(&self.error) }
     }
 
-    /// A copy.
-    pub(super) fn again(&self) -> Self {
+    /// Copies this; [`io::Error`] is not `Clone`.
+    pub(super) fn duplicate(&self) -> Self {
         let kind = || io::Error::new(self.error.kind(), self.error.to_string());
         let error = self.error.raw_os_error().map_or_else(kind, io::Error::from_raw_os_error);
         Self { engine: self.engine, part: self.part, error, hint: self.hint.clone() }

@@ -145,7 +145,7 @@ impl Ring {
         Ok(())
     }
 
-    /// Tests if [`Ring::submit`] would do anything; takes no system call.
+    /// Tests whether [`Ring::submit`] would do anything; takes no system call.
     #[must_use]
     pub fn has_deferred(&mut self) -> bool {
         let submissions = self.ring.submission();

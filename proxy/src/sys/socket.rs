@@ -302,7 +302,7 @@ fn buffer_limit(known: &OnceLock<usize>, name: &str) -> usize {
     })
 }
 
-/// Tests if `address` is one of this host's addresses: if a socket can be bound to it.
+/// Tests whether `address` is one of this host's addresses: if a socket can be bound to it.
 ///
 /// Asks the kernel rather than the interfaces: it also knows 127.0.0.0/8 and local routes. With
 /// `net.ipv4.ip_nonlocal_bind` set every address passes for local. An unclear answer, as without

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 use crate::message::{BadContent, Content};
 use crate::sys::deadline::timeout_at;
 use crate::sys::stream::SplitStream;
-use crate::sys::tcp::{self, reset_on_close};
+use crate::sys::tcp;
 use crate::tunnel::{Direction, Flow};
 
 /// Bytes of content read at once.
@@ -71,14 +71,14 @@ impl Exchange<'_> {
         buffer: &mut Vec<u8>,
         content: &mut Content,
         limit: u64,
-    ) -> Result<(), Broken> {
+    ) -> Result<(), CopyError> {
         let mut room = limit;
         loop {
-            let taken = content.take(buffer).map_err(|error| Broken::From(Source::Bad(error)))?;
+            let taken = content.take(buffer).map_err(|error| CopyError::Source(SourceError::Bad(error)))?;
             let within = usize::try_from(room).unwrap_or(usize::MAX).min(taken);
-            self.send(direction, &buffer[..within]).await.map_err(Broken::To)?;
+            self.send(direction, &buffer[..within]).await.map_err(CopyError::Destination)?;
             if within < taken {
-                return Err(Broken::From(Source::TooLong));
+                return Err(CopyError::Source(SourceError::TooLong));
             }
             room -= within as u64;
             buffer.drain(..taken);
@@ -88,9 +88,9 @@ impl Exchange<'_> {
             buffer.reserve(PIECE_BYTES);
             match self.receive(direction, buffer).await {
                 Ok(0) if *content == Content::UntilClose => return Ok(()),
-                Ok(0) => return Err(Broken::From(Source::Ended)),
+                Ok(0) => return Err(CopyError::Source(SourceError::Ended)),
                 Ok(_) => {}
-                Err(error) => return Err(Broken::From(Source::Failed(error))),
+                Err(error) => return Err(CopyError::Source(SourceError::Failed(error))),
             }
         }
     }
@@ -132,23 +132,23 @@ impl Exchange<'_> {
 }
 
 /// Sets whether closing the socket is a reset from here on, as a kill, the end of a drain or a
-/// time-out closes it. A peer
-/// takes a clean end for the end of an answer that announces none, or for one of its own making.
-pub(super) fn cut_on_close(socket: SplitStream<'_>, cut: bool) {
+/// time-out closes it. A peer takes a clean end for the end of an answer that announces none, or for
+/// one of its own making.
+pub(super) fn reset_on_close(socket: SplitStream<'_>, resets: bool) {
     // Fails for a socket other than TCP.
-    let _ = reset_on_close(&socket, cut);
+    let _ = tcp::reset_on_close(&socket, resets);
 }
 
 /// Why content did not get through.
-pub(super) enum Broken {
+pub(super) enum CopyError {
     /// Its source failed.
-    From(Source),
+    Source(SourceError),
     /// Its destination failed.
-    To(io::Error),
+    Destination(io::Error),
 }
 
 /// The failed source of content.
-pub(super) enum Source {
+pub(super) enum SourceError {
     /// It sent no content.
     Bad(BadContent),
     /// It sent more than is carried.
@@ -159,7 +159,7 @@ pub(super) enum Source {
     Failed(io::Error),
 }
 
-impl fmt::Display for Source {
+impl fmt::Display for SourceError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Bad(error) => error.fmt(f),

@@ -5,7 +5,7 @@
 //! anything else. Such an answer is forwarded whole, and the connection is closed behind it; a
 //! further request on it would be unchecked.
 //!
-//! The exchange is no way around a tunnel: it has one deadline and a bound for each of its parts,
+//! An exchange is limited like a tunnel: it has one deadline and a bound for each of its parts,
 //! all its bytes are counted, and it is held to rates and ended by commands as a tunnel is
 //! ([`Flow`]).
 //!
@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::client::{took_no_answer, unless_left};
+use crate::client::{cancel_if_client_leaves, took_no_answer};
 use crate::dial::Upstream;
 use crate::message::{MAX_CONTENT_BYTES, MAX_HEAD, MAX_INTERIM_ANSWERS};
 use crate::reason::{Reason, Refusal};
@@ -37,7 +37,7 @@ use crate::tunnel::{Direction, Flow};
 
 use answer::{Answer, SWITCHED};
 use control::Control;
-use exchange::{Broken, Exchange, Source, cut_on_close};
+use exchange::{CopyError, Exchange, SourceError, reset_on_close};
 
 /// Most bytes of content of an answer without a tunnel, chunk framing included: such an answer is
 /// an error or a page about one.
@@ -50,14 +50,16 @@ const MAX_ANSWER_BYTES: u64 = 1 << 20;
 /// and gives it commands.
 ///
 /// # Errors
-/// A refusal to answer the client with; or, if the client has the origin's answer instead,
-/// [`Reason::NotUpgraded`], [`Reason::AnswerCut`] and [`Reason::AnswerTooLong`] for an incomplete
-/// one; [`Reason::ClientGone`] as soon as the client leaves; or the reason `flow` was stopped for.
-pub async fn ask(
+/// - A refusal to send to the client.
+/// - [`Reason::NotUpgraded`], [`Reason::AnswerCut`], [`Reason::AnswerTooLong`]: the client already
+///   has the origin's answer, or a part of it.
+/// - [`Reason::ClientGone`]: the client has left.
+/// - The reason that `flow` was stopped with.
+pub async fn exchange(
     client: SplitStream<'_>,
     from_client: &mut Vec<u8>,
     origin: Upstream,
-    asked: Upgrade,
+    request: Upgrade,
     limit: Duration,
     flow: &Flow,
 ) -> Result<Upstream, Refusal> {
@@ -67,18 +69,19 @@ pub async fn ask(
         let origin = stream
             .split()
             .map_err(|error| Refusal::new(Reason::Exhausted, format!("cannot poll the origin: {error}")))?;
-        // Until the exchange is over, and whatever ends it before.
-        cut_on_close(origin, true);
+        // While an exchange runs, closing the origin is a reset; while an answer is being sent,
+        // closing the client is one too.
+        reset_on_close(origin, true);
         let exchange = Exchange { client, origin, flow, deadline: Instant::now() + limit };
         let mut control = Control::of(flow);
         let mut from_origin = leftover;
         let exchanged = tokio::select! {
             biased;
             why = control.obey([client, origin]) => {
-                cut_on_close(client, true);
+                reset_on_close(client, true);
                 Err(Refusal::new(why, "ended before the origin switched protocols"))
             }
-            exchanged = run(exchange, from_client, &mut from_origin, asked, limit) => exchanged,
+            exchanged = run_exchange(exchange, from_client, &mut from_origin, request, limit) => exchanged,
         };
         exchanged?;
         control.release_rate([client, origin]);
@@ -90,40 +93,40 @@ pub async fn ask(
 }
 
 /// Runs the exchange from the request to the answer: a 101 on success.
-async fn run(
+async fn run_exchange(
     exchange: Exchange<'_>,
     from_client: &mut Vec<u8>,
     from_origin: &mut Vec<u8>,
-    asked: Upgrade,
+    request: Upgrade,
     limit: Duration,
 ) -> Result<(), Refusal> {
     let Exchange { client, origin, .. } = exchange;
     // Set with the last byte of the request, if the client has sent more.
     let early = AtomicBool::new(false);
-    let answering = answered(exchange, from_client, from_origin, asked, limit, &early);
-    let answer = unless_left(client, &early, answering).await?;
+    let answering = send_and_await_answer(exchange, from_client, from_origin, request, limit, &early);
+    let answer = cancel_if_client_leaves(client, &early, answering).await?;
     // From here on the client's bytes are part of an answer, until the answer is complete.
-    cut_on_close(client, true);
+    reset_on_close(client, true);
     exchange.send(Direction::ToClient, &answer.head).await.map_err(|error| took_no_answer(&error))?;
     if answer.status != SWITCHED {
-        return Err(passed_on(exchange, from_origin, answer, !from_client.is_empty()).await);
+        return Err(forward_answer(exchange, from_origin, answer, !from_client.is_empty()).await);
     }
-    cut_on_close(client, false);
-    cut_on_close(origin, false);
+    reset_on_close(client, false);
+    reset_on_close(origin, false);
     Ok(())
 }
 
 /// Returns the final answer, once the request is sent or needs no more sending.
-async fn answered(
+async fn send_and_await_answer(
     exchange: Exchange<'_>,
     from_client: &mut Vec<u8>,
     from_origin: &mut Vec<u8>,
-    asked: Upgrade,
+    request: Upgrade,
     limit: Duration,
     early: &AtomicBool,
 ) -> Result<Answer, Refusal> {
-    exchange.send(Direction::ToOrigin, asked.head.expose()).await.map_err(|error| took_nothing(&error))?;
-    let mut content = asked.content.clone();
+    exchange.send(Direction::ToOrigin, request.head.expose()).await.map_err(|error| origin_write_refusal(&error))?;
+    let mut content = request.content.clone();
     // Both at once: an origin may answer before it has all, and a client may wait for a 100 before
     // it sends any.
     let mut sending = pin!(async {
@@ -132,7 +135,7 @@ async fn answered(
         Ok(())
     });
     let interim = AtomicBool::new(false);
-    let mut answering = pin!(read_answer(exchange, from_origin, &asked, &interim, limit));
+    let mut answering = pin!(read_final_answer(exchange, from_origin, &request, &interim, limit));
     let mut sent = Sent::Partly;
     let answer = loop {
         tokio::select! {
@@ -140,24 +143,24 @@ async fn answered(
             done = &mut sending, if matches!(sent, Sent::Partly) => sent = match done {
                 Ok(()) => Sent::Whole,
                 // An origin that accepts no more bytes usually has an answer.
-                Err(Broken::To(error)) => Sent::Rejected(took_nothing(&error)),
-                Err(broken @ Broken::From(_)) => break Err(of_request(&broken)),
+                Err(CopyError::Destination(error)) => Sent::Rejected(origin_write_refusal(&error)),
+                Err(broken @ CopyError::Source(_)) => break Err(request_refusal(&broken)),
             },
             answer = &mut answering => break answer,
         }
     };
     match answer {
-        // An origin with the whole request may switch; of a part of it, the rest would belong to
-        // the tunnel.
+        // Accept the 101 only after the whole request is sent; otherwise the rest of its content
+        // would be sent as tunnel bytes.
         Ok(answer) if answer.status == SWITCHED => match sent {
             Sent::Whole => Ok(answer),
-            Sent::Partly => sending.await.map(|()| answer).map_err(|broken| of_request(&broken)),
+            Sent::Partly => sending.await.map(|()| answer).map_err(|broken| request_refusal(&broken)),
             Sent::Rejected(refusal) => Err(refusal),
         },
         Ok(answer) => Ok(answer),
         // A client with half an answer cannot be sent a refusal.
         Err(refusal) if interim.load(Ordering::Relaxed) => {
-            cut_on_close(exchange.client, true);
+            reset_on_close(exchange.client, true);
             Err(Refusal::new(Reason::AnswerCut, format!("cannot pass on an interim answer: {}", refusal.detail)))
         }
         Err(refusal) => Err(refusal),
@@ -176,22 +179,22 @@ enum Sent {
 
 /// Reads up to the final answer, and forwards the interim ones before it; `interim` is true while
 /// one is being sent.
-async fn read_answer(
+async fn read_final_answer(
     exchange: Exchange<'_>,
     buffer: &mut Vec<u8>,
-    asked: &Upgrade,
+    request: &Upgrade,
     interim: &AtomicBool,
     limit: Duration,
 ) -> Result<Answer, Refusal> {
-    let mut passed = 0;
+    let mut interim_count = 0;
     loop {
-        if let Some(answer) = answer::parse(buffer, asked)? {
+        if let Some(answer) = answer::parse(buffer, request)? {
             buffer.drain(..answer.head_len);
             if !answer.is_interim() {
                 return Ok(answer);
             }
-            passed += 1;
-            if passed > MAX_INTERIM_ANSWERS {
+            interim_count += 1;
+            if interim_count > MAX_INTERIM_ANSWERS {
                 return answer::bad(&format!("more than {MAX_INTERIM_ANSWERS} interim answers"));
             }
             interim.store(true, Ordering::Relaxed);
@@ -216,13 +219,13 @@ async fn read_answer(
 /// Forwards the content of an answer without a tunnel, and returns the reason for the lack of one.
 /// `early`: the client had sent more than its request, so the end of its stream is not its
 /// departure.
-async fn passed_on(exchange: Exchange<'_>, buffer: &mut Vec<u8>, mut answer: Answer, early: bool) -> Refusal {
+async fn forward_answer(exchange: Exchange<'_>, buffer: &mut Vec<u8>, mut answer: Answer, early: bool) -> Refusal {
     let Exchange { client, origin, .. } = exchange;
     let (status, whole) = (answer.status, AtomicBool::new(false));
     let mut passing = pin!(async {
         exchange.carry(Direction::ToClient, buffer, &mut answer.content, MAX_ANSWER_BYTES).await?;
         whole.store(true, Ordering::Relaxed);
-        exchange.delivered().await.map_err(Broken::To)
+        exchange.delivered().await.map_err(CopyError::Destination)
     });
     let (mut discarding, mut sends) = (pin!(exchange.discard()), true);
     let passed = loop {
@@ -232,47 +235,47 @@ async fn passed_on(exchange: Exchange<'_>, buffer: &mut Vec<u8>, mut answer: Ans
             discarded = &mut discarding, if sends => match discarded {
                 // A client with its whole answer may close.
                 Ok(()) if early || whole.load(Ordering::Relaxed) => sends = false,
-                Ok(()) => break Err(Broken::To(io::Error::new(ErrorKind::ConnectionAborted, "it closed its connection"))),
-                Err(error) => break Err(Broken::To(error)),
+                Ok(()) => break Err(CopyError::Destination(io::Error::new(ErrorKind::ConnectionAborted, "it closed its connection"))),
+                Err(error) => break Err(CopyError::Destination(error)),
             },
         }
     };
     match passed {
         Ok(()) => {
-            cut_on_close(client, false);
-            cut_on_close(origin, false);
+            reset_on_close(client, false);
+            reset_on_close(origin, false);
             Refusal::new(Reason::NotUpgraded, format!("the origin answered {status}"))
         }
-        Err(Broken::To(error)) => took_no_answer(&error),
-        Err(Broken::From(Source::TooLong)) => Refusal::new(
+        Err(CopyError::Destination(error)) => took_no_answer(&error),
+        Err(CopyError::Source(SourceError::TooLong)) => Refusal::new(
             Reason::AnswerTooLong,
             format!("the origin answered {status} with more than {MAX_ANSWER_BYTES} bytes of content"),
         ),
-        Err(Broken::From(broken)) => {
+        Err(CopyError::Source(broken)) => {
             Refusal::new(Reason::AnswerCut, format!("the origin answered {status}, but not completely: {broken}"))
         }
     }
 }
 
 /// Builds the refusal of a request with undelivered content.
-fn of_request(broken: &Broken) -> Refusal {
+fn request_refusal(broken: &CopyError) -> Refusal {
     let source = match broken {
-        Broken::To(error) => return took_nothing(error),
-        Broken::From(source) => source,
+        CopyError::Destination(error) => return origin_write_refusal(error),
+        CopyError::Source(source) => source,
     };
     let reason = match source {
-        Source::TooLong => {
+        SourceError::TooLong => {
             let detail = format!("the content of an Upgrade is longer than {MAX_CONTENT_BYTES} bytes; use CONNECT");
             return Refusal::new(Reason::ContentTooLarge, detail);
         }
-        Source::Bad(_) => Reason::Malformed,
-        Source::Failed(error) if error.kind() == ErrorKind::TimedOut => Reason::HandshakeTimeout,
-        Source::Ended | Source::Failed(_) => Reason::ClientGone,
+        SourceError::Bad(_) => Reason::Malformed,
+        SourceError::Failed(error) if error.kind() == ErrorKind::TimedOut => Reason::HandshakeTimeout,
+        SourceError::Ended | SourceError::Failed(_) => Reason::ClientGone,
     };
     Refusal::new(reason, format!("the content of the request is incomplete: {source}"))
 }
 
-fn took_nothing(error: &io::Error) -> Refusal {
+fn origin_write_refusal(error: &io::Error) -> Refusal {
     match error.kind() {
         ErrorKind::TimedOut => {
             Refusal::new(Reason::AnswerTimeout, "the origin stopped reading the request for --handshake-timeout")

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 
 use super::buffer::Buffer;
-use super::leg_end::LegEnd;
+use super::copy_leg::CopyLeg;
 use crate::reason::Reason;
 use crate::relay::fault::{Fault, clean_end};
 use crate::relay::last_bytes::{LAST_BYTES, LAST_BYTES_POLL, acknowledged};
@@ -26,15 +26,15 @@ use crate::tunnel::{ActivitySource, Direction, Flow};
 /// A tunnel, shared by its task and by those who send it commands.
 #[derive(Debug)]
 pub(super) struct CopyTunnel {
-    client: LegEnd,
-    origin: LegEnd,
+    client: CopyLeg,
+    origin: CopyLeg,
     flow: Arc<Flow>,
     meter: ActivityMeter,
     options: Arc<Options>,
     /// The source of a direction ([`Direction::index`]) is known to have failed.
     broken: [AtomicBool; 2],
     /// The copying of a direction has ended, with or without an error.
-    passed: [AtomicBool; 2],
+    copy_ended: [AtomicBool; 2],
     /// Both directions ended cleanly. Otherwise closing the sockets is a reset, whatever becomes of
     /// the task.
     clean_close: AtomicBool,
@@ -62,7 +62,7 @@ impl ActivitySource for Activity {
 }
 
 /// End of a tunnel before both directions have ended.
-enum Broken {
+enum EarlyEnd {
     Fault(Fault),
     Stopped(Reason),
 }
@@ -76,13 +76,13 @@ impl CopyTunnel {
         options: Arc<Options>,
     ) -> Self {
         Self {
-            client: LegEnd::new(client, client_tls),
-            origin: LegEnd::new(origin, origin_tls),
+            client: CopyLeg::new(client, client_tls),
+            origin: CopyLeg::new(origin, origin_tls),
             flow,
             meter: ActivityMeter::default(),
             options,
             broken: Default::default(),
-            passed: Default::default(),
+            copy_ended: Default::default(),
             clean_close: AtomicBool::new(false),
             rate_lock: Mutex::default(),
         }
@@ -101,7 +101,7 @@ impl CopyTunnel {
         self.meter.sample([&self.client, &self.origin]).activity
     }
 
-    /// Carries the tunnel to its end. `prefix`: bytes from behind the heads; `stopped`: the command
+    /// Carries the tunnel to its end. `prefix`: bytes from after the heads; `stopped`: the command
     /// to stop.
     pub(super) async fn run(&self, prefix: [Vec<u8>; 2], stopped: oneshot::Receiver<Reason>) -> Reason {
         let why = self.carry(prefix, stopped).await;
@@ -110,12 +110,12 @@ impl CopyTunnel {
         why
     }
 
-    async fn carry(&self, [to_origin, to_client]: [Vec<u8>; 2], stopped: oneshot::Receiver<Reason>) -> Reason {
+    async fn carry(&self, [origin_prefix, client_prefix]: [Vec<u8>; 2], stopped: oneshot::Receiver<Reason>) -> Reason {
         let first_end = OnceLock::new();
-        let mut up = Box::pin(self.pass(Direction::ToOrigin, to_origin, &first_end));
-        let mut down = Box::pin(self.pass(Direction::ToClient, to_client, &first_end));
+        let mut to_origin = Box::pin(self.pass(Direction::ToOrigin, origin_prefix, &first_end));
+        let mut to_client = Box::pin(self.pass(Direction::ToClient, client_prefix, &first_end));
         let both = async {
-            tokio::try_join!(&mut up, &mut down)?;
+            tokio::try_join!(&mut to_origin, &mut to_client)?;
             self.delivered().await;
             Ok(())
         };
@@ -127,25 +127,25 @@ impl CopyTunnel {
                     self.clean_close.store(may_close, Ordering::Relaxed);
                     return clean_end(first_end.get().copied());
                 }
-                Err(fault) => Broken::Fault(fault),
+                Err(fault) => EarlyEnd::Fault(fault),
             },
-            fault = self.failure() => Broken::Fault(fault),
-            broken = self.stopped(stopped) => broken,
+            fault = self.failure() => EarlyEnd::Fault(fault),
+            broken = self.sample_until_stopped(stopped) => broken,
         };
         let fault = match broken {
-            Broken::Stopped(why) => return why,
-            Broken::Fault(fault) => fault,
+            EarlyEnd::Stopped(why) => return why,
+            EarlyEnd::Fault(fault) => fault,
         };
         log_tls(&fault);
         // A write may have had the error, which the kernel reports only once.
         self.broken[fault.source_of.index()].store(true, Ordering::Relaxed);
         let last = match fault.source_of {
-            Direction::ToOrigin => up,
-            Direction::ToClient => down,
+            Direction::ToOrigin => to_origin,
+            Direction::ToClient => to_client,
         };
         self.pass_last(fault.source_of, last).await;
         match first_end.get() {
-            Some(first) if tls::is_truncation(&fault.error) && self.is_answered(fault.source_of, *first) => {
+            Some(first) if tls::is_truncation(&fault.error) && self.peer_had_everything(fault.source_of, *first) => {
                 clean_end(Some(*first))
             }
             _ => fault.reason(),
@@ -162,7 +162,7 @@ impl CopyTunnel {
         }
     }
 
-    const fn ends(&self, direction: Direction) -> (&LegEnd, &LegEnd) {
+    const fn legs(&self, direction: Direction) -> (&CopyLeg, &CopyLeg) {
         match direction {
             Direction::ToOrigin => (&self.client, &self.origin),
             Direction::ToClient => (&self.origin, &self.client),
@@ -174,12 +174,12 @@ impl CopyTunnel {
     /// Copies one direction until its end has been passed on, and records that.
     async fn pass(&self, direction: Direction, prefix: Vec<u8>, first_end: &OnceLock<Direction>) -> Result<(), Fault> {
         let result = self.copy(direction, prefix, first_end).await;
-        self.passed[direction.index()].store(true, Ordering::Relaxed);
+        self.copy_ended[direction.index()].store(true, Ordering::Relaxed);
         result
     }
 
     async fn copy(&self, direction: Direction, prefix: Vec<u8>, first_end: &OnceLock<Direction>) -> Result<(), Fault> {
-        let (source, destination) = self.ends(direction);
+        let (source, destination) = self.legs(direction);
         let lost = |error| Fault::of_source(direction, error);
         self.send(direction, &prefix).await?;
         drop(prefix);
@@ -203,7 +203,7 @@ impl CopyTunnel {
     }
 
     async fn send(&self, direction: Direction, mut bytes: &[u8]) -> Result<(), Fault> {
-        let (_, destination) = self.ends(direction);
+        let (_, destination) = self.legs(direction);
         while !bytes.is_empty() {
             let sent = destination.send(bytes).await.map_err(|error| Fault::of_destination(direction, error))?;
             self.flow.add(direction, sent as u64, std::time::Instant::now());
@@ -223,7 +223,7 @@ impl CopyTunnel {
     }
 
     async fn failed(&self, direction: Direction) -> Fault {
-        let (LegEnd { socket, .. }, _) = self.ends(direction);
+        let (CopyLeg { socket, .. }, _) = self.legs(direction);
         let error = match socket.ready(Interest::ERROR).await {
             Ok(_) => match socket.take_error() {
                 Ok(Some(error)) | Err(error) => error,
@@ -238,7 +238,7 @@ impl CopyTunnel {
     }
 
     /// Samples the tunnel until it is stopped or a time-out is over.
-    async fn stopped(&self, mut asked: oneshot::Receiver<Reason>) -> Broken {
+    async fn sample_until_stopped(&self, mut stop: oneshot::Receiver<Reason>) -> EarlyEnd {
         let timeouts = self.options.timeouts();
         let mut ticks = interval_at(Instant::now() + timeouts.interval, timeouts.interval);
         // After a time in which the process stood still there is one tick, not one for each missed.
@@ -246,15 +246,15 @@ impl CopyTunnel {
         let mut watch = Watch::new(std::time::Instant::now());
         loop {
             match watch.sample([&self.client, &self.origin], &self.meter, &self.flow, timeouts) {
-                Some(Expired::Idle) => return Broken::Stopped(Reason::Idle),
+                Some(Expired::Idle) => return EarlyEnd::Stopped(Reason::Idle),
                 // Bytes that the peer sent before are still passed on.
                 Some(Expired::Peer(gone)) => {
-                    return Broken::Fault(Fault::of_source(gone, ErrorKind::TimedOut.into()));
+                    return EarlyEnd::Fault(Fault::of_source(gone, ErrorKind::TimedOut.into()));
                 }
                 None => {}
             }
             tokio::select! {
-                Ok(why) = &mut asked => return Broken::Stopped(why),
+                Ok(why) = &mut stop => return EarlyEnd::Stopped(why),
                 _ = ticks.tick() => {}
             }
         }
@@ -263,9 +263,9 @@ impl CopyTunnel {
     /// Delivers bytes of `direction` that came before its source failed, while there is progress.
     /// The reset comes when the sockets are dropped.
     async fn pass_last(&self, direction: Direction, passing: impl Future<Output = Result<(), Fault>>) {
-        let (_, sound) = self.ends(direction);
+        let (_, sound) = self.legs(direction);
         let arrived = async {
-            if !self.passed[direction.index()].load(Ordering::Relaxed) {
+            if !self.copy_ended[direction.index()].load(Ordering::Relaxed) {
                 let _ = passing.await;
             }
             while tcp::unacknowledged(sound).is_ok_and(|bytes| bytes > 0) {
@@ -277,7 +277,7 @@ impl CopyTunnel {
 
     /// Waits until the destination of `direction` has acknowledged nothing for [`LAST_BYTES`].
     async fn standstill(&self, direction: Direction) {
-        let (_, destination) = self.ends(direction);
+        let (_, destination) = self.legs(direction);
         let mut before = acknowledged(&self.flow, direction, destination);
         let mut excused = false;
         loop {
@@ -292,13 +292,14 @@ impl CopyTunnel {
         }
     }
 
-    /// Tests if the source of `direction`, which ended without notice, had received the whole of
-    /// the other direction, with the end that came `first`. Then it left a tunnel that was over.
-    fn is_answered(&self, direction: Direction, first: Direction) -> bool {
-        let (left, _) = self.ends(direction);
+    /// Tests whether the source of `direction`, which closed without notice, had already received
+    /// everything of the other direction, including the end that came `first`. The tunnel was then
+    /// complete.
+    fn peer_had_everything(&self, direction: Direction, first: Direction) -> bool {
+        let (left, _) = self.legs(direction);
         let other = direction.opposite();
         first == other
-            && self.passed[other.index()].load(Ordering::Relaxed)
+            && self.copy_ended[other.index()].load(Ordering::Relaxed)
             && !self.broken[other.index()].load(Ordering::Relaxed)
             && tcp::is_delivered(left)
     }

@@ -16,8 +16,8 @@ use crate::sys::tcp;
 use crate::tunnel::{Command, Tunnel};
 
 mod buffer;
+mod copy_leg;
 mod copy_tunnel;
-mod leg_end;
 
 use copy_tunnel::{Activity, CopyTunnel};
 

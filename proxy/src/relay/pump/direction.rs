@@ -37,7 +37,7 @@ enum Pull {
     /// There may be bytes in the pipe or an end to pass on: push, then pull again.
     Again,
     /// So many bytes went to the destination without a pipe.
-    Passed(usize),
+    SentWithoutPipe(usize),
     /// Nothing can be read, or the destination has no room.
     Blocked,
 }
@@ -48,7 +48,7 @@ pub(super) struct DirectionPump<'a> {
     pub(super) source: &'a mut Leg,
     pub(super) destination: &'a mut Leg,
     pub(super) half: &'a mut Half,
-    /// The source is not read from, see [`super::hand_off::HandOff::Draining`].
+    /// The source is not read from, see [`super::offloading::OffloadState::Emptying`].
     pub(super) paused: bool,
     pub(super) flow: &'a Flow,
     pub(super) now: Instant,
@@ -76,7 +76,7 @@ impl DirectionPump<'_> {
             }
             match self.pull(pipes, scratch, QUANTUM - moved) {
                 Ok(Pull::Again) => {}
-                Ok(Pull::Passed(bytes)) => moved += bytes,
+                Ok(Pull::SentWithoutPipe(bytes)) => moved += bytes,
                 Ok(Pull::Blocked) => return Step::Blocked,
                 Err(fault) => return Step::Failed(fault),
             }
@@ -176,7 +176,7 @@ impl DirectionPump<'_> {
         if sent > 0 {
             self.flow.add(self.direction, sent as u64, self.now);
         }
-        Ok(Pull::Passed(sent))
+        Ok(Pull::SentWithoutPipe(sent))
     }
 
     /// Records the result of a read.
@@ -195,7 +195,7 @@ impl DirectionPump<'_> {
             Err(error) => return Err(Fault::of_source(self.direction, error)),
         };
         match read {
-            Read::End => self.half.life = Life::Draining,
+            Read::End => self.half.life = Life::EndRead,
             Read::WouldBlock => self.source.readable = false,
             Read::Bytes(_) | Read::Interrupted => {}
         }

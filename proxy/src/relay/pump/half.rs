@@ -9,7 +9,7 @@ pub(super) enum Life {
     /// The end was not read yet.
     Open,
     /// The end was read. It is passed on as soon as all bytes before it are.
-    Draining,
+    EndRead,
     /// The end was passed on.
     Finished,
 }
@@ -18,7 +18,7 @@ pub(super) enum Life {
 #[derive(Debug)]
 pub(super) struct Half {
     pub(super) life: Life,
-    /// Bytes from behind the head that are not sent yet; they go before everything else.
+    /// Bytes from after the head that are not sent yet; they go before everything else.
     pub(super) prefix: Vec<u8>,
     pub(super) pipe: Option<Pipe>,
     /// Bytes in the pipe.
@@ -32,7 +32,7 @@ impl Half {
         Self { life: Life::Open, prefix, pipe: None, held: 0, no_pipe: false }
     }
 
-    /// Tests if there are bytes that were read and not sent.
+    /// Tests whether there are bytes that were read and not sent.
     pub(super) const fn is_under_way(&self) -> bool {
         self.held > 0 || !self.prefix.is_empty()
     }

@@ -28,7 +28,7 @@ impl From<Mask> for Readiness {
     }
 }
 
-/// One end of a tunnel.
+/// One leg of a tunnel: a socket and its readiness.
 #[derive(Debug)]
 pub(in crate::relay) struct Leg {
     pub(in crate::relay) socket: Arc<TcpStream>,
@@ -70,7 +70,7 @@ impl Leg {
         self.maybe_urgent |= reported.urgent;
     }
 
-    /// Tests if there are bytes to read after splice(2) reported the end. It does so too if urgent
+    /// Tests whether there are bytes to read after splice(2) reported the end. It does so too if urgent
     /// data is next and the end has come behind it (`net/ipv4/tcp.c`, `tcp_splice_read`).
     pub(super) fn has_more(&self) -> bool {
         peek(&self.socket, &mut [0; 1]).is_ok_and(|bytes| bytes > 0)

@@ -11,7 +11,7 @@
 //! | `leg` | one socket and its readiness |
 //! | `half` | bytes under way in one direction, and how far its stream is |
 //! | `direction` | one turn of one direction |
-//! | `hand_off` | the state of handing the tunnel over to the kernel |
+//! | `offloading` | whether the kernel has taken the tunnel |
 
 use std::io;
 use std::net::TcpStream;
@@ -20,7 +20,7 @@ use std::time::Instant;
 
 use rustix::io::Errno;
 
-use super::offload::{Offloader, Source};
+use super::offload::{Offloader, SourceState};
 use super::pipes::Pipes;
 use super::rate_limit::set_rate;
 use super::step::Step;
@@ -33,15 +33,15 @@ use crate::tunnel::{ActivitySource, Direction, Flow, Tunnel};
 
 mod direction;
 mod half;
-mod hand_off;
 mod leg;
+mod offloading;
 
-pub(super) use hand_off::Attempt;
 pub(super) use leg::{Leg, Readiness};
+pub(super) use offloading::Attempt;
 
 use direction::DirectionPump;
 use half::{Half, Life};
-use hand_off::{Drain, HandOff};
+use offloading::{EmptyProgress, OffloadState};
 
 /// Both sockets, as the source of [`Flow::last_activity`].
 #[derive(Debug)]
@@ -79,16 +79,16 @@ impl Drop for SharedSockets {
     }
 }
 
-/// Both ends and both directions of a tunnel.
+/// Both legs and both directions of a tunnel.
 #[derive(Debug)]
 pub(super) struct Pump {
     /// By [`Direction::index`] of the direction that the leg is the source of.
     legs: [Leg; 2],
     halves: [Half; 2],
-    hand_off: HandOff,
+    offload: OffloadState,
     pub(super) flow: Arc<Flow>,
     shared: SharedSockets,
-    watch: Watch,
+    inactivity: Watch,
     /// Rate limit in force on both sockets.
     rate_limit: Option<Rate>,
     /// Direction whose end was read first.
@@ -100,10 +100,10 @@ impl Pump {
         let legs = [Leg::new(tunnel.client), Leg::new(tunnel.origin)];
         Self {
             shared: SharedSockets::new(&tunnel.flow, &legs),
-            watch: Watch::new(Instant::now()),
+            inactivity: Watch::new(Instant::now()),
             legs,
             halves: tunnel.prefix.map(Half::new),
-            hand_off: HandOff::default(),
+            offload: OffloadState::default(),
             flow: tunnel.flow,
             rate_limit: None,
             first_end: None,
@@ -137,21 +137,21 @@ impl Pump {
         leg.readable = true;
     }
 
-    /// Tests if the end of this direction was read, and all bytes before it were passed on.
-    pub(super) fn is_drained(&self, direction: Direction) -> bool {
-        if let Some(offload) = self.hand_off.offload().filter(|offload| offload.owns(direction)) {
-            return offload.is_drained(direction, self.sockets());
+    /// Tests whether the end of this direction was read, and all bytes before it were passed on.
+    pub(super) fn has_sent_all(&self, direction: Direction) -> bool {
+        if let Some(offload) = self.offload.offload().filter(|offload| offload.owns(direction)) {
+            return offload.has_sent_all(direction, self.sockets());
         }
         let half = &self.halves[direction.index()];
         half.life != Life::Open && !half.is_under_way()
     }
 
-    /// Tests if both ends were passed on.
+    /// Tests whether both ends were passed on.
     pub(super) fn is_finished(&self) -> bool {
         self.halves.iter().all(|half| half.life == Life::Finished)
     }
 
-    /// Tests if both sides have acknowledged all that was passed on to them, so that the sockets
+    /// Tests whether both sides have acknowledged all that was passed on to them, so that the sockets
     /// can be closed. Closed earlier they would be orphans, which the kernel gives up although a
     /// reader is only slow.
     pub(super) fn is_delivered(&self) -> bool {
@@ -175,7 +175,7 @@ impl Pump {
     /// Samples both connections ([`Watch::sample`]).
     pub(super) fn sample(&mut self, timeouts: Timeouts) -> Option<Expired> {
         let Sockets { sockets, meter } = &*self.shared.sockets;
-        self.watch.sample(sockets.each_ref(), meter, &self.flow, timeouts)
+        self.inactivity.sample(sockets.each_ref(), meter, &self.flow, timeouts)
     }
 
     /// Moves bytes in `direction` until nothing more can be done or the quantum is used up.
@@ -206,18 +206,18 @@ impl Pump {
             source,
             destination,
             half: &mut self.halves[direction.index()],
-            paused: self.hand_off.pauses(direction),
+            paused: self.offload.pauses(direction),
             flow: &self.flow,
             now,
         }
     }
 
     fn step_offloaded(&mut self, direction: Direction, scratch: &mut [u8], now: Instant) -> Step {
-        let Self { legs, hand_off: HandOff::Offloaded(offload), halves, first_end, .. } = self else {
+        let Self { legs, offload: OffloadState::Offloaded(offload), halves, first_end, .. } = self else {
             return Step::Blocked;
         };
         let leg = &legs[direction.index()];
-        let source = Source { read_closed: leg.read_closed, broken: leg.broken, scratch, now };
+        let source = SourceState { read_closed: leg.read_closed, broken: leg.broken, scratch, now };
         let step = offload.step(direction, [&legs[0].socket, &legs[1].socket], source);
         if matches!(step, Step::Finished) {
             halves[direction.index()].life = Life::Finished;
@@ -226,39 +226,39 @@ impl Pump {
         step
     }
 
-    /// Tests if the kernel owns this direction.
+    /// Tests whether the kernel owns this direction.
     pub(super) fn is_offloaded(&self, direction: Direction) -> bool {
-        self.hand_off.offload().is_some_and(|offload| offload.owns(direction))
+        self.offload.offload().is_some_and(|offload| offload.owns(direction))
     }
 
-    /// Tests if the kernel owns any direction: the tunnel then stays with its worker.
-    pub(super) fn is_any_offloaded(&self) -> bool {
-        self.hand_off.offload().is_some()
+    /// Tests whether the kernel owns a direction; such a tunnel does not migrate.
+    pub(super) fn has_offload(&self) -> bool {
+        self.offload.offload().is_some()
     }
 
-    /// Hands tunnel `id` over to the kernel as soon as no bytes are under way. The kernel is asked
+    /// Offloads tunnel `id` to the kernel as soon as no bytes are under way. The kernel is asked
     /// once; directions that it refuses stay with the pump.
-    pub(super) fn hand_off(&mut self, offloader: &dyn Offloader, id: u64) -> Attempt {
-        if matches!(self.hand_off, HandOff::Offloaded(_) | HandOff::Declined) {
+    pub(super) fn try_offload(&mut self, offloader: &dyn Offloader, id: u64) -> Attempt {
+        if matches!(self.offload, OffloadState::Offloaded(_) | OffloadState::Declined) {
             return Attempt::NotNow;
         }
         if self.rate_limit.is_some() {
             return self.hold_by_rate();
         }
-        if hand_off::is_ending(&self.legs, &self.halves) {
+        if offloading::is_ending(&self.legs, &self.halves) {
             return self.decline(&Errno::OPNOTSUPP.into());
         }
-        match self.hand_off.drain(&self.legs, &self.halves) {
-            Drain::Waiting | Drain::Stuck(false) => return Attempt::NotNow,
-            Drain::Stuck(true) => return Attempt::Resumed,
-            Drain::Done => {}
+        match self.offload.empty(&self.legs, &self.halves) {
+            EmptyProgress::Waiting | EmptyProgress::Stuck(false) => return Attempt::NotNow,
+            EmptyProgress::Stuck(true) => return Attempt::Resumed,
+            EmptyProgress::Done => {}
         }
         match offloader.offload(id, self.sockets(), &self.flow) {
             Ok(offload) => {
                 let refused = Direction::BOTH.into_iter().filter(|direction| !offload.owns(*direction)).count();
                 (0..refused).for_each(|_| count_fallback("half_closed"));
-                self.hand_off = HandOff::Offloaded(offload);
-                if refused == 0 { Attempt::Complete } else { Attempt::Declined }
+                self.offload = OffloadState::Offloaded(offload);
+                if refused == 0 { Attempt::Complete } else { Attempt::Partial }
             }
             Err(error) => self.decline(&error),
         }
@@ -266,13 +266,13 @@ impl Pump {
 
     fn decline(&mut self, error: &io::Error) -> Attempt {
         count_fallback(unavailable::cause_of_tunnel(error));
-        self.hand_off = HandOff::Declined;
+        self.offload = OffloadState::Declined;
         Attempt::Declined
     }
 
     fn hold_by_rate(&mut self) -> Attempt {
-        let before = std::mem::replace(&mut self.hand_off, HandOff::HeldByRate);
-        if !matches!(before, HandOff::HeldByRate) {
+        let before = std::mem::replace(&mut self.offload, OffloadState::HeldByRate);
+        if !matches!(before, OffloadState::HeldByRate) {
             count_fallback("rate");
         }
         if before.pauses_any() { Attempt::Resumed } else { Attempt::NotNow }

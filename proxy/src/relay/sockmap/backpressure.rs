@@ -26,11 +26,11 @@ impl BackpressureWatch {
     /// Those of eventfd(2) and of starting a thread.
     pub(super) fn start(program: Arc<Program>, notify: Notify) -> io::Result<Self> {
         let leave = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        let (full, left) = (program.full()?, leave.try_clone()?);
+        let (over_limit, left) = (program.over_limit_events()?, leave.try_clone()?);
         let thread = thread::Builder::new().name("sockmap-full".into()).spawn(move || {
             let mut tunnels = Vec::new();
             loop {
-                let mut watched = [PollFd::new(&full, PollFlags::IN), PollFd::new(&left, PollFlags::IN)];
+                let mut watched = [PollFd::new(&over_limit, PollFlags::IN), PollFd::new(&left, PollFlags::IN)];
                 match poll(&mut watched, None) {
                     Ok(_) if watched[1].revents().is_empty() => {}
                     Err(Errno::INTR) => continue,
@@ -38,7 +38,7 @@ impl BackpressureWatch {
                     // to do.
                     Ok(_) | Err(_) => return,
                 }
-                program.take_full(&mut tunnels);
+                program.take_over_limit(&mut tunnels);
                 tunnels.drain(..).for_each(&notify);
             }
         })?;

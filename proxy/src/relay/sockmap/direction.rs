@@ -6,30 +6,30 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::catch_up::{CatchUp, SHORTEST_PAUSE};
-use super::ends::{Ends, HandOffPoint};
+use super::socket_pair::{SocketPair, StreamPositions};
 use super::spill::SpillBudget;
 use crate::metrics::{self, Carrier};
-use crate::relay::offload::Source;
+use crate::relay::offload::SourceState;
 use crate::relay::step::Step;
 use crate::sys::bpf::{Counts, Directions};
 use crate::sys::socket::{bound_receive_buffer, set_send_buffer};
 use crate::sys::tcp;
 use crate::tunnel::Flow;
 
-/// Size of a send buffer in multiples of the limit of bytes under way: the kernel counts the memory
+/// Size of a send buffer in multiples of the backlog of bytes under way: the kernel counts the memory
 /// of what it holds, which is more than its bytes, and a full buffer costs the kernel's worker a
 /// pause of a clock tick (`net/core/skmsg.c`, `sk_psock_backlog`).
 const BUFFERS: u64 = 4;
 
-/// Size of the send buffer for a limit, in bytes.
-pub(in crate::relay) fn send_buffer(limit: u64) -> usize {
-    usize::try_from(limit.saturating_mul(BUFFERS)).unwrap_or(usize::MAX)
+/// Size of the send buffer for a backlog, in bytes.
+pub(in crate::relay) fn send_buffer(backlog: u64) -> usize {
+    usize::try_from(backlog.saturating_mul(BUFFERS)).unwrap_or(usize::MAX)
 }
 
 /// One direction of an offloaded tunnel.
 #[derive(Debug)]
 pub(super) struct OffloadedDirection {
-    point: HandOffPoint,
+    point: StreamPositions,
     catch_up: CatchUp,
     /// Carrier of the bytes at the last step, and the time of that.
     carrier: Carrier,
@@ -39,42 +39,48 @@ pub(super) struct OffloadedDirection {
 impl OffloadedDirection {
     /// Reads where both streams are, and gives the sockets the buffers that redirection needs.
     pub(super) fn prepare(
-        ends: &Ends<'_>,
+        pair: &SocketPair<'_>,
         directions: &Directions,
-        limit: u64,
+        backlog: u64,
         budget: &Arc<SpillBudget>,
     ) -> io::Result<Self> {
-        let point = HandOffPoint::now(ends)?;
-        set_send_buffer(ends.destination, send_buffer(limit))?;
+        let point = StreamPositions::now(pair)?;
+        set_send_buffer(pair.destination, send_buffer(backlog))?;
         // Bytes left with the source are held for a slow reader, as are those under way.
-        bound_receive_buffer(ends.source, usize::try_from(limit).unwrap_or(usize::MAX))?;
-        directions.reset(ends.slot, limit, point.acknowledged);
-        let catch_up = CatchUp::new(point, limit, ends.source, budget)?;
+        bound_receive_buffer(pair.source, usize::try_from(backlog).unwrap_or(usize::MAX))?;
+        directions.reset(pair.slot, backlog, point.acknowledged);
+        let catch_up = CatchUp::new(point, backlog, pair.source, budget)?;
         Ok(Self { point, catch_up, carrier: Carrier::Kernel, seen: Instant::now() })
     }
 
-    pub(super) fn step(&mut self, ends: &Ends<'_>, directions: &Directions, flow: &Flow, source: Source<'_>) -> Step {
-        let counts = directions.counts(ends.slot);
+    pub(super) fn step(
+        &mut self,
+        pair: &SocketPair<'_>,
+        directions: &Directions,
+        flow: &Flow,
+        source: SourceState<'_>,
+    ) -> Step {
+        let counts = directions.counts(pair.slot);
         self.count_time(&counts, source.now);
-        if directions.is_torn(ends.slot) {
-            let torn = io::Error::other("a part of the stream is missing, or came again and could not be taken off");
-            return Step::Failed(ends.fault_of_source(torn));
+        if directions.is_torn(pair.slot) {
+            let torn = io::Error::other("the stream has a gap, or a repeated segment that could not be trimmed");
+            return Step::Failed(pair.fault_of_source(torn));
         }
         if self.catch_up.is_needed(&counts) {
-            return self.catch_up.run(ends, directions, flow, source).unwrap_or_else(Step::Failed);
+            return self.catch_up.run(pair, directions, flow, source).unwrap_or_else(Step::Failed);
         }
         if source.read_closed && !source.broken {
-            return self.pass_end(ends, directions);
+            return self.pass_end(pair, directions);
         }
-        self.catch_up.is_idle();
+        self.catch_up.reset_pause();
         Step::Blocked
     }
 
-    /// Tests if the destination's send buffer has had all bytes. Bytes left with a source that
+    /// Tests whether the destination's send buffer has had all bytes. Bytes left with a source that
     /// broke are lost with it.
-    pub(super) fn is_drained(&self, ends: &Ends<'_>, directions: &Directions) -> bool {
-        let given = self.catch_up.given(&directions.counts(ends.slot));
-        self.point.has_all(ends.destination, given)
+    pub(super) fn has_sent_all(&self, pair: &SocketPair<'_>, directions: &Directions) -> bool {
+        let given = self.catch_up.given(&directions.counts(pair.slot));
+        self.point.has_all(pair.destination, given)
     }
 
     /// Counts the time since the last step for the carrier that the direction had.
@@ -89,15 +95,15 @@ impl OffloadedDirection {
     }
 
     /// Passes the end on once all bytes before it are in the destination's send buffer.
-    fn pass_end(&mut self, ends: &Ends<'_>, directions: &Directions) -> Step {
-        let source = match tcp::progress(ends.source) {
+    fn pass_end(&mut self, pair: &SocketPair<'_>, directions: &Directions) -> Step {
+        let source = match tcp::progress(pair.source) {
             Ok(source) => source,
-            Err(error) => return Step::Failed(ends.fault_of_source(error)),
+            Err(error) => return Step::Failed(pair.fault_of_source(error)),
         };
         // The counts are read after the progress: the kernel reports the end before the program has
         // seen the bytes that came with it, but holds the socket, which reading its progress waits
         // for, until it has (`net/ipv4/tcp_input.c`, `tcp_ofo_queue` within `tcp_data_queue`).
-        let counts = directions.counts(ends.slot);
+        let counts = directions.counts(pair.slot);
         if self.catch_up.is_behind(&counts) {
             return Step::RetryAfter(SHORTEST_PAUSE);
         }
@@ -105,17 +111,17 @@ impl OffloadedDirection {
         let has_seen_all = self.point.received_since(source.received) == counts.redirected + counts.passed + 1;
         if !has_seen_all && source.closed {
             // A reset. The kernel's worker that writes to this socket may have taken the error.
-            return Step::Failed(ends.fault_of_source(ErrorKind::ConnectionReset));
+            return Step::Failed(pair.fault_of_source(ErrorKind::ConnectionReset));
         }
         if !has_seen_all {
             return Step::RetryAfter(SHORTEST_PAUSE);
         }
-        if !self.point.has_all(ends.destination, self.catch_up.given(&counts)) {
+        if !self.point.has_all(pair.destination, self.catch_up.given(&counts)) {
             return Step::RetryAfter(self.catch_up.pause_without_progress());
         }
-        match ends.destination.shutdown(Shutdown::Write) {
+        match pair.destination.shutdown(Shutdown::Write) {
             Ok(()) => Step::Finished,
-            Err(error) => Step::Failed(ends.fault_of_destination(error)),
+            Err(error) => Step::Failed(pair.fault_of_destination(error)),
         }
     }
 }

@@ -211,7 +211,7 @@ fn pair() -> io::Result<(TcpStream, TcpStream)> {
     Ok((outer, inner))
 }
 
-/// Ends every wait for a socket when dropped.
+/// SocketPair every wait for a socket when dropped.
 struct Ending<'a>(&'a TcpStream);
 
 impl Drop for Ending<'_> {

@@ -3,7 +3,7 @@
 //!
 //! A tunnel begins with the pump, as with the engine `splice`. As soon as the pump holds none of
 //! its bytes, and unless it has a rate limit, [`Sockmap`] takes it over
-//! ([`crate::relay::offload`]). From then on its worker handles the ends, failures, and
+//! ([`crate::relay::offload`]). From then on its worker handles the pair, failures, and
 //! destinations that do not keep up.
 //!
 //! | file | contents |
@@ -11,7 +11,7 @@
 //! | `program` | the BPF program, its maps, and the slots in them |
 //! | `offloaded_tunnel` | a tunnel in the maps |
 //! | `direction` | one direction: its steps and its end |
-//! | `ends` | the sockets of a direction, and where their streams were at the hand-off |
+//! | `socket_pair` | the sockets of a direction, and where their streams were when the kernel took over |
 //! | `catch_up` | userspace's part while a destination does not keep up |
 //! | `spill` | the memory that this takes, bounded for all tunnels together |
 //! | `backpressure` | the thread that learns of such directions from the program |
@@ -35,11 +35,11 @@ mod backpressure;
 mod btf;
 mod catch_up;
 pub(super) mod direction;
-mod ends;
 pub(super) mod hint;
 mod kernel_selftest;
 mod offloaded_tunnel;
 pub(super) mod program;
+mod socket_pair;
 mod spill;
 
 #[cfg(test)]
@@ -59,7 +59,7 @@ impl Offloader for Sockmap {
         OffloadedTunnel::new(&self.0, id, sockets, flow).map(|tunnel| Box::new(tunnel) as Box<dyn Offload>)
     }
 
-    fn watch(&self, notify: Notify) -> io::Result<Box<dyn Debug + Send + Sync>> {
+    fn start_notifier(&self, notify: Notify) -> io::Result<Box<dyn Debug + Send + Sync>> {
         BackpressureWatch::start(self.0.clone(), notify).map(|watch| Box::new(watch) as Box<dyn Debug + Send + Sync>)
     }
 }

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use rustix::net::sockopt::socket_cookie;
 
 use super::direction::OffloadedDirection;
-use super::ends::{Ends, slot_of};
 use super::program::{Program, SlotPair};
-use crate::relay::offload::{Offload, Source};
+use super::socket_pair::{SocketPair, slot_of};
+use crate::relay::offload::{Offload, SourceState};
 use crate::relay::step::Step;
 use crate::sys::bpf::{Directions, Redirector};
 use crate::tunnel::{ByteCounter, Direction, Flow};
@@ -38,8 +38,8 @@ impl OffloadedTunnel {
         let redirector = program.redirector();
         let mut prepared = [None, None];
         for direction in Direction::BOTH {
-            let ends = this.ends(direction, sockets);
-            prepared[direction.index()] = Some(program.prepare(&ends)?);
+            let pair = this.ends(direction, sockets);
+            prepared[direction.index()] = Some(program.prepare(&pair)?);
         }
         for direction in Direction::BOTH {
             let (slot, place) = (this.slot(direction), direction.index());
@@ -82,8 +82,8 @@ impl OffloadedTunnel {
         slot_of(self.slots.first(), direction)
     }
 
-    const fn ends<'a>(&self, direction: Direction, sockets: [&'a TcpStream; 2]) -> Ends<'a> {
-        Ends::new(direction, self.slots.first(), sockets)
+    const fn ends<'a>(&self, direction: Direction, sockets: [&'a TcpStream; 2]) -> SocketPair<'a> {
+        SocketPair::new(direction, self.slots.first(), sockets)
     }
 }
 
@@ -92,16 +92,16 @@ impl Offload for OffloadedTunnel {
         self.directions[direction.index()].is_some()
     }
 
-    fn step(&mut self, direction: Direction, sockets: [&TcpStream; 2], source: Source<'_>) -> Step {
-        let ends = self.ends(direction, sockets);
+    fn step(&mut self, direction: Direction, sockets: [&TcpStream; 2], source: SourceState<'_>) -> Step {
+        let pair = self.ends(direction, sockets);
         let Some(owned) = &mut self.directions[direction.index()] else { return Step::Blocked };
-        owned.step(&ends, self.slots.program().redirector().directions(), &self.flow, source)
+        owned.step(&pair, self.slots.program().redirector().directions(), &self.flow, source)
     }
 
-    fn is_drained(&self, direction: Direction, sockets: [&TcpStream; 2]) -> bool {
-        let ends = self.ends(direction, sockets);
+    fn has_sent_all(&self, direction: Direction, sockets: [&TcpStream; 2]) -> bool {
+        let pair = self.ends(direction, sockets);
         let directions = self.slots.program().redirector().directions();
-        self.directions[direction.index()].as_ref().is_some_and(|owned| owned.is_drained(&ends, directions))
+        self.directions[direction.index()].as_ref().is_some_and(|owned| owned.has_sent_all(&pair, directions))
     }
 }
 

@@ -10,14 +10,14 @@ use rustix::io::Errno;
 use sluicegate_ebpf::FIELDS;
 
 use super::direction::OffloadedDirection;
-use super::ends::{Ends, slot_of};
+use super::socket_pair::{SocketPair, slot_of};
 use super::spill::SpillBudget;
 use super::{btf, hint};
 use crate::relay::unavailable::Component;
 use crate::sys::bpf::Redirector;
 use crate::tunnel::Direction;
 
-/// Maximum of tunnels that are redirected at once: the maps are allocated as a whole.
+/// Maximum number of tunnels that are redirected at the same time: the maps are allocated as a whole.
 const MAX_TUNNELS: u32 = 1 << 16;
 
 /// The loaded program, its maps, and the owners of the slots in them.
@@ -48,8 +48,11 @@ impl Program {
         let offsets = btf::offsets_in_kernel(FIELDS).map_err(|error| (Component::Types, error))?;
         let redirector = Redirector::load(pairs * 2, offsets).map_err(|refused| {
             let component = if refused.what == "map" { Component::Maps } else { Component::Program };
-            let error =
-                if refused.detail.is_empty() { refused.error } else { detailed(&refused.error, &refused.detail) };
+            let error = if refused.detail.is_empty() {
+                refused.error
+            } else {
+                with_errno_or_text(&refused.error, &refused.detail)
+            };
             (component, error)
         })?;
         Ok(Self {
@@ -80,18 +83,18 @@ impl Program {
     }
 
     /// Prepares a direction for redirection.
-    pub(super) fn prepare(&self, ends: &Ends<'_>) -> io::Result<OffloadedDirection> {
-        OffloadedDirection::prepare(ends, self.redirector.directions(), self.backlog, &self.budget)
+    pub(super) fn prepare(&self, pair: &SocketPair<'_>) -> io::Result<OffloadedDirection> {
+        OffloadedDirection::prepare(pair, self.redirector.directions(), self.backlog, &self.budget)
     }
 
     /// Descriptor that becomes readable when a direction exceeds its limit.
-    pub(super) fn full(&self) -> io::Result<OwnedFd> {
+    pub(super) fn over_limit_events(&self) -> io::Result<OwnedFd> {
         self.redirector.over_limit_events()
     }
 
     /// Appends the numbers of the tunnels with a direction that has exceeded its limit since the
     /// last call.
-    pub(super) fn take_full(&self, tunnels: &mut Vec<u64>) {
+    pub(super) fn take_over_limit(&self, tunnels: &mut Vec<u64>) {
         let mut slots = Vec::new();
         self.redirector.take_over_limit(&mut slots);
         let owners = slots.iter().filter_map(|slot| self.owners.get(*slot as usize / 2));
@@ -141,8 +144,9 @@ impl Drop for SlotPair {
     }
 }
 
-/// An error of the kernel with the verifier's words. Its number stays, for those who act on it.
-fn detailed(error: &io::Error, detail: &str) -> io::Error {
+/// Returns the kernel's error with its errno, if it has one; the verifier's text then only goes to
+/// the debug log. Otherwise the text becomes the error.
+fn with_errno_or_text(error: &io::Error, detail: &str) -> io::Error {
     tracing::debug!(%error, detail, "the kernel's verifier");
     error.raw_os_error().map_or_else(|| io::Error::other(detail.to_owned()), io::Error::from_raw_os_error)
 }

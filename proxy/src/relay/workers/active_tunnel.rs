@@ -42,9 +42,10 @@ pub(super) enum Phase {
     Live,
     /// A socket failed. Bytes that it had received before are still being delivered.
     Flushing(Flush),
-    /// Both directions ended by FIN, so that closing the sockets is a clean end. In every other
-    /// phase closing them is a reset ([`tcp::reset_on_close`]), whatever becomes of this thread.
-    Closed,
+    /// Both directions ended by FIN and everything is acknowledged, so closing the sockets is a
+    /// clean end. In every other phase closing them is a reset ([`tcp::reset_on_close`]), whatever
+    /// becomes of this thread.
+    EndedCleanly,
 }
 
 /// Delivery of the last bytes of a broken tunnel.
@@ -97,29 +98,29 @@ impl ActiveTunnel {
     /// Registers both sockets with a poller.
     ///
     /// # Errors
-    /// Those of the poller.
-    pub(super) fn watch(&self, poller: &mut impl Poller) -> io::Result<()> {
+    /// Any error of the poller.
+    pub(super) fn register(&self, poller: &mut impl Poller) -> io::Result<()> {
         for direction in Direction::BOTH {
             let (socket, key) = (&self.pump.leg(direction).socket, self.key(direction));
             // Once more, since memory may have been short for a moment.
             poller.watch(socket, key).or_else(|_| poller.watch(socket, key))?;
         }
         let is_offloaded = Direction::BOTH.into_iter().all(|direction| self.pump.is_offloaded(direction));
-        if is_offloaded { self.watch_ends(poller) } else { Ok(()) }
+        if is_offloaded { self.watch_for_close(poller) } else { Ok(()) }
     }
 
     /// Has only the ends of both sockets reported, once the tunnel is offloaded.
     ///
     /// # Errors
-    /// Those of the poller.
-    pub(super) fn watch_ends(&self, poller: &mut impl Poller) -> io::Result<()> {
+    /// Any error of the poller.
+    pub(super) fn watch_for_close(&self, poller: &mut impl Poller) -> io::Result<()> {
         Direction::BOTH
             .into_iter()
             .try_for_each(|direction| poller.watch_end(&self.pump.leg(direction).socket, self.key(direction)))
     }
 
     /// Ends the watch on both sockets. Events that still come belong to an earlier generation.
-    pub(super) fn unwatch(&mut self, poller: &mut impl Poller) {
+    pub(super) fn deregister(&mut self, poller: &mut impl Poller) {
         for direction in Direction::BOTH {
             poller.unwatch(&self.pump.leg(direction).socket, self.key(direction));
         }
@@ -127,17 +128,17 @@ impl ActiveTunnel {
     }
 
     /// The delivery of last bytes, if the tunnel is broken.
-    pub(super) const fn flush(&self) -> Option<Flush> {
+    pub(super) const fn flush_state(&self) -> Option<Flush> {
         match self.phase {
             Phase::Flushing(flush) => Some(flush),
-            Phase::Live | Phase::Closed => None,
+            Phase::Live | Phase::EndedCleanly => None,
         }
     }
 
     /// Runs a step of each direction.
     pub(super) fn step(&mut self, pipes: &mut Pipes, scratch: &mut [u8], now: Instant) -> Turn {
         // Of a broken tunnel only the last bytes of the failed side are worth passing on.
-        let only = self.flush().map(|flush| flush.direction);
+        let only = self.flush_state().map(|flush| flush.direction);
         let directions = Direction::BOTH.into_iter().filter(|direction| only.is_none_or(|only| only == *direction));
         let mut has_more = false;
         let mut pause: Option<Duration> = None;
@@ -160,7 +161,7 @@ impl ActiveTunnel {
         }
         if only.is_none() && self.pump.is_finished() && self.pump.is_delivered() {
             if self.pump.allow_clean_close() {
-                self.phase = Phase::Closed;
+                self.phase = Phase::EndedCleanly;
             }
             return Turn::Ended(clean_end(self.pump.first_end));
         }
@@ -178,7 +179,7 @@ impl ActiveTunnel {
     /// Returns the reason that a broken tunnel ends with once its last bytes have arrived, or make
     /// no progress.
     pub(super) fn check_flush(&mut self, now: Instant) -> Option<Reason> {
-        let mut flush = self.flush()?;
+        let mut flush = self.flush_state()?;
         let acknowledged = self.acknowledged(flush.direction);
         // If the process stood still, the bytes under way get their time once more.
         let is_late = now.saturating_duration_since(flush.until) > LAST_BYTES;
@@ -189,7 +190,7 @@ impl ActiveTunnel {
         self.phase = Phase::Flushing(flush);
         let sound = &self.pump.leg(flush.direction.opposite()).socket;
         let has_arrived =
-            self.pump.is_drained(flush.direction) && tcp::unacknowledged(sound).is_ok_and(|bytes| bytes == 0);
+            self.pump.has_sent_all(flush.direction) && tcp::unacknowledged(sound).is_ok_and(|bytes| bytes == 0);
         (has_arrived || now >= flush.until).then_some(flush.why)
     }
 
@@ -208,15 +209,15 @@ impl ActiveTunnel {
         acknowledged(&self.pump.flow, direction, destination)
     }
 
-    /// Tests if the tunnel may migrate to another worker: it is live, and not offloaded, since then
+    /// Tests whether the tunnel may migrate to another worker: it is live, and not offloaded, since then
     /// it costs its worker next to nothing.
     pub(super) fn may_move(&self) -> bool {
-        matches!(self.phase, Phase::Live) && !self.pump.is_finished() && !self.pump.is_any_offloaded()
+        matches!(self.phase, Phase::Live) && !self.pump.is_finished() && !self.pump.has_offload()
     }
 
     /// Resets both sides, unless the tunnel ended cleanly.
     pub(super) fn reset_unless_clean(&self) {
-        if !matches!(self.phase, Phase::Closed) {
+        if !matches!(self.phase, Phase::EndedCleanly) {
             for direction in Direction::BOTH {
                 let _ = tcp::reset(&self.pump.leg(direction).socket);
             }

@@ -41,7 +41,7 @@ impl Message {
 pub(super) struct Inbox {
     state: Mutex<State>,
     /// There are messages; read without the lock.
-    full: AtomicBool,
+    has_any: AtomicBool,
     wake: OwnedFd,
 }
 
@@ -57,7 +57,7 @@ struct State {
 impl Inbox {
     pub(super) fn new() -> io::Result<Self> {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Self { state: Mutex::default(), full: AtomicBool::new(false), wake })
+        Ok(Self { state: Mutex::default(), has_any: AtomicBool::new(false), wake })
     }
 
     /// The eventfd watched by the worker's poller.
@@ -73,7 +73,7 @@ impl Inbox {
             return Err(message);
         }
         state.messages.push(message);
-        self.full.store(true, Ordering::Release);
+        self.has_any.store(true, Ordering::Release);
         let asleep = std::mem::take(&mut state.asleep);
         drop(state);
         if asleep {
@@ -85,17 +85,17 @@ impl Inbox {
     }
 
     /// Tests for messages without taking the lock.
-    pub(super) fn is_full(&self) -> bool {
-        self.full.load(Ordering::Acquire)
+    pub(super) fn has_messages(&self) -> bool {
+        self.has_any.load(Ordering::Acquire)
     }
 
     /// Takes all messages.
     pub(super) fn take(&self) -> Vec<Message> {
-        if !self.is_full() {
+        if !self.has_messages() {
             return Vec::new();
         }
         let mut state = self.lock();
-        self.full.store(false, Ordering::Relaxed);
+        self.has_any.store(false, Ordering::Relaxed);
         std::mem::take(&mut state.messages)
     }
 
@@ -135,12 +135,12 @@ mod tests {
     }
 
     #[test]
-    fn only_a_loop_that_sleeps_is_woken_and_only_once() {
+    fn only_a_sleeping_worker_is_woken_and_only_once() {
         let inbox = Inbox::new().unwrap();
         inbox.tell(Message::Retire).unwrap();
-        assert!(!woken(&inbox) && inbox.is_full() && !inbox.may_sleep());
+        assert!(!woken(&inbox) && inbox.has_messages() && !inbox.may_sleep());
         assert_eq!(inbox.take().len(), 1);
-        assert!(!inbox.is_full() && inbox.may_sleep());
+        assert!(!inbox.has_messages() && inbox.may_sleep());
         inbox.tell(Message::Retire).unwrap();
         assert!(woken(&inbox));
         inbox.tell(Message::Retire).unwrap();
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_loop_that_has_left_takes_nothing() {
+    fn a_worker_that_has_exited_takes_no_message() {
         let inbox = Inbox::new().unwrap();
         inbox.close();
         assert!(matches!(inbox.tell(Message::Retire), Err(Message::Retire)));

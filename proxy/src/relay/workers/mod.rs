@@ -74,7 +74,7 @@ pub(super) struct Workers {
     pool: Arc<WorkerPool>,
     next_id: AtomicU64,
     /// Reports offloaded tunnels that need a step.
-    _watch: Option<Box<dyn Debug + Send + Sync>>,
+    _notifier: Option<Box<dyn Debug + Send + Sync>>,
 }
 
 impl Workers {
@@ -88,7 +88,7 @@ impl Workers {
 
     /// Starts the threads of the engine `sockmap`, with errors as [`Workers::start`].
     pub(super) fn start_offloading<P: Poller>(offloader: Arc<dyn Offloader>, options: &Options) -> io::Result<Self> {
-        // An offloaded tunnel sends its worker no message to spin for.
+        // No busy-polling: offloaded tunnels rarely need their worker.
         let options = Options { spin: Duration::ZERO, ..options.clone() };
         Self::start_as::<P>(Engine::Sockmap, Some(offloader), &options)
     }
@@ -100,10 +100,10 @@ impl Workers {
     ) -> io::Result<Self> {
         let cores = if options.cores.len() == options.threads { options.cores.clone() } else { Vec::new() };
         let pool = Arc::new(WorkerPool::new(engine, offloader.clone(), options.threads.max(1), cores)?);
-        let watching = pool.clone();
-        let watch =
-            offloader.map(|offloader| offloader.watch(Box::new(move |id| watching.tell_all(|| Message::Run { id }))));
-        let this = Self { pool, next_id: AtomicU64::new(1), _watch: watch.transpose()? };
+        let notified = pool.clone();
+        let notifier = offloader
+            .map(|offloader| offloader.start_notifier(Box::new(move |id| notified.tell_all(|| Message::Run { id }))));
+        let this = Self { pool, next_id: AtomicU64::new(1), _notifier: notifier.transpose()? };
         let (started, ready) = mpsc::channel();
         for class in Class::BOTH {
             for number in 0..this.pool.of(class).len() {
@@ -128,7 +128,7 @@ impl Workers {
         // Bulk workers in turn, in the order in which tunnels are opened.
         let preferred_worker = usize::try_from(id).unwrap_or(0) % self.pool.of(Class::Bulk).len();
         let active = Box::new(ActiveTunnel::new(id, preferred_worker, Pump::new(tunnel), end));
-        if let Err(active) = self.pool.hand(Class::Interactive, active) {
+        if let Err(active) = self.pool.assign(Class::Interactive, active) {
             return Err((
                 Box::new(active.pump.into_tunnel()),
                 io::Error::new(io::ErrorKind::BrokenPipe, "every worker thread has left"),
@@ -147,7 +147,7 @@ impl Workers {
 
     /// Number of migrations so far.
     #[cfg(test)]
-    pub(super) fn moves(&self) -> u64 {
+    pub(super) fn migrations(&self) -> u64 {
         self.pool.migrations()
     }
 }
@@ -182,8 +182,7 @@ fn spawn<P: Poller>(
         }
         let mut started = Some(started);
         while let Some(poller) = new_poller::<P>(handle, started.take()) {
-            // Its state is dropped with it, and it shares nothing else that a panic could leave
-            // half done.
+            // The worker's state is dropped on a panic; what it shares (inbox, load) stays consistent.
             let run = AssertUnwindSafe(|| Worker::new(poller, &pool, class, number, options.clone()).run());
             if panic::catch_unwind(run).is_ok() {
                 return;

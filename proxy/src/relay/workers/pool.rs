@@ -66,27 +66,28 @@ impl WorkerPool {
 
     /// Hands a tunnel to a worker of a class; gives it back if all of them have ended.
     ///
-    /// A bulk tunnel goes to its preferred worker, unless others have far fewer: tunnels that were
-    /// opened one after the other are then side by side, each with the same neighbours however soon
-    /// it became bulk. Four tunnels that mixed were slower by a third.
+    /// A bulk tunnel goes to its preferred worker, unless others have far fewer. Consecutively opened
+    /// tunnels are thus always spread over the workers in the same way, no matter when each becomes
+    /// bulk. With a spread that depended on timing, four tunnels were a third slower.
     ///
     /// An interactive tunnel goes to the worker on this core, unless others have far fewer: a
     /// network card with one queue reports everything to one core.
-    pub(super) fn hand(&self, class: Class, mut tunnel: Box<ActiveTunnel>) -> Result<(), Box<ActiveTunnel>> {
+    pub(super) fn assign(&self, class: Class, mut tunnel: Box<ActiveTunnel>) -> Result<(), Box<ActiveTunnel>> {
         let load = |number: usize| self.of(class)[number].load.load(Ordering::Relaxed);
         let least = self.fewest(class).map_or(0, |(_, load)| load);
-        let (own, surplus) = match class {
+        let (preferred, allowed_surplus) = match class {
             Class::Bulk => (Some(tunnel.preferred_worker), 1),
             Class::Interactive => (self.on_this_core(), LOCAL_SURPLUS),
         };
-        let own = own.filter(|own| load(*own) <= least + surplus + least / 4);
-        // Sorted only if the own worker does not take it.
+        let is_balanced = |number: &usize| load(*number) <= least + allowed_surplus + least / 4;
+        let preferred = preferred.filter(is_balanced);
+        // Sorted only if the preferred worker does not take it.
         let others = iter::once_with(|| {
             let mut numbers: Vec<usize> = (0..self.of(class).len()).collect();
             numbers.sort_by_key(|number| load(*number));
             numbers
         });
-        for number in own.into_iter().chain(others.flatten()) {
+        for number in preferred.into_iter().chain(others.flatten()) {
             let handle = &self.of(class)[number];
             handle.load.fetch_add(1, Ordering::Relaxed);
             match handle.inbox.tell(Message::Adopt(tunnel)) {

@@ -56,7 +56,7 @@ impl TrafficMeter {
         Self { since: now, moved: 0 }
     }
 
-    /// Tests if an interactive tunnel has become bulk. Called after each step with all bytes moved
+    /// Tests whether an interactive tunnel has become bulk. Called after each step with all bytes moved
     /// so far.
     pub(super) fn is_bulk(&mut self, moved: u64, now: Instant, line: &ClassThresholds) -> bool {
         let in_time = now.saturating_duration_since(self.since) < line.window;
@@ -67,7 +67,7 @@ impl TrafficMeter {
         bulk
     }
 
-    /// Tests if a bulk tunnel has become interactive. Called periodically.
+    /// Tests whether a bulk tunnel has become interactive. Called periodically.
     pub(super) fn is_calm(&mut self, moved: u64, now: Instant, line: &ClassThresholds) -> bool {
         if now.saturating_duration_since(self.since) < line.rest {
             return false;

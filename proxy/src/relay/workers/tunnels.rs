@@ -84,14 +84,15 @@ impl Tunnels {
         self.queue.len()
     }
 
-    /// Takes the next tunnel out of the run queue; `None` within if it is gone meanwhile.
-    pub(super) fn next(&mut self) -> Option<Option<u64>> {
-        let id = self.queue.pop_front()?;
-        let tunnel = self.by_id.get_mut(&id);
-        Some(tunnel.map(|tunnel| {
-            tunnel.queued = false;
-            id
-        }))
+    /// Takes the next tunnel out of the run queue; skips tunnels that are gone.
+    pub(super) fn next(&mut self) -> Option<u64> {
+        while let Some(id) = self.queue.pop_front() {
+            if let Some(tunnel) = self.by_id.get_mut(&id) {
+                tunnel.queued = false;
+                return Some(id);
+            }
+        }
+        None
     }
 
     /// Time until the next tunnel is due.

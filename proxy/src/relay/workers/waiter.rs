@@ -1,4 +1,4 @@
-//! Waiting of a worker: busy poll, sleep, and what follows if neither works.
+//! How a worker waits: busy-polling, sleeping, and recovery if both fail.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -10,10 +10,10 @@ use super::inbox::Inbox;
 use crate::relay::engine::Engine;
 use crate::relay::poller::{Event, Poller};
 
-/// Time within which failures to wait that follow each other are one, for the log.
+/// Minimum time between two logged wait failures.
 const LASTING: Duration = Duration::from_secs(1);
 
-/// Pause of a worker that failed to wait, and failed before.
+/// Pause after a wait failure that is not logged.
 const RETRY: Duration = Duration::from_millis(10);
 
 /// The poller of a worker, and when the worker polls it without sleeping.
@@ -24,7 +24,7 @@ pub(super) struct Waiter<P> {
     failed: Option<Instant>,
 }
 
-/// Whether the thread slept.
+/// Result of a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Waited {
     Slept,
@@ -41,7 +41,7 @@ impl<P: Poller> Waiter<P> {
     /// that is `idle`, without tunnels, does not busy-poll.
     ///
     /// # Errors
-    /// Those of the poller. Events may have been lost.
+    /// Any error of the poller. Events may have been lost.
     pub(super) fn wait(
         &mut self,
         limit: Option<Duration>,
@@ -49,7 +49,7 @@ impl<P: Poller> Waiter<P> {
         idle: bool,
         events: &mut Vec<Event>,
     ) -> io::Result<Waited> {
-        if limit == Some(Duration::ZERO) || inbox.is_full() {
+        if limit == Some(Duration::ZERO) || inbox.has_messages() {
             self.poller.poll_now(events)?;
             return Ok(Waited::Awake);
         }
@@ -67,13 +67,14 @@ impl<P: Poller> Waiter<P> {
         let mut result = Ok(());
         let found = busy_poll.until(|| {
             result = poller.poll_now(events);
-            result.is_err() || inbox.is_full() || !events.is_empty()
+            result.is_err() || inbox.has_messages() || !events.is_empty()
         });
         result.map(|()| found)
     }
 
-    /// Logs a failure to wait, once if it lasts; then the worker goes on by polling now and then.
-    pub(super) fn failed(&mut self, engine: Engine, error: &io::Error) {
+    /// Logs a failed wait, at most once per second. Repeated failures in between pause the worker
+    /// for [`RETRY`].
+    pub(super) fn handle_failure(&mut self, engine: Engine, error: &io::Error) {
         if self.failed.is_some_and(|last| last.elapsed() < LASTING) {
             return std::thread::park_timeout(RETRY);
         }

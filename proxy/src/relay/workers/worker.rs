@@ -107,7 +107,7 @@ impl<P: Poller> Worker<P> {
     // Waiting.
 
     fn wait(&mut self, events: &mut Vec<Event>) {
-        let limit = self.limit();
+        let limit = self.wait_timeout();
         let inbox = &self.pool.of(self.class)[self.number].inbox;
         match self.waiter.wait(limit, inbox, self.tunnels.is_empty(), events) {
             Ok(Waited::Slept) => self.affinity.slept(),
@@ -116,8 +116,8 @@ impl<P: Poller> Worker<P> {
         }
     }
 
-    /// Time for which there is nothing to do but for what the kernel reports.
-    fn limit(&self) -> Option<Duration> {
+    /// Longest sleep of the worker if the kernel reports nothing.
+    fn wait_timeout(&self) -> Option<Duration> {
         if self.tunnels.queued() > 0 {
             return Some(Duration::ZERO);
         }
@@ -133,12 +133,12 @@ impl<P: Poller> Worker<P> {
     /// Registers every socket again, upon which its readiness is reported again. Where memory is
     /// short io_uring drops reports and says so once, but not which (`EBADR`, io_uring_enter(2)).
     fn reregister_all(&mut self, error: &io::Error) {
-        self.waiter.failed(self.pool.engine, error);
+        self.waiter.handle_failure(self.pool.engine, error);
         // Where even that fails, the next wait does too.
         let _ = self.waiter.poller.watch_wake_anew();
         for id in self.tunnels.ids() {
             if let Some(mut tunnel) = self.tunnels.remove(id) {
-                tunnel.unwatch(&mut self.waiter.poller);
+                tunnel.deregister(&mut self.waiter.poller);
                 self.register(tunnel);
             }
         }
@@ -167,8 +167,9 @@ impl<P: Poller> Worker<P> {
     /// Takes a tunnel over. Its first step follows what is reported of its sockets.
     fn register(&mut self, mut tunnel: Box<ActiveTunnel>) {
         let id = tunnel.id;
-        let watched = tunnel.watch(&mut self.waiter.poller);
-        // A command that was sent while the tunnel was in an inbox reached no worker that had it.
+        let watched = tunnel.register(&mut self.waiter.poller);
+        // Commands sent while the tunnel was in an inbox were ignored by every worker: catch up
+        // with them.
         let stopped = tunnel.pump.flow.stopped();
         tunnel.pump.apply_rate();
         self.sweep.add((id, tunnel.generation));
@@ -186,7 +187,9 @@ impl<P: Poller> Worker<P> {
         if mask.readable() {
             self.affinity.sample(socket);
         }
-        if mask.lost() || mask.over() && self.waiter.poller.watch(socket, key).is_err() {
+        // `over`: the poller has ended its registration, which is renewed.
+        let is_lost = mask.lost() || (mask.over() && self.waiter.poller.watch(socket, key).is_err());
+        if is_lost {
             return self.remove(key.tunnel, Reason::EngineFailed);
         }
         tunnel.pump.set_ready(key.direction, mask.into());
@@ -203,11 +206,8 @@ impl<P: Poller> Worker<P> {
     /// Runs a step of each tunnel in the queue; those with more to do are queued again.
     fn run_queue(&mut self, now: Instant) {
         for _ in 0..self.tunnels.queued() {
-            match self.tunnels.next() {
-                None => return,
-                Some(None) => {}
-                Some(Some(id)) => self.run_tunnel(id, now),
-            }
+            let Some(id) = self.tunnels.next() else { return };
+            self.run_tunnel(id, now);
         }
     }
 
@@ -232,12 +232,12 @@ impl<P: Poller> Worker<P> {
     /// Hands a tunnel over to the kernel, if this engine does that and nothing is under way.
     fn offload(&mut self, id: u64) {
         let Some(offloader) = &self.pool.offloader else { return };
-        let Some(tunnel) = self.tunnels.get_mut(id).filter(|tunnel| tunnel.flush().is_none()) else { return };
-        match tunnel.pump.hand_off(&**offloader, id) {
+        let Some(tunnel) = self.tunnels.get_mut(id).filter(|tunnel| tunnel.flush_state().is_none()) else { return };
+        match tunnel.pump.try_offload(&**offloader, id) {
             Attempt::NotNow => {}
-            Attempt::Resumed | Attempt::Declined => self.tunnels.enqueue(id),
+            Attempt::Resumed | Attempt::Declined | Attempt::Partial => self.tunnels.enqueue(id),
             Attempt::Complete => {
-                if tunnel.watch_ends(&mut self.waiter.poller).is_err() {
+                if tunnel.watch_for_close(&mut self.waiter.poller).is_err() {
                     self.remove(id, Reason::EngineFailed);
                 }
             }
@@ -255,7 +255,8 @@ impl<P: Poller> Worker<P> {
                 Some(Expired::Peer(gone)) => {
                     self.break_off(id, &Fault::of_source(gone, ErrorKind::TimedOut.into()), now);
                 }
-                None if tunnel.pump.is_finished() || tunnel.pump.is_any_offloaded() => self.tunnels.enqueue(id),
+                // No event reports the last acknowledgement, nor progress in the kernel.
+                None if tunnel.pump.is_finished() || tunnel.pump.has_offload() => self.tunnels.enqueue(id),
                 None => {}
             }
         }
@@ -267,7 +268,7 @@ impl<P: Poller> Worker<P> {
     /// still delivered, for a moment, then the other side is reset.
     fn break_off(&mut self, id: u64, fault: &Fault, now: Instant) {
         let Some(tunnel) = self.tunnels.get_mut(id) else { return };
-        if let Some(flush) = tunnel.flush() {
+        if let Some(flush) = tunnel.flush_state() {
             if flush.direction != fault.source_of {
                 // The other side failed as well: there is no one to deliver to.
                 self.remove(id, flush.why);
@@ -366,10 +367,10 @@ impl<P: Poller> Worker<P> {
     /// Hands a tunnel to another worker. Bytes under way stay in its pipes.
     fn migrate(&mut self, class: Class, id: u64) {
         let Some(mut tunnel) = self.tunnels.remove(id) else { return };
-        tunnel.unwatch(&mut self.waiter.poller);
-        // Its place in the queue here is none there; what is reported there enqueues it.
+        tunnel.deregister(&mut self.waiter.poller);
+        // The other worker has its own queue; the first event there enqueues the tunnel.
         tunnel.queued = false;
-        match self.pool.hand(class, tunnel) {
+        match self.pool.assign(class, tunnel) {
             Ok(()) => {
                 self.handle().load.fetch_sub(1, Ordering::Relaxed);
                 self.pool.count_migration(class);

@@ -1,4 +1,4 @@
-//! One end of a tunnel: a socket, and the TLS session in it if there is one.
+//! One leg of a tunnel: a socket, and the TLS session in it if there is one.
 
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -12,12 +12,12 @@ use crate::tls::Session;
 
 /// A socket, and the TLS session in it.
 #[derive(Debug)]
-pub(super) struct LegEnd {
+pub(super) struct CopyLeg {
     pub(super) socket: TcpStream,
     tls: Option<Box<Session>>,
 }
 
-impl LegEnd {
+impl CopyLeg {
     pub(super) const fn new(socket: TcpStream, tls: Option<Box<Session>>) -> Self {
         Self { socket, tls }
     }
@@ -76,7 +76,7 @@ impl LegEnd {
     }
 }
 
-impl AsFd for LegEnd {
+impl AsFd for CopyLeg {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }

@@ -1,4 +1,4 @@
-//! The two sockets of an offloaded direction, and where their streams were at the hand-off.
+//! The two sockets of an offloaded direction, and where their streams were when the kernel took over.
 
 use std::io;
 use std::net::TcpStream;
@@ -17,14 +17,14 @@ pub(super) const fn slot_of(first: u32, direction: Direction) -> u32 {
 
 /// Source and destination of a direction.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Ends<'a> {
+pub(super) struct SocketPair<'a> {
     pub(super) direction: Direction,
     pub(super) slot: u32,
     pub(super) source: &'a TcpStream,
     pub(super) destination: &'a TcpStream,
 }
 
-impl<'a> Ends<'a> {
+impl<'a> SocketPair<'a> {
     /// `sockets`: those of the tunnel, client first.
     pub(super) const fn new(direction: Direction, first: u32, sockets: [&'a TcpStream; 2]) -> Self {
         let (source, destination) = (sockets[direction.index()], sockets[direction.opposite().index()]);
@@ -47,23 +47,23 @@ impl<'a> Ends<'a> {
 
 /// Positions in both streams when the kernel took the direction over.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct HandOffPoint {
+pub(super) struct StreamPositions {
     /// [`tcp::acknowledged_in_the_end`] of the destination.
     pub(super) acknowledged: u64,
     /// [`tcp::read_so_far`] of the source.
     received: u64,
 }
 
-impl HandOffPoint {
-    pub(super) fn now(ends: &Ends<'_>) -> io::Result<Self> {
+impl StreamPositions {
+    pub(super) fn now(pair: &SocketPair<'_>) -> io::Result<Self> {
         Ok(Self {
-            acknowledged: tcp::acknowledged_in_the_end(ends.destination)?,
-            received: tcp::read_so_far(ends.source)?,
+            acknowledged: tcp::acknowledged_in_the_end(pair.destination)?,
+            received: tcp::read_so_far(pair.source)?,
         })
     }
 
     /// Bytes of those given to the destination since that it has not acknowledged. Bytes under way
-    /// at the hand-off may not be acknowledged yet, so that the difference may be negative.
+    /// then may not be acknowledged yet, so that the difference may be negative.
     pub(super) const fn unacknowledged(&self, given: u64, acknowledged: u64) -> u64 {
         given.wrapping_sub(acknowledged.wrapping_sub(self.acknowledged))
     }
@@ -73,7 +73,7 @@ impl HandOffPoint {
         received.wrapping_sub(self.received)
     }
 
-    /// Tests if all bytes given to the destination since are in its send buffer, or acknowledged.
+    /// Tests whether all bytes given to the destination since are in its send buffer, or acknowledged.
     /// False if that cannot be read now.
     pub(super) fn has_all(&self, destination: &TcpStream, given: u64) -> bool {
         let written = tcp::acknowledged_in_the_end(destination);

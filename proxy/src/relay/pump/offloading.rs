@@ -1,4 +1,4 @@
-//! Hand-off of a tunnel from the pump to the kernel.
+//! Offloading a tunnel from the pump to the kernel.
 
 use super::half::{Half, Life};
 use super::leg::Leg;
@@ -6,21 +6,21 @@ use crate::relay::offload::Offload;
 use crate::sys::tcp;
 use crate::tunnel::Direction;
 
-/// State of a tunnel's hand-off to the kernel.
+/// Progress of offloading a tunnel to the kernel.
 #[derive(Debug, Default)]
-pub(super) enum HandOff {
+pub(super) enum OffloadState {
     /// Not begun.
     #[default]
     Undecided,
-    /// Sources that were found empty, by [`Direction::index`], are not read any more until all
-    /// that was read before is sent.
+    /// Sources found empty, by [`Direction::index`], are paused until everything read from them is
+    /// sent.
     ///
-    /// Bytes that arrive meanwhile then are whole segments: the kernel would redirect a segment
-    /// that was read in part as a whole.
-    Draining([bool; 2]),
+    /// Bytes that arrive meanwhile stay whole segments; a partly read segment would be redirected
+    /// as a whole, duplicating bytes.
+    Emptying([bool; 2]),
     /// Not begun because the tunnel has a rate limit.
     ///
-    /// Its sender is faster than the limit as a rule. Redirected, the tunnel would be over its
+    /// Its sender is faster than the limit usually. Redirected, the tunnel would be over its
     /// backlog all the time and be copied by userspace, which costs twice the CPU of splice(2).
     HeldByRate,
     /// The kernel owns at least one direction.
@@ -29,22 +29,24 @@ pub(super) enum HandOff {
     Declined,
 }
 
-/// Result of one attempt to hand a tunnel over.
+/// Result of one attempt to offload a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::relay) enum Attempt {
     /// No change: bytes are under way, or there is nothing to attempt.
     NotNow,
-    /// No hand-off for now; the pump has to read again from sources that it had stopped reading.
+    /// No offload for now; the pump has to read again from sources that it had stopped reading.
     Resumed,
-    /// The pump keeps at least one direction for good.
+    /// The kernel refused the tunnel; the pump keeps both directions for good.
     Declined,
+    /// The kernel owns one direction; the pump keeps the other for good.
+    Partial,
     /// The kernel owns both directions: of their sockets only the ends are of interest now.
     Complete,
 }
 
-/// Progress of [`HandOff::drain`].
+/// Progress of [`OffloadState::empty`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Drain {
+pub(super) enum EmptyProgress {
     /// Nothing is under way, and both sources are left alone.
     Done,
     /// Not yet.
@@ -54,7 +56,7 @@ pub(super) enum Drain {
     Stuck(bool),
 }
 
-impl HandOff {
+impl OffloadState {
     /// The kernel's side of the tunnel, if it owns a direction.
     pub(super) fn offload(&self) -> Option<&dyn Offload> {
         match self {
@@ -63,39 +65,39 @@ impl HandOff {
         }
     }
 
-    /// Tests if the source of a direction is left alone.
+    /// Tests whether the source of a direction is left alone.
     pub(super) const fn pauses(&self, direction: Direction) -> bool {
         match self {
-            Self::Draining(paused) => paused[direction.index()],
+            Self::Emptying(paused) => paused[direction.index()],
             _ => false,
         }
     }
 
-    /// Tests if any source is left alone.
+    /// Tests whether any source is left alone.
     pub(super) fn pauses_any(&self) -> bool {
         Direction::BOTH.into_iter().any(|direction| self.pauses(direction))
     }
 
     /// Leaves alone each source that has nothing to read, and tells if nothing is under way.
-    pub(super) fn drain(&mut self, legs: &[Leg; 2], halves: &[Half; 2]) -> Drain {
+    pub(super) fn empty(&mut self, legs: &[Leg; 2], halves: &[Half; 2]) -> EmptyProgress {
         let is_stuck = |half: &Half, destination: &Leg| half.is_under_way() && !destination.writable;
         if is_stuck(&halves[0], &legs[1]) || is_stuck(&halves[1], &legs[0]) {
             let paused = self.pauses_any();
             *self = Self::Undecided;
-            return Drain::Stuck(paused);
+            return EmptyProgress::Stuck(paused);
         }
         let paused = Direction::BOTH.map(|direction| {
             let leg = &legs[direction.index()];
             let is_empty = || tcp::unread(&leg.socket).is_ok_and(|bytes| bytes == 0);
             !leg.urgent && (self.pauses(direction) || is_empty())
         });
-        *self = Self::Draining(paused);
+        *self = Self::Emptying(paused);
         let is_done = paused == [true, true] && !halves.iter().any(Half::is_under_way);
-        if is_done { Drain::Done } else { Drain::Waiting }
+        if is_done { EmptyProgress::Done } else { EmptyProgress::Waiting }
     }
 }
 
-/// Tests if a direction has come to its end, or a connection broke: the kernel does not take such a
+/// Tests whether a direction has come to its end, or a connection broke: the kernel does not take such a
 /// tunnel.
 pub(super) fn is_ending(legs: &[Leg; 2], halves: &[Half; 2]) -> bool {
     legs.iter().any(|leg| leg.read_closed || leg.broken) || halves.iter().any(|half| half.life != Life::Open)
