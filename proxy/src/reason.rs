@@ -171,7 +171,7 @@ reasons! {
     ContentTooLarge => "content_too_large", Client, answer(413),
         "Have the client use CONNECT, which has no such limit.";
     /// No byte of a request arrived within `--handshake-timeout`, as from a client that opens
-    /// connections ahead of need. Logged at debug.
+    /// connections in advance. Logged at debug.
     Silent => "silent", Client, CLOSED,
         "Nothing, unless a client complains.";
     /// The client left before its request was complete or answered.
@@ -194,7 +194,7 @@ reasons! {
          `--no-auth-from`.";
     /// The user name or password is wrong, or the header is unreadable.
     AuthFailed => "auth_failed", Client, answer(407),
-        "The log line has `user` only if that name is configured: otherwise mend the name. `sluicegate check` names bad \
+        "The log line has `user` only if that name is configured: otherwise correct the name. `sluicegate check` names bad \
          lines of the users file. In a URL write `@`, `:`, `/` and `%` of a password percent-encoded.";
     /// Too many passwords wait to be verified, or this one has waited for 20 s.
     AuthBusy => "auth_busy", Client, answer(503),

@@ -258,6 +258,8 @@ mod tests {
     fn a_closed_descriptor_is_an_error_of_its_poll() {
         let Some(mut ring) = ring() else { return };
         let (one, _two) = UnixStream::pair().unwrap();
+        // A number that no other thread gets meanwhile: the kernel assigns the lowest free one.
+        let one = rustix::io::fcntl_dupfd_cloexec(&one, 900).unwrap();
         // A closed descriptor cannot be polled: the kernel reports this in the completion.
         ring.poll(&one, IN, 3).unwrap();
         drop(one);
