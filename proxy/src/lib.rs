@@ -55,10 +55,10 @@
 //!    unchanged, and the checked address is the dialled address.
 //! 4. No cargo feature changes behaviour: engines are chosen at run time, by a self-test, and each
 //!    fallback is counted with its cause.
-//! 5. Apart from the prefix (bytes received after the head and not yet sent), the engines uring and
-//!    splice keep no tunnel byte only in process memory: it is in a socket or in a pipe, also while
-//!    the tunnel migrates from worker to worker. With sockmap the kernel holds the bytes too, except
-//!    for bytes spilled because of a stopped reader, within bounds.
+//! 5. Apart from the prefix (bytes received after the head and not yet sent), the engines uring
+//!    and splice keep no tunnel byte only in process memory: it is in a socket or in a pipe, also
+//!    while the tunnel migrates from worker to worker. With sockmap the kernel holds the bytes too,
+//!    except for bytes spilled because of a stopped reader, within bounds.
 //! 6. No byte of an authenticated peer is passed on outside an [`account::Account`]: a tunnel and
 //!    the exchange before a 101 are listed, counted, rate-limited and ended alike.
 //! 7. Everything has a limit: head bytes, header lines, handshake, dial, slots, queues.

@@ -226,8 +226,8 @@ pub fn unacknowledged(socket: &impl AsFd) -> io::Result<usize> {
     if result == 0 { Ok(usize::try_from(bytes).unwrap_or(0)) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Tests whether urgent data is next in the stream (SIOCATMARK, tcp(7)), received or still under way;
-/// false if the kernel does not tell.
+/// Tests whether urgent data is next in the stream (SIOCATMARK, tcp(7)), received or still under
+/// way; false if the kernel does not tell.
 #[must_use]
 pub fn is_at_mark(socket: &impl AsFd) -> bool {
     let mut at_mark: libc::c_int = 0;
@@ -246,8 +246,8 @@ pub fn reset_on_close(socket: &impl AsFd, reset: bool) -> io::Result<()> {
     Ok(rustix::net::sockopt::set_socket_linger(socket, reset.then_some(Duration::ZERO))?)
 }
 
-/// Tests whether the peer has acknowledged every byte sent; a FIN, counting as one byte, may still be on
-/// its way ([`unacknowledged`]).
+/// Tests whether the peer has acknowledged every byte sent; a FIN, counting as one byte, may still
+/// be on its way ([`unacknowledged`]).
 #[must_use]
 pub fn is_delivered(socket: &impl AsFd) -> bool {
     unacknowledged(socket).is_ok_and(|bytes| bytes <= 1)

@@ -132,8 +132,8 @@ impl Exchange<'_> {
 }
 
 /// Sets whether closing the socket is a reset from here on, as a kill, the end of a drain or a
-/// time-out closes it. A peer takes a clean end for the end of an answer that announces none, or for
-/// one of its own making.
+/// time-out closes it. A peer takes a clean end for the end of an answer that announces none, or
+/// for one of its own making.
 pub(super) fn reset_on_close(socket: SplitStream<'_>, resets: bool) {
     // Fails for a socket other than TCP.
     let _ = tcp::reset_on_close(&socket, resets);

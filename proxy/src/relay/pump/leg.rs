@@ -70,8 +70,8 @@ impl Leg {
         self.maybe_urgent |= reported.urgent;
     }
 
-    /// Tests whether there are bytes to read after splice(2) reported the end. It does so too if urgent
-    /// data is next and the end has come behind it (`net/ipv4/tcp.c`, `tcp_splice_read`).
+    /// Tests whether there are bytes to read after splice(2) reported the end. It does so too if
+    /// urgent data is next and the end has come behind it (`net/ipv4/tcp.c`, `tcp_splice_read`).
     pub(super) fn has_more(&self) -> bool {
         peek(&self.socket, &mut [0; 1]).is_ok_and(|bytes| bytes > 0)
     }

@@ -151,9 +151,9 @@ impl Pump {
         self.halves.iter().all(|half| half.life == Life::Finished)
     }
 
-    /// Tests whether both sides have acknowledged all that was passed on to them, so that the sockets
-    /// can be closed. Closed earlier they would be orphans, which the kernel gives up although a
-    /// reader is only slow.
+    /// Tests whether both sides have acknowledged all that was passed on to them, so that the
+    /// sockets can be closed. Closed earlier they would be orphans, which the kernel gives up
+    /// although a reader is only slow.
     pub(super) fn is_delivered(&self) -> bool {
         self.legs.iter().all(|leg| tcp::is_delivered(&leg.socket))
     }

@@ -97,8 +97,8 @@ impl OffloadState {
     }
 }
 
-/// Tests whether a direction has come to its end, or a connection broke: the kernel does not take such a
-/// tunnel.
+/// Tests whether a direction has come to its end, or a connection broke: the kernel does not take
+/// such a tunnel.
 pub(super) fn is_ending(legs: &[Leg; 2], halves: &[Half; 2]) -> bool {
     legs.iter().any(|leg| leg.read_closed || leg.broken) || halves.iter().any(|half| half.life != Life::Open)
 }

@@ -1,8 +1,8 @@
 //! Userspace's part in a direction whose destination does not keep up.
 //!
-//! Above the backlog the program leaves every segment with the source, whose window closes. Userspace
-//! forwards these bytes to the destination, in order, behind all that was redirected before. When
-//! none is left and half of the backlog is free, the program redirects again
+//! Above the backlog the program leaves every segment with the source, whose window closes.
+//! Userspace forwards these bytes to the destination, in order, behind all that was redirected
+//! before. When none is left and half of the backlog is free, the program redirects again
 //! ([`sluicegate_ebpf::Direction::judge`]).
 //!
 //! Each piece (up to the scratch buffer) is sent before it is removed from the source, because the
@@ -183,7 +183,8 @@ impl CatchUp {
     fn forward(&mut self, pair: &SocketPair<'_>, counts: &Counts, scratch: &mut [u8]) -> Result<Forwarded, Fault> {
         let destination = tcp::progress(pair.destination).map_err(|error| pair.fault_of_destination(error))?;
         let buffer = socket_send_buffer_size(pair.destination).map_err(|error| pair.fault_of_destination(error))?;
-        // Half of the backlog at which the program redirects, so that it does when this is under way.
+        // Half of the backlog at which the program redirects, so that it does when this is under
+        // way.
         let most_under_way = self.backlog.min(buffer as u64 / 2) / 2;
         let given = self.given(counts);
         if self.point.unacknowledged(given, destination.acknowledged) > most_under_way
@@ -222,13 +223,13 @@ impl CatchUp {
 
     /// Makes room in the source's receive buffer for everything that its window had let through
     /// before it closed. Usually that is a few segments; more if the kernel's worker was late
-    /// ([`CatchUp::set_opposite_in_userspace`]). Not so much that the window opens, which it does when a
-    /// sixteenth is free (`net/ipv4/tcp_output.c`, `__tcp_select_window`).
+    /// ([`CatchUp::set_opposite_in_userspace`]). Not so much that the window opens, which it does
+    /// when a sixteenth is free (`net/ipv4/tcp_output.c`, `__tcp_select_window`).
     ///
-    /// Returns true if a segment was dropped, after freeing enough for the window to open. The window
-    /// may have shrunk below data already in flight; until it grows back, the kernel also drops every
-    /// acknowledgement that follows (`net/ipv4/tcp_input.c`, `tcp_sequence`), and the opposite
-    /// direction stalls.
+    /// Returns true if a segment was dropped, after freeing enough for the window to open. The
+    /// window may have shrunk below data already in flight; until it grows back, the kernel also
+    /// drops every acknowledgement that follows (`net/ipv4/tcp_input.c`, `tcp_sequence`), and the
+    /// opposite direction stalls.
     ///
     /// When the memory for spilled bytes is used up nothing more is taken out: the window stays
     /// closed and the sender waits; after a drop the opposite direction may wait with it.

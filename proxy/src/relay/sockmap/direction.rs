@@ -16,9 +16,9 @@ use crate::sys::socket::{bound_receive_buffer, set_send_buffer};
 use crate::sys::tcp;
 use crate::tunnel::Flow;
 
-/// Size of a send buffer in multiples of the backlog of bytes under way: the kernel counts the memory
-/// of what it holds, which is more than its bytes, and a full buffer costs the kernel's worker a
-/// pause of a clock tick (`net/core/skmsg.c`, `sk_psock_backlog`).
+/// Size of a send buffer in multiples of the backlog of bytes under way: the kernel counts the
+/// memory of what it holds, which is more than its bytes, and a full buffer costs the kernel's
+/// worker a pause of a clock tick (`net/core/skmsg.c`, `sk_psock_backlog`).
 const BUFFERS: u64 = 4;
 
 /// Size of the send buffer for a backlog, in bytes.

@@ -17,7 +17,8 @@ use crate::relay::unavailable::Component;
 use crate::sys::bpf::Redirector;
 use crate::tunnel::Direction;
 
-/// Maximum number of tunnels that are redirected at the same time: the maps are allocated as a whole.
+/// Maximum number of tunnels that are redirected at the same time: the maps are allocated as a
+/// whole.
 const MAX_TUNNELS: u32 = 1 << 16;
 
 /// The loaded program, its maps, and the owners of the slots in them.

@@ -1,4 +1,5 @@
-//! The two sockets of an offloaded direction, and where their streams were when the kernel took over.
+//! The two sockets of an offloaded direction, and where their streams were when the kernel took
+//! over.
 
 use std::io;
 use std::net::TcpStream;
@@ -73,8 +74,8 @@ impl StreamPositions {
         received.wrapping_sub(self.received)
     }
 
-    /// Tests whether all bytes given to the destination since are in its send buffer, or acknowledged.
-    /// False if that cannot be read now.
+    /// Tests whether all bytes given to the destination since are in its send buffer, or
+    /// acknowledged. False if that cannot be read now.
     pub(super) fn has_all(&self, destination: &TcpStream, given: u64) -> bool {
         let written = tcp::acknowledged_in_the_end(destination);
         written.is_ok_and(|written| written.wrapping_sub(self.acknowledged) >= given)

@@ -209,8 +209,8 @@ impl ActiveTunnel {
         acknowledged(&self.pump.flow, direction, destination)
     }
 
-    /// Tests whether the tunnel may migrate to another worker: it is live, and not offloaded, since then
-    /// it costs its worker next to nothing.
+    /// Tests whether the tunnel may migrate to another worker: it is live, and not offloaded, since
+    /// then it costs its worker next to nothing.
     pub(super) fn may_move(&self) -> bool {
         matches!(self.phase, Phase::Live) && !self.pump.is_finished() && !self.pump.has_offload()
     }

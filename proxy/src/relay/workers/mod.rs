@@ -182,7 +182,8 @@ fn spawn<P: Poller>(
         }
         let mut started = Some(started);
         while let Some(poller) = new_poller::<P>(handle, started.take()) {
-            // The worker's state is dropped on a panic; what it shares (inbox, load) stays consistent.
+            // The worker's state is dropped on a panic; what it shares (inbox, load) stays
+            // consistent.
             let run = AssertUnwindSafe(|| Worker::new(poller, &pool, class, number, options.clone()).run());
             if panic::catch_unwind(run).is_ok() {
                 return;

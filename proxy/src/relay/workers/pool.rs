@@ -66,9 +66,9 @@ impl WorkerPool {
 
     /// Hands a tunnel to a worker of a class; gives it back if all of them have ended.
     ///
-    /// A bulk tunnel goes to its preferred worker, unless others have far fewer. Consecutively opened
-    /// tunnels are thus always spread over the workers in the same way, no matter when each becomes
-    /// bulk. With a spread that depended on timing, four tunnels were a third slower.
+    /// A bulk tunnel goes to its preferred worker, unless others have far fewer. Consecutively
+    /// opened tunnels are thus always spread over the workers in the same way, no matter when each
+    /// becomes bulk. With a spread that depended on timing, four tunnels were a third slower.
     ///
     /// An interactive tunnel goes to the worker on this core, unless others have far fewer: a
     /// network card with one queue reports everything to one core.

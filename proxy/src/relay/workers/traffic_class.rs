@@ -56,8 +56,8 @@ impl TrafficMeter {
         Self { since: now, moved: 0 }
     }
 
-    /// Tests whether an interactive tunnel has become bulk. Called after each step with all bytes moved
-    /// so far.
+    /// Tests whether an interactive tunnel has become bulk. Called after each step with all bytes
+    /// moved so far.
     pub(super) fn is_bulk(&mut self, moved: u64, now: Instant, line: &ClassThresholds) -> bool {
         let in_time = now.saturating_duration_since(self.since) < line.window;
         let bulk = in_time && moved - self.moved >= line.bulk;
