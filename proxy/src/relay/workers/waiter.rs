@@ -1,4 +1,4 @@
-//! How a worker waits: busy-polling, sleeping, and recovery if both fail.
+//! Waiting of a worker: busy-polling, sleeping, and recovery if both fail.
 
 use std::io;
 use std::time::{Duration, Instant};
