@@ -373,16 +373,17 @@ fn content_that_is_none_is_refused() {
         stream.write_all(&[upgrade(origin.address, None, lines).as_bytes(), content.as_bytes()].concat()).unwrap();
         stream.shutdown(Shutdown::Write).unwrap();
         let mut at_origin = origin.accept();
-        read_head(&at_origin);
         let answer = client::answer(stream);
         assert!(answer.starts_with(&format!("HTTP/1.1 {line}")) || line.is_empty() && answer.is_empty(), "{answer}");
         let reason = if line.is_empty() { "client_gone" } else { "malformed" };
         assert_eq!(gateway.refusal_line(from).text("reason"), reason);
-        // A partial request ends in a reset.
-        let mut carried = Vec::new();
-        let error = at_origin.read_to_end(&mut carried).expect_err("not the end of it");
+        // A partial request ends in a reset, which may overtake any part of it.
+        let mut received = Vec::new();
+        let error = at_origin.read_to_end(&mut received).expect_err("not the end of it");
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
-        assert_eq!(carried, if line.is_empty() { content.as_bytes() } else { b"" });
+        let received = String::from_utf8(received).expect("a head and content");
+        let carried = received.split_once("\r\n\r\n").map_or("", |(_, carried)| carried);
+        assert!(if line.is_empty() { content } else { "" }.starts_with(carried), "{received}");
     }
 }
 
