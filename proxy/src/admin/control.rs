@@ -361,7 +361,7 @@ mod tests {
         assert!(!path.exists());
     }
 
-    /// What `check` asks is what a bind would say.
+    /// `check` and a bind give the same answer.
     #[test]
     fn a_path_that_no_socket_can_be_at_is_refused_before_a_bind() {
         let directory = tempfile::tempdir().unwrap();

@@ -26,8 +26,9 @@ use crate::user_policy::UserPolicy;
 const PASSWORD: &str = "s3cret:with:@/%ü";
 /// The hash of `PASSWORD`, by `htpasswd -nbB -C 4`.
 const BCRYPT_4: &str = "$2y$04$s3nEBtS7Qzw9ctn.NRIzs.IQt8.B7mCW1RaVx4LMDuSuTuhtnSTGa";
-/// The same by `mkpasswd -m bcrypt` with cost 5, and by `htpasswd -nb2 -r 1000`.
+/// The hash of `PASSWORD`, by `mkpasswd -m bcrypt` with cost 5.
 const BCRYPT_5: &str = "$2b$05$j4ySaw5nneJWMXCHNtxGROS.Rs/GJei.mnotUGUJeEqQeOj8O2R76";
+/// The hash of `PASSWORD`, by `htpasswd -nb2 -r 1000`.
 const SHA256: &str = "$5$rounds=1000$xfILwX1TuP.3a311$bKAHqMA4Tcs7SgITqY6R/X7FiVU1FzFO.EF/LlMbdO9";
 const DEADLINE: Duration = Duration::from_secs(60);
 

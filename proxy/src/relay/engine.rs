@@ -20,7 +20,7 @@ pub enum Engine {
     /// io_uring reports readiness, and splice(2) moves the bytes from socket to socket through a
     /// pipe.
     Uring,
-    /// The same with epoll(7).
+    /// epoll(7) reports readiness, and splice(2) moves the bytes as with `Uring`.
     Splice,
     /// A BPF program redirects from socket to socket, with no process needed.
     Sockmap,

@@ -162,7 +162,7 @@ proptest! {
     }
 }
 
-/// Whatever was decrypted before the socket said so.
+/// Bytes decrypted before the failure of the socket come first.
 #[test]
 fn a_failure_comes_behind_the_bytes_before_it() {
     for room in [10, 1_000, 100_000] {
@@ -234,8 +234,8 @@ fn held_to(limit: u64, common: &CipherSuiteCommon) -> CipherSuiteCommon {
     CipherSuiteCommon { suite: common.suite, hash_provider: common.hash_provider, confidentiality_limit: limit }
 }
 
-/// Who sends on with keys that are used up helps those who listen; who ends there says that this
-/// was all.
+/// TLS 1.3 replaces keys at their limit. TLS 1.2 cannot: the connection fails there, without the
+/// close_notify by which its end would look intended.
 #[test]
 fn keys_that_are_used_up_are_replaced_or_an_error() {
     const LIMIT: u64 = 40;

@@ -54,7 +54,8 @@ fn comments(text: &str) -> Vec<Line<'_>> {
     let lines = text.lines().enumerate().filter_map(|(index, line)| {
         let behind = line.trim_start().strip_prefix("//");
         let is_doc = behind.is_some_and(|text| text.starts_with(['/', '!']));
-        let opens = is_doc && !std::mem::replace(&mut in_doc, is_doc);
+        let opens = is_doc && !in_doc;
+        in_doc = is_doc;
         let text = behind?.trim_start_matches(['/', '!']).trim();
         Some(Line { number: index + 1, columns: line.chars().count(), text, opens })
     });
@@ -164,6 +165,16 @@ mod tests {
             assert!(found.len() == 1 && found[0].starts_with(said), "{text}: {found:?}");
         }
         assert_eq!(lines("/// Whatsoever\n/// Hero of the history."), Vec::<String>::new());
+    }
+
+    #[test]
+    fn every_doc_comment_of_a_file_is_checked() {
+        for between in ["fn f() {}", "// An ordinary comment.", "#[test]\nfn f() {}"] {
+            let found = lines(&format!("//! Sums.\n\n/// Adds.\n{between}\n/// Whether it is so."));
+            let line = 4 + between.lines().count();
+            let expected = format!("a.rs:{line}: a doc comment opens with 'Whether'");
+            assert!(found.len() == 1 && found[0].starts_with(&expected), "{between}: {found:?}");
+        }
     }
 
     #[test]

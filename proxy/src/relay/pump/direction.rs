@@ -36,7 +36,7 @@ enum Read {
 enum Pull {
     /// There may be bytes in the pipe or an end to pass on: push, then pull again.
     Again,
-    /// So many bytes went to the destination without a pipe.
+    /// Bytes sent to the destination without a pipe.
     SentWithoutPipe(usize),
     /// Nothing can be read, or the destination has no room.
     Blocked,

@@ -24,7 +24,7 @@ pub(super) struct Waiter<P> {
     failed: Option<Instant>,
 }
 
-/// Result of a wait.
+/// Result of a wait: the thread slept in the poller, or stayed awake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Waited {
     Slept,

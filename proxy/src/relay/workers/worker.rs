@@ -27,8 +27,8 @@ use crate::tunnel::Direction;
 /// Bytes that a peek at a socket may return where there is no pipe.
 const SCRATCH: usize = 64 << 10;
 
-/// The same where the kernel redirects. The larger the piece of a closed window that is forwarded
-/// at once, the sooner the kernel redirects again.
+/// Bytes that a peek at a socket may return where the kernel redirects. The larger the piece of a
+/// closed window that is forwarded at once, the sooner the kernel redirects again.
 const SCRATCH_OF_WINDOW: usize = 2 << 20;
 
 pub(super) struct Worker<P> {
