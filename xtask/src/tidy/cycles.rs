@@ -1,7 +1,7 @@
 //! Checks the imports between the files of each crate: no file imports an item of its parent, and
-//! no files import each other in a circle.
+//! no files import each other in a cycle.
 //!
-//! A parent declares and uses its children. A child that imports from it makes a circle of the two;
+//! A parent declares and uses its children. A child that imports from it makes a cycle of the two;
 //! what children share belongs in a file of its own.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,7 +25,7 @@ struct Import {
     item: String,
 }
 
-/// Finds imports from parents, then circles of the other imports.
+/// Finds imports from parents, then cycles of the other imports.
 pub(super) fn check(sources: &[Source]) -> Vec<Finding> {
     CRATES.iter().flat_map(|root| check_crate(root, sources)).collect()
 }
@@ -50,9 +50,9 @@ fn check_crate(root: &str, sources: &[Source]) -> Vec<Finding> {
             }
         }
     }
-    findings.extend(circle(&graph).map(|circle| {
-        let rule = format!("these files import each other: {}", circle.join(" -> "));
-        Finding::new(circle[0], 1, rule, "move what they share to a file of its own")
+    findings.extend(cycle(&graph).map(|cycle| {
+        let rule = format!("these files import each other: {}", cycle.join(" -> "));
+        Finding::new(cycle[0], 1, rule, "move what they share to a file of its own")
     }));
     findings
 }
@@ -80,9 +80,13 @@ fn imports(module: &Module, text: &str, files: &BTreeMap<Module, &Source>) -> Ve
         paths(tree).into_iter().map(move |path| (at, path))
     });
     let roots = ["crate", "super", "self"].into_iter().flat_map(|root| positions(&code, root));
+    let children = files.keys().filter(|other| other.len() == module.len() + 1 && other.starts_with(module));
+    let children = children
+        .filter_map(|child| child.last())
+        .flat_map(|name| positions(&code, name).into_iter().filter(|at| code[at + name.len()..].starts_with("::")));
     // The first of `super::super::x` has the whole path.
-    let roots = roots.filter(|at| !code[..*at].ends_with("::"));
-    let others = roots.map(|at| {
+    let starts = roots.chain(children).filter(|at| !code[..*at].ends_with("::"));
+    let others = starts.map(|at| {
         let end = code[at..].find(|c: char| c != ':' && c != '_' && !c.is_alphanumeric()).unwrap_or(code.len() - at);
         (at, code[at..at + end].to_owned())
     });
@@ -148,8 +152,8 @@ fn resolve(module: &Module, path: &str, files: &BTreeMap<Module, &Source>) -> Op
     Some((target, if item == "self" { String::new() } else { item.to_owned() }))
 }
 
-/// A circle of imports, from a file to the same file.
-fn circle<'a>(graph: &BTreeMap<&'a str, BTreeSet<&'a str>>) -> Option<Vec<&'a str>> {
+/// A cycle of imports, from a file to the same file.
+fn cycle<'a>(graph: &BTreeMap<&'a str, BTreeSet<&'a str>>) -> Option<Vec<&'a str>> {
     let mut done = BTreeSet::new();
     graph.keys().find_map(|start| visit(start, graph, &mut Vec::new(), &mut done))
 }
@@ -208,7 +212,26 @@ mod tests {
     }
 
     #[test]
-    fn a_circle_is_named_with_all_its_files() {
+    fn a_path_without_an_import_is_one_too() {
+        let files = |body: &str| {
+            let parent = format!("mod part;\nfn f() {{ {body} }}");
+            findings(&[
+                ("bench/src/lib.rs", "mod a;\nmod b;"),
+                ("bench/src/a/mod.rs", &parent),
+                ("bench/src/a/part.rs", "use crate::b::B;"),
+                ("bench/src/b.rs", "use crate::a::f;"),
+            ])
+        };
+        for other in ["part.f()", "x::part::f()", "counterpart::f()"] {
+            assert_eq!(files(other), Vec::<String>::new(), "{other}");
+        }
+        let found = files("part::g()");
+        let expected = "bench/src/a/mod.rs -> bench/src/a/part.rs -> bench/src/b.rs -> bench/src/a/mod.rs";
+        assert!(found.len() == 1 && found[0].contains(expected), "{found:?}");
+    }
+
+    #[test]
+    fn a_cycle_is_named_with_all_its_files() {
         let found = findings(&[
             ("ebpf/src/lib.rs", "mod a;\nmod b;\nmod c;"),
             ("ebpf/src/a.rs", "use crate::b::B;"),
