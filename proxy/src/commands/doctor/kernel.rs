@@ -2,10 +2,9 @@
 
 use std::io;
 
-use super::check::{Check, State};
+use super::finding::{Found, State};
 use super::host::{Capability, Host, HostError, Scope};
 use super::refusal::{self, Refusal, Trials};
-use crate::relay::Engine;
 use crate::sys::capabilities::{FOR_BPF, of_container, of_unit};
 
 /// Before Linux 6.15 the pauses between probes of a closed window cannot be bounded
@@ -13,43 +12,36 @@ use crate::sys::capabilities::{FOR_BPF, of_container, of_unit};
 const OLDEST: (u64, u64) = (6, 15);
 
 /// The version of the kernel.
-pub(super) fn version(host: &Host) -> Check {
-    let (check, needed) = ("kernel", "6.15 or later");
-    let row = host.sysctl("kernel.osrelease").and_then(|release| {
-        let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|number| number.parse().ok());
-        let version = numbers.next().zip(numbers.next());
-        let version = version.ok_or_else(|| HostError(format!("kernel.osrelease: cannot parse '{release}'")))?;
-        let row = Check::ok(check, release, needed);
-        Ok(row.unless(version >= OLDEST, |row| {
-            row.costs(State::Slow, "a peer that vanishes behind a closed window is detected up to two minutes late")
-                .fix("install a later kernel, if that matters")
-        }))
-    });
-    Check::or_unknown(row, check, needed)
+pub(super) fn version(host: &Host) -> Result<Found, HostError> {
+    let release = host.sysctl("kernel.osrelease")?;
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|number| number.parse().ok());
+    let version = numbers.next().zip(numbers.next());
+    let version = version.ok_or_else(|| HostError(format!("kernel.osrelease: cannot parse '{release}'")))?;
+    Ok(Found::ok(release).unless(version >= OLDEST, |found| {
+        found
+            .costs(State::Slow, "a peer that vanishes behind a closed window is detected up to two minutes late")
+            .fix("install a later kernel, if that matters")
+    }))
 }
 
 /// The seccomp filter, and the refused ones of the tried calls.
-pub(super) fn seccomp(host: &Host, trials: &Trials) -> Check {
-    let (check, needed) = ("seccomp", "no filter, or one that permits io_uring and splice");
-    let row = host.has_seccomp_filter().map(|filtered| {
-        let tried = [("io_uring_setup", &trials.ring), ("splice", &trials.splice)];
-        let refused = tried.into_iter().filter_map(|(name, result)| {
-            let error = result.as_ref().err()?;
-            matches!(error.raw_os_error()?, libc::EPERM | libc::ENOSYS).then(|| format!("{name} ({error})"))
-        });
-        let refused = refused.collect::<Vec<_>>().join(", ");
-        match (filtered, refused.is_empty()) {
-            (false, _) => Check::ok(check, "no filter", needed),
-            (true, true) => Check::ok(check, "a filter that permits both", needed),
-            (true, false) => Check::ok(check, format!("a filter is active; refused: {refused}"), needed)
-                .costs(State::Slow, "see the checks of the refused calls"),
-        }
+pub(super) fn seccomp(host: &Host, trials: &Trials) -> Result<Found, HostError> {
+    let tried = [("io_uring_setup", &trials.ring), ("splice", &trials.splice)];
+    let refused = tried.into_iter().filter_map(|(name, result)| {
+        let error = result.as_ref().err()?;
+        matches!(error.raw_os_error()?, libc::EPERM | libc::ENOSYS).then(|| format!("{name} ({error})"))
     });
-    Check::or_unknown(row, check, needed)
+    let refused = refused.collect::<Vec<_>>().join(", ");
+    Ok(match (host.has_seccomp_filter()?, refused.is_empty()) {
+        (false, _) => Found::ok("no filter"),
+        (true, true) => Found::ok("a filter that permits both"),
+        (true, false) => Found::ok(format!("a filter is active; refused: {refused}"))
+            .costs(State::Slow, "see the checks of the refused calls"),
+    })
 }
 
 /// Setting up a ring, and the cause of a refusal.
-pub(super) fn io_uring(host: &Host, ring: &io::Result<()>) -> Check {
+pub(super) fn io_uring(host: &Host, ring: &io::Result<()>) -> Found {
     let value = |name: &str| match host.try_sysctl(name) {
         Ok(value) => value.unwrap_or_else(|| "not there".to_owned()),
         Err(unread) => unread.to_string(),
@@ -59,35 +51,28 @@ pub(super) fn io_uring(host: &Host, ring: &io::Result<()>) -> Check {
         value("kernel.io_uring_disabled"),
         value("kernel.io_uring_group")
     );
-    let needed = "a ring can be set up";
-    let Err(error) = ring else { return Check::ok("io_uring", format!("a ring works; {sysctls}"), needed) };
+    let Err(error) = ring else { return Found::ok(format!("a ring works; {sysctls}")) };
     let Refusal { cause, fix } = refusal::of_ring(host, error);
-    let row = Check::ok("io_uring", format!("no ring: {error}; {cause}; {sysctls}"), needed);
-    if Engine::ALL.iter().any(|engine| engine.label() == "uring") {
-        row.costs(State::Slow, "no engine uring: up to a fifth of a tunnel's throughput").fixes(fix)
-    } else {
-        row.costs(State::Ok, "nothing yet: no engine of this version uses it").fixes(fix)
-    }
+    let found = Found::ok(format!("no ring: {error}; {cause}; {sysctls}"));
+    found.costs(State::Slow, "no engine uring: up to a fifth of a tunnel's throughput").fixes(fix)
 }
 
 /// splice(2), used by every engine but `copy` for moving bytes.
-pub(super) fn splice(host: &Host, splice: &io::Result<()>) -> Check {
-    let needed = "a byte goes from socket to socket";
-    let Err(error) = splice else { return Check::ok("splice", "works", needed) };
+pub(super) fn splice(host: &Host, splice: &io::Result<()>) -> Found {
+    let Err(error) = splice else { return Found::ok("works") };
     let Refusal { cause, fix } = refusal::of_calls(host, refusal::SPLICE, error);
     // `cargo xtask bench`: copy against splice at one to 64 tunnels.
     let costs = "engine copy: half of the throughput, 1.7 times the CPU per byte";
-    Check::ok("splice", format!("{error}; {cause}"), needed).costs(State::Fails, costs).fixes(fix)
+    Found::ok(format!("{error}; {cause}")).costs(State::Fails, costs).fixes(fix)
 }
 
 /// The event loop of handshakes, needed by all engines.
-pub(super) fn event_loop(host: &Host, failed: Option<&io::Error>) -> Check {
-    let needed = "epoll, an eventfd and a thread for the log";
-    let Some(error) = failed else { return Check::ok("event_loop", "works", needed) };
+pub(super) fn event_loop(host: &Host, failed: Option<&io::Error>) -> Found {
+    let Some(error) = failed else { return Found::ok("works") };
     let Refusal { cause, fix } = refusal::of_calls(host, refusal::EVENT_LOOP, error);
     let found = if cause.is_empty() { error.to_string() } else { format!("{error}; {cause}") };
-    let row = Check::ok("event_loop", found, needed).costs(State::Fails, "everything: the gateway does not start");
-    Check { degrades: true, ..row.fixes(fix) }
+    let found = Found::ok(found).costs(State::Fails, "everything: the gateway does not start");
+    Found { degrades: true, ..found.fixes(fix) }
 }
 
 /// Why the engine `sockmap` is refused where a warning of the kernel ends the machine.
@@ -95,7 +80,7 @@ const PANIC_ON_WARN: &str = "; panic_on_warn is set, and this engine has trigger
                              (inet_sock_destruct; tcp_sendmsg_locked, ucopysize.h)";
 
 /// The host's support of the engine `sockmap`; its self-test tells if it works.
-pub(super) fn sockmap(host: &Host, sockhash: &io::Result<()>) -> Check {
+pub(super) fn sockmap(host: &Host, sockhash: &io::Result<()>) -> Found {
     let yes = |result: Result<bool, HostError>| match result {
         Ok(true) => "yes".to_owned(),
         Ok(false) => "no".to_owned(),
@@ -124,12 +109,12 @@ pub(super) fn sockmap(host: &Host, sockhash: &io::Result<()>) -> Check {
         yes(perfmon),
         if panics { PANIC_ON_WARN } else { "" },
     );
-    let needed = "all of it for --engine sockmap, which is slower than splice for bulk, equal for messages, and works on while the gateway is stopped; nothing for other engines";
-    let row = Check::ok("sockmap", found, needed);
-    let row = row.unless(!panics, |row| row.fix(host.set(Scope::Machine, "kernel.panic_on_warn", "0")));
-    row.unless(sockhash.is_ok() && !lacks, |row| {
+    let found = Found::ok(found);
+    let found = found.unless(!panics, |found| found.fix(host.set(Scope::Machine, "kernel.panic_on_warn", "0")));
+    found.unless(sockhash.is_ok() && !lacks, |found| {
         let options = of_container(FOR_BPF);
-        row.fix(format!("podman run {options} ...    # rootful, a profile that permits bpf"))
+        found
+            .fix(format!("podman run {options} ...    # rootful, a profile that permits bpf"))
             .fix(format!("systemd unit: {}", of_unit(FOR_BPF)))
     })
 }
@@ -155,23 +140,23 @@ mod tests {
             ("six", State::Unknown),
         ] {
             let row = version(&Tree::new(&[("proc/sys/kernel/osrelease", release)]).host());
-            assert_eq!(row.state, state, "{row:?}");
+            assert_eq!(row.as_ref().map_or(State::Unknown, |row| row.state), state, "{row:?}");
         }
-        let row = version(&Tree::new(&[]).host());
-        assert!(row.state == State::Unknown && row.found.contains("no such file"), "{row:?}");
+        let unread = version(&Tree::new(&[]).host()).unwrap_err().to_string();
+        assert!(unread.contains("no such file"), "{unread}");
     }
 
     #[test]
     fn a_filter_is_told_with_what_was_refused() {
         let filter = Tree::new(&[("proc/self/status", "Seccomp:\t2\n")]);
         let without = |errno| Trials { ring: error(errno), splice: Ok(()) };
-        let row = seccomp(&filter.host(), &without(Errno::NOSYS));
+        let row = seccomp(&filter.host(), &without(Errno::NOSYS)).unwrap();
         assert!(row.state == State::Slow && row.found.contains("refused: io_uring_setup (Function not"), "{row:?}");
-        assert_eq!(seccomp(&filter.host(), &without(Errno::NOMEM)).state, State::Ok);
+        assert_eq!(seccomp(&filter.host(), &without(Errno::NOMEM)).unwrap().state, State::Ok);
         let none = Tree::new(&[("proc/self/status", "Seccomp:\t0\n")]);
-        let row = seccomp(&none.host(), &without(Errno::PERM));
+        let row = seccomp(&none.host(), &without(Errno::PERM)).unwrap();
         assert_eq!((row.state, row.found.as_str()), (State::Ok, "no filter"));
-        assert_eq!(seccomp(&Tree::new(&[]).host(), &without(Errno::PERM)).state, State::Unknown);
+        assert!(seccomp(&Tree::new(&[]).host(), &without(Errno::PERM)).is_err());
     }
 
     #[test]

@@ -21,8 +21,8 @@ use crate::config::{Engines, engines};
 use crate::sys::socket::{Leg, LegOptions};
 
 mod cgroup;
-mod check;
 mod connecting;
+mod finding;
 mod host;
 mod kernel;
 mod machine;

@@ -5,9 +5,9 @@ use std::thread::available_parallelism;
 
 use serde::Serialize;
 
-use super::check::Check;
 use super::connecting;
-use super::host::Host;
+use super::finding::{Finding, Found, State};
+use super::host::{Host, HostError};
 use super::kernel;
 use super::machine;
 use super::refusal::Trials;
@@ -39,7 +39,7 @@ pub(super) struct Report {
     /// The requested engines, in their order.
     pub(super) engines: Vec<Tried>,
     /// The rows of the table.
-    pub(super) checks: Vec<Check>,
+    pub(super) checks: Vec<Finding>,
 }
 
 impl Report {
@@ -58,12 +58,12 @@ impl Report {
         let event_loop = kernel::event_loop(host, control.as_ref().err());
         drop(control);
         let sockhash = probe::sockhash();
+        let send_buffer = options.send_buffer() as u64;
+        let engine = engine_of(&tried);
         let seen =
-            Inspection { host, chosen, limit, threads, pipes, trials, event_loop, sockhash, engine: engine_of(&tried) };
-        let mut checks: Vec<_> = CHECKS.iter().map(|check| check(&seen)).collect();
-        if options.engines.contains(&Engine::Sockmap) {
-            checks.push(tcp::send_buffers(host, options.send_buffer() as u64));
-        }
+            Inspection { host, chosen, limit, threads, pipes, trials, event_loop, sockhash, send_buffer, engine };
+        let checks: Vec<_> =
+            CHECKS.iter().filter(|check| (check.applies)(&seen)).map(|check| check.run(&seen)).collect();
         let Verdict { engine, outcome, because } = Verdict::new(&tried, &checks);
         Self {
             version: env!("CARGO_PKG_VERSION"),
@@ -87,28 +87,102 @@ struct Inspection<'a> {
     pipes: Pipes,
     trials: Trials,
     /// Made while the threads of `serve` were there.
-    event_loop: Check,
+    event_loop: Found,
     sockhash: io::Result<()>,
+    /// Size of the send buffers that the engine sockmap needs; 0 if it is not requested.
+    send_buffer: u64,
     /// The engine that runs, if any.
     engine: Option<Engine>,
 }
 
-/// The checks of every host, in the order of the table.
-const CHECKS: [fn(&Inspection<'_>) -> Check; 16] = [
-    |seen| kernel::version(seen.host),
-    |seen| kernel::seccomp(seen.host, &seen.trials),
-    |seen| kernel::io_uring(seen.host, &seen.trials.ring),
-    |seen| kernel::splice(seen.host, &seen.trials.splice),
-    |seen| seen.event_loop.clone(),
-    |seen| room::pipes(seen.host, &seen.pipes, seen.engine),
-    |seen| room::process(seen.limit),
-    |seen| room::machine(seen.host, seen.limit),
-    |seen| tcp::congestion(seen.host, seen.chosen),
-    |seen| tcp::receive_buffer(seen.host),
-    |seen| tcp::send_buffer(seen.host),
-    |seen| connecting::accept_queue(seen.host),
-    |seen| connecting::ports(seen.host),
-    |seen| machine::cpus(seen.threads),
-    |seen| machine::cpu_limit(seen.host, seen.threads),
-    |seen| kernel::sockmap(seen.host, &seen.sockhash),
+/// A check of the host.
+struct Check {
+    /// Name, a stable word.
+    name: &'static str,
+    /// Tests whether the gateway as requested depends on it.
+    applies: fn(&Inspection<'_>) -> bool,
+    /// The value needed.
+    needed: fn(&Inspection<'_>) -> String,
+    /// Reads the value, and judges it: the verdict, the cost of the difference, and the fix.
+    read: fn(&Inspection<'_>) -> Result<Found, HostError>,
+}
+
+impl Check {
+    const fn new(
+        name: &'static str,
+        needed: fn(&Inspection<'_>) -> String,
+        read: fn(&Inspection<'_>) -> Result<Found, HostError>,
+    ) -> Self {
+        Self { name, applies: |_| true, needed, read }
+    }
+
+    /// The row of the output; a value that cannot be read is unknown.
+    fn run(&self, seen: &Inspection<'_>) -> Finding {
+        let found = (self.read)(seen);
+        let found = found.unwrap_or_else(|unread| Found::ok(unread.to_string()).costs(State::Unknown, ""));
+        Finding::new(self.name, (self.needed)(seen), found)
+    }
+}
+
+/// Value needed by the engine sockmap.
+const FOR_SOCKMAP: &str = "all of it for --engine sockmap, which is slower than splice for bulk, equal for messages, \
+                           and works on while the gateway is stopped; nothing for other engines";
+
+/// The checks, in the order of the output.
+const CHECKS: [Check; 17] = [
+    Check::new("kernel", |_| "6.15 or later".into(), |seen| kernel::version(seen.host)),
+    Check::new(
+        "seccomp",
+        |_| "no filter, or one that permits io_uring and splice".into(),
+        |seen| kernel::seccomp(seen.host, &seen.trials),
+    ),
+    Check::new(
+        "io_uring",
+        |_| "a ring can be set up".into(),
+        |seen| Ok(kernel::io_uring(seen.host, &seen.trials.ring)),
+    ),
+    Check::new(
+        "splice",
+        |_| "a byte goes from socket to socket".into(),
+        |seen| Ok(kernel::splice(seen.host, &seen.trials.splice)),
+    ),
+    Check::new(
+        "event_loop",
+        |_| "epoll, an eventfd and a thread for the log".into(),
+        |seen| Ok(seen.event_loop.clone()),
+    ),
+    Check::new(
+        "pipes",
+        |_| format!("{} of 1 MiB", room::ENOUGH),
+        |seen| Ok(room::pipes(seen.host, &seen.pipes, seen.engine)),
+    ),
+    Check::new(
+        "descriptors",
+        |_| format!("room for {} tunnels, a migration's burst", room::BURST),
+        |seen| Ok(room::process(seen.limit)),
+    ),
+    Check::new("open_files", |_| "free for this process's limit".into(), |seen| room::machine(seen.host, seen.limit)),
+    Check::new("congestion", |_| "cubic on short legs".into(), |seen| tcp::congestion(seen.host, seen.chosen)),
+    Check::new("tcp_rmem", |_| window(), |seen| tcp::receive_buffer(seen.host)),
+    Check::new("tcp_wmem", |_| window(), |seen| tcp::send_buffer(seen.host)),
+    Check::new("somaxconn", |_| connecting::BACKLOG.to_string(), |seen| connecting::accept_queue(seen.host)),
+    Check::new(
+        "ports",
+        |_| format!("{} for each target address", connecting::PORTS),
+        |seen| connecting::ports(seen.host),
+    ),
+    Check::new("cpus", |_| format!("{} or more", machine::THREADS), |seen| Ok(machine::cpus(seen.threads))),
+    Check::new("cpu_limit", |_| "none".into(), |seen| machine::cpu_limit(seen.host, seen.threads)),
+    Check::new("sockmap", |_| FOR_SOCKMAP.into(), |seen| Ok(kernel::sockmap(seen.host, &seen.sockhash))),
+    Check {
+        name: "send_buffers",
+        applies: |seen| seen.send_buffer > 0,
+        needed: |seen| format!("{} KiB, twice the backlog", seen.send_buffer >> 11),
+        read: |seen| tcp::send_buffers(seen.host, seen.send_buffer),
+    },
 ];
+
+/// Value needed of the largest socket buffers.
+fn window() -> String {
+    format!("a maximum for 1 Gbit/s at {} ms", tcp::ROUND_TRIP_MS)
+}

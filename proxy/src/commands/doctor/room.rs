@@ -4,7 +4,7 @@ use std::io;
 
 use rustix::process::{Resource, getrlimit};
 
-use super::check::{Check, State};
+use super::finding::{Found, State};
 use super::host::{Capability, Host, HostError, Scope};
 use super::refusal::more_descriptors;
 use crate::relay::Engine;
@@ -17,10 +17,10 @@ const TRIED: usize = 64;
 
 /// Whole pipes needed: the pipes kept by one worker for the next burst (`relay/pipes.rs`). A busy
 /// direction holds one while its bytes wait for the receiver.
-const ENOUGH: usize = 32;
+pub(super) const ENOUGH: usize = 32;
 
 /// Tunnels needing room: the volumes of a migration open about 200 at once.
-const BURST: usize = 200;
+pub(super) const BURST: usize = 200;
 
 /// Pipes available to a user, as tried.
 #[derive(Debug, Default)]
@@ -58,19 +58,19 @@ impl Pipes {
 }
 
 /// The budget of pipes; a low one degrades an engine with pipes.
-pub(super) fn pipes(host: &Host, pipes: &Pipes, engine: Option<Engine>) -> Check {
+pub(super) fn pipes(host: &Host, pipes: &Pipes, engine: Option<Engine>) -> Found {
     let got = match &pipes.error {
         Some(error) => format!("{} of 1 MiB, then {error}", pipes.whole),
         None if pipes.whole == TRIED => format!("{TRIED} of {TRIED} of 1 MiB"),
         None => format!("{} of 1 MiB, then {} KiB", pipes.whole, pipes.last >> 10),
     };
     let found = format!("{got}; {}", limits(host).unwrap_or_else(|unread| unread.to_string()));
-    Check::ok("pipes", found, format!("{ENOUGH} of 1 MiB")).unless(pipes.are_enough(), |row| {
+    Found::ok(found).unless(pipes.are_enough(), |found| {
         // Measured with one, four and 64 tunnels: a tunnel without a pipe is copied, at half the
         // speed; pipes of 256 KiB cost 28 % at four tunnels.
-        let mut row = row.costs(State::Slow, "busy tunnels beyond these are copied, at half the speed");
-        row.degrades = engine.is_some_and(|engine| engine != Engine::Copy);
-        row.fixes(more_pipes(host, pipes))
+        let costs = "busy tunnels beyond these are copied, at half the speed";
+        let degrades = engine.is_some_and(|engine| engine != Engine::Copy);
+        Found { degrades, ..found.costs(State::Slow, costs).fixes(more_pipes(host, pipes)) }
     })
 }
 
@@ -127,36 +127,30 @@ impl Limit {
 }
 
 /// The limit of descriptors of a process.
-pub(super) fn process(limit: Limit) -> Check {
+pub(super) fn process(limit: Limit) -> Found {
     let text = |limit: Option<u64>| limit.map_or("unlimited".to_owned(), |limit| limit.to_string());
     let tunnels = descriptors::divide(None, limit.raised, 1).map_or(0, |division| division.tunnels);
     let raised = text(Some(limit.raised).filter(|raised| *raised != u64::MAX));
     let found = format!("soft {}, raised to hard {raised}: {tunnels} tunnels", text(limit.soft));
-    let row = Check::ok("descriptors", found, format!("room for {BURST} tunnels, a migration's burst"));
-    let few = |row: Check| {
-        let mut row = row.costs(State::Slow, "further clients are answered 503").fixes(more_descriptors());
-        row.degrades = true;
-        if limit.has_room() { row } else { row.costs(State::Fails, "the gateway does not start") }
-    };
-    row.unless(tunnels >= BURST, few)
+    Found::ok(found).unless(tunnels >= BURST, |found| {
+        let found = found.costs(State::Slow, "further clients are answered 503").fixes(more_descriptors());
+        let found = Found { degrades: true, ..found };
+        found.unless(limit.has_room(), |found| found.costs(State::Fails, "the gateway does not start"))
+    })
 }
 
 /// Open files of the machine, `fs.file-nr` of `fs.file-max`, and the most a process may be
 /// permitted (Documentation/admin-guide/sysctl/fs.rst).
-pub(super) fn machine(host: &Host, limit: Limit) -> Check {
-    let needed = "free for this process's limit";
-    let row = (|| {
-        let (most, each) = (host.number("fs.file-max")?, host.number("fs.nr_open")?);
-        let [open] = host.numbers("fs.file-nr")?;
-        let found = format!("{open} of fs.file-max {most} are open; fs.nr_open {each}");
-        let free = most.saturating_sub(open);
-        Ok(Check::ok("open_files", found, needed).unless(free >= limit.raised.min(each), |row| {
-            let wanted = open.saturating_add(each);
-            row.costs(State::Slow, "no accept, dial or pipe anywhere on the machine once they are used up (ENFILE)")
-                .fix(host.set(Scope::Machine, "fs.file-max", &wanted.to_string()))
-        }))
-    })();
-    Check::or_unknown(row, "open_files", needed)
+pub(super) fn machine(host: &Host, limit: Limit) -> Result<Found, HostError> {
+    let (most, each) = (host.number("fs.file-max")?, host.number("fs.nr_open")?);
+    let [open] = host.numbers("fs.file-nr")?;
+    let found = Found::ok(format!("{open} of fs.file-max {most} are open; fs.nr_open {each}"));
+    Ok(found.unless(most.saturating_sub(open) >= limit.raised.min(each), |found| {
+        let wanted = open.saturating_add(each);
+        found
+            .costs(State::Slow, "no accept, dial or pipe anywhere on the machine once they are used up (ENFILE)")
+            .fix(host.set(Scope::Machine, "fs.file-max", &wanted.to_string()))
+    }))
 }
 
 #[cfg(test)]
@@ -224,8 +218,8 @@ mod tests {
             assert!(row.found.contains(&format!("{found}{tunnels} tunnels")), "{row:?}");
         }
         let tree = tree();
-        assert_eq!(machine(&tree.host(), limit(8_000)).state, State::Ok);
-        let row = machine(&tree.host(), limit(8_001));
+        assert_eq!(machine(&tree.host(), limit(8_000)).unwrap().state, State::Ok);
+        let row = machine(&tree.host(), limit(8_001)).unwrap();
         assert_eq!((row.state, row.fix[0].as_str()), (State::Slow, "sysctl -w fs.file-max=1050576"));
     }
 }

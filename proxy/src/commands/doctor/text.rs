@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::check::{Check, State};
+use super::finding::{Finding, State};
 use super::report::Report;
 use super::verdict::{Outcome, Tried};
 
@@ -27,7 +27,7 @@ pub(super) fn text(report: &Report) -> String {
     text
 }
 
-fn row(text: &mut String, row: &Check) {
+fn row(text: &mut String, row: &Finding) {
     line(text, &[row.state.label(), row.check, &row.found, &row.needed, &row.costs]);
     fixes(text, &row.fix);
 }
@@ -107,12 +107,15 @@ fn verdict(text: &mut String, report: &Report) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::finding::Found;
     use super::*;
     use crate::relay::Engine;
 
     fn report() -> Report {
         let fix = "sysctl -w net.ipv4.tcp_wmem=\"4096 16384 16777216\"".to_owned();
-        let row = Check::ok("tcp_wmem", "4096 16384 4194304: about 570 Mbit/s a tunnel", "1 Gbit/s");
+        let found = Found::ok("4096 16384 4194304: about 570 Mbit/s a tunnel");
+        let found = found.costs(State::Slow, "a tunnel over a long leg is held to that").fix(fix);
+        let row = Finding::new("tcp_wmem", "1 Gbit/s".into(), found);
         let passed = Tried { engine: Engine::Copy, passed: Some(true), error: None, cause: None, fix: Vec::new() };
         let failed = Tried {
             engine: Engine::Splice,
@@ -129,7 +132,7 @@ mod tests {
             engine: Some("copy"),
             because: vec!["splice failed".to_owned()],
             engines: vec![failed, passed],
-            checks: vec![row.costs(State::Slow, "a tunnel over a long leg is held to that").fix(fix)],
+            checks: vec![row],
         }
     }
 

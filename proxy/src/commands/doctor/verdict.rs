@@ -2,7 +2,7 @@
 
 use serde::{Serialize, Serializer};
 
-use super::check::Check;
+use super::finding::Finding;
 use super::host::Host;
 use super::refusal::{self, Refusal, Trials};
 use crate::relay::{Engine, EngineUnavailable, Options, Relay};
@@ -110,7 +110,7 @@ pub(super) struct Verdict {
 
 impl Verdict {
     /// Judges the tried engines and the rows.
-    pub(super) fn new(tried: &[Tried], rows: &[Check]) -> Self {
+    pub(super) fn new(tried: &[Tried], rows: &[Finding]) -> Self {
         let before = tried.iter().take_while(|tried| tried.passed != Some(true));
         let mut because: Vec<String> = before.filter(|tried| tried.passed.is_some()).map(failure).collect();
         because.extend(rows.iter().filter(|row| row.degrades).map(|row| format!("{}: {}", row.check, row.found)));
@@ -134,7 +134,7 @@ fn failure(tried: &Tried) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::check::State;
+    use super::super::finding::{Found, State};
     use super::super::tree::Tree;
     use super::*;
     use crate::relay::Component;
@@ -179,7 +179,7 @@ mod tests {
     #[test]
     fn advice_does_not_degrade_and_want_of_room_does() {
         let both = [tried(Engine::Splice, None)];
-        let mut row = Check::ok("pipes", "few", "many").costs(State::Slow, "speed");
+        let mut row = Finding::new("pipes", "many".into(), Found::ok("few").costs(State::Slow, "speed"));
         assert_eq!(Verdict::new(&both, std::slice::from_ref(&row)).outcome, Outcome::Best);
         row.degrades = true;
         let verdict = Verdict::new(&both, &[row]);

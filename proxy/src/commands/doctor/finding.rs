@@ -1,8 +1,6 @@
-//! A check: the value found and needed, the verdict, the cost and the remedy.
+//! Result of a check: the value found and needed, the verdict, the cost and the remedy.
 
 use serde::Serialize;
-
-use super::host::HostError;
 
 /// Verdict on the value found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -31,37 +29,25 @@ impl State {
     }
 }
 
-/// One check. The names of the fields are the keys of `--json`.
-#[derive(Clone, Debug, Serialize)]
-pub(super) struct Check {
-    /// Name of the check, a stable word.
-    pub(super) check: &'static str,
+/// Value found by a check, and the verdict on it.
+#[derive(Clone, Debug)]
+pub(super) struct Found {
     /// The verdict.
     pub(super) state: State,
     /// It degrades the running engine: see the verdict.
     pub(super) degrades: bool,
     /// The value found.
     pub(super) found: String,
-    /// The value needed.
-    pub(super) needed: String,
-    /// Cost of the difference; empty if there is none.
+    /// Cost of the difference to the value needed; empty if there is none.
     pub(super) costs: String,
     /// Commands and settings to fix it.
     pub(super) fix: Vec<String>,
 }
 
-impl Check {
-    /// A check without a finding.
-    pub(super) fn ok(check: &'static str, found: impl Into<String>, needed: impl Into<String>) -> Self {
-        Self {
-            check,
-            state: State::Ok,
-            degrades: false,
-            found: found.into(),
-            needed: needed.into(),
-            costs: String::new(),
-            fix: Vec::new(),
-        }
+impl Found {
+    /// A value with nothing to gain.
+    pub(super) fn ok(found: impl Into<String>) -> Self {
+        Self { state: State::Ok, degrades: false, found: found.into(), costs: String::new(), fix: Vec::new() }
     }
 
     /// Sets the verdict and the cost.
@@ -91,9 +77,31 @@ impl Check {
         self.fix.extend(fixes);
         self
     }
+}
 
-    /// The check, or its failure to run.
-    pub(super) fn or_unknown(result: Result<Self, HostError>, check: &'static str, needed: &str) -> Self {
-        result.unwrap_or_else(|unread| Self::ok(check, unread.to_string(), needed).costs(State::Unknown, ""))
+/// A row of the output. The names of the fields are the keys of `--json`.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Finding {
+    /// Name of the check, a stable word.
+    pub(super) check: &'static str,
+    /// The verdict.
+    pub(super) state: State,
+    /// It degrades the running engine: see the verdict.
+    pub(super) degrades: bool,
+    /// The value found.
+    pub(super) found: String,
+    /// The value needed.
+    pub(super) needed: String,
+    /// Cost of the difference; empty if there is none.
+    pub(super) costs: String,
+    /// Commands and settings to fix it.
+    pub(super) fix: Vec<String>,
+}
+
+impl Finding {
+    /// The row of the check of this name.
+    pub(super) fn new(check: &'static str, needed: String, found: Found) -> Self {
+        let Found { state, degrades, found, costs, fix } = found;
+        Self { check, state, degrades, found, needed, costs, fix }
     }
 }
