@@ -15,7 +15,7 @@ use super::connections::Connection;
 use super::readiness::{DrainView, Ready};
 use super::routes::{Action, Resource, Route};
 use super::server::Admin;
-use super::{guard, recorder};
+use super::{recorder, web_guard};
 use crate::account::{Change, Unknown};
 
 pub(super) type Answer = Response<Full<Bytes>>;
@@ -67,7 +67,7 @@ impl Admin {
             }
             Action::Read | Action::Change => {}
         }
-        if let Err(why) = guard::may_read(access, route, &head.headers) {
+        if let Err(why) = web_guard::may_read(access, route, &head.headers) {
             return error(StatusCode::FORBIDDEN, why);
         }
         if action == Action::Read {

@@ -31,11 +31,11 @@ mod answer;
 pub mod client;
 mod connections;
 mod control;
-mod guard;
 mod readiness;
 mod recorder;
 mod routes;
 mod server;
+mod web_guard;
 
 pub use access::Access;
 pub use connections::{Listener, MAX_CONNECTIONS};

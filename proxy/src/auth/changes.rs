@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::table::{Table, Terms};
+use super::user_table::{Table, Terms};
 use crate::account::sanitize;
 
 /// Names shown in a log line; the others are counted.

@@ -22,16 +22,16 @@ mod digest;
 mod entry;
 mod error;
 mod failures;
-mod guard;
 mod hash;
+mod hash_pool;
 mod inline;
 mod make;
 mod names;
 mod network;
 mod outcome;
-mod pool;
 mod queue;
-mod table;
+mod reloading_users;
+mod user_table;
 mod users_file;
 mod verify;
 
@@ -48,16 +48,16 @@ use crate::metrics;
 use crate::reason::{Reason, Refusal};
 use crate::secret::Secret;
 
-use guard::Guard;
+use reloading_users::Guard;
 use verify::Verifier;
 
 pub use changes::{Changes, Snapshot, name_list};
 pub use entry::{Entry, UserSource};
 pub use error::{Place, UsersError};
-pub use guard::{Failure, User, Users};
 pub use inline::parse_user;
 pub use make::{Recipe, make_line};
 pub use network::TrustedNetwork;
+pub use reloading_users::{Failure, User, Users};
 
 /// Reads the value of a `Proxy-Authorization` header as [`Authenticator::check`] does, and compares
 /// it with nothing.

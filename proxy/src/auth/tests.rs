@@ -16,7 +16,7 @@ use tokio::time::{sleep, timeout};
 
 use super::failures::BURST;
 use super::hash::{Hash, Work};
-use super::pool::Pool;
+use super::hash_pool::Pool;
 use super::queue::{WAITING, WAITING_PER_FAILING_SOURCE, WAITING_PER_SOURCE};
 use super::verify::CHECK_TIMEOUT;
 use super::*;

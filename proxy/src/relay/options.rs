@@ -7,8 +7,8 @@ use std::time::Duration;
 use rustix::thread::CapabilitySet;
 
 use super::engine::Engine;
-use super::sockmap::direction::send_buffer;
 use super::sockmap::hint::unavailable;
+use super::sockmap::offloaded_direction::send_buffer;
 use super::sockmap::program::Program;
 use super::timeouts::{self, Timeouts};
 use super::unavailable::EngineUnavailable;

@@ -14,11 +14,11 @@
 //! | `mod` | the order of an exchange |
 //! | `answer` | heads of answers, read and written anew |
 //! | `exchange` | bytes from one side to the other, within the deadline |
-//! | `control` | commands of the account |
+//! | `exchange_commands` | commands of the account |
 
 mod answer;
-mod control;
 mod exchange;
+mod exchange_commands;
 
 use std::io::{self, ErrorKind};
 use std::pin::pin;
@@ -36,8 +36,8 @@ use crate::sys::stream::{SplitStream, Stream};
 use crate::tunnel::{Direction, Flow};
 
 use answer::{Answer, SWITCHED};
-use control::Control;
 use exchange::{CopyError, Exchange, SourceError, reset_on_close};
+use exchange_commands::Control;
 
 /// Most bytes of content of an answer without a tunnel, chunk framing included: such an answer is
 /// an error or a page about one.

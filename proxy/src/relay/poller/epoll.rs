@@ -10,7 +10,7 @@ use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 
-use super::readiness::{Event, Key, Mask, Poller, WAKE};
+use super::poll_source::{Event, Key, Mask, Poller, WAKE};
 use crate::relay::engine::Engine;
 
 /// Events per system call.

@@ -2,11 +2,11 @@
 //! the engine `uring`. Only in this do these engines differ.
 
 mod epoll;
-mod readiness;
+mod poll_source;
 mod uring;
 
 pub(super) use epoll::Epoll;
-pub(super) use readiness::{Event, Key, Mask, Poller};
+pub(super) use poll_source::{Event, Key, Mask, Poller};
 pub(super) use uring::Uring;
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use super::readiness::{Event, Key, Poller};
+use super::poll_source::{Event, Key, Poller};
 use crate::relay::engine::Engine;
 
 /// A change to the reports of one worker.

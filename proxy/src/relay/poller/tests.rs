@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::readiness::WAKE;
+use super::poll_source::WAKE;
 use super::*;
 use crate::relay::tests::pair;
 use crate::tunnel::Direction;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
-use super::readiness::{Event, Key, Mask, Poller, WAKE};
+use super::poll_source::{Event, Key, Mask, Poller, WAKE};
 use crate::relay::engine::Engine;
 use crate::sys::ring::{Polled, Ring};
 

@@ -10,7 +10,7 @@
 //! |---|---|
 //! | `program` | the BPF program, its maps, and the slots in them |
 //! | `offloaded_tunnel` | a tunnel in the maps |
-//! | `direction` | one direction: its steps and its end |
+//! | `offloaded_direction` | one direction: its steps and its end |
 //! | `socket_pair` | the sockets of a direction, and where their streams were when the kernel took over |
 //! | `catch_up` | userspace's part while a destination does not keep up |
 //! | `spill` | the memory that this takes, bounded for all tunnels together |
@@ -34,9 +34,9 @@ use crate::tunnel::Flow;
 mod backpressure;
 mod btf;
 mod catch_up;
-pub(super) mod direction;
 pub(super) mod hint;
 mod kernel_selftest;
+pub(super) mod offloaded_direction;
 mod offloaded_tunnel;
 pub(super) mod program;
 mod socket_pair;

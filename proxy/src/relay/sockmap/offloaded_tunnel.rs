@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rustix::net::sockopt::socket_cookie;
 
-use super::direction::OffloadedDirection;
+use super::offloaded_direction::OffloadedDirection;
 use super::program::{Program, SlotPair};
 use super::socket_pair::{SocketPair, slot_of};
 use crate::relay::offload::{Offload, SourceState};

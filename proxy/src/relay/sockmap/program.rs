@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::io::Errno;
 use sluicegate_ebpf::FIELDS;
 
-use super::direction::OffloadedDirection;
+use super::offloaded_direction::OffloadedDirection;
 use super::socket_pair::{SocketPair, slot_of};
 use super::spill::SpillBudget;
 use super::{btf, hint};

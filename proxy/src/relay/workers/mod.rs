@@ -14,10 +14,10 @@
 //! | file | contents |
 //! |---|---|
 //! | `worker` | one thread: events, steps, ends, migration |
-//! | `tunnels` | its tunnels and run queue |
+//! | `tunnel_table` | its tunnels and run queue |
 //! | `active_tunnel` | one tunnel: its phase and its turns |
 //! | `waiter`, `busy_poll` | waiting for events, with and without sleep |
-//! | `pool`, `inbox` | all workers, and messages to them |
+//! | `worker_pool`, `inbox` | all workers, and messages to them |
 //! | `traffic_class` | thresholds between interactive and bulk |
 //! | `periodic_sweep`, `timer_queue`, `backoff` | times at which there is something to do |
 //! | `affinity` | the core of a bulk worker |
@@ -49,21 +49,21 @@ mod backoff;
 mod busy_poll;
 mod inbox;
 mod periodic_sweep;
-mod pool;
 mod timer_queue;
 pub(super) mod traffic_class;
-mod tunnels;
+mod tunnel_table;
 mod waiter;
 mod worker;
+mod worker_pool;
 
 #[cfg(test)]
 mod tests;
 
 use active_tunnel::ActiveTunnel;
 use inbox::Message;
-use pool::{WorkerHandle, WorkerPool};
 use traffic_class::Class;
 use worker::Worker;
+use worker_pool::{WorkerHandle, WorkerPool};
 
 /// Pause of a worker after a panic, so that one that panics at once does not fill the log.
 const PANIC_PAUSE: Duration = Duration::from_millis(50);

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32};
 
 use rustix::io::Errno;
 
-use super::pool::LOCAL_SURPLUS;
+use super::worker_pool::LOCAL_SURPLUS;
 use super::*;
 use crate::reason::Reason;
 use crate::relay::ClassThresholds;

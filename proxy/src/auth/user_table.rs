@@ -12,7 +12,7 @@ use super::ceiling::Ceiling;
 use super::digest::Digest;
 use super::entry::Entry;
 use super::hash::{Hash, Work};
-use super::pool::Checks;
+use super::hash_pool::Checks;
 use super::users_file::Line;
 use crate::secret::Secret;
 use crate::user_policy::UserPolicy;

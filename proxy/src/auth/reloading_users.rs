@@ -10,7 +10,7 @@ use super::entry::{Entry, UserSource};
 use super::error::UsersError;
 use super::inline::Inline;
 use super::network::{TrustedNetwork, TrustedNetworks};
-use super::table::Table;
+use super::user_table::Table;
 use super::users_file::{Lines, UsersFile};
 use super::verify::Verifier;
 use crate::reason::{Reason, Refusal};
