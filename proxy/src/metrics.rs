@@ -205,7 +205,7 @@ pub fn tcp_limited(side: LimitedSide, by: LimitedBy, time: Duration) {
 pub enum Carrier {
     /// The kernel redirects.
     Kernel,
-    /// A loop does, until the receiver has drained.
+    /// A worker forwards, until the receiver has caught up.
     Userspace,
 }
 

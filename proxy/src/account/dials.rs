@@ -63,7 +63,7 @@ impl Dials {
         Some(DialPermit { _permit: permit, _interest: interest })
     }
 
-    /// Waits for a permit for at most `limit`; calls `queued` first if there is none at once.
+    /// Waits for a permit for at most `limit`; calls `queued` first if none is free.
     ///
     /// # Errors
     /// [`Reason::DialLimit`] after `limit`.

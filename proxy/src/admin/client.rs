@@ -99,7 +99,7 @@ pub async fn ask(
 fn not_connected(path: &Path, error: &io::Error) -> AskError {
     let socket = path.display();
     match error.kind() {
-        // The same error as of a socket that nothing listens on.
+        // As if no process listened on the socket.
         io::ErrorKind::ConnectionRefused if fs::metadata(path).is_ok_and(|found| !found.file_type().is_socket()) => {
             AskError::Failed(format!("{socket} is not a socket; name the gateway's control socket with --control PATH"))
         }

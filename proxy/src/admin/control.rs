@@ -125,10 +125,10 @@ impl ControlSocket {
     }
 
     /// Checks that a socket can be at this path: its length, and that nothing else is there.
-    /// Whether a gateway listens there is not asked.
+    /// A gateway that listens there is no error.
     ///
     /// # Errors
-    /// The same as those of [`ControlSocket::bind`].
+    /// As [`ControlSocket::bind`].
     pub fn check(path: &Path) -> Result<(), BindError> {
         let failed = |(cause, remedy): (String, &'static str)| BindError { path: path.to_owned(), cause, remedy };
         is_socket(path).map(drop).map_err(failed)

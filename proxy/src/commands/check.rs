@@ -185,8 +185,8 @@ fn open_to_others(options: &Serve) -> Option<ConfigError> {
 fn list_of_users(user: &Secret) -> Option<ConfigError> {
     let text = std::str::from_utf8(user.expose()).ok()?;
     let (name, password) = text.split_once(':')?;
-    let further = password.split(';').skip(1).find(|part| part.contains(':') && !part.starts_with(':'))?;
-    let further = further.split(':').next().unwrap_or_default();
+    let mut names = password.split(';').skip(1).filter_map(|part| Some(part.split_once(':')?.0));
+    let further = names.find(|name| !name.is_empty())?;
     let cause = format!(
         "the password of user '{}' holds ';{}:', and --user and SLUICEGATE_USER take one user",
         sanitize(name),

@@ -4,7 +4,6 @@
 use std::io;
 use std::net::TcpStream;
 
-use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 
 /// Copies the next bytes of a source and leaves them there. 0: end of the stream.
@@ -20,9 +19,9 @@ pub(super) fn peek(source: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
 /// # Errors
 /// Those of recv(2).
 pub(super) fn peek_now(source: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
-    match recv(source, buffer, RecvFlags::PEEK | RecvFlags::DONTWAIT) {
-        Err(Errno::AGAIN) => Ok(0),
-        peeked => Ok(peeked?.0),
+    match peek(source, buffer) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+        peeked => peeked,
     }
 }
 
