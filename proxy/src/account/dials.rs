@@ -2,7 +2,6 @@
 //! user's own dials, and takes no slot meanwhile.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -91,10 +90,13 @@ impl Dials {
 
     fn share(&self, owner: &Principal) -> Arc<Semaphore> {
         let mut owners = self.lock();
-        let new = || Share { permits: Arc::new(Semaphore::new(self.most)), interested: 0 };
-        let share = owners.entry(owner.clone()).or_insert_with(new);
-        share.interested += 1;
-        Arc::clone(&share.permits)
+        if let Some(share) = owners.get_mut(owner) {
+            share.interested += 1;
+            return Arc::clone(&share.permits);
+        }
+        let permits = Arc::new(Semaphore::new(self.most));
+        owners.insert(owner.clone(), Share { permits: Arc::clone(&permits), interested: 1 });
+        permits
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Principal, Share>> {
@@ -104,11 +106,11 @@ impl Dials {
 
 impl Drop for Interest {
     fn drop(&mut self) {
-        if let Entry::Occupied(mut share) = self.dials.lock().entry(self.owner.clone()) {
-            share.get_mut().interested -= 1;
-            if share.get().interested == 0 {
-                share.remove();
-            }
+        let mut owners = self.dials.lock();
+        let Some(share) = owners.get_mut(&self.owner) else { return };
+        share.interested -= 1;
+        if share.interested == 0 {
+            owners.remove(&self.owner);
         }
     }
 }

@@ -7,7 +7,8 @@
 //! three quarters of the room.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -82,26 +83,27 @@ pub(super) enum Absence {
 
 #[derive(Debug, Default)]
 struct Table {
-    connections: HashMap<u64, Entry>,
-    /// Connections whose client must send next.
-    silent: BySource,
-    /// Connections waiting for the gateway.
-    waiting: BySource,
+    connections: BTreeMap<u64, Connection>,
+    sources: HashMap<Source, OfSource>,
+    /// Number of waiting connections.
+    waiting: usize,
     /// Evicted connections not yet accounted for.
-    evicted: HashSet<u64>,
+    evicted: BTreeSet<u64>,
     /// Number of awaited events from clients so far.
     events: u64,
 }
 
-/// Numbers of the connections of each source by [`Entry::last_event`], longest silent first.
+/// Numbers of the connections of a source by [`Connection::last_event`], longest silent first.
 #[derive(Debug, Default)]
-struct BySource {
-    sources: HashMap<Source, BTreeMap<u64, u64>>,
-    len: usize,
+struct OfSource {
+    /// Connections whose client must send next.
+    silent: BTreeMap<u64, u64>,
+    /// Connections waiting for the gateway.
+    waiting: BTreeMap<u64, u64>,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct Connection {
     source: Source,
     /// It waits for the gateway.
     waits: bool,
@@ -164,19 +166,15 @@ impl Handshakes {
     /// Records an awaited event of a client, now known to come from `source`: the connection is at
     /// `stage`.
     pub(super) fn record_event(&self, id: u64, source: Source, stage: Stage) {
-        let mut table = self.lock();
-        if let Some(entry) = table.remove(id) {
-            table.insert(id, source, stage.is_of_gateway(), entry.task);
-        }
+        self.lock().record_event(id, source, stage.is_of_gateway());
     }
 
     /// Removes a connection with a slot, or an ended one: returns the handle of its task, or the
     /// reason for its absence.
     pub(super) fn leave(&self, id: u64) -> Result<AbortHandle, Absence> {
         let mut table = self.lock();
-        let entry = table.remove(id);
-        let mut absence = || if table.evicted.remove(&id) { Absence::Evicted } else { Absence::NeverEntered };
-        entry.map(|entry| entry.task).ok_or_else(&mut absence)
+        let task = table.remove(id);
+        task.ok_or_else(|| if table.evicted.remove(&id) { Absence::Evicted } else { Absence::NeverEntered })
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
@@ -188,52 +186,77 @@ impl Table {
     fn insert(&mut self, id: u64, source: Source, waits: bool, task: AbortHandle) {
         self.events += 1;
         let last_event = self.events;
-        self.connections.insert(id, Entry { source, waits, last_event, task });
-        self.by_source(waits).insert(source, last_event, id);
+        self.connections.insert(id, Connection { source, waits, last_event, task });
+        self.sources.entry(source).or_default().list(waits).insert(last_event, id);
+        self.waiting += usize::from(waits);
     }
 
-    fn remove(&mut self, id: u64) -> Option<Entry> {
-        let entry = self.connections.remove(&id)?;
-        self.by_source(entry.waits).remove(entry.source, entry.last_event);
-        Some(entry)
+    fn remove(&mut self, id: u64) -> Option<AbortHandle> {
+        let Connection { source, waits, last_event, task } = self.connections.remove(&id)?;
+        self.waiting -= usize::from(waits);
+        if let Entry::Occupied(mut of_source) = self.sources.entry(source) {
+            of_source.get_mut().list(waits).remove(&last_event);
+            if of_source.get().is_empty() {
+                of_source.remove();
+            }
+        }
+        Some(task)
     }
 
-    fn by_source(&mut self, waits: bool) -> &mut BySource {
-        if waits { &mut self.waiting } else { &mut self.silent }
+    fn record_event(&mut self, id: u64, source: Source, waits: bool) {
+        match self.connections.get_mut(&id) {
+            // Every tunnel comes here once, so its source is looked up once.
+            Some(connection) if connection.source == source => {
+                self.events += 1;
+                let waited = std::mem::replace(&mut connection.waits, waits);
+                let before = std::mem::replace(&mut connection.last_event, self.events);
+                self.waiting = self.waiting + usize::from(waits) - usize::from(waited);
+                let of_source = self.sources.entry(source).or_default();
+                of_source.list(waited).remove(&before);
+                of_source.list(waits).insert(self.events, id);
+            }
+            // A PROXY header named another source.
+            Some(_) => {
+                if let Some(task) = self.remove(id) {
+                    self.insert(id, source, waits, task);
+                }
+            }
+            None => {}
+        }
     }
 
     /// Removes a silent connection, or a waiting one if waiting ones leave less than a quarter of
     /// the room to newcomers; a newcomer is silent until its request is complete.
     fn evict(&mut self, room: usize) -> Option<AbortHandle> {
-        let crowded = self.waiting.len > room.saturating_sub(room / 4);
-        let (first, second) = if crowded { (&self.waiting, &self.silent) } else { (&self.silent, &self.waiting) };
-        let id = first.longest_of_fullest().or_else(|| second.longest_of_fullest())?;
+        let crowded = self.waiting > room.saturating_sub(room / 4);
+        let (first, second): (Pick, Pick) = match crowded {
+            true => (|of| &of.waiting, |of| &of.silent),
+            false => (|of| &of.silent, |of| &of.waiting),
+        };
+        let id = self.longest_of_fullest(first).or_else(|| self.longest_of_fullest(second))?;
         self.evicted.insert(id);
-        self.remove(id).map(|entry| entry.task)
-    }
-}
-
-impl BySource {
-    fn insert(&mut self, source: Source, last_event: u64, id: u64) {
-        self.sources.entry(source).or_default().insert(last_event, id);
-        self.len += 1;
-    }
-
-    fn remove(&mut self, source: Source, last_event: u64) {
-        let Some(of_source) = self.sources.get_mut(&source) else { return };
-        self.len -= usize::from(of_source.remove(&last_event).is_some());
-        if of_source.is_empty() {
-            self.sources.remove(&source);
-        }
+        self.remove(id)
     }
 
     /// Returns the longest silent connection of the fullest source; of equally full sources, as in
     /// a distributed flood, the longest silent one too.
-    fn longest_of_fullest(&self) -> Option<u64> {
-        let longest =
-            |of_source: &BTreeMap<u64, u64>| of_source.first_key_value().map(|(&last_event, &id)| (last_event, id));
-        let fullest = self.sources.values().max_by_key(|of_source| (of_source.len(), Reverse(longest(of_source))))?;
-        longest(fullest).map(|(_, id)| id)
+    fn longest_of_fullest(&self, pick: Pick) -> Option<u64> {
+        let longest = |list: &BTreeMap<u64, u64>| list.first_key_value().map(|(&last_event, &id)| (last_event, id));
+        let lists = self.sources.values().map(pick).filter(|list| !list.is_empty());
+        longest(lists.max_by_key(|list| (list.len(), Reverse(longest(list))))?).map(|(_, id)| id)
+    }
+}
+
+/// Picks one list of a source.
+type Pick = fn(&OfSource) -> &BTreeMap<u64, u64>;
+
+impl OfSource {
+    const fn list(&mut self, waits: bool) -> &mut BTreeMap<u64, u64> {
+        if waits { &mut self.waiting } else { &mut self.silent }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.silent.is_empty() && self.waiting.is_empty()
     }
 }
 
@@ -249,20 +272,16 @@ mod tests {
     /// Numbers of the remaining connections.
     fn there(handshakes: &Handshakes, source: Source) -> Vec<u64> {
         let table = handshakes.lock();
-        let mut ids: Vec<_> = [&table.silent, &table.waiting]
-            .into_iter()
-            .filter_map(|group| group.sources.get(&source))
-            .flat_map(BTreeMap::values)
-            .copied()
-            .collect();
+        let of_source = table.sources.get(&source);
+        let lists = of_source.into_iter().flat_map(|of_source| [&of_source.silent, &of_source.waiting]);
+        let mut ids: Vec<_> = lists.flat_map(BTreeMap::values).copied().collect();
         ids.sort_unstable();
         ids
     }
 
     fn is_empty(handshakes: &Handshakes) -> bool {
         let table = handshakes.lock();
-        let groups = [&table.silent, &table.waiting];
-        table.connections.is_empty() && groups.iter().all(|group| group.sources.is_empty() && group.len == 0)
+        table.connections.is_empty() && table.sources.is_empty() && table.waiting == 0
     }
 
     /// A client waiting for the gateway outlives any number of silent connections, of its own
