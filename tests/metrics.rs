@@ -55,7 +55,7 @@ fn counters_follow_a_live_tunnel() {
     }
     client::hang_up(&stream);
     gateway.wait_for_metric(&metrics::TUNNELS_ACTIVE, &[""], 0);
-    assert_eq!(gateway.metric(&metrics::TUNNELS, &["", "client_closed"]), 1);
+    gateway.wait_for_metric(&metrics::TUNNELS, &["", "client_closed"], 1);
     assert_eq!(gateway.metric(&metrics::TUNNELS, &["", ""]), 1);
     assert_eq!(gateway.metric(&metrics::BYTES, &["", ""]), 600_000);
     assert!(gateway.tunnels().is_empty());

@@ -19,7 +19,7 @@ use crate::principal::Principal;
 use crate::proxy_protocol::{ProxyProtocolRule, header, version_for};
 use crate::reason::Refusal;
 use crate::relay::{Relay, RelayedTunnel};
-use crate::request::{Ask, Request};
+use crate::request::{Operation, Request};
 use crate::secret::Secret;
 use crate::target::Target;
 use crate::tls::ServerCertificate;
@@ -108,7 +108,7 @@ async fn handshake(
     }
     let request = client.request(limit).await?;
     account.set_target(&request.target);
-    if let Ask::Upgrade(asked) = &request.ask {
+    if let Operation::Upgrade(asked) = &request.operation {
         account.set_upgrade(&asked.protocols);
     }
     gateway.dialer.refuse_loop(&request.via)?;
@@ -117,16 +117,16 @@ async fn handshake(
         None if gateway.proxy_protocol_rules.is_empty() => None,
         None => Some(client.local_addr()?),
     };
-    let Request { target, via, proxy_authorization, ask, .. } = request;
+    let Request { target, via, proxy_authorization, operation, .. } = request;
     let connecting = authorize_and_dial(gateway, target, &via, proxy_authorization.as_ref(), to, account);
-    let content = match &ask {
-        Ask::Connect => None,
-        Ask::Upgrade(asked) => Some(&asked.content),
+    let content = match &operation {
+        Operation::Connect => None,
+        Operation::Upgrade(asked) => Some(&asked.content),
     };
     let upstream = Box::pin(client.cancel_if_client_leaves(content, connecting)).await?;
-    match ask {
-        Ask::Connect => Ok(Connected { upstream, switched: false }),
-        Ask::Upgrade(asked) => {
+    match operation {
+        Operation::Connect => Ok(Connected { upstream, switched: false }),
+        Operation::Upgrade(asked) => {
             account.enter(Stage::Upgrade);
             let flow = account.exchange(upstream.address);
             let (client, from_client) = client.split()?;

@@ -17,7 +17,7 @@ fn an_established_tunnel_has_not_a_byte_more_than_its_answer() {
     let mut all = String::new();
     stream.read_to_string(&mut all).unwrap();
     assert_eq!(all, format!("{ESTABLISHED}first words of the origin"));
-    assert_eq!(gateway.metric(&CONNECT_REQUESTS, &["200", "established"]), 1);
+    gateway.wait_for_metric(&CONNECT_REQUESTS, &["200", "established"], 1);
 }
 
 /// Closing a socket with unread bytes sends a reset, and a reset destroys an unread answer.

@@ -25,7 +25,7 @@ fn slow_clients_do_not_hold_up_a_good_one() {
         }
         client::echoes(&connect(gateway.address, origin.address), 1_000);
     }
-    assert_eq!(gateway.metric(&CONNECT_REQUESTS, &["200", "established"]), 20);
+    gateway.wait_for_metric(&CONNECT_REQUESTS, &["200", "established"], 20);
     // Slow clients get their tunnels like any other.
     for stream in slow.iter_mut().step_by(100) {
         stream.write_all(&head.as_bytes()[20..]).unwrap();

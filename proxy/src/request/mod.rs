@@ -48,7 +48,7 @@ pub const MAX_USER_AGENT: usize = 128;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
     /// The requested operation.
-    pub ask: Ask,
+    pub operation: Operation,
     /// Where to, from the request line alone.
     pub target: Target,
     /// The version of the request line.
@@ -63,9 +63,9 @@ pub struct Request {
     pub user_agent: Option<String>,
 }
 
-/// The operation a client requests.
+/// Operation requested by a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ask {
+pub enum Operation {
     /// A tunnel.
     Connect,
     /// Asks the origin to switch protocols; a tunnel if the origin does. Boxed: it is rare and
@@ -134,19 +134,19 @@ pub fn other_protocol(foreign: Foreign) -> Refusal {
 /// A grammatical head, read for its meaning.
 fn read(head: &httparse::Request<'_, '_>) -> Result<Request, Refusal> {
     let version = if head.version == Some(0) { Version::Http10 } else { Version::Http11 };
-    let (target, ask) = if head.method == Some("CONNECT") {
+    let (target, operation) = if head.method == Some("CONNECT") {
         no_content(head.headers)?;
-        (Target::parse(head.path.unwrap_or_default()).map_err(bad_target)?, Ask::Connect)
+        (Target::parse(head.path.unwrap_or_default()).map_err(bad_target)?, Operation::Connect)
     } else {
         let (target, upgrade) = upgrade::read(head, version)?;
-        (target, Ask::Upgrade(Box::new(upgrade)))
+        (target, Operation::Upgrade(Box::new(upgrade)))
     };
     if let Some(host) = only(head.headers, "Host", "more than one Host header")? {
         check_host(host)?;
     }
     let credentials = same(head.headers, "Proxy-Authorization", "several different Proxy-Authorization headers")?;
     Ok(Request {
-        ask,
+        operation,
         target,
         version,
         proxy_authorization: credentials.map(Secret::new),
@@ -429,7 +429,7 @@ mod tests {
             same_however_cut(head.as_bytes(), 0..head.len()).expect("a request");
             let head = format!("GET http://h/ HTTP/1.{version}\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n");
             let parsed = complete(head.as_bytes());
-            assert!(matches!(parsed.request.ask, Ask::Upgrade(_)), "{head:?}");
+            assert!(matches!(parsed.request.operation, Operation::Upgrade(_)), "{head:?}");
         }
     }
 

@@ -126,12 +126,12 @@ fn framing(head: &httparse::Request<'_, '_>) -> Result<Framing, Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::request::{Ask, parse};
+    use crate::request::{Operation, parse};
 
     fn upgrade(head: &str) -> (String, Upgrade) {
         let parsed = parse(head.as_bytes()).unwrap_or_else(|refusal| panic!("{head}: {refusal}")).unwrap();
         assert_eq!(parsed.head_len, head.len());
-        let Ask::Upgrade(upgrade) = parsed.request.ask else { panic!("{head}") };
+        let Operation::Upgrade(upgrade) = parsed.request.operation else { panic!("{head}") };
         (parsed.request.target.to_string(), *upgrade)
     }
 
@@ -192,9 +192,9 @@ mod tests {
     fn content_is_announced_in_one_way() {
         let framed = |lines: &str| {
             let head = format!("POST http://h/ HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: x\r\n{lines}\r\n");
-            parse(head.as_bytes()).map(|parsed| match parsed.unwrap().request.ask {
-                Ask::Upgrade(upgrade) => (upgrade.content.clone(), to_origin(&upgrade).to_owned()),
-                Ask::Connect => panic!("{head}"),
+            parse(head.as_bytes()).map(|parsed| match parsed.unwrap().request.operation {
+                Operation::Upgrade(upgrade) => (upgrade.content.clone(), to_origin(&upgrade).to_owned()),
+                Operation::Connect => panic!("{head}"),
             })
         };
         for (lines, content, line) in [

@@ -37,7 +37,7 @@ pub(in crate::relay) trait Poller: Sized {
     fn settle(&mut self) {}
 
     /// Registers the eventfd again after its reports may have been lost.
-    fn watch_wake_anew(&mut self) -> io::Result<()> {
+    fn rewatch_wake(&mut self) -> io::Result<()> {
         Ok(())
     }
 

@@ -43,8 +43,8 @@ impl<P: Poller, T: Tamper> Poller for Tampered<P, T> {
         self.sound.settle();
     }
 
-    fn watch_wake_anew(&mut self) -> io::Result<()> {
-        self.sound.watch_wake_anew()
+    fn rewatch_wake(&mut self) -> io::Result<()> {
+        self.sound.rewatch_wake()
     }
 
     fn wait(&mut self, limit: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()> {

@@ -49,7 +49,7 @@ impl Poller for Uring {
         let _ = self.ring.submit();
     }
 
-    fn watch_wake_anew(&mut self) -> io::Result<()> {
+    fn rewatch_wake(&mut self) -> io::Result<()> {
         self.ring.cancel(WAKE)?;
         self.watch_wake()
     }

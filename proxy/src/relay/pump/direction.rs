@@ -17,7 +17,7 @@ use crate::tunnel::{Direction, Flow};
 
 /// Bytes after which a turn ends. A pipe filled by the largest segments holds a little less than
 /// [`QUANTUM`], and moving the small rest would cost two more system calls and a small segment.
-const ENOUGH: usize = QUANTUM / 2;
+const TURN_BYTES: usize = QUANTUM / 2;
 
 /// Result of a read from the source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +71,7 @@ impl DirectionPump<'_> {
             if !self.source.readable || self.paused {
                 return Step::Blocked;
             }
-            if moved >= ENOUGH {
+            if moved >= TURN_BYTES {
                 return Step::Yielded;
             }
             match self.pull(pipes, scratch, QUANTUM - moved) {

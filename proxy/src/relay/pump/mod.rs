@@ -249,8 +249,8 @@ impl Pump {
             return self.decline(&Errno::OPNOTSUPP.into());
         }
         match self.offload.empty(&self.legs, &self.halves) {
-            EmptyProgress::Waiting | EmptyProgress::Stuck(false) => return Attempt::NotNow,
-            EmptyProgress::Stuck(true) => return Attempt::Resumed,
+            EmptyProgress::Waiting | EmptyProgress::Stuck { was_paused: false } => return Attempt::NotNow,
+            EmptyProgress::Stuck { was_paused: true } => return Attempt::Resumed,
             EmptyProgress::Done => {}
         }
         match offloader.offload(id, self.sockets(), &self.flow) {

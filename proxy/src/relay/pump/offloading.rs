@@ -15,13 +15,13 @@ pub(super) enum OffloadState {
     /// Sources found empty, by [`Direction::index`], are paused until everything read from them is
     /// sent.
     ///
-    /// Bytes that arrive meanwhile stay whole segments; a partly read segment would be redirected
-    /// as a whole, duplicating bytes.
+    /// Bytes that arrive meanwhile stay whole segments; the kernel would forward a partly
+    /// read segment as a whole, duplicating bytes.
     Emptying([bool; 2]),
     /// Not begun because the tunnel has a rate limit.
     ///
-    /// Its sender is faster than the limit usually. Redirected, the tunnel would be over its
-    /// backlog all the time and be copied by userspace, which costs twice the CPU of splice(2).
+    /// Its sender is usually faster than the limit. Offloaded, the tunnel would exceed its backlog all
+    /// the time, and userspace would copy its bytes at twice the CPU cost of splice(2).
     HeldByRate,
     /// The kernel owns at least one direction.
     Offloaded(Box<dyn Offload>),
@@ -47,13 +47,16 @@ pub(in crate::relay) enum Attempt {
 /// Progress of [`OffloadState::empty`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum EmptyProgress {
-    /// Nothing is under way, and both sources are left alone.
+    /// Nothing is under way, and both sources are paused.
     Done,
     /// Not yet.
     Waiting,
     /// Given up for now, since a destination takes nothing: the other direction must not wait for
-    /// it. `true`: sources that were left alone have to be read again.
-    Stuck(bool),
+    /// it.
+    Stuck {
+        /// A source was paused, and has to be read again.
+        was_paused: bool,
+    },
 }
 
 impl OffloadState {
@@ -65,7 +68,7 @@ impl OffloadState {
         }
     }
 
-    /// Tests whether the source of a direction is left alone.
+    /// Tests whether the source of a direction is paused.
     pub(super) const fn pauses(&self, direction: Direction) -> bool {
         match self {
             Self::Emptying(paused) => paused[direction.index()],
@@ -73,18 +76,18 @@ impl OffloadState {
         }
     }
 
-    /// Tests whether any source is left alone.
+    /// Tests whether any source is paused.
     pub(super) fn pauses_any(&self) -> bool {
         Direction::BOTH.into_iter().any(|direction| self.pauses(direction))
     }
 
-    /// Leaves alone each source that has nothing to read, and tells if nothing is under way.
+    /// Pauses each source that has nothing to read, and returns whether nothing is under way.
     pub(super) fn empty(&mut self, legs: &[Leg; 2], halves: &[Half; 2]) -> EmptyProgress {
         let is_stuck = |half: &Half, destination: &Leg| half.is_under_way() && !destination.writable;
         if is_stuck(&halves[0], &legs[1]) || is_stuck(&halves[1], &legs[0]) {
-            let paused = self.pauses_any();
+            let was_paused = self.pauses_any();
             *self = Self::Undecided;
-            return EmptyProgress::Stuck(paused);
+            return EmptyProgress::Stuck { was_paused };
         }
         let paused = Direction::BOTH.map(|direction| {
             let leg = &legs[direction.index()];

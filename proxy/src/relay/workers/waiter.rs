@@ -11,10 +11,10 @@ use crate::relay::engine::Engine;
 use crate::relay::poller::{Event, Poller};
 
 /// Minimum time between two logged wait failures.
-const LASTING: Duration = Duration::from_secs(1);
+const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Pause after a wait failure that is not logged.
-const RETRY: Duration = Duration::from_millis(10);
+const RETRY_PAUSE: Duration = Duration::from_millis(10);
 
 /// The poller of a worker, and when the worker polls it without sleeping.
 pub(super) struct Waiter<P> {
@@ -73,10 +73,10 @@ impl<P: Poller> Waiter<P> {
     }
 
     /// Logs a failed wait, at most once per second. Repeated failures in between pause the worker
-    /// for [`RETRY`].
+    /// for [`RETRY_PAUSE`].
     pub(super) fn handle_failure(&mut self, engine: Engine, error: &io::Error) {
-        if self.failed.is_some_and(|last| last.elapsed() < LASTING) {
-            return std::thread::park_timeout(RETRY);
+        if self.failed.is_some_and(|last| last.elapsed() < LOG_INTERVAL) {
+            return std::thread::park_timeout(RETRY_PAUSE);
         }
         warn!(%error, engine = engine.label(), "a worker could not wait for events; every socket is registered again");
         self.failed = Some(Instant::now());

@@ -24,12 +24,12 @@ use crate::relay::pump::{Attempt, Pump};
 use crate::relay::timeouts::{Expired, Timeouts};
 use crate::tunnel::Direction;
 
-/// Bytes that a peek at a socket may return where there is no pipe.
-const SCRATCH: usize = 64 << 10;
+/// Size of the buffer for bytes that pass without a pipe.
+const SCRATCH_BYTES: usize = 64 << 10;
 
-/// Bytes that a peek at a socket may return where the kernel redirects. The larger the piece of a
-/// closed window that is forwarded at once, the sooner the kernel redirects again.
-const SCRATCH_OF_WINDOW: usize = 2 << 20;
+/// Size of the same buffer where tunnels are offloaded: what userspace has to send in the kernel's
+/// place because of a closed window. The larger each piece, the sooner the kernel goes on alone.
+const OFFLOAD_SCRATCH_BYTES: usize = 2 << 20;
 
 pub(super) struct Worker<P> {
     waiter: Waiter<P>,
@@ -71,7 +71,7 @@ impl<P: Poller> Worker<P> {
             flushing: Vec::new(),
             ended: Vec::new(),
             pipes: Pipes::new(pool.engine),
-            scratch: vec![0; if pool.offloader.is_some() { SCRATCH_OF_WINDOW } else { SCRATCH }],
+            scratch: vec![0; if pool.offloader.is_some() { OFFLOAD_SCRATCH_BYTES } else { SCRATCH_BYTES }],
             sweep: PeriodicSweep::new(options.sample_interval()),
             timeouts: options.timeouts(),
             next_demotion: Instant::now(),
@@ -130,12 +130,12 @@ impl<P: Poller> Worker<P> {
         [self.sweep.wait(now), self.pipes.wait(now), self.tunnels.next_due(now), demotion].into_iter().flatten().min()
     }
 
-    /// Registers every socket again, upon which its readiness is reported again. Where memory is
-    /// short io_uring drops reports and says so once, but not which (`EBADR`, io_uring_enter(2)).
+    /// Registers every socket again, so that its readiness is reported again: short of memory,
+    /// io_uring drops completions and reports only that it did (`EBADR`, io_uring_enter(2)).
     fn reregister_all(&mut self, error: &io::Error) {
         self.waiter.handle_failure(self.pool.engine, error);
-        // Where even that fails, the next wait does too.
-        let _ = self.waiter.poller.watch_wake_anew();
+        // If this fails, the next wait fails too and comes back here.
+        let _ = self.waiter.poller.rewatch_wake();
         for id in self.tunnels.ids() {
             if let Some(mut tunnel) = self.tunnels.remove(id) {
                 tunnel.deregister(&mut self.waiter.poller);
@@ -164,7 +164,7 @@ impl<P: Poller> Worker<P> {
         self.tunnels.enqueue(id);
     }
 
-    /// Takes a tunnel over. Its first step follows what is reported of its sockets.
+    /// Adds a tunnel to this worker. Its first step follows the first event of its sockets.
     fn register(&mut self, mut tunnel: Box<ActiveTunnel>) {
         let id = tunnel.id;
         let watched = tunnel.register(&mut self.waiter.poller);
@@ -187,7 +187,7 @@ impl<P: Poller> Worker<P> {
         if mask.readable() {
             self.affinity.sample(socket);
         }
-        // `over`: the poller has ended its registration, which is renewed.
+        // `over`: the kernel has ended this registration; it is renewed.
         let is_lost = mask.lost() || (mask.over() && self.waiter.poller.watch(socket, key).is_err());
         if is_lost {
             return self.remove(key.tunnel, Reason::EngineFailed);
@@ -244,7 +244,7 @@ impl<P: Poller> Worker<P> {
         }
     }
 
-    /// Samples the tunnels that are due, and ends those whose time-out is over.
+    /// Samples the tunnels that are due, and ends those whose timeout has expired.
     fn sample(&mut self, now: Instant) {
         for (id, generation) in self.sweep.due(now) {
             let Some(tunnel) = self.tunnels.of_generation(id, generation) else { continue };
