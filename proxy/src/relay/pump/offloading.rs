@@ -20,8 +20,8 @@ pub(super) enum OffloadState {
     Emptying([bool; 2]),
     /// Not begun because the tunnel has a rate limit.
     ///
-    /// Its sender is usually faster than the limit. Offloaded, the tunnel would exceed its backlog all
-    /// the time, and userspace would copy its bytes at twice the CPU cost of splice(2).
+    /// Its sender is usually faster than the limit. Offloaded, the tunnel would exceed its backlog
+    /// all the time, and userspace would copy its bytes at twice the CPU cost of splice(2).
     HeldByRate,
     /// The kernel owns at least one direction.
     Offloaded(Box<dyn Offload>),
