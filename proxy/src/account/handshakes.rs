@@ -166,7 +166,10 @@ impl Handshakes {
     /// Records an awaited event of a client, now known to come from `source`: the connection is at
     /// `stage`.
     pub(super) fn record_event(&self, id: u64, source: Source, stage: Stage) {
-        self.lock().record_event(id, source, stage.is_of_gateway());
+        let mut table = self.lock();
+        if let Some(task) = table.remove(id) {
+            table.insert(id, source, stage.is_of_gateway(), task);
+        }
     }
 
     /// Removes a connection with a slot, or an ended one: returns the handle of its task, or the
@@ -201,28 +204,6 @@ impl Table {
             }
         }
         Some(task)
-    }
-
-    fn record_event(&mut self, id: u64, source: Source, waits: bool) {
-        match self.connections.get_mut(&id) {
-            // Every tunnel comes here once, so its source is looked up once.
-            Some(connection) if connection.source == source => {
-                self.events += 1;
-                let waited = std::mem::replace(&mut connection.waits, waits);
-                let before = std::mem::replace(&mut connection.last_event, self.events);
-                self.waiting = self.waiting + usize::from(waits) - usize::from(waited);
-                let of_source = self.sources.entry(source).or_default();
-                of_source.list(waited).remove(&before);
-                of_source.list(waits).insert(self.events, id);
-            }
-            // A PROXY header named another source.
-            Some(_) => {
-                if let Some(task) = self.remove(id) {
-                    self.insert(id, source, waits, task);
-                }
-            }
-            None => {}
-        }
     }
 
     /// Removes a silent connection, or a waiting one if waiting ones leave less than a quarter of

@@ -38,7 +38,7 @@ pub(super) struct Found {
     pub(super) degrades: bool,
     /// The value found.
     pub(super) found: String,
-    /// Cost of the difference to the value needed; empty if there is none.
+    /// Cost of leaving the value as it is, or empty.
     pub(super) costs: String,
     /// Commands and settings to fix it.
     pub(super) fix: Vec<String>,
@@ -92,7 +92,7 @@ pub(super) struct Finding {
     pub(super) found: String,
     /// The value needed.
     pub(super) needed: String,
-    /// Cost of the difference; empty if there is none.
+    /// Cost of leaving the value as it is, or empty.
     pub(super) costs: String,
     /// Commands and settings to fix it.
     pub(super) fix: Vec<String>,
